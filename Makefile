@@ -1,0 +1,61 @@
+# In the order of the flow; `make` alone prints the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MARSMITH := $(BIN)/marsmith
+
+MODEL ?= efficientnet_lite0
+VERSION ?=
+WEIGHTS ?=
+
+.PHONY: help setup export archive serve status stop test check fix lock bench clean
+
+help:  ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The stamp is newer than what it was made from, so a second call does nothing.
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "marsmith needs Python 3.10 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@echo "installing into $(VENV), about 5 GB with PyTorch" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(VENV)/.installed  ## install everything into .venv, from the lock
+
+export: setup  ## 1. weights -> TorchScript (MODEL=resnet18 WEIGHTS=file.pth|hub|random)
+	@$(MARSMITH) export $(MODEL) $(if $(WEIGHTS),--weights $(WEIGHTS))
+
+archive: setup  ## 2. -> model_store/<name>-<version>.mar (MODEL=resnet18 VERSION=2.0)
+	@$(MARSMITH) archive $(MODEL) $(if $(VERSION),--version $(VERSION)) $(if $(WEIGHTS),--weights $(WEIGHTS))
+
+serve: archive  ## 3. start TorchServe, wait until it really answers, classify a photo
+	@$(MARSMITH) status >/dev/null 2>&1 || $(MARSMITH) serve
+	@$(MARSMITH) predict $(MODEL) --commands
+
+status: setup  ## 4. what the server runs
+	@$(MARSMITH) status
+
+stop: setup  ## 5. stop the server
+	@$(MARSMITH) stop
+
+test: setup  ## all tests, with a real TorchServe
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+check: setup  ## types, lint, format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+fix: setup  ## mend what lint and format can mend
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lock: setup  ## write requirements.txt anew from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --extra dev \
+	  --no-emit-package marsmith --custom-compile-command 'make lock' --upgrade --output-file requirements.txt pyproject.toml
+
+clean: stop  ## stop the server and remove what was built (not .venv)
+	rm -rf .marsmith build dist model_store/*.mar

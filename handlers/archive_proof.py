@@ -1,0 +1,127 @@
+"""What an archive proves about itself when it is loaded: its digests, and the environment that it was validated in."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+SUMS = "MAR-INF/SHA256SUMS"
+ENVIRONMENT = "MAR-INF/environment.txt"
+CHUNK_BYTES = 1024 * 1024
+logger = logging.getLogger(__name__)
+
+
+def prove_digests(folder: Path, *, may_have_more: bool = False) -> bool:
+    """Refuse an unpacked archive that is not what was built; see ``digest_problems``.
+
+    Returns:
+        Whether there was anything to prove: an archive of another tool has no digests.
+
+    Raises:
+        RuntimeError: with every file that is missing, added or changed.
+    """
+    problems = digest_problems(folder, may_have_more=may_have_more)
+    if problems:
+        raise RuntimeError("the archive is not what was built: " + "; ".join(problems))
+    if problems is None:
+        logger.info("the archive has no %s: its digests are not verified", SUMS)
+    return problems is not None
+
+
+def prove_environment(folder: Path, policy: str) -> None:
+    """Compare the environment with the recorded one, and do what the policy says: ``strict``, ``warn`` or ``off``.
+
+    Raises:
+        RuntimeError: with every difference, where the policy is ``strict``.
+    """
+    differences = environment_problems(folder) if policy != "off" else None
+    if differences and policy == "strict":
+        raise RuntimeError("the environment is not the validated one: " + "; ".join(differences))
+    for difference in differences or []:
+        logger.warning("the environment is not the validated one: %s", difference)
+
+
+def digest_problems(folder: Path, *, may_have_more: bool = False) -> list[str] | None:
+    """Compare the files of an unpacked archive with its SHA256SUMS.
+
+    Args:
+        folder: where TorchServe has unpacked the archive.
+        may_have_more: accept files that are not listed: TorchServe installs an archive's requirements beside it.
+
+    Returns:
+        One sentence a problem; empty where all is as it was; None where the archive has no SHA256SUMS.
+    """
+    sums = folder / SUMS
+    if not sums.is_file():
+        return None
+    listed = _parse_sums(sums.read_text(encoding="utf-8"))
+    present = {name for name in _file_names(folder) if name != SUMS}
+    problems = [f"{name} is missing" for name in sorted(listed.keys() - present)]
+    if not may_have_more:
+        problems += [f"{name} was added" for name in sorted(present - listed.keys())]
+    changed = (name for name in sorted(listed.keys() & present) if _sha256(folder / name) != listed[name])
+    return problems + [f"{name} was changed" for name in changed]
+
+
+def environment_problems(folder: Path) -> list[str] | None:
+    """Compare the packages that are installed here with those that the archive records.
+
+    Returns:
+        One sentence a difference; empty where there is none; None where the archive records no environment.
+    """
+    file = folder / ENVIRONMENT
+    if not file.is_file():
+        return None
+    recorded = _parse_environment(file.read_text(encoding="utf-8"))
+    found = {name: _installed_version(name) for name in recorded}
+    return [
+        f"{name} is {found[name] or 'not installed'}, validated with {wanted}"
+        for name, wanted in recorded.items()
+        if found[name] != wanted
+    ]
+
+
+def _parse_sums(text: str) -> dict[str, str]:
+    listed = {}
+    for line in text.splitlines():
+        digest, separator, name = line.partition("  ")
+        if not separator or len(digest) != 64:
+            raise RuntimeError(f"{SUMS}: not a line of sha256sum: {line!r}")
+        listed[name] = digest.lower()
+    return listed
+
+
+def _parse_environment(text: str) -> Mapping[str, str]:
+    lines = (line.strip() for line in text.splitlines())
+    pairs = (line.partition("==") for line in lines if line and not line.startswith("#"))
+    return {name: wanted for name, _, wanted in pairs}
+
+
+def _installed_version(name: str) -> str | None:
+    if name == "python":
+        return platform.python_version()
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _file_names(folder: Path) -> Iterable[str]:
+    """List files by posix name, but for what running the archive leaves there: bytecode, and dumps of a crash."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        left_behind = "__pycache__" in name.parts or name.parts[0] == "core" or name.parts[0].startswith("core.")
+        if path.is_file() and not left_behind:
+            yield name.as_posix()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

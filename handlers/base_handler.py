@@ -1,0 +1,284 @@
+"""The base of our handlers: it owns the batch, a concrete handler says what one item is.
+
+A concrete handler overrides ``decode`` (one request to one item), ``infer`` (a list of items to one result each) and
+``encode`` (one result to one reply); and, where it needs to, ``load`` and ``warm_up_item``. The base sees to the rest:
+a bad item gets an error of its own, at load the archive proves that it is what was validated, and stages are timed.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import archive_proof
+import devices
+import stage_metrics as names
+from batch_slot import Slot
+from example_replay import prove_answers, read_examples
+from failures import is_fatal, item_error, leave, log_exception, printable
+from freed_memory import keep_freed_memory
+from handler_settings import HandlerSettings, read_settings
+from isolation import infer_isolated
+from item_errors import ItemError
+from prediction_log import PredictionLog, prediction_of
+from replies import Reply, encode_reply, error_reply, limited
+from request_envelope import Request, seal
+from stage_metrics import StageClock, StageMetrics
+from warm_up import warm_up
+
+logger = logging.getLogger(__name__)
+
+
+class BaseHandler:
+    """Answers batches; see the module.
+
+    Attributes:
+        folder: the unpacked archive.
+        manifest: the archive's manifest, block ``model``.
+        config: the block ``handler`` of model-config.yaml.
+        settings: those parts of it that every handler has.
+        batch_size: largest number of items that ``infer`` gets at once.
+        device: where the model computes.
+        model: what ``load`` has set; by default the serialized file as TorchScript, on ``device``.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    config: Mapping[str, Any]
+    device: torch.device
+    model: Any
+
+    # What a concrete handler writes ---------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Load what the handler needs from ``self.folder``; called once, before anything else of it."""
+        self.model = self.load_serialized_file()
+
+    def decode(self, request: Request) -> Any:
+        """Turn one request into one item. May run in several threads at once.
+
+        An ItemError raised here is what the sender gets; a ValueError, LookupError or TypeError becomes a 422.
+        """
+        raise NotImplementedError
+
+    def infer(self, items: list[Any]) -> Sequence[Any]:
+        """Turn items into results, one each, in their order; results must lie in the machine's memory, not the GPU's.
+
+        By default items are tensors of one shape, which are stacked, and the model gives a tensor with as many rows.
+        """
+        results: Sequence[Any] = self.model(devices.stack_on(items, self.device)).cpu()
+        return results
+
+    def encode(self, result: Any, request: Request) -> Any:
+        """Turn one result into one reply: a JSON value, text, bytes, or a ``Reply`` with a content type of its own."""
+        raise NotImplementedError
+
+    def warm_up_item(self) -> Any | None:
+        """Return an item to warm up with, as ``decode`` would; None: take the archive's first example."""
+        return None
+
+    # What TorchServe calls ------------------------------------------------------------------------------------------
+
+    def initialize(self, context: Any) -> None:
+        """Load the archive and let it prove itself.
+
+        Raises:
+            RuntimeError: it is not what was validated, or it cannot be loaded; the only exception that TorchServe's
+                worker takes for a failed load.
+        """
+        try:
+            self._configure(context)
+            self._prove_archive()
+            self._place(context.system_properties.get("gpu_id"), context.model_yaml_config or {})
+            self.load()
+            self._warm_up()
+            self.examples_replayed = prove_answers(self.handle, self.folder, self.batch_size)
+            # Only now: examples are neither measured nor logged as predictions.
+            self._observe(context)
+        except (OSError, ValueError, TypeError, LookupError, ImportError, ItemError) as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        logger.info("%s %s is ready: %s", self.model_name, self.model_version, self.describe())
+
+    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
+        """Answer a batch: one reply for each of ``data``, whatever is in them."""
+        slots = [
+            Slot(index, str(context.get_request_id(index)), fields, context.get_all_request_header(index))
+            for index, fields in enumerate(data)
+        ]
+        clock = StageClock()
+        with torch.inference_mode():
+            with clock.stage(names.DECODE_SECONDS):
+                self._decode_all(slots)
+            with clock.stage(names.INFER_SECONDS):
+                self._infer_all(slots)
+            with clock.stage(names.ENCODE_SECONDS):
+                replies = [self._reply(slot) for slot in slots]
+        for slot, reply in zip(slots, replies, strict=True):
+            context.set_response_content_type(slot.index, reply.content_type)
+            context.set_response_status(reply.status, reply.phrase, slot.index)
+        try:
+            self._record(slots, replies, clock)
+        except Exception as error:
+            log_exception("metrics or prediction log failed", error)
+        return [reply.body for reply in replies]
+
+    # What a concrete handler may use --------------------------------------------------------------------------------
+
+    @property
+    def model_name(self) -> str:
+        """Name in the manifest."""
+        return str(self.manifest.get("modelName", ""))
+
+    @property
+    def model_version(self) -> str:
+        """Version in the manifest."""
+        return str(self.manifest.get("modelVersion", ""))
+
+    def load_serialized_file(self) -> Any:
+        """Load the archive's serialized file as TorchScript, for inference, on the device."""
+        file = self.manifest.get("serializedFile")
+        if not file:
+            raise RuntimeError("the manifest names no serializedFile")
+        with warnings.catch_warnings():
+            # Newer torch deprecates TorchScript, in the log of every worker; it is what this archive holds.
+            warnings.simplefilter("ignore")
+            return torch.jit.load(str(self.folder / file), map_location=self.device).eval()
+
+    def describe(self) -> dict[str, Any]:
+        """Return facts about the loaded version, for ``GET /models/{model}?customized=true``."""
+        return {
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "decode_threads": self.placement.decode_threads,
+            "batch_size": self.batch_size,
+            "digests_verified": self.digests_verified,
+            "examples_replayed": self.examples_replayed,
+        }
+
+    # Loading --------------------------------------------------------------------------------------------------------
+
+    def _configure(self, context: Any) -> None:
+        properties = context.system_properties
+        self.folder = Path(properties["model_dir"])
+        self.manifest = (context.manifest or {}).get("model", {})
+        self.config = (context.model_yaml_config or {}).get("handler") or {}
+        self.settings = read_settings(self.config)
+        self.batch_size = max(1, int(properties.get("batch_size") or 1))
+        self._metrics = StageMetrics({})
+        self._prediction_log: PredictionLog | None = None
+
+    def _prove_archive(self) -> None:
+        installed_beside = bool(self.manifest.get("requirementsFile"))
+        self.digests_verified = archive_proof.prove_digests(self.folder, may_have_more=installed_beside)
+        archive_proof.prove_environment(self.folder, self.settings.environment)
+
+    def _place(self, gpu_id: Any, model_config: Mapping[str, Any]) -> None:
+        wanted = (self.settings.threads, self.settings.decode_threads)
+        self.placement = devices.choose_placement(gpu_id, model_config, *wanted)
+        self.device = self.placement.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self._pool = devices.set_threads(self.placement)
+
+    def _warm_up(self) -> None:
+        item = self.warm_up_item()
+        if item is None:
+            item = self._first_example_item()
+        if item is not None:
+            with torch.inference_mode():
+                warm_up(self.infer, item, self.batch_size, self.settings.warm_up_s)
+
+    def _first_example_item(self) -> Any | None:
+        for example in read_examples(self.folder):
+            slot = Slot(0, "warm-up", example.row(), example.headers())
+            self._decode_all([slot])
+            if slot.requests:
+                return slot.items[0]
+        return None
+
+    def _observe(self, context: Any) -> None:
+        self._metrics = StageMetrics.of(context.metrics, self.model_name, self.model_version)
+        log = self.settings.prediction_log
+        self._prediction_log = PredictionLog.of(log) if log else None
+
+    # Answering ------------------------------------------------------------------------------------------------------
+
+    def _decode_all(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            self._attempt(slot, slot.open)
+        work = [(slot, position, request) for slot in slots for position, request in enumerate(slot.requests)]
+        run = self._pool.map if self._pool and len(work) > 1 else map
+        decoded = list(run(self._decode_one, [request for *_, request in work]))
+        for (slot, position, _), item in zip(work, decoded, strict=True):
+            if isinstance(item, ItemError):
+                slot.fail(item, position)
+            slot.items.append(item)
+
+    def _attempt(self, slot: Slot, step: Callable[[HandlerSettings], None]) -> None:
+        try:
+            step(self.settings)
+        except Exception as error:
+            slot.fail(self._explain(error, "decode"))
+
+    def _decode_one(self, request: Request) -> Any:
+        try:
+            with torch.inference_mode():
+                return self.decode(request)
+        except Exception as error:
+            return self._explain(error, "decode")
+
+    def _infer_all(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            self._attempt(slot, slot.check_deadline)
+        work = [(slot, position) for slot in slots for position, _ in enumerate(slot.requests)]
+        for start in range(0, len(work), self.batch_size):
+            chunk = work[start : start + self.batch_size]
+            items = [slot.items[position] for slot, position in chunk]
+            results = infer_isolated(self.infer, items, lambda error, count: self._explain(error, "infer", count))
+            for (slot, position), result in zip(chunk, results, strict=True):
+                if isinstance(result, ItemError):
+                    slot.fail(result, position)
+                slot.results.append(result)
+
+    def _reply(self, slot: Slot) -> Reply:
+        try:
+            if slot.asks("describe"):
+                return encode_reply(self.describe())
+            if slot.failure is None and slot.envelope is not None:
+                replies = [self.encode(*pair) for pair in zip(slot.results, slot.envelope.requests, strict=True)]
+                identity = {"model": self.model_name, "version": self.model_version, "request_id": slot.request_id}
+                return limited(encode_reply(seal(slot.envelope, replies, **identity)), self.settings.max_response_bytes)
+        except Exception as error:
+            slot.fail(self._explain(error, "encode"))
+        failure = slot.failure or ItemError(500, "BrokenAnswer", "the request got no answer")
+        facts = (printable(slot.request_id), failure.code, printable(failure.type), printable(failure.message))
+        logger.info("request %s gets %d %s: %s", *facts)
+        return error_reply(failure, slot.request_id)
+
+    def _explain(self, error: Exception, stage: str, count: int = 1) -> ItemError:
+        """Name what an exception means for the item; end the process where it has left the device unusable."""
+        if is_fatal(error, self.device):
+            leave(error)
+        failure = item_error(error, stage)
+        if count > 1:
+            logger.warning("a batch of %d failed and is halved: %s", count, printable(failure.message))
+        elif failure.code >= 500 and not isinstance(error, ItemError):
+            log_exception(f"{stage} failed", error)
+        return failure
+
+    def _record(self, slots: Sequence[Slot], replies: Sequence[Reply], clock: StageClock) -> None:
+        failures = sum(reply.status >= 400 for reply in replies)
+        counts = {names.BATCH_ITEMS: float(sum(len(slot.requests) for slot in slots))}
+        if failures:
+            counts[names.ITEM_ERRORS] = float(failures)
+        self._metrics.emit({**clock.seconds, **counts})
+        if self._prediction_log is None:
+            return
+        for slot, reply in zip(slots, replies, strict=True):
+            if self._prediction_log.wants(slot.header("x-request-id") or slot.request_id):
+                self._prediction_log.write(prediction_of(slot, reply, self.model_name, self.model_version))

@@ -1,0 +1,107 @@
+"""Where a worker computes, and with how many threads."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+logger = logging.getLogger(__name__)
+CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+MOST_DECODE_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a worker computes.
+
+    Attributes:
+        device: of the model.
+        threads: that torch uses within one operation on the CPU.
+        decode_threads: that decode the items of a batch, one item each.
+    """
+
+    device: torch.device
+    threads: int
+    decode_threads: int
+
+
+def choose_placement(
+    gpu_id: Any, model_config: Mapping[str, Any], threads: int | None, decode_threads: int | None
+) -> Placement:
+    """Choose device and threads for this worker; numbers that are not None are taken as they are."""
+    device = choose_device(gpu_id)
+    share = max(1, available_cores() // worker_count(model_config))
+    threads = threads or share
+    # On a GPU worker the cores have nothing else to do.
+    return Placement(
+        device, threads, decode_threads or min(share if device.type == "cuda" else threads, MOST_DECODE_THREADS)
+    )
+
+
+def set_threads(placement: Placement) -> ThreadPoolExecutor | None:
+    """Set torch's threads, and return the pool that decodes; None where one thread does.
+
+    The items are split among the pool's threads, so within one item torch gets a single thread.
+    """
+    count = placement.decode_threads
+    pool = None
+    if count > 1:
+        pool = ThreadPoolExecutor(count, "decode", _use_one_thread)
+        # All threads must have started before torch's own number is set: each start sets it for MKL as a whole.
+        gate = threading.Barrier(count)
+        for started in [pool.submit(gate.wait) for _ in range(count)]:
+            started.result()
+    torch.set_num_threads(placement.threads)
+    return pool
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+    # A thread takes its number at its first use of torch: that must be now, while the number is 1.
+    torch.get_num_threads()
+
+
+def choose_device(gpu_id: Any) -> torch.device:
+    """Return the GPU that TorchServe has given this worker, or the CPU where it gave none or there is none."""
+    if gpu_id is None:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        logger.warning("TorchServe gave this worker GPU %s, and torch sees none: it runs on the CPU", gpu_id)
+        return torch.device("cpu")
+    device = torch.device("cuda", int(gpu_id))
+    torch.cuda.set_device(device)
+    return device
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use: by affinity, and by the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CGROUP_LIMIT.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, math.floor(int(quota) / int(period))))
+
+
+def worker_count(config: Mapping[str, Any]) -> int:
+    """Return how many workers of this version TorchServe starts on this machine: ``minWorkers`` of its model config."""
+    count = config.get("minWorkers")
+    return count if isinstance(count, int) and count > 0 else 1
+
+
+def stack_on(items: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Stack tensors of one shape and dtype on the device, with one copy, through pinned memory for a GPU."""
+    if device.type != "cuda":
+        return torch.stack(list(items))
+    shape = (len(items), *items[0].shape)
+    pinned = torch.empty(shape, dtype=items[0].dtype, pin_memory=True)
+    return torch.stack(list(items), out=pinned).to(device, non_blocking=True)

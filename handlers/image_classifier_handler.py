@@ -1,0 +1,61 @@
+"""Image classification: an image in, ``{label: probability, ...}`` out, the ``top_k`` most probable classes.
+
+The serialized file takes a uint8 batch (N, 3, H, W), RGB, and gives float32 probabilities (N, classes): normalisation
+and softmax are part of it. Settings, in the block ``handler`` of model-config.yaml: ``resize`` and ``crop`` (pixels),
+``interpolation``, ``top_k``, ``labels``, ``max_image_pixels``, ``dct_scaling``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import devices
+from base_handler import BaseHandler
+from image_decoding import MAX_PIXELS, decode_image
+from labels import read_labels
+from request_envelope import Request
+
+
+class ImageClassifierHandler(BaseHandler):
+    """Classifies images: raw, in a form, as base64 in JSON, one or several in a request."""
+
+    def load(self) -> None:
+        """Load the model, the settings and the names of the classes."""
+        super().load()
+        height, width = self.config.get("crop", (224, 224))
+        self.crop = (int(height), int(width))
+        self.decoding: dict[str, Any] = {
+            "resize": int(self.config.get("resize", 256)),
+            "crop": self.crop,
+            "interpolation": str(self.config.get("interpolation", "bilinear")),
+            "max_pixels": int(self.config.get("max_image_pixels", MAX_PIXELS)),
+            "dct_scaling": bool(self.config.get("dct_scaling", False)),
+        }
+        self.top_k = int(self.config.get("top_k", 5))
+        self.labels = read_labels(self.folder / str(self.config.get("labels", "index_to_name.json")))
+
+    def warm_up_item(self) -> torch.Tensor:
+        """Return a grey image."""
+        return torch.full((3, *self.crop), 127, dtype=torch.uint8)
+
+    def decode(self, request: Request) -> torch.Tensor:
+        """Decode an image to uint8 (3, H, W), RGB."""
+        return decode_image(request.as_bytes(), **self.decoding)
+
+    def infer(self, items: list[torch.Tensor]) -> list[tuple[list[float], list[int]]]:
+        """Return the most probable classes of each image, best first: probabilities, and class indices."""
+        probabilities = self.model(devices.stack_on(items, self.device))
+        best = torch.topk(probabilities, min(self.top_k, probabilities.shape[1]), dim=1)
+        return list(zip(best.values.tolist(), best.indices.tolist(), strict=True))
+
+    def encode(self, result: tuple[list[float], list[int]], request: Request) -> dict[str, float]:  # noqa: ARG002
+        """Return ``{label: probability}``, best first; of classes of one name, the most probable."""
+        reply: dict[str, float] = {}
+        for probability, index in zip(*result, strict=True):
+            reply.setdefault(self._label(index), probability)
+        return reply
+
+    def _label(self, index: int) -> str:
+        return self.labels[index] if self.labels and index < len(self.labels) else str(index)

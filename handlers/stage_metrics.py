@@ -1,0 +1,76 @@
+"""Times of the stages of a batch, sent through TorchServe's metrics: one set a batch, only those that are declared.
+
+Declared means: named in the ``model_metrics`` section of the file that ``metrics_config`` in the server config names.
+Their type and dimensions are what that file says. How long a request queued is known to the frontend alone, which
+publishes it as ``ts_queue_latency_microseconds``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+DECODE_SECONDS = "marsmith_decode_seconds"
+INFER_SECONDS = "marsmith_infer_seconds"
+ENCODE_SECONDS = "marsmith_encode_seconds"
+BATCH_ITEMS = "marsmith_batch_items"
+ITEM_ERRORS = "marsmith_item_errors_total"
+NAMES = (DECODE_SECONDS, INFER_SECONDS, ENCODE_SECONDS, BATCH_ITEMS, ITEM_ERRORS)
+
+
+class StageClock:
+    """Measures the stages of one batch, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, metric: str) -> Iterator[None]:
+        """Add the time that the block takes to ``metric``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[metric] = self.seconds.get(metric, 0.0) + time.perf_counter() - start
+
+
+class StageMetrics:
+    """Sends values to those of our metrics that the server's metrics file declares.
+
+    To a worker a metric is a line of output a value, and the frontend parses each: so none is sent for nothing.
+    """
+
+    def __init__(self, declared: Mapping[str, tuple[Any, list[str]]]) -> None:
+        self._declared = declared
+
+    @classmethod
+    def of(cls, cache: Any, model_name: str, model_version: str) -> StageMetrics:
+        """Look up the declared metrics in TorchServe's metrics cache; None stands for a context without metrics."""
+        known = {
+            "ModelName": model_name,
+            "ModelVersion": model_version,
+            "Level": "Model",
+            "WorkerName": f"worker-{os.getpid()}",
+        }
+        declared = {}
+        for metrics in getattr(cache, "cache", {}).values():
+            for name in NAMES:
+                metric = metrics.get(name)
+                if metric is not None and set(metric.dimension_names) <= known.keys():
+                    declared[name] = (metric, [known[dimension] for dimension in metric.dimension_names])
+                elif metric is not None:
+                    logger.warning("metric %s has a dimension that no handler knows: %s", name, metric.dimension_names)
+        return cls(declared)
+
+    def emit(self, values: Mapping[str, float]) -> None:
+        """Send values by metric name; those that are not declared are dropped."""
+        for name, value in values.items():
+            if name in self._declared:
+                metric, dimensions = self._declared[name]
+                metric.add_or_update(round(value, 6), dimensions)

@@ -1,0 +1,139 @@
+"""What an archive will hold, decided before anything is written: every problem of its inputs is found here, at once."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path, PurePosixPath
+
+from marsmith import __version__
+from marsmith.archive.member import Member, folded, name_problem
+from marsmith.errors import BuildError
+from marsmith.formats import manifest as manifest_format
+from marsmith.formats import sums
+from marsmith.formats.manifest import FORMAT_VERSION, Manifest
+
+DATE_VARIABLE = "SOURCE_DATE_EPOCH"
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_FIXED_DATE = "01/01/1980 00:00:00"
+_WRITTEN_BY_US = (manifest_format.FILE_NAME, sums.FILE_NAME)
+
+
+@dataclass(frozen=True)
+class PlannedMember:
+    """A member whose source has been looked at: it is there, it is a file, and it has this many bytes."""
+
+    member: Member
+    size: int
+
+
+def completed(manifest: Manifest) -> Manifest:
+    """Fill in what the caller left open: date, tool and marsmith's own key.
+
+    Raises:
+        BuildError: SOURCE_DATE_EPOCH is set and no date.
+    """
+    return replace(
+        manifest,
+        created_on=manifest.created_on or created_on(),
+        archiver_version=manifest.archiver_version or f"marsmith {__version__}",
+        marsmith=manifest.marsmith or {"formatVersion": FORMAT_VERSION},
+    )
+
+
+def created_on() -> str:
+    """Return the date for the manifest: SOURCE_DATE_EPOCH in UTC, else a fixed one.
+
+    Raises:
+        BuildError: SOURCE_DATE_EPOCH is set and no date.
+    """
+    seconds = os.environ.get(DATE_VARIABLE)
+    if not seconds:
+        return _FIXED_DATE
+    try:
+        date = _EPOCH + timedelta(seconds=int(seconds))
+    except (ValueError, OverflowError):
+        raise BuildError(f"{DATE_VARIABLE} is {seconds!r}, which is no number of seconds since 1970") from None
+    return f"{date.day:02}/{date.month:02}/{date.year:04} {date.hour:02}:{date.minute:02}:{date.second:02}"
+
+
+def planned(manifest: Manifest, members: Iterable[Member], root: Path | None) -> list[PlannedMember]:
+    """Look at every member and return them sorted by name, in the order of code points.
+
+    Args:
+        manifest: names some of the members.
+        members: all but the manifest and the digests.
+        root: every source must lie in this folder, links followed; None: anywhere.
+
+    Raises:
+        BuildError: with every problem found.
+    """
+    ordered = sorted(members, key=lambda member: member.name)
+    names = [member.name for member in ordered]
+    problems = [*_name_problems(names), *_missing(manifest, names)]
+    plan = []
+    for member in ordered:
+        problem, size = _source(member, root)
+        problems += [problem] if problem else []
+        plan.append(PlannedMember(member, size))
+    if problems:
+        raise BuildError("\n".join(problems), tip="nothing was written")
+    return plan
+
+
+def _name_problems(names: Sequence[str]) -> list[str]:
+    problems = [f"{name!r}: {problem}" for name in names if (problem := name_problem(name))]
+    seen = {folded(name): name for name in _WRITTEN_BY_US}
+    for name in names:
+        other = seen.setdefault(folded(name), name)
+        if other in _WRITTEN_BY_US:
+            problems.append(f"{name!r}: this member is written by marsmith itself")
+        elif other != name:
+            problems.append(f"{name!r} and {other!r} are one file where case or Unicode normalisation do not count")
+    problems += [f"{name!r}: two members have this name" for name, count in Counter(names).items() if count > 1]
+    folders = {folded(str(parent)): name for name in names for parent in PurePosixPath(name).parents}
+    problems += [f"{name!r} is a file and also a folder" for name in names if folded(name) in folders]
+    return problems
+
+
+def _missing(manifest: Manifest, names: Sequence[str]) -> list[str]:
+    """Say which members the manifest names and the archive would lack; a built-in handler is no member."""
+    handler = manifest.handler.split(":")[0]
+    named = {
+        "serializedFile": manifest.serialized_file,
+        "modelFile": manifest.model_file,
+        "requirementsFile": manifest.requirements_file,
+        "configFile": manifest.config_file,
+        "handler": handler if handler.endswith(".py") else None,
+    }
+    present = set(names)
+    return [
+        f"the manifest's {key} is {name!r}: no such member"
+        for key, name in named.items()
+        if name and name not in present
+    ]
+
+
+def _source(member: Member, root: Path | None) -> tuple[str | None, int]:
+    """Return what is wrong with a member's source, if anything, and its size in bytes."""
+    source = member.source
+    if isinstance(source, bytes):
+        return None, len(source)
+    try:
+        status = source.stat()
+    except FileNotFoundError:
+        kind = "is a link to a file that does not exist" if source.is_symlink() else "does not exist"
+        return f"{source}: {kind}", 0
+    except OSError as error:
+        return f"{source}: {error.strerror}", 0
+    if stat.S_ISDIR(status.st_mode):
+        return f"{source}: a folder, where a file belongs", 0
+    if not stat.S_ISREG(status.st_mode):
+        return f"{source}: not a regular file", 0
+    if root is not None and not source.resolve().is_relative_to(root.resolve()):
+        return f"{source}: leads out of {root}, to {source.resolve()}", 0
+    return None, status.st_size

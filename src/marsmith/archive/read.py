@@ -1,0 +1,232 @@
+"""Opening a model archive, ours or the stock tool's: ``.mar``, ``.tar.gz`` or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from marsmith.archive.contents import CHUNK_BYTES, Kind, Limits, MemberInfo, Source
+from marsmith.archive.member import Member
+from marsmith.errors import ArchiveError
+from marsmith.formats import manifest as manifest_format
+from marsmith.formats import sums as sums_format
+from marsmith.formats.manifest import Manifest, parse_manifest
+from marsmith.formats.sums import parse_sums, render_sums
+from marsmith.names import did_you_mean
+
+if TYPE_CHECKING:
+    from marsmith.archive.verify import Verification
+
+_TIP = "give the path of a .mar, a .tar.gz or a folder"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A model archive whose structure has been checked, and whose manifest has been read.
+
+    Attributes:
+        path: the file or folder.
+        kind: ``mar``, ``tar.gz`` or ``folder``.
+        manifest: what ``MAR-INF/MANIFEST.json`` says.
+        sums: name to SHA-256 in hex, as ``MAR-INF/SHA256SUMS`` lists them; None where the archive has no such file. Not
+            compared with the content: that is what ``verify`` does.
+    """
+
+    path: Path
+    kind: Kind
+    manifest: Manifest
+    sums: Mapping[str, str] | None
+    _source: Source = field(repr=False, compare=False)
+    _limits: Limits = field(repr=False, compare=False)
+
+    @classmethod
+    def open(cls, path: Path | str, *, limits: Limits | None = None) -> Archive:
+        """Open an archive and check its structure; contents are checked as they are read.
+
+        Raises:
+            HostileArchiveError: the structure is dangerous or lies; the message names the member.
+            ArchiveError: no archive, damaged, or without a manifest.
+            FormatError: the manifest or the list of digests does not follow its format.
+        """
+        path, limits = Path(path), limits or Limits()
+        try:
+            kind, source = _open_source(path, limits)
+        except OSError as error:
+            raise ArchiveError(f"{path}: {error.strerror or error}", tip=_TIP) from None
+        text = _read_text(source, path, manifest_format.FILE_NAME, limits)
+        if text is None:
+            raise ArchiveError(f"{path.name}: no {manifest_format.FILE_NAME}: not a model archive")
+        manifest = parse_manifest(text, f"{path.name}/{manifest_format.FILE_NAME}")
+        sums = _read_text(source, path, sums_format.FILE_NAME, limits)
+        parsed = None if sums is None else parse_sums(sums, f"{path.name}/{sums_format.FILE_NAME}")
+        return cls(path, kind, manifest, parsed, source, limits)
+
+    @staticmethod
+    def build(manifest: Manifest, members: Iterable[Member], target: Path, **options: Any) -> Archive:
+        """Write an archive and open it; see ``marsmith.archive.write.write_archive`` for the options.
+
+        Raises:
+            BuildError: the inputs are wrong, or ``target`` exists.
+        """
+        from marsmith.archive.write import write_archive
+
+        write_archive(manifest, list(members), target, **options)
+        return Archive.open(target)
+
+    @property
+    def members(self) -> Mapping[str, MemberInfo]:
+        """Every file, by name, in the order of the archive."""
+        return self._source.members
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether marsmith made it, or it says so: then its digests must be there and hold."""
+        return self.manifest.marsmith is not None or self.sums is not None
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.path.stat().st_size if self.kind != "folder" else sum(info.size for info in self.members.values())
+
+    @contextmanager
+    def open_member(self, name: str) -> Iterator[BinaryIO]:
+        """Open one member as a stream; reading to its end checks its length and CRC.
+
+        Raises:
+            ArchiveError: there is no such member, or its content is damaged.
+            HostileArchiveError: its content is not as long as it claims.
+        """
+        if name not in self.members:
+            raise ArchiveError(f"{self.path.name}: no member {name!r}{did_you_mean(name, self.members)}")
+        with self._source.open_member(name) as stream:
+            yield stream
+
+    def read(self, name: str, *, limit: int | None = None) -> bytes:
+        """Return the content of one member.
+
+        Args:
+            name: of the member.
+            limit: most bytes that are read into memory; 4 MiB unless given.
+
+        Raises:
+            ArchiveError: no such member, larger than ``limit``, or damaged.
+        """
+        most = self._limits.text_bytes if limit is None else limit
+        with self.open_member(name) as stream:
+            _check_limit(self.path, self.members[name], most)
+            return stream.read()
+
+    def text(self, name: str) -> str | None:
+        """Return the content of one member as text; None where there is no such member.
+
+        Raises:
+            ArchiveError: it is no UTF-8, too large for a text, or damaged.
+        """
+        return _read_text(self._source, self.path, name, self._limits)
+
+    def walk(self) -> Iterator[tuple[str, BinaryIO]]:
+        """Give every member with its content in one pass; each stream is valid until the next one is given."""
+        return self._source.walk()
+
+    def oddities(self) -> list[str]:
+        """Say where the structure differs from what marsmith writes; always empty for folders and ``.tar.gz``."""
+        return self._source.oddities()
+
+    def extract(self, folder: Path | str) -> Path:
+        """Unpack into a folder that does not exist or is empty; all of it or nothing.
+
+        Raises:
+            ArchiveError: the folder is not empty or cannot be written, or a member is damaged.
+        """
+        target = Path(folder)
+        scratch = target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+        try:
+            scratch.mkdir(parents=True)
+            for name, stream in self.walk():
+                _unpack(stream, scratch / name)
+            scratch.replace(target)
+        except OSError as error:
+            raise ArchiveError(f"cannot unpack into {target}: {error.strerror}", tip="name a new folder") from None
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return target
+
+    def digest(self) -> str:
+        """Return the SHA-256 in hex: of the file, or for a folder of the ``SHA256SUMS`` that its files should have."""
+        if self.kind != "folder":
+            with self.path.open("rb") as file:
+                return sha256_of(file)
+        digests = self.member_digests()
+        digests.pop(sums_format.FILE_NAME, None)
+        return hashlib.sha256(render_sums(digests).encode()).hexdigest()
+
+    def member_digests(self) -> dict[str, str]:
+        """Return the SHA-256 in hex of every member, read in one pass.
+
+        Raises:
+            ArchiveError: a member is damaged.
+        """
+        return {name: sha256_of(stream) for name, stream in self.walk()}
+
+    def verify(self, *, environment: bool = True, replay: bool = False, key: Path | None = None) -> Verification:
+        """Check everything that can be checked; see ``marsmith.archive.verify.verify``."""
+        from marsmith.archive.verify import verify
+
+        return verify(self, environment=environment, replay=replay, key=key)
+
+
+def sha256_of(stream: BinaryIO) -> str:
+    """Return the SHA-256 in hex of what is left of a stream, in bounded memory."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _open_source(path: Path, limits: Limits) -> tuple[Kind, Source]:
+    """Tell the kinds apart by what they are, not by their names."""
+    if path.is_dir():
+        from marsmith.archive.folder_reader import FolderSource
+
+        return "folder", FolderSource(path, limits)
+    if not path.is_file():
+        # Opening a pipe would wait for someone to write into it.
+        raise ArchiveError(f"{path}: {'not a file' if path.exists() else 'no such file'}", tip=_TIP)
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"\x1f\x8b":
+        from marsmith.archive.tar_reader import TarSource
+
+        return "tar.gz", TarSource(path, limits)
+    from marsmith.archive.zip_reader import ZipSource
+
+    return "mar", ZipSource(path, limits)
+
+
+def _check_limit(path: Path, info: MemberInfo, most: int) -> None:
+    if info.size > most:
+        raise ArchiveError(f"{path.name}: member {info.name!r}: {info.size:,} bytes, above its limit of {most:,}")
+
+
+def _read_text(source: Source, path: Path, name: str, limits: Limits) -> str | None:
+    info = source.members.get(name)
+    if info is None:
+        return None
+    _check_limit(path, info, limits.text_bytes)
+    with source.open_member(name) as stream:
+        try:
+            return stream.read().decode()
+        except UnicodeDecodeError:
+            raise ArchiveError(f"{path.name}: member {name!r}: not valid UTF-8") from None
+
+
+def _unpack(stream: BinaryIO, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        shutil.copyfileobj(stream, file, CHUNK_BYTES)

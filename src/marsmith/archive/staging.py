@@ -1,0 +1,172 @@
+"""Nothing half-written: what is built lies under a hidden name beside its target until it is whole.
+
+TorchServe's ``load_models=all`` passes hidden names by. A builder holds a lock on its temporary file or folder for as
+long as it lives; the kernel lets go of it however the builder ends. So what bears such a name and is not locked was
+left by a builder that was killed, and the next build of the same target removes it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD = -100
+_NO_REPLACE, _EXCHANGE = 1, 2
+_BEGIN_WRITING = 2
+_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A temporary file or folder that becomes its target.
+
+    Attributes:
+        path: where to build.
+        target: what it becomes.
+        descriptor: open on ``path``, holding its lock.
+    """
+
+    path: Path
+    target: Path
+    descriptor: int
+
+    def begin_sync(self) -> None:
+        """Ask the kernel to begin bringing what was written to the disk, and do not wait; a hint, ignored elsewhere."""
+        begin = getattr(_LIBC, "sync_file_range", None)
+        if begin is not None:
+            begin(self.descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _BEGIN_WRITING)
+
+    def sync(self) -> None:
+        """Bring the content to the disk."""
+        os.fsync(self.descriptor)
+
+    def publish(self, *, force: bool) -> None:
+        """Give it its final name, in one step.
+
+        Raises:
+            FileExistsError: the target exists and ``force`` is False.
+            OSError: the file system refuses.
+        """
+        if not force:
+            _rename(self.path, self.target, _NO_REPLACE)
+        elif self.path.is_dir():
+            _replace_folder(self.path, self.target)
+        else:
+            self.path.replace(self.target)
+        _sync_folder(self.target.parent)
+
+
+@contextmanager
+def staged(target: Path, *, folder: bool = False) -> Iterator[Staged]:
+    """Give a temporary file (or folder) beside ``target``; whatever is left of it at the end is removed.
+
+    Raises:
+        OSError: the folder of ``target`` cannot be written to.
+    """
+    remove_litter(target)
+    path, descriptor = _create(target, folder)
+    try:
+        yield Staged(path, target, descriptor)
+    finally:
+        # After an exchange this is the folder that was replaced.
+        _remove(path)
+        os.close(descriptor)
+
+
+def remove_litter(target: Path) -> None:
+    """Remove what killed builds of ``target`` have left; what a living build writes stays."""
+    pattern = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{16}\.tmp")
+    with suppress(OSError):
+        for path in [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]:
+            _remove_if_abandoned(path)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(path)
+    except OSError:
+        # Locked: its builder lives. Or this file system has no locks, and nobody can tell.
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _create(target: Path, folder: bool) -> tuple[Path, int]:
+    """Create the temporary file or folder and lock it."""
+    while True:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+        if folder:
+            path.mkdir()
+        try:
+            flags = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL
+            descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                raise
+            continue
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Another builder may have taken it for litter in the moment before it was locked.
+        if path.exists():
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Put a folder in the place of another, which then lies at ``source``; other builds may come and go meanwhile."""
+    while True:
+        with suppress(FileExistsError):
+            return _rename(source, target, _NO_REPLACE)
+        with suppress(FileNotFoundError):
+            return _rename(source, target, _EXCHANGE)
+
+
+def _rename(source: Path, target: Path, flag: int) -> None:
+    """Rename without replacing, or exchange two names; in one step where the system can."""
+    rename = getattr(_LIBC, "renameat2", None)
+    if rename is not None:
+        if not rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flag)):
+            return
+        number = ctypes.get_errno()
+        if number not in _UNSUPPORTED:
+            raise OSError(number, os.strerror(number), str(target))
+    if flag == _NO_REPLACE:
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        source.rename(target)
+    else:
+        old = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+        target.rename(old)
+        source.rename(target)
+        _remove(old)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

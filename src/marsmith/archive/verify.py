@@ -1,0 +1,269 @@
+"""Proving that an archive is what it says: structure, digests, environment, answers, signature.
+
+Every check runs and is reported; one that depends on a failed one is skipped. Code from the archive runs only on
+request (``replay``), and only after everything else held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from marsmith.archive.read import Archive, sha256_of
+from marsmith.errors import ArchiveError, FormatError, MarsmithError, VerificationError
+from marsmith.formats import environment as environment_format
+from marsmith.formats import examples as examples_format
+from marsmith.formats import manifest as manifest_format
+from marsmith.formats import sums as sums_format
+from marsmith.formats.environment import parse_environment
+from marsmith.formats.examples import ValidatedExample, parse_examples
+from marsmith.formats.manifest import render_manifest
+from marsmith.formats.sums import render_sums
+from marsmith.names import MODEL_NAME, MODEL_VERSION
+
+Outcome = Literal["ok", "warning", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked.
+
+    Attributes:
+        name: of the check, as ``digests``.
+        outcome: ``warning`` and ``skipped`` are no failures, and prove nothing.
+        detail: a sentence; for a failure it names the member.
+    """
+
+    name: str
+    outcome: Outcome
+    detail: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is known to be wrong."""
+        return self.outcome != "failed"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of verifying one archive."""
+
+    archive: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed."""
+        return all(check.ok for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that failed, in order."""
+        return tuple(check for check in self.checks if not check.ok)
+
+    def require(self) -> Verification:
+        """Return this if every check held.
+
+        Raises:
+            VerificationError: with every failure.
+        """
+        if self.ok:
+            return self
+        lines = [f"{self.archive.name}: {check.name}: {check.detail}" for check in self.failures]
+        raise VerificationError("\n".join(lines), tip="do not serve this archive; build it again from its sources")
+
+
+def verify(
+    archive: Archive, *, environment: bool = True, replay: bool = False, key: Path | None = None
+) -> Verification:
+    """Check an opened archive.
+
+    Args:
+        archive: whose structure ``Archive.open`` has already found safe.
+        environment: compare ``MAR-INF/environment.txt`` with this Python; differences are warnings.
+        replay: run the handler on the examples and compare the replies. Runs code from the archive.
+        key: public key that must have signed the archive file.
+
+    Returns:
+        Every check with its outcome; ``.require()`` turns failures into an error.
+    """
+    checks = [*_structure(archive), *_manifest(archive), *_digests(archive), *_examples(archive)]
+    if key is not None:
+        checks.append(_signature(archive, key))
+    if environment:
+        checks.extend(_environment(archive))
+    if replay:
+        trusted = all(check.ok for check in checks)
+        skipped = Check("replay", "skipped", "not run: code from an archive runs only when every other check holds")
+        checks.extend(_replay(archive) if trusted else [skipped])
+    return Verification(archive.path, tuple(checks))
+
+
+def _results(name: str, problems: Iterable[str], good: str) -> list[Check]:
+    return [Check(name, "failed", problem) for problem in problems] or [Check(name, "ok", good)]
+
+
+def _structure(archive: Archive) -> list[Check]:
+    """In an archive of ours every header byte is known; ``Archive.open`` has refused what is dangerous anywhere."""
+    problems = archive.oddities() if archive.is_ours else []
+    if archive.is_ours and archive.sums is None:
+        problems.append(f"{sums_format.FILE_NAME} is missing")
+    if archive.is_ours and archive.manifest.marsmith is None:
+        problems.append(
+            f"{manifest_format.FILE_NAME} lacks the key 'marsmith', though {sums_format.FILE_NAME} is there"
+        )
+    return _results("structure", problems, f"{len(archive.members)} members, nothing hidden and nothing ambiguous")
+
+
+def _manifest(archive: Archive) -> list[Check]:
+    manifest, names = archive.manifest, archive.members.keys()
+    problems = []
+    if not MODEL_NAME.fullmatch(manifest.model_name):
+        problems.append(f"modelName: TorchServe refuses {manifest.model_name!r}")
+    if archive.is_ours:
+        problems += _our_manifest(archive)
+    files = {
+        "serializedFile": manifest.serialized_file,
+        "modelFile": manifest.model_file,
+        "requirementsFile": manifest.requirements_file,
+        "configFile": manifest.config_file,
+        "handler": _handler_file(manifest.handler),
+    }
+    problems += [f"{key}: no member {name!r}" for key, name in files.items() if name and name not in names]
+    return _results("manifest", problems, f"{manifest.model_name} version {manifest.model_version}")
+
+
+def _our_manifest(archive: Archive) -> list[str]:
+    manifest = archive.manifest
+    problems = []
+    if manifest.format_version != manifest_format.FORMAT_VERSION:
+        problems.append(f"formatVersion: {manifest.format_version!r} is not {manifest_format.FORMAT_VERSION}")
+    if not MODEL_VERSION.fullmatch(manifest.model_version):
+        problems.append(f"modelVersion: {manifest.model_version!r} cannot stand in a URL")
+    if archive.text(manifest_format.FILE_NAME) != render_manifest(manifest):
+        problems.append(f"{manifest_format.FILE_NAME} is not printed as marsmith prints it")
+    return problems
+
+
+def _handler_file(handler: str) -> str | None:
+    """Return the member that a handler's entry needs; None for a built-in handler, which has no suffix."""
+    file = handler.split(":", 1)[0]
+    return file if file.endswith((".py", ".so", ".dylib")) else None
+
+
+def _digests(archive: Archive) -> list[Check]:
+    if archive.sums is None:
+        problems = _changed(archive, {})
+        if problems or archive.is_ours:
+            return _results("digests", problems, "no digests to compare with")
+        return [
+            Check("digests", "warning", "made by another tool: it carries no digests, so nothing proves its content")
+        ]
+    problems = []
+    if archive.text(sums_format.FILE_NAME) != render_sums(archive.sums):
+        problems.append(f"{sums_format.FILE_NAME} is not sorted as marsmith sorts it")
+    present = archive.members.keys() - {sums_format.FILE_NAME}
+    missing, added = sorted(archive.sums.keys() - present), sorted(present - archive.sums.keys())
+    problems += [f"missing: member {name!r} is listed and not in the archive" for name in missing]
+    problems += [f"added: member {name!r} is in the archive and not listed" for name in added]
+    problems += _changed(archive, archive.sums)
+    return _results("digests", problems, f"{len(present)} members are what {sums_format.FILE_NAME} says")
+
+
+def _changed(archive: Archive, sums: Mapping[str, str]) -> list[str]:
+    """Compare every content with its digest."""
+    problems = []
+    for name, digest_or_problem in _contents(archive):
+        if isinstance(digest_or_problem, ArchiveError):
+            problems.append(digest_or_problem.message.removeprefix(f"{archive.path.name}: "))
+        elif name in sums and sums[name] != digest_or_problem:
+            problems.append(f"changed: member {name!r} has SHA-256 {digest_or_problem}, listed is {sums[name]}")
+    return problems
+
+
+def _contents(archive: Archive) -> Iterator[tuple[str, str | ArchiveError]]:
+    """Give the digest of every member, or what is wrong with it; damage within a .tar.gz ends it, the others go on."""
+    if archive.kind == "tar.gz":
+        try:
+            for name, stream in archive.walk():
+                yield name, sha256_of(stream)
+        except ArchiveError as error:
+            yield "", error
+        return
+    for name in archive.members:
+        try:
+            with archive.open_member(name) as stream:
+                yield name, sha256_of(stream)
+        except ArchiveError as error:  # noqa: PERF203  # each member is judged for itself
+            yield name, error
+
+
+def _environment(archive: Archive) -> list[Check]:
+    try:
+        text = archive.text(environment_format.FILE_NAME)
+        if text is None:
+            return [Check("environment", "skipped", "the archive records no environment")]
+        recorded = parse_environment(text, f"{archive.path.name}/{environment_format.FILE_NAME}")
+    except (ArchiveError, FormatError) as error:
+        return [Check("environment", "failed", error.message)]
+    from marsmith.environment import compare
+
+    warnings = [Check("environment", "warning", str(difference)) for difference in compare(recorded)]
+    return warnings or [Check("environment", "ok", "this Python has the recorded versions")]
+
+
+def _signature(archive: Archive, key: Path) -> Check:
+    from marsmith.signature import verify_signature
+
+    try:
+        signed = verify_signature(archive.path, key)
+    except (VerificationError, ArchiveError) as error:
+        return Check("signature", "failed", error.message)
+    return Check("signature", "ok", f"signed as {signed.signed_name!r} with key {signed.key_fingerprint}")
+
+
+def read_examples(archive: Archive) -> list[ValidatedExample] | None:
+    """Return the archive's examples; None where it has none.
+
+    Raises:
+        ArchiveError: the list is damaged, or an example's input is not a member.
+        FormatError: the list does not follow its format.
+    """
+    text = archive.text(examples_format.FILE_NAME)
+    if text is None:
+        return None
+    source = f"{archive.path.name}/{examples_format.FILE_NAME}"
+    try:
+        examples = parse_examples(text, source)
+    except RecursionError:
+        raise FormatError(source, ["nested too deeply"]) from None
+    for example in examples:
+        # Only names of members: an input such as ../../x would be read from outside the archive.
+        if f"{examples_format.FOLDER}/{example.input}" not in archive.members:
+            raise ArchiveError(f"{archive.path.name}: {examples_format.FILE_NAME}: no member {example.input!r:.200}")
+    return examples
+
+
+def _examples(archive: Archive) -> list[Check]:
+    try:
+        examples = read_examples(archive)
+    except (ArchiveError, FormatError) as error:
+        return [Check("examples", "failed", error.message)]
+    if examples is None:
+        return [Check("examples", "skipped", "the archive holds no examples")]
+    return [Check("examples", "ok", f"{len(examples)} examples with their inputs")]
+
+
+def _replay(archive: Archive) -> list[Check]:
+    examples = read_examples(archive)
+    if not examples:
+        return [Check("replay", "warning", "there are no examples to replay")]
+    from marsmith.replay import replay
+
+    try:
+        differences = replay(archive.path)
+    except MarsmithError as error:
+        return [Check("replay", "failed", error.message)]
+    return _results("replay", differences, f"{len(examples)} examples got their validated replies")

@@ -1,0 +1,182 @@
+"""Checks the handler of a model archive: its text, its import, and its answers, one by one and in a batch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from marsmith.entry_points import entry_line
+from marsmith.errors import FormatError, HandlerError
+from marsmith.findings import Finding, finding
+from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
+from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
+from marsmith.formats.examples import difference, parse_examples
+from marsmith.handler_check import check_handler, in_order
+
+if TYPE_CHECKING:
+    from marsmith.runner import Runner, RunnerReply
+    from marsmith.unpacked_archive import UnpackedArchive
+
+# Of numbers in replies to one request, alone and in a batch: kernels for other batch sizes round differently.
+BATCH_TOLERANCE = 1e-3
+_MISMATCH = "number of batch response mismatched"
+_NO_LIST = "Invalid model predict output"
+_FRAME = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d+)')
+
+
+@dataclass(frozen=True)
+class TrialRequest:
+    """A request to try a handler with.
+
+    Attributes:
+        name: of the file it came from.
+        body: as sent.
+        content_type: None where none is sent.
+        tolerance: largest absolute difference allowed between numbers in two replies to it.
+    """
+
+    name: str
+    body: bytes
+    content_type: str | None
+    tolerance: float = BATCH_TOLERANCE
+
+
+def check_archive(
+    archive: Path, *, requests: Sequence[TrialRequest] = (), batch_size: int | None = None
+) -> list[Finding]:
+    """Check an archive's handler as ``check_handler`` does, then answer requests with it, alone and in a batch.
+
+    Args:
+        archive: a model archive, or a folder with its members.
+        requests: what to send; none takes the archive's own examples.
+        batch_size: of the batch; None takes the model config's batchSize, else 1.
+
+    Returns:
+        What was found; files are named as members of the archive.
+
+    Raises:
+        UsageError: there is no such archive.
+        ArchiveError: the archive cannot be opened.
+        MissingDependencyError: TorchServe is not installed.
+    """
+    from marsmith.unpacked_archive import unpacked
+
+    with unpacked(archive) as opened:
+        module, _, function = opened.handler.partition(":")
+        handler = opened.folder / f"{module.rpartition('/')[2].removesuffix('.py')}.py"
+        found = check_handler(handler, function=function or None) if handler.is_file() else []
+        if not any(item.severity == "error" for item in found):
+            place = (handler, entry_line(handler, function or None))
+            wanted = list(requests) or _own_examples(opened.folder)
+            found += _try_out(opened, wanted, batch_size or opened.batch_size, place)
+        return in_order(_as_member(item, opened.folder, archive) for item in found)
+
+
+def _as_member(item: Finding, folder: Path, archive: Path) -> Finding:
+    """Name files as members of the archive, wherever it was unpacked."""
+    file = item.file.resolve()
+    file = file.relative_to(folder) if file.is_relative_to(folder) else item.file
+    message = item.message.replace(f"{folder}/", "").replace(str(folder), str(archive))
+    return replace(item, file=file, message=message, mend=item.mend.replace(f"{folder}/", ""))
+
+
+def _own_examples(folder: Path) -> list[TrialRequest]:
+    """Return the archive's examples that have a good answer; none where it has none, or they cannot be read."""
+    with suppress(OSError, FormatError):
+        examples = parse_examples((folder / EXAMPLES_FILE).read_text(encoding="utf-8"))
+        return [
+            TrialRequest(
+                example.input,
+                (folder / EXAMPLES_FOLDER / example.input).read_bytes(),
+                example.content_type,
+                max(example.tolerance, BATCH_TOLERANCE),
+            )
+            for example in examples
+            if example.status < 400
+        ]
+    return []
+
+
+def _try_out(
+    opened: UnpackedArchive, requests: Sequence[TrialRequest], size: int, place: tuple[Path, int]
+) -> list[Finding]:
+    """Load the archive in a worker and send it batches of one and of ``size``."""
+    from marsmith.runner import Runner
+
+    try:
+        with Runner(opened.folder, batch_size=size) as runner:
+            if not requests:
+                message = "loads, but was sent no request: the archive has no examples"
+                return [finding("not-tried", *place, message, "give one: marsmith check ARCHIVE --input FILE")]
+            alone = [_send(runner, [request], place) for request in requests]
+            # One finding a place, however many of the requests come to it.
+            found = list({(item.rule, item.file, item.line): item for _, items in alone for item in items}.values())
+            if found or size == 1:
+                return found
+            batch = [requests[i % len(requests)] for i in range(size)]
+            replies, found = _send(runner, batch, place)
+            expected = [alone[i % len(requests)][0][0] for i in range(size)]
+            return found or _compare(batch, expected, replies, place)
+    except HandlerError as error:
+        reason, _, traceback = error.message.partition("\n")
+        where = _place_in(traceback, place)
+        return [finding("load-fails", *where, reason, error.tip or "mend what the traceback shows", traceback)]
+
+
+def _send(
+    runner: Runner, requests: Sequence[TrialRequest], place: tuple[Path, int]
+) -> tuple[list[RunnerReply], list[Finding]]:
+    """Send one batch; return its replies, and what is wrong with them as a whole."""
+    from marsmith.runner import Request
+
+    replies = runner.run([Request(request.body, request.content_type) for request in requests])
+    failed = next((reply for reply in replies if reply.status >= 500), None)
+    if failed is None:
+        return replies, []
+    text = failed.body.decode(errors="replace")
+    sent = f"a batch of {len(requests)}" if len(requests) > 1 else f"{requests[0].name} alone"
+    if _MISMATCH in text or _NO_LIST in text:
+        message = f"answers {sent} with something other than a list of {len(requests)}"
+        mend = "return a list with one reply a request, in the order of data"
+        return replies, [finding("reply-count", *place, message, mend)]
+    traceback = runner.last_traceback or ""
+    reason = traceback.rstrip().rpartition("\n")[2] or runner.last_failure or text.strip()
+    message = f"answers {sent} with status {failed.status}: {reason}"
+    mend = "mend what the traceback shows; a bad request must not fail its neighbours"
+    return replies, [finding("batch-fails", *_place_in(traceback, place), message, mend, traceback)]
+
+
+def _compare(
+    requests: Sequence[TrialRequest],
+    expected: Sequence[RunnerReply],
+    replies: Sequence[RunnerReply],
+    place: tuple[Path, int],
+) -> list[Finding]:
+    """Compare the replies in a batch with those to the same requests alone."""
+    for request, alone, reply in zip(requests, expected, replies, strict=True):
+        problem = _difference(alone, reply, request.tolerance)
+        if problem:
+            message = f"answers {request.name} otherwise in a batch of {len(requests)} than alone: {problem}"
+            mend = "keep requests and replies in one order, and let no request change what its neighbours get"
+            return [finding("batch-changes-answers", *place, message, mend)]
+    return []
+
+
+def _difference(alone: RunnerReply, reply: RunnerReply, tolerance: float) -> str | None:
+    if alone.status != reply.status:
+        return f"status {reply.status} instead of {alone.status}"
+    try:
+        return difference(alone.json(), reply.json(), tolerance)
+    except ValueError:
+        return None if alone.body == reply.body else "other bytes"
+
+
+def _place_in(traceback: str, place: tuple[Path, int]) -> tuple[Path, int]:
+    """Return the deepest line of a file of the archive in a traceback, whose paths there are relative."""
+    frames = [match for match in _FRAME.finditer(traceback) if not Path(match["file"]).is_absolute()]
+    own = [match for match in frames if not match["file"].startswith("<")]
+    return (place[0].parent / own[-1]["file"], int(own[-1]["line"])) if own else place

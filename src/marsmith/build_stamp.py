@@ -1,0 +1,83 @@
+"""Whether what was built is still what its inputs would give: a stamp beside the product lists them.
+
+A file whose size and time of change are as recorded counts as unchanged; otherwise its digest decides, so that a fresh
+checkout or a touched file causes no build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """One file as it was: path (relative in the project), size in bytes, time of change in ns, SHA-256."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path, root: Path) -> FileStamp:
+        """Read the file and stamp it; a file in ``root`` under its path from there, so that a project can be moved."""
+        real = path.resolve()
+        name = real.relative_to(root) if real.is_relative_to(root) else real
+        status = real.stat()
+        return cls(str(name), status.st_size, status.st_mtime_ns, file_sha256(real))
+
+    def holds(self, root: Path) -> bool:
+        """Whether the file still has the content that was stamped."""
+        path = root / self.path
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        if status.st_size != self.size:
+            return False
+        return status.st_mtime_ns == self.mtime_ns or file_sha256(path) == self.sha256
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex, in constant memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Return one SHA-256 over marsmith's own modules: what another version of them builds may differ."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        if "cli" not in path.relative_to(package).parts:
+            digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_stamp(path: Path, inputs: Mapping[str, Any], files: Iterable[Path], root: Path) -> None:
+    """Record what was built from ``inputs`` (any JSON) and ``files`` (products too: a changed product is stale)."""
+    stamps = [asdict(FileStamp.of(file, root)) for file in sorted(set(files))]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps({"inputs": dict(inputs), "files": stamps}, indent=1), encoding="utf-8")
+    temporary.replace(path)
+
+
+def is_current(path: Path, inputs: Mapping[str, Any], root: Path) -> bool:
+    """Whether the stamp at ``path`` was made from the same inputs and all its files still hold."""
+    try:
+        stamp = json.loads(path.read_text(encoding="utf-8"))
+        files = [FileStamp(**entry) for entry in stamp["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(stamp.get("inputs") == json.loads(json.dumps(dict(inputs)))) and all(file.holds(root) for file in files)

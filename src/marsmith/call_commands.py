@@ -1,0 +1,45 @@
+"""The commands that send the same request from any shell, to be copied."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from marsmith.inputs import Input
+from marsmith.run_state import RunState
+from marsmith.settings import PROJECT_VARIABLE, Project
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever types the commands.
+
+    Attributes:
+        program: the ``marsmith`` to call, as a full path, since another shell may not have it on its PATH.
+        project: the project whose server is called, since another shell may stand elsewhere.
+    """
+
+    program: Path
+    project: Project
+
+    def marsmith(self, *arguments: str) -> str:
+        """Return a ``marsmith`` command line."""
+        return f"{PROJECT_VARIABLE}={shlex.quote(str(self.project.root))} {shlex.join([str(self.program), *arguments])}"
+
+
+def curl_command(caller: Caller, state: RunState, model: str, version: str | None, given: Input) -> str | None:
+    """Return the curl line that sends ``given``; None where it came from a stream and lies in no file."""
+    if given.path is None:
+        return None
+    path = f"/predictions/{model}" + (f"/{version}" if version else "")
+    token = [f'-H "Authorization: Bearer $({caller.marsmith("token", "inference")})"'] if state.tokens else []
+    rest = ["-H", f"Content-Type: {given.content_type}", "--data-binary", f"@{given.path}", f"{state.inference}{path}"]
+    return " ".join(["curl -sS", *token, shlex.join(rest)])
+
+
+def grpc_command(caller: Caller, model: str, version: str | None, given: Input) -> str | None:
+    """Return the command that sends ``given`` over gRPC; None where it came from a stream and lies in no file."""
+    if given.path is None:
+        return None
+    return caller.marsmith("predict", "--grpc", f"{model}:{version}" if version else model, str(given.path))

@@ -1,0 +1,99 @@
+"""The ``marsmith`` command: one file a verb, listed here, imported only when called.
+
+The command line is the only layer that prints, parses arguments and exits. Results go to stdout, progress and errors to
+stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from marsmith import __version__
+from marsmith.errors import MarsmithError, WorkerDiedError
+from marsmith.names import did_you_mean
+
+# In the order of the flow. A verb lives in the module of the same name, with '-' as '_'.
+VERBS = {
+    "export": "export a model's weights to a serialized file",
+    "archive": "build the model archive of a spec, in the model store",
+    "pack": "build a model archive from loose files, with torch-model-archiver's flags",
+    "repack": "turn an archive made by the stock tool into one of ours",
+    "inspect": "show what an archive holds",
+    "verify": "prove that an archive is whole, safe and answers as it did when it was built",
+    "sign": "sign an archive",
+    "run": "answer requests with an archive's handler, without a server",
+    "check": "find what is wrong with a handler before a server does",
+    "watch": "edit a handler and see its reply again, without reloading the weights",
+    "serve": "start TorchServe and wait until every model really answers",
+    "status": "show what the server runs",
+    "stop": "stop the server",
+    "predict": "send inputs to a model",
+    "models": "list the registered models and versions",
+    "register": "register an archive with the running server",
+    "set-default": "choose the version that answers when none is named",
+    "token": "print a token for curl",
+}
+
+EPILOG = (
+    "`marsmith VERB --help` explains a verb. The project is the folder with config/models, found upwards from here."
+)
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = "\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())
+    usage = "usage: marsmith [--version] VERB [...]\n\nFrom weights to a version that answers requests."
+    return f"{usage}\n\n{lines}\n\n{EPILOG}"
+
+
+def _verb_parser(verb: str) -> argparse.ArgumentParser:
+    module = import_module(f"marsmith.cli.{verb.replace('-', '_')}")
+    parser = argparse.ArgumentParser(
+        prog=f"marsmith {verb}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.configure(parser)
+    parser.set_defaults(run=module.run)
+    return parser
+
+
+def _report(error: MarsmithError) -> None:
+    if isinstance(error, WorkerDiedError) and error.traceback:
+        print(error.traceback.rstrip(), file=sys.stderr)
+    print(f"marsmith: error: {error.message}", file=sys.stderr)
+    if error.tip:
+        print(f"TIP: {error.tip}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(_overview())
+        return 0
+    if arguments[0] in {"-V", "--version"}:
+        print(f"marsmith {__version__}")
+        return 0
+    verb = arguments[0]
+    if verb not in VERBS:
+        print(f"marsmith: error: no verb {verb!r}{did_you_mean(verb, VERBS)}", file=sys.stderr)
+        print("TIP: marsmith --help", file=sys.stderr)
+        return 2
+    try:
+        parsed = _verb_parser(verb).parse_args(arguments[1:])
+        return int(parsed.run(parsed) or 0)
+    except MarsmithError as error:
+        _report(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("marsmith: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`marsmith models | head`): that is no failure of ours.
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,45 @@
+"""Build the model archive of a spec, in the model store.
+
+    marsmith archive efficientnet_lite0
+    marsmith archive resnet18 --version 2.0 --weights resnet18.pth
+
+Exports first where that is needed, lets the handler answer the spec's examples, and writes model_store/NAME-VERSION.mar
+with the replies inside. Nothing is done when nothing changed. The same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from marsmith.cli.export import add_weights_flag
+from marsmith.cli.output import add_json_flag, byte_progress, note, print_fields, print_json
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith archive``."""
+    parser.add_argument("model", metavar="MODEL", help="a model with a spec in config/models")
+    parser.add_argument("--version", metavar="V", help="instead of the spec's version")
+    add_weights_flag(parser)
+    add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build, and print where the archive is and its digest."""
+    from marsmith.names import check_model_version
+    from marsmith.project_spec import load_spec
+    from marsmith.settings import find_project
+    from marsmith.spec_archive import build_from_spec
+
+    project = find_project()
+    spec = load_spec(project, args.model)
+    if args.version is not None:
+        spec = spec.model_copy(update={"version": check_model_version(args.version)})
+    with byte_progress(f"{spec.name} {spec.version}") as on_progress:
+        built = build_from_spec(project, spec, weights=args.weights, on_step=note, on_progress=on_progress)
+    result = {
+        "archive": str(built.path),
+        "bytes": built.path.stat().st_size,
+        "sha256": built.sha256,
+        "state": "unchanged since the last build" if built.reused else "new",
+    }
+    print_json(result) if args.json else print_fields(result)

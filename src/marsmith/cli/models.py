@@ -1,0 +1,47 @@
+"""List the registered models and versions.
+
+    marsmith models
+
+One line a version; the one with a star answers when no version is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from marsmith.cli.output import add_json_flag, print_json, print_table
+
+COLUMNS = ("MODEL", "VERSION", "DEFAULT", "READY", "BATCH", "DELAY", "QUEUE", "ARCHIVE")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith models``."""
+    add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the versions of every model."""
+    from dataclasses import asdict
+
+    from marsmith.client import Client
+    from marsmith.settings import find_project
+
+    with Client.for_project(find_project()) as client:
+        versions = [status for model in client.models() for status in client.describe(model.name)]
+    if args.json:
+        print_json([asdict(status) for status in versions])
+        return
+    rows = [
+        (
+            status.model_name,
+            status.model_version,
+            "*" if status.default else "-",
+            f"{status.ready_workers}/{len(status.workers)}",
+            status.batch_size,
+            f"{status.max_batch_delay_ms} ms",
+            status.queue_pending,
+            status.archive_url,
+        )
+        for status in versions
+    ]
+    print_table(COLUMNS, rows)

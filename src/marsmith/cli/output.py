@@ -1,0 +1,66 @@
+"""How commands print: results on stdout (text or JSON), progress on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``, which every verb that reads something has."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def print_json(value: object) -> None:
+    """Print ``value`` on stdout as indented JSON, keys in their own order."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a plain table on stdout; its width follows its content, so that it can be cut with awk."""
+    texts = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[i]) for line in texts) for i in range(len(columns))]
+    for line in texts:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """Print ``name  value`` lines on stdout, aligned."""
+    width = max(map(len, fields), default=0)
+    for name, value in fields.items():
+        print(f"{name:<{width}}  {value}".rstrip())
+
+
+def printable(text: str) -> str:
+    """Replace what would steer a terminal or hide text: an archive's words are not ours."""
+    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in hidden else c for c in text)
+
+
+def note(message: str) -> None:
+    """Print a line about the progress of work on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def byte_progress(name: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Give a callback that shows bytes done of bytes in all, on stderr, gone when it is done.
+
+    None where nobody watches (stderr is no terminal). Under 100 MB nothing is shown: it is over before one could read.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(name, total=None, visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total, visible=total > 100_000_000)

@@ -1,0 +1,202 @@
+"""Send inputs to a model and print its answers.
+
+    marsmith predict efficientnet_lite0 package:skimage/data/chelsea.png
+    marsmith predict efficientnet_lite0 --commands       # the spec's first example, and how to send it with curl
+    marsmith predict resnet18:2.0 *.jpg --grpc
+    curl -s https://example.org/cat.jpg | marsmith predict resnet18 -
+
+Several inputs are sent at the same time, so that TorchServe can put them into one batch. An input that is refused does
+not hold up the others; the exit code is 1 then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from marsmith.cli.output import add_json_flag, note, print_json, print_table
+from marsmith.errors import (
+    AuthorizationError,
+    ClientError,
+    ConnectionFailedError,
+    NotFoundError,
+    NoWorkerError,
+    RequestRejectedError,
+    UsageError,
+)
+from marsmith.inputs import Input, read_input
+from marsmith.names import split_model_reference
+
+if TYPE_CHECKING:
+    from marsmith.client import Client, Reply
+
+AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one input: a reply or an error."""
+
+    input: Input
+    reply: Reply | None
+    error: ClientError | None
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith predict``."""
+    parser.add_argument("model", metavar="MODEL[:VERSION]", help="without a version, the default version answers")
+    parser.add_argument(
+        "inputs", metavar="INPUT", nargs="*", help="a file, - for stdin, or package:NAME/PATH; the spec's first example"
+    )
+    parser.add_argument("--commands", action="store_true", help="print the commands that send the first input, too")
+    parser.add_argument("--grpc", action="store_true", help="over gRPC instead of REST")
+    parser.add_argument("--deadline", metavar="SECONDS", type=float, default=30.0, help="most time for an answer (30)")
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        help="another server's inference API, as http://host:8080, or host:7070 with --grpc",
+    )
+    parser.add_argument("--key-file", metavar="FILE", type=Path, help="with --url: that server's key_file.json")
+    add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Send the inputs, print one block for each, in their order, and return the exit code."""
+    model, version = split_model_reference(args.model)
+    _check(args)
+    with _client(args) as client:
+        inputs = [read_input(reference, Path.cwd()) for reference in args.inputs] or [_first_example(model)]
+
+        def ask(item: Input) -> Reply:
+            if args.grpc:
+                return client.predict_grpc(model, item.body, version=version)
+            return client.predict(model, item.body, version=version, content_type=item.content_type)
+
+        outcomes = _ask_all(inputs, ask)
+    if args.json:
+        print_json([_as_json(outcome) for outcome in outcomes])
+    else:
+        _print_blocks(outcomes)
+    if args.commands:
+        _print_commands(model, version, inputs[0])
+    return 1 if any(outcome.error for outcome in outcomes) else 0
+
+
+def _first_example(model: str) -> Input:
+    from marsmith.project_spec import load_spec
+    from marsmith.settings import find_project
+
+    project = find_project()
+    spec = load_spec(project, model)
+    if not spec.examples:
+        raise UsageError(f"no INPUT, and the spec of {model} has no examples", tip=f"marsmith predict {model} FILE")
+    return read_input(spec.examples[0].input, project.root)
+
+
+def _print_commands(model: str, version: str | None, given: Input) -> None:
+    from marsmith import run_state
+    from marsmith.call_commands import Caller, curl_command, grpc_command
+    from marsmith.settings import find_project
+
+    project = find_project()
+    caller = Caller(Path(sys.executable).parent / "marsmith", project)
+    commands = [
+        curl_command(caller, run_state.read(project), model, version, given),
+        grpc_command(caller, model, version, given),
+    ]
+    print("\nThe same from any shell, over REST and over gRPC:")
+    for command in filter(None, commands):
+        print(f"\n{command}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.key_file and not args.url:
+        raise UsageError("--key-file needs --url: without it, the project's own server is called with its own tokens")
+    if args.deadline <= 0:
+        raise UsageError(f"--deadline must be more than 0 seconds, not {args.deadline:g}")
+    if args.commands and (args.url or args.json):
+        raise UsageError("--commands is about the project's own server, in text: leave out --url and --json")
+    if args.inputs.count("-") > 1:
+        raise UsageError("- can stand for stdin only once")
+
+
+def _client(args: argparse.Namespace) -> Client:
+    from marsmith.client import Client
+    from marsmith.settings import find_project
+
+    if args.url is None:
+        return Client.for_project(find_project(), deadline_s=args.deadline)
+    # The project's tokens are for its own server and go nowhere else.
+    scheme, _, host = args.url.rpartition("://")
+    url = f"{scheme or 'http'}://{host}"
+    return Client(url, None, key_file=args.key_file, grpc=host.rstrip("/"), deadline_s=args.deadline)
+
+
+def _ask_all(inputs: Sequence[Input], ask: Callable[[Input], Reply]) -> list[Outcome]:
+    def outcome(item: Input) -> Outcome:
+        try:
+            return Outcome(item, ask(item), None)
+        except ClientError as error:
+            return Outcome(item, None, error)
+
+    with ThreadPoolExecutor(min(AT_ONCE, len(inputs))) as pool:
+        outcomes = list(pool.map(outcome, inputs))
+    error = _common_error(outcomes)
+    if error:
+        raise error
+    return outcomes
+
+
+def _common_error(outcomes: Sequence[Outcome]) -> ClientError | None:
+    """Return the one error that kept every input from its answer: said once, with its tip, it says more."""
+    first = outcomes[0].error
+    if len(outcomes) == 1:
+        return first
+    about_all = isinstance(first, (AuthorizationError, ConnectionFailedError, NotFoundError, NoWorkerError))
+    return first if about_all and all(type(outcome.error) is type(first) for outcome in outcomes) else None
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    if outcome.reply is None:
+        status = outcome.error.status if isinstance(outcome.error, RequestRejectedError) else None
+        return {"input": outcome.input.name, "status": status, "error": str(outcome.error)}
+    return {"input": outcome.input.name, "status": outcome.reply.status, "reply": _value(outcome.reply.body)}
+
+
+def _value(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode("utf-8", "replace")
+
+
+def _print_blocks(outcomes: Sequence[Outcome]) -> None:
+    for number, outcome in enumerate(outcomes):
+        if len(outcomes) > 1:
+            print(f"{'' if number == 0 else chr(10)}{outcome.input.name}")
+        if outcome.reply is None:
+            note(f"{outcome.input.name}: {outcome.error}")
+            if len(outcomes) > 1:
+                print("no answer")
+        else:
+            _print_reply(outcome.reply.body)
+
+
+def _print_reply(body: bytes) -> None:
+    value = _value(body)
+    if isinstance(value, dict) and value and all(_is_number(item) for item in value.values()):
+        print_table(("LABEL", "PROBABILITY"), [(label, f"{number:.4f}") for label, number in value.items()])
+    elif isinstance(value, str):
+        print(value)
+    else:
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

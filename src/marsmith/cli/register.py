@@ -1,0 +1,41 @@
+"""Register an archive with the running server, and wait until its workers are ready.
+
+    marsmith register resnet18-2.0.mar
+    marsmith register model_store/resnet18-2.0.mar --set-default
+
+The archive must lie in the project's model store. A version beside it keeps answering, and
+--set-default switches at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from marsmith.cli.output import note
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith register``."""
+    parser.add_argument("archive", metavar="ARCHIVE", help="a file of the model store: its path, or its name there")
+    parser.add_argument("--workers", metavar="N", type=int, help="workers to start; minWorkers of a model config wins")
+    parser.add_argument("--set-default", action="store_true", help="let it answer when no version is named")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Register, and print what is ready."""
+    from marsmith.client import Client
+    from marsmith.registration import archive_in_store, register_stored
+    from marsmith.settings import find_project
+
+    project = find_project()
+    with Client.for_project(project) as client:
+        archive = archive_in_store(project, args.archive)
+        note(f"registering {archive.name}")
+        status = register_stored(project, client, archive, workers=args.workers)
+        if args.set_default:
+            client.set_default(status.model_name, status.model_version)
+        default = args.set_default or status.default
+    print(
+        f"{status.model_name}:{status.model_version} is ready: {status.ready_workers}/{len(status.workers)} workers,"
+        f" batch size {status.batch_size}{', default version' if default else ''}"
+    )

@@ -1,0 +1,37 @@
+"""Turn an archive made by the stock tool into one of ours.
+
+    marsmith repack old/resnet18.mar --output model_store/resnet18-1.0.mar
+
+Every file keeps its bytes; they are stored, with their digests, in an archive that is the same each time. Without
+--output it is written beside the old one, as NAME-VERSION.mar. Prints its digest and path, as sha256sum does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from marsmith.cli.output import byte_progress
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith repack``."""
+    parser.add_argument("archive", type=Path, metavar="OLD", help="a .mar, a .tar.gz or a folder")
+    parser.add_argument("--output", type=Path, metavar="NEW.mar", help="default: NAME-VERSION.mar beside OLD")
+    parser.add_argument("--environment", type=Path, metavar="FILE", help="becomes MAR-INF/environment.txt")
+    parser.add_argument("--force", action="store_true", help="replace an existing archive, OLD itself included")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the archive; print its digest and path."""
+    from marsmith.repack import repack
+
+    with byte_progress(args.archive.name) as on_progress:
+        done = repack(
+            args.archive,
+            output=args.output,
+            force=args.force,
+            environment=args.environment,
+            on_progress=on_progress,
+        )
+    print(f"{done.sha256}  {done.path}")

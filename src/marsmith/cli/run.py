@@ -1,0 +1,140 @@
+"""Answer requests with an archive's handler, without a server.
+
+    marsmith run model_store/efficientnet_lite0-1.0.mar cat.jpg
+    marsmith run m.mar a.jpg b.jpg c.jpg --batch-size 2 --profile
+    marsmith run m.mar request.json --content-type application/json --header X-Deadline-Ms:50
+
+The handler runs in TorchServe's own Python worker, so replies, status codes and errors are those of a server. Replies
+go to stdout, all else to stderr. Exit code 1 where a reply has a status of 400 or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from marsmith.cli.output import add_json_flag, note, print_json
+from marsmith.errors import ProjectError, UsageError
+
+if TYPE_CHECKING:
+    from marsmith.run_profile import Profile
+    from marsmith.runner import Request, Runner, RunnerReply
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith run``."""
+    parser.add_argument("archive", metavar="ARCHIVE", type=Path, help="a .mar, a .tar.gz, or a folder with its members")
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="a file, - for stdin, or package:NAME/PATH")
+    parser.add_argument("--batch-size", metavar="N", type=int, help="instead of the model config's")
+    parser.add_argument("--content-type", metavar="T", help="of the inputs; guessed from each where it is not given")
+    parser.add_argument(
+        "--header", metavar="K:V", action="append", default=[], help="a request header; may be repeated"
+    )
+    parser.add_argument("--gpu", metavar="ID", type=int, help="run on this GPU; on the CPU where it is not given")
+    parser.add_argument("--profile", action="store_true", help="print the time by stage on stderr")
+    parser.add_argument("--log", action="store_true", help="print what the worker prints on stderr")
+    add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the archive, send the inputs in batches, print the replies."""
+    from marsmith.run_profile import Profile
+    from marsmith.runner import Runner
+
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UsageError(f"--batch-size {args.batch_size}: a batch has at least 1 request")
+    requests = _requests(args)
+    profile = Profile()
+    replies: list[RunnerReply] = []
+    options = {"batch_size": args.batch_size, "gpu_id": args.gpu, "metrics_config": _metrics_config()}
+    with Runner(args.archive, on_log=note if args.log else None, **options) as runner:
+        for start in range(0, len(requests), runner.batch_size):
+            replies += runner.run(requests[start : start + runner.batch_size])
+            profile.add(runner.last_batch_ms, runner.last_metrics)
+            _explain(runner)
+    if args.profile:
+        _print_profile(profile)
+    named = list(zip(args.inputs, replies, strict=True))
+    print_json([_as_json(name, reply) for name, reply in named]) if args.json else _print_replies(named)
+    return int(any(reply.status >= 400 for reply in replies))
+
+
+def _requests(args: argparse.Namespace) -> list[Request]:
+    from marsmith.inputs import read_input
+    from marsmith.runner import Request
+
+    headers = dict(_header(text) for text in args.header)
+    inputs = [read_input(reference, Path.cwd()) for reference in args.inputs]
+    return [Request(given.body, args.content_type or given.content_type, headers) for given in inputs]
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise UsageError(f"--header {text!r} is not of the form NAME:VALUE")
+    return name.strip(), value.strip()
+
+
+def _explain(runner: Runner) -> None:
+    """Say on stderr what went wrong in the last batch, where something did."""
+    if runner.last_traceback:
+        note(runner.last_traceback.rstrip())
+    if runner.last_failure:
+        note(f"the worker died, and a server would start a new one: {runner.last_failure}")
+
+
+def _print_replies(named: Sequence[tuple[str, RunnerReply]]) -> None:
+    for name, reply in named:
+        kind = f" {reply.content_type}" if reply.content_type else ""
+        note(f"{name}: {reply.status}{kind}, {len(reply.body)} bytes")
+        sys.stdout.flush()
+        sys.stdout.buffer.write(
+            reply.body if reply.body.endswith(b"\n") or _text(reply) is None else reply.body + b"\n"
+        )
+        sys.stdout.buffer.flush()
+
+
+def _print_profile(profile: Profile) -> None:
+    note(f"{'stage':<36} {'count':>6} {'mean ms':>10} {'total ms':>10}")
+    for row in profile.rows():
+        note(f"{row.stage:<36} {row.count:>6} {row.mean_ms:>10.3f} {row.total_ms:>10.3f}")
+
+
+def _metrics_config() -> Path | None:
+    """Return the project's metrics file: a worker measures only what is declared there; None outside of a project."""
+    from marsmith.settings import find_project
+
+    try:
+        path = find_project().root / "config" / "metrics.yaml"
+    except ProjectError:
+        return None
+    return path if path.is_file() else None
+
+
+def _as_json(name: str, reply: RunnerReply) -> dict[str, Any]:
+    """Return a reply as JSON: its body as a value, as text, or else in base64."""
+    shown = {"input": name, "status": reply.status, "content_type": reply.content_type, "headers": dict(reply.headers)}
+    try:
+        # Python's parser would also take NaN, which is no JSON to print.
+        return {**shown, "body": json.loads(reply.body, parse_constant=_refuse)}
+    except ValueError:
+        text = _text(reply)
+    if text is not None:
+        return {**shown, "body": text}
+    return {**shown, "body_base64": base64.b64encode(reply.body).decode()}
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+def _text(reply: RunnerReply) -> str | None:
+    try:
+        return reply.body.decode("utf-8")
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,27 @@
+"""Choose the version that answers when none is named.
+
+    marsmith set-default resnet18 2.0
+
+Both versions stay registered, and each can still be called by its name, as resnet18:1.0.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith set-default``."""
+    parser.add_argument("model", metavar="MODEL", help="a registered model")
+    parser.add_argument("version", metavar="VERSION", help="a registered version of it")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Switch, and print what answers now."""
+    from marsmith.client import Client
+    from marsmith.settings import find_project
+
+    with Client.for_project(find_project()) as client:
+        client.set_default(args.model, args.version)
+        now = next(status for status in client.describe(args.model) if status.default)
+    print(f"{now.model_name} is answered by version {now.model_version}")

@@ -1,0 +1,30 @@
+"""Stop the server of this project, with every worker.
+
+    marsmith stop
+
+The frontend unregisters its models and ends; what has not ended after --timeout seconds is ended by force. Where no
+server runs, nothing happens and that is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from marsmith.cli.output import note
+from marsmith.settings import find_project
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, metavar="SECONDS", help="time to end by itself (%(default)g)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Stop the server."""
+    from marsmith import server
+
+    project = find_project()
+    stopped = server.stop(project, timeout_s=args.timeout)
+    note(f"stopped the server of {project.root}" if stopped else f"no server runs for {project.root}")

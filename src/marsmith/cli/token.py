@@ -1,0 +1,32 @@
+"""Print a token for curl; an expired one is renewed first.
+
+    curl -H "Authorization: Bearer $(marsmith token inference)" -T photo.jpg http://127.0.0.1:8080/predictions/resnet18
+
+Only the token is printed. The inference token is for predictions and ping, the management token for everything under
+/models, the api token for /token, which makes new ones of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from marsmith.cli.output import note
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith token``."""
+    from marsmith.tokens import ROLES
+
+    parser.add_argument("role", choices=ROLES, help="which API the token is for")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the token."""
+    from marsmith import run_state, tokens
+    from marsmith.settings import find_project
+
+    state = run_state.read(find_project())
+    value = tokens.token(state, args.role)
+    for warning in tokens.read_key_file(state.key_file).warnings:
+        note(f"warning: {warning}")
+    print(value)

@@ -1,0 +1,271 @@
+"""The entry point of a handler, read from its text: what TorchServe will call, and whether it can.
+
+TorchServe takes the function that the manifest names (``handle`` where it names none), if the module has it; else the
+module's only class, whose ``initialize(context)`` and ``handle(data, context)`` it calls.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from marsmith.errors import HandlerError
+from marsmith.findings import Finding, finding
+from marsmith.import_statements import parse_python
+
+_FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+# Calls that make a class as well as a `class` statement does.
+_CLASS_MAKERS = frozenset({"NamedTuple", "TypedDict", "namedtuple", "make_dataclass"})
+
+
+@dataclass(frozen=True)
+class _Inherited:
+    """What is known of a method: its node, None where there is none; unknown where a base class is out of sight."""
+
+    node: _FunctionNode | None
+    known: bool
+
+
+def check_entry_point(file: Path, tree: ast.Module, function: str | None) -> list[Finding]:
+    """Check what TorchServe takes for the entry point of a module.
+
+    Args:
+        file: the handler.
+        tree: its text, parsed.
+        function: the function that the manifest names; None where it names only the module.
+    """
+    named = function or "handle"
+    definition = _top_level_function(tree, named)
+    if definition:
+        return _check_function(file, definition)
+    if named in _imported_names(tree):
+        return []
+    classes = _classes(tree)
+    found = [] if len(classes) == 1 else [_class_count(file, classes, function)]
+    owners = [node for node in classes.values() if isinstance(node, ast.ClassDef)]
+    # Where there are several, those with a handle are meant as handlers: what else is wrong with them is told as well.
+    meant = owners if len(classes) == 1 else [owner for owner in owners if _method(file, tree, owner, "handle").node]
+    if len(classes) == 1 and not owners:
+        (node,) = classes.values()
+        return [
+            finding("no-handle", file, node.lineno, "the module's only class has no methods", "write a handler class")
+        ]
+    return found + [item for owner in dict.fromkeys(meant) for item in _check_class(file, tree, owner)]
+
+
+def entry_line(file: Path, function: str | None) -> int:
+    """Return the line where the entry point is defined; 1 where that cannot be seen."""
+    try:
+        tree = parse_python(file)
+    except HandlerError:
+        return 1
+    definition = _top_level_function(tree, function or "handle")
+    classes = list(_classes(tree).values())
+    node = definition or (classes[0] if len(classes) == 1 else None)
+    return node.lineno if node else 1
+
+
+def _class_count(file: Path, classes: dict[str, ast.stmt], function: str | None) -> Finding:
+    if not classes:
+        missing = f"no function {function!r} and " if function else ""
+        message = f"{missing}no class in the module: TorchServe has nothing to call"
+        mend = "write a class with initialize(self, context) and handle(self, data, context), or handle(data, context)"
+        return finding("one-class", file, 1, message, mend)
+    lines = ", ".join(f"{name} (line {node.lineno})" for name, node in classes.items())
+    message = f"{len(classes)} classes in the module, where TorchServe wants one: {lines}"
+    mend = "move all but the handler to modules beside it, and import them"
+    return finding("one-class", file, list(classes.values())[1].lineno, message, mend)
+
+
+def _check_function(file: Path, function: _FunctionNode) -> list[Finding]:
+    found = _check_handle(file, function, bound=0)
+    if not found and not _mentions_in_a_test(function, function.args.args[0].arg):
+        message = f"{function.name} is called with data None when the model is loaded, and does not look for it"
+        mend = f"begin it with `if {function.args.args[0].arg} is None: return None`, and load the model there"
+        found.append(finding("load-call", file, function.lineno, message, mend))
+    return found
+
+
+def _check_class(file: Path, tree: ast.Module, owner: ast.ClassDef) -> list[Finding]:
+    found = []
+    handle = _method(file, tree, owner, "handle")
+    initialize = _method(file, tree, owner, "initialize")
+    if handle.known and handle.node is None:
+        mend = "write `def handle(self, data, context)`; it returns a list with one reply a request"
+        found.append(finding("no-handle", file, owner.lineno, f"the class {owner.name} has no handle", mend))
+    if initialize.known and initialize.node is None:
+        mend = "write `def initialize(self, context)`, and load the model there"
+        message = f"the class {owner.name} has no initialize, which TorchServe calls at load"
+        found.append(finding("no-initialize", file, owner.lineno, message, mend))
+    if handle.node in owner.body and handle.node:
+        found += _check_handle(file, handle.node, bound=1)
+    if initialize.node in owner.body and initialize.node and not _takes(initialize.node, 2):
+        message, mend = "initialize must take one argument: context", "write `def initialize(self, context)`"
+        found.append(finding("signature", file, initialize.node.lineno, message, mend))
+    return found
+
+
+def _check_handle(file: Path, function: _FunctionNode, *, bound: int) -> list[Finding]:
+    line, name = function.lineno, function.name
+    static = any(isinstance(item, ast.Name) and item.id == "staticmethod" for item in function.decorator_list)
+    if not _takes(function, 2 + (0 if static else bound)):
+        arguments = "(self, data, context)" if bound else "(data, context)"
+        message = f"{name} must take two arguments: data and context"
+        return [finding("signature", file, line, message, f"write `def {name}{arguments}`")]
+    if isinstance(function, ast.AsyncFunctionDef):
+        message = f"{name} is async, which works only with `asyncCommunication: true` in the model config"
+        return [finding("async-handle", file, line, message, "set that key, or write a plain `def`")]
+    return _check_returns(file, function, may_return_none=not bound)
+
+
+def _check_returns(file: Path, function: ast.FunctionDef, *, may_return_none: bool) -> list[Finding]:
+    mend = "return a list with one reply a request, in the order of data"
+    own = list(_own_nodes(function))
+    for node in own:
+        if isinstance(node, ast.Yield | ast.YieldFrom):
+            return [
+                finding("returns-no-list", file, node.lineno, f"{function.name} yields, so it returns no list", mend)
+            ]
+    returns = [node for node in own if isinstance(node, ast.Return)]
+    if not returns and not any(isinstance(node, ast.Raise) for node in own):
+        message = f"{function.name} returns nothing"
+        return [finding("returns-no-list", file, function.lineno, message, mend)]
+    wrong = [(node, kind) for node in returns if (kind := _no_list(node.value))]
+    return [
+        finding(
+            "returns-no-list", file, node.lineno, f"{function.name} returns {kind}, and TorchServe wants a list", mend
+        )
+        for node, kind in wrong
+        if not (may_return_none and kind == "None")
+    ]
+
+
+def _no_list(value: ast.expr | None) -> str | None:
+    """Return what a returned value is, where its text shows that it is no list."""
+    if value is None:
+        return "None"
+    if isinstance(value, ast.Constant):
+        return "None" if value.value is None else f"a {type(value.value).__name__}"
+    kinds = {ast.Dict: "a dict", ast.DictComp: "a dict", ast.Tuple: "a tuple", ast.Set: "a set", ast.SetComp: "a set"}
+    texts = {ast.JoinedStr: "a str", ast.GeneratorExp: "a generator"}
+    return {**kinds, **texts}.get(type(value))
+
+
+def _takes(function: _FunctionNode, count: int) -> bool:
+    """Say whether a function can be called with ``count`` positional arguments."""
+    arguments = function.args
+    positional = len(arguments.posonlyargs) + len(arguments.args)
+    needs_keyword = any(default is None for default in arguments.kw_defaults)
+    enough = positional >= count or arguments.vararg is not None
+    return positional - len(arguments.defaults) <= count and enough and not needs_keyword
+
+
+def _mentions_in_a_test(function: _FunctionNode, name: str) -> bool:
+    tests = [node.test for node in ast.walk(function) if isinstance(node, ast.If | ast.IfExp | ast.While)]
+    others = [node for node in ast.walk(function) if isinstance(node, ast.BoolOp | ast.Compare | ast.Try)]
+    parts = [part for node in [*tests, *others] for part in ast.walk(node)]
+    return any(isinstance(part, ast.Name) and part.id == name for part in parts)
+
+
+def _own_nodes(function: _FunctionNode) -> Iterator[ast.AST]:
+    """Give the nodes of a function without those of functions and classes inside it."""
+    waiting: list[ast.AST] = list(function.body)
+    while waiting:
+        node = waiting.pop(0)
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Give the statements that run at import, those inside ``if``, ``try`` and ``with`` included."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.Try | ast.With | ast.For | ast.While):
+            blocks = [getattr(node, name, []) for name in ("body", "orelse", "finalbody")]
+            blocks += [handler.body for handler in getattr(node, "handlers", [])]
+            for block in blocks:
+                yield from _module_level(block)
+
+
+def _top_level_function(tree: ast.Module, name: str) -> _FunctionNode | None:
+    functions = (n for n in _module_level(tree.body) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    return next((node for node in functions if node.name == name), None)
+
+
+def _imported_names(tree: ast.Module) -> set[str]:
+    """Return the names that are bound at import by other means than ``def`` and ``class``."""
+    names = set()
+    for node in _module_level(tree.body):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _classes(tree: ast.Module) -> dict[str, ast.stmt]:
+    """Return the classes as TorchServe counts them: every name at module level whose value is a class made here."""
+    found: dict[str, ast.stmt] = {}
+    for node in _module_level(tree.body):
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign) and _makes_class(node.value, found):
+            found.update({target.id: node for target in node.targets if isinstance(target, ast.Name)})
+    return found
+
+
+def _makes_class(value: ast.expr, classes: dict[str, ast.stmt]) -> bool:
+    if isinstance(value, ast.Name):
+        return value.id in classes
+    maker = value.func if isinstance(value, ast.Call) else None
+    name = maker.attr if isinstance(maker, ast.Attribute) else getattr(maker, "id", "")
+    return name in _CLASS_MAKERS
+
+
+def _method(file: Path, tree: ast.Module, owner: ast.ClassDef, name: str) -> _Inherited:
+    """Find a method in a class or its bases, as far as these lie in files beside the handler."""
+    for node in owner.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
+            return _Inherited(node, known=True)
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return _Inherited(None, known=False)
+    found = [_method_of_base(file, tree, base, name) for base in owner.bases]
+    inherited = next((method for method in found if method.node), None)
+    return inherited or _Inherited(None, known=all(method.known for method in found))
+
+
+def _method_of_base(file: Path, tree: ast.Module, base: ast.expr, name: str) -> _Inherited:
+    text = ast.unparse(base)
+    if text in {"object", "ABC", "abc.ABC"}:
+        return _Inherited(None, known=True)
+    local = _classes(tree).get(text)
+    if isinstance(local, ast.ClassDef):
+        return _method(file, tree, local, name)
+    module, class_name = _origin_of(tree, text)
+    source = file.parent / f"{module}.py"
+    if not module or not source.is_file() or source == file:
+        return _Inherited(None, known=False)
+    try:
+        other = parse_python(source)
+    except HandlerError:
+        return _Inherited(None, known=False)
+    owner = _classes(other).get(class_name)
+    return _method(source, other, owner, name) if isinstance(owner, ast.ClassDef) else _Inherited(None, known=False)
+
+
+def _origin_of(tree: ast.Module, text: str) -> tuple[str, str]:
+    """Return module and class for a base class as it is written: ``Base`` or ``module.Base``."""
+    head, _, tail = text.rpartition(".")
+    for node in _module_level(tree.body):
+        if isinstance(node, ast.ImportFrom) and not node.level and not head:
+            for alias in node.names:
+                if (alias.asname or alias.name) == text:
+                    return node.module or "", alias.name
+        if isinstance(node, ast.Import) and head:
+            for alias in node.names:
+                if (alias.asname or alias.name) == head:
+                    return alias.name, tail
+    return "", ""

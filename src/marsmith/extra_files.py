@@ -1,0 +1,95 @@
+"""``--extra-files``: files, folders and wildcards to members, laid out as torch-model-archiver does it."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from marsmith.archive.member import Member
+from marsmith.errors import BuildError
+
+_WILDCARDS = frozenset("*?[")
+_LEFT_OUT = frozenset({"__MACOSX", "__pycache__"})
+
+
+@dataclass
+class ExtraFiles:
+    """What ``--extra-files`` comes to.
+
+    Attributes:
+        members: the files; two of them may still have one name.
+        notes: what a person should know, one sentence each.
+    """
+
+    members: list[Member] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def collect(argument: str, *, keep_tree: bool = False, root: Path | None = None) -> ExtraFiles:
+    """Turn a comma-separated list of files, folders and wildcards into members.
+
+    A file becomes a member of its base name. What lies in a folder is laid flat at the top of the archive, and deeper
+    folders keep their place below it; those named ``__pycache__`` or ``__MACOSX`` and hidden ones stay out.
+
+    Args:
+        argument: as ``labels.json,assets/,vocab/*.txt``.
+        keep_tree: keep the name of each folder instead.
+        root: links within folders must not lead out of it; None: they are followed anywhere, with a note.
+
+    Raises:
+        BuildError: a path that does not exist, or a link in a folder that leads out of ``root`` or back up.
+    """
+    result = ExtraFiles()
+    for text in filter(None, (part.strip() for part in argument.split(","))):
+        for path in _matches(text, result.notes):
+            if path.is_dir():
+                top = f"{path.resolve().name}/" if keep_tree else ""
+                result.members += _in_folder(path, top, _Links(path.resolve(), root, result.notes), ())
+            else:
+                result.members.append(Member(path.name, path))
+    return result
+
+
+def _matches(text: str, notes: list[str]) -> list[Path]:
+    # A file that is really named so comes first: torch-model-archiver leaves `labels[1].txt` out.
+    if Path(text).exists():
+        return [Path(text)]
+    if not _WILDCARDS & set(text):
+        raise BuildError(f"--extra-files: {text} does not exist")
+    found = sorted(glob.glob(text))  # noqa: PTH207  # torch-model-archiver's own wildcards
+    if not found:
+        notes.append(f"--extra-files: {text} matches no file")
+    return [Path(name) for name in found]
+
+
+@dataclass(frozen=True)
+class _Links:
+    """Where links within one folder may lead."""
+
+    folder: Path
+    root: Path | None
+    notes: list[str]
+
+    def check(self, path: Path, above: tuple[Path, ...]) -> None:
+        real = path.resolve()
+        if real in above:
+            raise BuildError(f"--extra-files: {path} is a link back up, to {real}", tip="remove the link")
+        if path.is_symlink() and not real.is_relative_to(self.folder):
+            if self.root is not None and not real.is_relative_to(self.root):
+                raise BuildError(
+                    f"--extra-files: {path} is a link out of the project, to {real}", tip="copy what it leads to"
+                )
+            self.notes.append(f"--extra-files: {path} is a link; packed is what it leads to: {real}")
+
+
+def _in_folder(folder: Path, prefix: str, links: _Links, above: tuple[Path, ...]) -> Iterator[Member]:
+    above = (*above, folder.resolve())
+    for path in sorted(Path(entry.path) for entry in os.scandir(folder)):
+        links.check(path, above)
+        if not path.is_dir():
+            yield Member(prefix + path.name, path)
+        elif path.name not in _LEFT_OUT and not path.name.startswith("."):
+            yield from _in_folder(path, f"{prefix}{path.name}/", links, above)

@@ -1,0 +1,112 @@
+"""What a reply that is no answer means: from TorchServe's status and JSON to one of the client's errors.
+
+TorchServe answers 400 to a wrong token, says "no worker" when a job queue is full, and drops the status over gRPC. Its
+JSON names a Java exception, which tells these apart from what a handler answers itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from marsmith.errors import AuthorizationError, ClientError, DeadlineError, NotFoundError, RequestRejectedError
+from marsmith.rest import Reply
+
+INVALID_TOKEN = "InvalidKeyException"  # noqa: S105, the name of a Java class
+NOT_FOUND = frozenset({"ModelNotFoundException", "ModelVersionNotFoundException", "ResourceNotFoundException"})
+# TorchServe's text where a job was not taken: because there is no worker, or because the job queue is full.
+NOT_TAKEN = "has no worker to serve inference request"
+
+_TIPS = {
+    403: "the default version cannot be unregistered while there are others: marsmith set-default MODEL VERSION first",
+    405: "the server config must say enable_model_api=true",
+    409: "this version is registered already: marsmith models",
+    413: "the body is larger than the server config's max_request_size",
+    499: "the server cancelled the call, as it does when the body is larger than its max_request_size",
+    500: "a worker died, or took longer than responseTimeout; the server's model_log.log has its last words",
+    503: "the handler raised an exception; the server's model_log.log has its traceback",
+    507: "a worker ran out of memory; use a smaller batchSize or fewer workers",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The JSON that TorchServe, and our handlers, answer instead of a result."""
+
+    code: int
+    type: str
+    message: str
+
+
+def problem_in(body: bytes) -> Problem | None:
+    """Return the problem that ``body`` states; None where it has any other form than exactly that."""
+    if not body.lstrip().startswith(b"{"):
+        return None
+    try:
+        data = json.loads(body)
+    except ValueError:
+        return None
+    if data.keys() != {"code", "type", "message"} or type(data["code"]) is not int:
+        return None
+    if not isinstance(data["type"], str) or not isinstance(data["message"], str):
+        return None
+    return Problem(**data)
+
+
+def restore_status(reply: Reply) -> Reply:
+    """Give a reply that came over gRPC the status that its body states: gRPC itself drops it."""
+    problem = problem_in(reply.body)
+    if problem is None or not 400 <= problem.code <= 599:
+        return reply
+    return Reply(problem.code, "application/json", reply.headers, reply.body)
+
+
+def is_authorization_failure(reply: Reply) -> bool:
+    """Tell whether the server refused the token."""
+    problem = problem_in(reply.body) if reply.status == 400 else None
+    return problem is not None and problem.type == INVALID_TOKEN
+
+
+def was_not_taken(reply: Reply) -> bool:
+    """Tell whether the server took no job from the request: it has no worker, or its job queue is full."""
+    problem = problem_in(reply.body) if reply.status == 503 else None
+    return problem is not None and problem.type == "ServiceUnavailableException" and NOT_TAKEN in problem.message
+
+
+def failure(reply: Reply, subject: str) -> ClientError | None:
+    """Return what the reply says went wrong with ``subject`` (a model, an archive); None where it is an answer."""
+    if reply.status < 400:
+        return None
+    problem = problem_in(reply.body)
+    kind = problem.type if problem else ""
+    message = f"{subject}: {_message(reply, problem)}"
+    if reply.status == 400 and kind == INVALID_TOKEN:
+        return AuthorizationError(
+            f"{subject}: the server refused the token: it is missing, wrong, expired or of another role",
+            tip="marsmith token inference prints a good one",
+        )
+    if reply.status == 404 and kind in NOT_FOUND:
+        return NotFoundError(message)
+    if reply.status == 408:
+        return DeadlineError(message)
+    return RequestRejectedError(message, status=reply.status, body=reply.body, tip=_tip(reply.status, problem))
+
+
+def _tip(status: int, problem: Problem | None) -> str | None:
+    """Return a tip where the server itself speaks; what a handler means it says itself."""
+    by_handler = problem is not None and not (problem.type.endswith("Exception") or problem.type.isupper())
+    return None if by_handler else _TIPS.get(status)
+
+
+def _message(reply: Reply, problem: Problem | None) -> str:
+    if problem:
+        return f"{problem.message} ({reply.status} {problem.type})"
+    text = reply.body[:200].decode("utf-8", "replace").strip()
+    return f"status {reply.status}{f': {text}' if text else ''}"
+
+
+def reply_of(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> Reply:
+    """Build the reply that TorchServe's REST API would give, for a failure that came in another way."""
+    body = json.dumps({"code": status, "type": kind, "message": message}).encode()
+    return Reply(status, "application/json", headers or {}, body)

@@ -1,0 +1,64 @@
+"""What `marsmith check` can find: its rules, and one finding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Severity = Literal["error", "warning", "note"]
+
+# An error is what a server answers with failures, a warning what it answers with failures at times, a note what is
+# worth knowing. Each rule is explained in docs/31-check-a-handler.md.
+RULES: dict[str, Severity] = {
+    "not-python": "error",
+    "one-class": "error",
+    "no-handle": "error",
+    "no-initialize": "error",
+    "signature": "error",
+    "returns-no-list": "error",
+    "async-handle": "warning",
+    "load-call": "warning",
+    "relative-import": "error",
+    "name-clash": "error",
+    "unresolved-import": "error",
+    "import-fails": "error",
+    "frontend-print": "error",
+    "print": "note",
+    "unsafe-load": "warning",
+    "non-ascii-wire": "error",
+    "non-ascii-header": "warning",
+    "load-fails": "error",
+    "reply-count": "error",
+    "batch-fails": "error",
+    "batch-changes-answers": "warning",
+    "not-tried": "note",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or worth knowing, and where.
+
+    Attributes:
+        rule: its name in ``RULES``.
+        file: where it stands.
+        line: counted from 1.
+        message: what is wrong.
+        mend: what to do.
+        severity: error, warning or note.
+        detail: further lines, such as a traceback; empty where there are none.
+    """
+
+    rule: str
+    file: Path
+    line: int
+    message: str
+    mend: str
+    severity: Severity
+    detail: str = ""
+
+
+def finding(rule: str, file: Path, line: int, message: str, mend: str, detail: str = "") -> Finding:
+    """Make a finding with its rule's severity."""
+    return Finding(rule, file, line, message, mend, RULES[rule], detail)

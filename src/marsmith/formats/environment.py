@@ -1,0 +1,78 @@
+"""``MAR-INF/environment.txt``: the exact versions of Python and of every distribution that the handler imports.
+
+Lines that begin with ``#`` are comments. ``python==3.11.7`` comes first, then one ``name==version`` a line, sorted,
+names in their normalised spelling (PEP 503). Without the line of Python it is a requirements file for pip.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from marsmith.errors import FormatError
+
+FILE_NAME = "MAR-INF/environment.txt"
+PYTHON = "python"
+_COMMENT = "# What this archive was made with, and what it is compared with where it is loaded."
+_LINE = re.compile(r"(?P<name>[A-Za-z0-9]+(?:[-_.]+[A-Za-z0-9]+)*)==(?P<version>[^\s=#]+)")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Exact versions.
+
+    Attributes:
+        python: version of Python, as ``3.11.7``.
+        distributions: version by normalised name, as the metadata of each distribution gives it.
+    """
+
+    python: str
+    distributions: Mapping[str, str]
+
+
+def normalise(name: str) -> str:
+    """Return the name of a distribution in its one spelling (PEP 503): ``PyYAML`` is ``pyyaml``."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def render_environment(environment: Environment) -> str:
+    """Print ``environment.txt``; equal environments give equal texts.
+
+    Raises:
+        FormatError: a name or version that no line can hold, or two names that are one when normalised.
+    """
+    names = [PYTHON, *map(normalise, environment.distributions)]
+    problems = [f"{name} stands twice" for name in sorted({name for name in names if names.count(name) > 1})]
+    versions = sorted((normalise(name), version) for name, version in environment.distributions.items())
+    lines = [f"{name}=={version}" for name, version in [(PYTHON, environment.python), *versions]]
+    problems += [f"not a line `name==version`: {line!r}" for line in lines if not _LINE.fullmatch(line)]
+    if problems:
+        raise FormatError(FILE_NAME, problems)
+    return "\n".join([_COMMENT, *lines]) + "\n"
+
+
+def parse_environment(text: str, source: str = FILE_NAME) -> Environment:
+    """Parse ``environment.txt``; names come out normalised.
+
+    Raises:
+        FormatError: lines of another form, a name that stands twice, or no ``python==`` line; every problem is named.
+    """
+    versions: dict[str, str] = {}
+    problems = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        content = line.strip()
+        if not content or content.startswith("#"):
+            continue
+        match = _LINE.fullmatch(content)
+        if not match:
+            problems.append(f"line {number}: not `name==version`: {content!r}")
+        elif normalise(match["name"]) in versions:
+            problems.append(f"line {number}: {match['name']} stands twice")
+        else:
+            versions[normalise(match["name"])] = match["version"]
+    if PYTHON not in versions and not problems:
+        problems.append(f"no line `{PYTHON}==version`")
+    if problems:
+        raise FormatError(source, problems)
+    return Environment(versions.pop(PYTHON), versions)

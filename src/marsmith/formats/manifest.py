@@ -1,0 +1,172 @@
+"""``MAR-INF/MANIFEST.json``: what TorchServe must know of an archive, and marsmith's own key.
+
+TorchServe ignores fields that it does not know; they are kept on parsing and printed again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from marsmith.errors import FormatError
+
+FILE_NAME = "MAR-INF/MANIFEST.json"
+FORMAT_VERSION = 1
+# What torch-model-archiver accepts and TorchServe reads into an enumeration.
+RUNTIMES = ("python", "python3", "LSP")
+
+# (field of Manifest, key in the text), in the order in which torch-model-archiver prints them.
+_MODEL_KEYS = (
+    ("model_name", "modelName"),
+    ("serialized_file", "serializedFile"),
+    ("handler", "handler"),
+    ("model_file", "modelFile"),
+    ("model_version", "modelVersion"),
+    ("extensions", "extensions"),
+    ("requirements_file", "requirementsFile"),
+    ("config_file", "configFile"),
+)
+_TOP_KEYS = (
+    ("created_on", "createdOn"),
+    ("runtime", "runtime"),
+    ("archiver_version", "archiverVersion"),
+    ("marsmith", "marsmith"),
+)
+_REQUIRED = frozenset({"modelName", "modelVersion", "handler", "runtime"})
+_MAPPINGS = frozenset({"extensions", "marsmith"})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest of one archive; None stands for a field that the text does not have.
+
+    Attributes:
+        model_name: the name under which TorchServe registers the model.
+        model_version: any text that is not empty, as ``1.0``.
+        handler: ``<file>.py``, ``<file>.py:<function>``, or the name of a built-in handler.
+        serialized_file: base name of the member that holds the weights.
+        model_file: base name of the member with the class of an eager module.
+        requirements_file: base name of the member with pip requirements.
+        config_file: base name of the model config.
+        extensions: TorchServe's place for additions; marsmith writes none.
+        runtime: ``python``, ``python3`` or ``LSP``.
+        archiver_version: the tool that made the archive, and its version.
+        created_on: ``dd/mm/YYYY HH:MM:SS``.
+        marsmith: our own key, ``{"formatVersion": 1}``; None in an archive made by another tool.
+        extra: further fields at the top.
+        model_extra: further fields of ``model``.
+    """
+
+    model_name: str
+    model_version: str
+    handler: str
+    serialized_file: str | None = None
+    model_file: str | None = None
+    requirements_file: str | None = None
+    config_file: str | None = None
+    extensions: Mapping[str, Any] | None = None
+    runtime: str = "python"
+    archiver_version: str | None = None
+    created_on: str | None = None
+    marsmith: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    model_extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def format_version(self) -> int | None:
+        """Version of marsmith's archive format; None for an archive made by another tool."""
+        version = (self.marsmith or {}).get("formatVersion")
+        return version if isinstance(version, int) and not isinstance(version, bool) else None
+
+
+def parse_manifest(text: str, source: str = FILE_NAME) -> Manifest:
+    """Parse a manifest.
+
+    For every manifest m, ``parse_manifest(render_manifest(m)) == m``.
+
+    Raises:
+        FormatError: with every problem found: no JSON, a key that stands twice, a field that TorchServe needs and that
+            is missing or empty, a value of the wrong type.
+    """
+    data = _load(text, source)
+    model = data.get("model")
+    if not isinstance(model, dict):
+        raise FormatError(source, ["the field 'model' is missing or not an object"])
+    problems: list[str] = []
+    top = _take(data, _TOP_KEYS, "", problems)
+    inner = _take(model, _MODEL_KEYS, "model.", problems)
+    if not problems and top["runtime"] not in RUNTIMES:
+        problems.append(f"runtime: {top['runtime']!r} is none of {', '.join(RUNTIMES)}")
+    if problems:
+        raise FormatError(source, problems)
+    known_top = {"model", *(key for _, key in _TOP_KEYS)}
+    known_model = {key for _, key in _MODEL_KEYS}
+    extra = {key: value for key, value in data.items() if key not in known_top}
+    model_extra = {key: value for key, value in model.items() if key not in known_model}
+    return Manifest(**top, **inner, extra=extra, model_extra=model_extra)
+
+
+def render_manifest(manifest: Manifest) -> str:
+    """Print a manifest, always in the same way: ASCII, fields in torch-model-archiver's order, a newline at the end."""
+    model = _present(manifest, _MODEL_KEYS)
+    top = _present(manifest, _TOP_KEYS)
+    before: dict[str, Any] = {key: top.pop(key) for key in ("createdOn", "runtime") if key in top}
+    data = {**before, "model": {**model, **manifest.model_extra}, **top, **manifest.extra}
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def _present(manifest: Manifest, keys: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    return {key: value for name, key in keys if (value := getattr(manifest, name)) is not None}
+
+
+def _load(text: str, source: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError:
+        raise FormatError(source, ["nested too deeply"]) from None
+    except ValueError as error:
+        raise FormatError(source, [f"not valid JSON: {error}"]) from None
+    if not isinstance(data, dict):
+        raise FormatError(source, ["expected an object at the top"])
+    return data
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object; two parsers may choose differently between two values of one key, so there must not be two."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return result
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text} is too large")
+    return value
+
+
+def _take(data: dict[str, Any], keys: tuple[tuple[str, str], ...], prefix: str, problems: list[str]) -> dict[str, Any]:
+    """Return the known fields by their Python names, and add what is wrong with them to ``problems``."""
+    taken: dict[str, Any] = {}
+    for name, key in keys:
+        value = data.get(key)
+        kind: type = dict if key in _MAPPINGS else str
+        if value is None:
+            if key in _REQUIRED:
+                problems.append(f"the field '{prefix}{key}' is missing")
+        elif not isinstance(value, kind):
+            problems.append(f"{prefix}{key}: expected {'an object' if kind is dict else 'a text'}, not {value!r:.80}")
+        elif key in _REQUIRED and not value:
+            problems.append(f"the field '{prefix}{key}' is empty")
+        taken[name] = value
+    return taken

@@ -1,0 +1,81 @@
+"""``model-config.yaml``: what TorchServe reads from inside an archive to run one version of a model.
+
+The keys are TorchServe's own, verbatim (ModelConfig.java, v0.12.0). TorchServe ignores unknown keys and only logs wrong
+types, so they are refused here. Its defaults for the six keys that are required here are traps: any model-config.yaml
+sets both timeouts to 120 s over everything else, and a maxBatchDelay that is left out or 0 means 100 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from marsmith.errors import ConfigError
+from marsmith.formats import strict_yaml
+from marsmith.formats.strict_yaml import Strict
+
+FILE_NAME = "model-config.yaml"
+# The one key in a rendered model-config.yaml that TorchServe does not know: the block that the handler reads.
+HANDLER_KEY = "handler"
+
+
+class ModelConfig(Strict):
+    """How TorchServe runs one version: the keys it reads, with its own names, and nothing else.
+
+    Times are in the unit that TorchServe takes: seconds for timeouts, milliseconds for maxBatchDelay.
+    """
+
+    min_workers: int = Field(alias="minWorkers", ge=1, default=1)
+    max_workers: int = Field(alias="maxWorkers", ge=1, default=1)
+    batch_size: int = Field(alias="batchSize", ge=1, default=8)
+    max_batch_delay_ms: int = Field(alias="maxBatchDelay", ge=1, default=1)
+    response_timeout_s: int = Field(alias="responseTimeout", ge=1, default=30)
+    startup_timeout_s: int = Field(alias="startupTimeout", ge=1, default=120)
+    job_queue_size: int | None = Field(alias="jobQueueSize", ge=1, default=None)
+    max_retry_timeout_s: int | None = Field(alias="maxRetryTimeoutInSec", ge=1, default=None)
+    client_timeout_ms: int | None = Field(alias="clientTimeoutInMills", ge=0, default=None)
+    device_type: Literal["cpu", "gpu", "neuron"] | None = Field(alias="deviceType", default=None)
+    device_ids: list[int] | None = Field(alias="deviceIds", default=None)
+    parallel_type: Literal["pp", "tp", "pptp", "custom"] | None = Field(alias="parallelType", default=None)
+    parallel_level: int | None = Field(alias="parallelLevel", ge=1, default=None)
+    torchrun: dict[str, Any] | None = None
+    use_job_ticket: bool | None = Field(alias="useJobTicket", default=None)
+    sequence_batching: bool | None = Field(alias="sequenceBatching", default=None)
+    sequence_max_idle_ms: int | None = Field(alias="sequenceMaxIdleMSec", default=None)
+    sequence_timeout_ms: int | None = Field(alias="sequenceTimeoutMSec", default=None)
+    max_sequence_job_queue_size: int | None = Field(alias="maxSequenceJobQueueSize", default=None)
+    max_num_sequence: int | None = Field(alias="maxNumSequence", default=None)
+    continuous_batching: bool | None = Field(alias="continuousBatching", default=None)
+    async_communication: bool | None = Field(alias="asyncCommunication", default=None)
+    use_venv: bool | None = Field(alias="useVenv", default=None)
+
+    @model_validator(mode="after")
+    def _workers_in_order(self) -> ModelConfig:
+        if self.max_workers < self.min_workers:
+            raise ValueError(f"maxWorkers {self.max_workers} is below minWorkers {self.min_workers}")
+        return self
+
+    def torchserve_keys(self) -> dict[str, Any]:
+        """Return the keys as TorchServe names them: the six with dangerous defaults always, others where set."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+def render_model_config(config: ModelConfig, handler: Mapping[str, Any]) -> str:
+    """Print ``model-config.yaml``: TorchServe's keys, then the block that the handler reads."""
+    data = config.torchserve_keys()
+    if handler:
+        data[HANDLER_KEY] = dict(handler)
+    return strict_yaml.dump(data)
+
+
+def parse_model_config(text: str, source: str = FILE_NAME) -> tuple[ModelConfig, dict[str, Any]]:
+    """Parse a ``model-config.yaml`` that marsmith rendered, into TorchServe's part and the handler's.
+
+    Raises:
+        ConfigError: unknown keys, wrong types, values out of range.
+    """
+    data = dict(strict_yaml.load_mapping(text, source, ConfigError))
+    handler = data.pop(HANDLER_KEY, None) or {}
+    return strict_yaml.parse(ModelConfig, strict_yaml.dump(data), source, ConfigError), dict(handler)

@@ -1,0 +1,123 @@
+"""The model spec, ``config/models/<name>.yaml``: one file that says what a version is and how it is made and run."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from marsmith.errors import SpecError, UsageError
+from marsmith.formats import strict_yaml
+from marsmith.formats.model_config import ModelConfig
+from marsmith.formats.strict_yaml import Strict
+from marsmith.names import check_model_name, check_model_version
+
+
+def _as_value_error(check: Any) -> Any:
+    def checked(value: str) -> str:
+        try:
+            return str(check(value))
+        except UsageError as error:
+            raise ValueError(error.message) from None
+
+    return checked
+
+
+ModelName = Annotated[str, AfterValidator(_as_value_error(check_model_name))]
+ModelVersion = Annotated[str, AfterValidator(_as_value_error(check_model_version))]
+
+
+class Gate(Strict):
+    """What an export must keep of the eager float32 module; below it the export is refused.
+
+    Attributes:
+        max_abs_error: largest absolute difference of any output value.
+        top1_agreement: share of the examples whose largest output stays the same, 0 to 1.
+    """
+
+    max_abs_error: float = Field(default=1e-4, gt=0)
+    top1_agreement: float = Field(default=1.0, ge=0, le=1)
+
+
+class ExportSpec(Strict):
+    """How the serialized file is made.
+
+    Attributes:
+        recipe: path of the recipe, from the project's root.
+        weights: ``recipe`` (those that the recipe brings itself), ``hub``, ``random``, or the path of a ``.pth`` or
+            ``.safetensors`` file.
+        method: TorchScript by tracing or by scripting.
+    """
+
+    recipe: str
+    weights: str = "recipe"
+    format: Literal["torchscript"] = "torchscript"
+    method: Literal["trace", "script"] = "trace"
+    precision: Literal["float32"] = "float32"
+    gate: Gate = Gate()
+
+
+class HandlerSpec(Strict):
+    """The code that turns requests into replies.
+
+    Attributes:
+        entry_point: path of the handler, from the project's root; its local imports are followed.
+        extra_files: further files for the archive, from the project's root.
+        environment: what a worker does when its packages differ from those that the archive records.
+        settings: the block that the handler reads from model-config.yaml; over what the recipe says.
+    """
+
+    entry_point: str
+    extra_files: list[str] = Field(default_factory=list)
+    environment: Literal["strict", "warn", "off"] = "warn"
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Example(Strict):
+    """A request whose reply is validated when the archive is built and proved again wherever it is loaded.
+
+    Attributes:
+        input: a path from the project's root, or ``package:NAME/PATH`` for a file that an installed package carries.
+        expect: label that must stand on top of the reply; None accepts any.
+        tolerance: largest difference of any number in the reply, later.
+    """
+
+    input: str
+    expect: str | None = None
+    tolerance: float = Field(default=1e-3, gt=0)
+
+
+class ServiceLevel(Strict):
+    """What the version is meant to hold."""
+
+    p99_ms: float = Field(gt=0)
+    requests_per_second: float = Field(gt=0)
+
+
+class ModelSpec(Strict):
+    """What one version is: its name, its export, its handler, its examples and how TorchServe runs it."""
+
+    name: ModelName
+    version: ModelVersion
+    description: str = ""
+    export: ExportSpec
+    handler: HandlerSpec
+    examples: list[Example] = Field(default_factory=list)
+    serving: ModelConfig = ModelConfig()
+    service_level: ServiceLevel | None = None
+
+
+def parse_model_spec(text: str, source: str) -> ModelSpec:
+    """Parse and validate a model spec.
+
+    Raises:
+        SpecError: with every problem found; an unknown key with the nearest known one.
+    """
+    return strict_yaml.parse(ModelSpec, text, source, SpecError)
+
+
+def model_spec_schema() -> str:
+    """Return the JSON Schema of model specs, for editors."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **ModelSpec.model_json_schema(by_alias=True)}
+    return json.dumps(schema, indent=2) + "\n"

@@ -1,0 +1,161 @@
+"""YAML read strictly: one mapping, no duplicate keys, every problem named with its place and collected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from io import StringIO
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from marsmith.errors import FormatError
+from marsmith.names import did_you_mean
+
+
+class Strict(BaseModel):
+    """Base of the models that are read from YAML: frozen, no unknown key, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+
+Model = TypeVar("Model", bound=Strict)
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_YAML_11_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+
+
+def load_mapping(text: str, source: str, error: type[FormatError]) -> Mapping[str, Any]:
+    """Parse ``text`` as YAML 1.2 with a mapping at its top.
+
+    Raises:
+        FormatError: (as ``error``) not YAML, a duplicate key, or something other than a mapping.
+    """
+    try:
+        loaded = YAML(typ="rt").load(text)
+    except MarkedYAMLError as problem:
+        mark = problem.problem_mark or problem.context_mark
+        place = f"line {mark.line + 1}: " if mark else ""
+        reason = str(problem.problem or problem.context).splitlines()[0]
+        raise error(source, [f"{place}not valid YAML: {reason}"]) from None
+    except YAMLError as problem:
+        raise error(source, [f"not valid YAML: {str(problem).splitlines()[0]}"]) from None
+    if not isinstance(loaded, Mapping):
+        raise error(source, ["expected a mapping (key: value) at the top"])
+    return loaded
+
+
+def parse(model: type[Model], text: str, source: str, error: type[FormatError]) -> Model:
+    """Parse ``text`` as YAML and validate it as ``model``.
+
+    Raises:
+        FormatError: (as ``error``) with every problem found, unknown keys with the nearest known one.
+    """
+    data = load_mapping(text, source, error)
+    try:
+        return model.model_validate(_plain(data))
+    except ValidationError as problems:
+        raise error(source, [_sentence(problem, data, model) for problem in problems.errors()]) from None
+
+
+class _Representer(RoundTripRepresenter):
+    """Prints floats so that they are floats in YAML 1.1 as well, where ``1e-05`` is a text and ``1.0e-05`` is none."""
+
+    def represent_float(self, data: float) -> Any:
+        text = repr(data)
+        mantissa, exponent, power = text.partition("e")
+        text = text if "." in mantissa else f"{mantissa}.0{exponent}{power}"
+        return self.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Representer.add_representer(float, _Representer.represent_float)
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """Print ``data`` as YAML that 1.1 and 1.2 parsers read alike, keys in their own order, always in the same way."""
+    yaml = YAML(typ="rt")
+    yaml.Representer = _Representer
+    yaml.allow_unicode = True
+    yaml.width = 4096
+    stream = StringIO()
+    yaml.dump(_quoted(_plain(data)), stream)
+    return stream.getvalue()
+
+
+def _quoted(value: Any) -> Any:
+    """Mark the texts that need quotes.
+
+    TorchServe's frontend and its Python worker read YAML 1.1, where ``no``, ``on`` and ``1_0`` are no texts.
+    """
+    if isinstance(value, dict):
+        return {_quoted(key): _quoted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_quoted(item) for item in value]
+    if isinstance(value, str) and (not _PLAIN.fullmatch(value) or value.lower() in _YAML_11_WORDS):
+        return DoubleQuotedScalarString(value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Turn the parser's own containers and scalars into Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _sentence(problem: Any, data: Any, model: type[Strict]) -> str:
+    location = problem["loc"]
+    line = _line(data, location)
+    place = f"line {line}: " if line else ""
+    path = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        return f"{place}unknown key {path!r}{did_you_mean(str(location[-1]), known)}"
+    if problem["type"] == "missing":
+        return f"{place}missing key {path!r}"
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"{place}{path or 'the file'}: {reason[0].lower() + reason[1:]}, not {problem['input']!r}"
+
+
+def _line(data: Any, location: tuple[int | str, ...]) -> int | None:
+    """Return the line, counted from 1, of the deepest part of ``location`` that stands in the text."""
+    line = None
+    for part in location:
+        marks = getattr(data, "lc", None)
+        if marks is None:
+            break
+        try:
+            line = marks.key(part)[0] + 1 if isinstance(data, Mapping) else marks.item(part)[0] + 1
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    return line
+
+
+def _known_keys(model: type[Strict], location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that the model allows at ``location``."""
+    current: Any = model
+    for part in location:
+        field = next((f for n, f in current.model_fields.items() if part in (n, f.alias)), None)
+        models = _models_in(field.annotation) if field else []
+        if isinstance(part, int):
+            continue
+        if not models:
+            return []
+        current = models[0]
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[Strict]]:
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _models_in(argument)]

@@ -1,0 +1,94 @@
+"""Rules about single calls in a handler or its local imports, read from their text."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from marsmith.findings import Finding, finding
+
+_FRONTEND_MARKS = ("[METRICS]", "[PID]")
+_FRONTEND_END = "Torch worker started."
+# A worker's logging prints the bare message on stdout, so the frontend reads it like any other line.
+_LOGGING = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
+# Position and keyword of the text that goes over the wire with the length of its characters, not of its bytes, or into
+# an HTTP header.
+_WIRE_TEXTS = {
+    "set_response_status": (1, "phrase"),
+    "set_response_content_type": (1, "value"),
+    "set_response_header": (2, "value"),
+    "set_all_response_status": (1, "phrase"),
+}
+
+
+def read_by_frontend(line: str) -> bool:
+    """Say whether TorchServe's frontend takes a line of output for a message to itself."""
+    return line.removeprefix("INFO > ").startswith(_FRONTEND_MARKS) or line.endswith(_FRONTEND_END)
+
+
+def check_calls(file: Path, tree: ast.Module) -> Iterator[Finding]:
+    """Give the findings about single calls, in the order of the text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name == "print" or name in _LOGGING or _is_write_to_stdout(node.func):
+                yield from _check_output(file, node)
+            elif ast.unparse(node.func) == "torch.load":
+                yield from _check_load(file, node)
+            elif name in _WIRE_TEXTS:
+                yield from _check_wire_text(file, node, *_WIRE_TEXTS[name])
+
+
+def _is_write_to_stdout(function: ast.expr) -> bool:
+    return ast.unparse(function) in {"sys.stdout.write", "sys.stderr.write", "sys.stdout.writelines"}
+
+
+def _check_output(file: Path, call: ast.Call) -> Iterator[Finding]:
+    texts = [text for argument in call.args if (text := _text(argument))]
+    lines = [line for text in texts for line in text.splitlines()]
+    if any(map(read_by_frontend, lines)):
+        message = f"prints what TorchServe's frontend takes for a message to itself: {texts[0]!r}"
+        mend = "use context.metrics for metrics, and begin other lines with other words"
+        yield finding("frontend-print", file, call.lineno, message, mend)
+    elif ast.unparse(call.func) == "print" and not any(keyword.arg == "file" for keyword in call.keywords):
+        mend = "use logging, which can be switched off"
+        yield finding("print", file, call.lineno, "prints a line to the model's log, without time or level", mend)
+
+
+def _check_load(file: Path, call: ast.Call) -> Iterator[Finding]:
+    given = next((keyword.value for keyword in call.keywords if keyword.arg == "weights_only"), None)
+    if given is None or (isinstance(given, ast.Constant) and given.value is False):
+        message = "torch.load without weights_only=True runs any code that the file holds"
+        if given is None:
+            message += "; it is the default only from torch 2.6 on"
+        mend = "write torch.load(path, weights_only=True, map_location=...), or load a TorchScript file or safetensors"
+        yield finding("unsafe-load", file, call.lineno, message, mend)
+
+
+def _check_wire_text(file: Path, call: ast.Call, position: int, keyword: str) -> Iterator[Finding]:
+    by_keyword = next((item.value for item in call.keywords if item.arg == keyword), None)
+    argument = by_keyword or (call.args[position] if len(call.args) > position else None)
+    text = _text(argument) if argument else ""
+    if not text.isascii():
+        mend = "use ASCII here, and put the text into the body"
+        if "header" in ast.unparse(call.func):
+            message = f"{text!r} is not ASCII, and HTTP headers carry nothing else for sure"
+            yield finding("non-ascii-header", file, call.lineno, message, mend)
+        else:
+            message = (
+                f"{text!r} is not ASCII: the worker dies, for TorchServe gives its length in characters, not bytes"
+            )
+            yield finding("non-ascii-wire", file, call.lineno, message, mend)
+
+
+def _text(node: ast.expr) -> str:
+    """Return the text of a literal, of an f-string with its values left out, or an empty text."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        # A stand-in keeps a mark that stands in the middle of a line from looking like one at its beginning.
+        return "".join(_text(part) if isinstance(part, ast.Constant) else "0" for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mod):
+        return _text(node.left)
+    return ""

@@ -1,0 +1,258 @@
+"""Which files and which distributions a handler needs, found from its imports without running it.
+
+TorchServe puts the folder of the unpacked archive on sys.path and imports the handler by its base name. So a module
+that lies beside the handler is found by its base name, a package by the name of its folder, and relative imports
+between modules of the flat root do not work.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+from marsmith.errors import HandlerError
+from marsmith.formats.environment import normalise
+from marsmith.import_statements import ImportStatement, parse_python, read_imports
+from marsmith.installed import Providers, module_origin
+
+# What a worker has imported, or is about to, before it looks for the handler. A local file of such a name is either
+# ignored (the module is loaded already) or breaks the worker (it comes first on sys.path).
+_TORCHSERVE_NAMES = frozenset(
+    {"functorch", "numpy", "packaging", "psutil", "torch", "torchgen", "tqdm", "ts", "typing_extensions", "yaml"}
+)
+# Distributions whose name cannot be guessed from the name of their module.
+_KNOWN_DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
+    "fitz": "pymupdf",
+    "grpc": "grpcio",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "ts": "torchserve",
+    "yaml": "pyyaml",
+}
+
+
+@dataclass(frozen=True)
+class ImportProblem:
+    """An import that would fail in a worker, or find something other than what is meant.
+
+    Attributes:
+        rule: ``relative-import``, ``name-clash`` or ``unresolved-import``.
+        file: where it stands.
+        line: counted from 1.
+        message: what is wrong.
+        mend: what to do.
+    """
+
+    rule: str
+    file: Path
+    line: int
+    message: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}"
+
+
+def local_imports(entry: Path) -> list[Path]:
+    """Return the files beside ``entry`` that it imports, directly or through one another, sorted, without ``entry``.
+
+    Modules are files beside the entry point, packages are folders beside it: of a package, the files that are reached.
+    Imports inside functions and in a ``try`` count; those under ``if TYPE_CHECKING`` do not.
+
+    Raises:
+        HandlerError: a file cannot be read or parsed, a module of the flat root is imported relatively, or a local
+            file has the name of a module of the standard library or of the worker; every such place is named.
+    """
+    files, problems = follow_imports(entry)
+    _raise_all(problems)
+    return [file for file in files if file != entry]
+
+
+def follow_imports(entry: Path) -> tuple[list[Path], list[ImportProblem]]:
+    """Return ``entry`` with the local files that it reaches, sorted, and the problems met on the way.
+
+    Raises:
+        HandlerError: a file cannot be read or parsed.
+    """
+    root = entry.parent
+    reached = {entry}
+    problems = []
+    if is_reserved(entry.stem):
+        problems.append(_clash(entry, 1, entry.stem, entry))
+    waiting = deque([entry])
+    while waiting:
+        file = waiting.popleft()
+        for statement in read_imports(file) if file.suffix == ".py" else []:
+            problem = _misplaced(root, statement)
+            if problem:
+                problems.append(problem)
+                continue
+            new = [target for target in _targets(root, statement) if target not in reached]
+            reached.update(new)
+            waiting.extend(new)
+    return sorted(reached), problems
+
+
+def third_party(files: Iterable[Path]) -> list[str]:
+    """Return the top-level names that the files import and that are neither local nor in the standard library, sorted.
+
+    A name is local where it is a file or folder beside the files, as in the flat root of an archive.
+
+    Raises:
+        HandlerError: a file cannot be read or parsed.
+    """
+    return sorted({statement.top for statement in _foreign(list(files))})
+
+
+def distributions(files: Iterable[Path], *, allow_missing: bool = False) -> list[str]:
+    """Return the normalised names (PEP 503) of the installed distributions that the files import, sorted.
+
+    Optional imports (``try: ... except ImportError``) count where they are installed.
+
+    Args:
+        files: the entry point and its local imports.
+        allow_missing: leave out what is not installed, instead of raising.
+
+    Raises:
+        HandlerError: an import that is not optional belongs to no installed distribution; every such place is named.
+    """
+    names, problems = resolve(files)
+    if not allow_missing:
+        _raise_all(problems)
+    return names
+
+
+def resolve(files: Iterable[Path]) -> tuple[list[str], list[ImportProblem]]:
+    """Return the distributions that the files import, and the imports that nothing installed provides.
+
+    Raises:
+        HandlerError: a file cannot be read or parsed.
+    """
+    providers = Providers.installed()
+    names: set[str] = set()
+    problems: dict[tuple[Path, str], ImportProblem] = {}
+    for statement in _foreign(list(files)):
+        found = {name for dotted in _dotted_names(statement) for name in providers.of(dotted)}
+        names |= found
+        if not found and not statement.optional:
+            problems.setdefault((statement.file, statement.top), _unresolved(statement))
+    return sorted(map(normalise, names)), list(problems.values())
+
+
+def is_reserved(name: str) -> bool:
+    """Say whether a local module of this name would clash with the standard library or with TorchServe's worker."""
+    return name in sys.stdlib_module_names or name in _TORCHSERVE_NAMES
+
+
+def _raise_all(problems: list[ImportProblem]) -> None:
+    if problems:
+        mends = dict.fromkeys(problem.mend for problem in problems)
+        raise HandlerError("\n".join(map(str, problems)), tip="; ".join(mends))
+
+
+def _misplaced(root: Path, statement: ImportStatement) -> ImportProblem | None:
+    """Return what is wrong with where an import looks, if anything."""
+    file, line = statement.file, statement.line
+    if statement.level:
+        depth = len(file.parent.relative_to(root).parts)
+        if statement.level <= depth:
+            return None
+        written = "." * statement.level + statement.module
+        absolute = f"from {statement.module} import" if statement.module else "import"
+        message = f"relative import of {written!r}: TorchServe imports handlers by base name, so there is no package"
+        return ImportProblem("relative-import", file, line, message, f"write `{absolute} {', '.join(statement.names)}`")
+    local = _module_file(root, statement.top)
+    if local and is_reserved(statement.top):
+        return _clash(file, line, statement.top, local)
+    return None
+
+
+def _clash(file: Path, line: int, name: str, local: Path) -> ImportProblem:
+    owner = "the standard library" if name in sys.stdlib_module_names else "what TorchServe's worker imports"
+    message = f"the local module {name!r} ({local}) has the name of a module of {owner}"
+    return ImportProblem("name-clash", file, line, message, f"rename {local}")
+
+
+def _unresolved(statement: ImportStatement) -> ImportProblem:
+    name = statement.top
+    origin = module_origin(name)
+    if origin:
+        message = f"the module {name!r} ({origin}) belongs to no installed distribution, so no server can be given it"
+        mend = f"put {name}.py beside the handler, or make it a distribution and install that"
+    else:
+        message = f"the module {name!r} is neither beside the handler nor installed"
+        mend = (
+            f"pip install {_KNOWN_DISTRIBUTIONS.get(name, name.replace('_', '-'))}, or put {name}.py beside the handler"
+        )
+    return ImportProblem("unresolved-import", statement.file, statement.line, message, mend)
+
+
+def _foreign(files: list[Path]) -> Iterator[ImportStatement]:
+    """Give the imports that are neither relative, nor local, nor of the standard library."""
+    root_of = _roots(files)
+    given = {_top_name(root_of(file), file) for file in files}
+    for file in files:
+        for statement in read_imports(file) if file.suffix == ".py" else []:
+            if statement.level or statement.top in sys.stdlib_module_names or statement.top in given:
+                continue
+            if is_reserved(statement.top) or not _targets(root_of(file), statement):
+                yield statement
+
+
+def _roots(files: list[Path]) -> Callable[[Path], Path]:
+    """Return what gives the flat root of a file: the highest of the given files' folders that holds it."""
+    folders = {file.parent for file in files}
+    return lambda file: next(folder for folder in [*reversed(file.parents)] if folder in folders)
+
+
+def _top_name(root: Path, file: Path) -> str:
+    return file.relative_to(root).parts[0].partition(".")[0]
+
+
+def _dotted_names(statement: ImportStatement) -> list[str]:
+    """Return what an import may name: ``from a import b`` takes an attribute of ``a`` or the module ``a.b``."""
+    return [f"{statement.module}.{name}" for name in statement.names if name != "*"] or [statement.module]
+
+
+def _targets(root: Path, statement: ImportStatement) -> list[Path]:
+    """Return the files below ``root`` that an import runs, outermost package first; none where it is not local."""
+    base: tuple[str, ...] = ()
+    if statement.level:
+        package = statement.file.parent.relative_to(root).parts
+        base = package[: len(package) - (statement.level - 1)]
+    found: list[Path] = []
+    folder = root
+    for part in (*base, *filter(None, statement.module.split("."))):
+        file = _module_file(folder, part)
+        if file:
+            found.append(file)
+        if not (folder / part).is_dir() or (file and file.name != "__init__.py"):
+            return found
+        folder = folder / part
+    return found + [file for name in _taken(statement, found) if (file := _module_file(folder, name))]
+
+
+def _taken(statement: ImportStatement, found: list[Path]) -> tuple[str, ...]:
+    """Return the names that an import takes from a package; for ``*``, those in the package's ``__all__``."""
+    if statement.names != ("*",) or not found:
+        return statement.names
+    for node in parse_python(found[-1]).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            return tuple(str(item.value) for item in ast.walk(node.value) if isinstance(item, ast.Constant))
+    return ()
+
+
+def _module_file(folder: Path, name: str) -> Path | None:
+    """Return the file that Python would run for ``name`` in ``folder``, in Python's own order of precedence."""
+    candidates = [folder / name / "__init__.py", *(folder / f"{name}{end}" for end in EXTENSION_SUFFIXES)]
+    return next((file for file in [*candidates, folder / f"{name}.py"] if file.is_file()), None)

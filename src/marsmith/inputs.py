@@ -1,0 +1,115 @@
+"""What a user names as the input of a request: a file, standard input, or a file that an installed package carries."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from marsmith.errors import UsageError
+from marsmith.names import did_you_mean
+
+STDIN = "-"
+PACKAGE = "package:"
+UNKNOWN = "application/octet-stream"
+
+# How files begin, by their content: names lie more often.
+_MAGIC = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\x00", "image/tiff"),
+    (b"MM\x00*", "image/tiff"),
+)
+# Not Python's mimetypes: that differs between versions and reads the machine's files, and an archive records the type.
+_SUFFIXES = {
+    ".json": "application/json",
+    ".txt": "text/plain",
+    ".csv": "text/csv",
+    ".html": "text/html",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".webp": "image/webp",
+    ".wav": "audio/wav",
+    ".npy": UNKNOWN,
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """The content of one request.
+
+    Attributes:
+        name: the file's name, without folders; ``stdin`` for standard input.
+        path: the file; None for standard input.
+        body: its content.
+        content_type: as its content, then its name, tells.
+    """
+
+    name: str
+    path: Path | None
+    body: bytes
+    content_type: str
+
+
+def read_input(reference: str, root: Path) -> Input:
+    """Read an input.
+
+    Args:
+        reference: a path (a relative one starts at ``root``), ``-`` for standard input, or ``package:NAME/PATH`` for a
+            file that the installed package NAME carries; the package is not imported.
+        root: where relative paths start.
+
+    Raises:
+        UsageError: there is no such file or package, or the file cannot be read.
+    """
+    if reference == STDIN:
+        body = sys.stdin.buffer.read()
+        return Input("stdin", None, body, guess_content_type("stdin", body))
+    path = _in_package(reference) if reference.startswith(PACKAGE) else root / reference
+    body = _content(path)
+    return Input(path.name, path, body, guess_content_type(path.name, body))
+
+
+def guess_content_type(name: str, body: bytes) -> str:
+    """Return the content type that the first bytes tell, else the name; ``application/octet-stream`` by default."""
+    if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
+        return "image/webp"
+    by_content = next((kind for magic, kind in _MAGIC if body.startswith(magic)), None)
+    return by_content or _SUFFIXES.get(Path(name).suffix.lower(), UNKNOWN)
+
+
+def _in_package(reference: str) -> Path:
+    package, slash, inner = reference.removeprefix(PACKAGE).partition("/")
+    parts = inner.split("/")
+    # A dotted name would import the package above it.
+    if not slash or not package.isidentifier() or not all(parts) or ".." in parts:
+        raise UsageError(
+            f"{reference!r} does not name a file in a package",
+            tip="write package:NAME/PATH, as in package:skimage/data/cat.png",
+        )
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(
+            f"{reference!r}: no package {package!r} is installed", tip=f"pip install the one with {package!r}"
+        )
+    found = [Path(folder, inner) for folder in spec.submodule_search_locations]
+    return next((path for path in found if path.is_file()), found[0])
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        neighbours = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UsageError(f"no such file: {path}{did_you_mean(path.name, neighbours)}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None

@@ -1,0 +1,101 @@
+"""The command line and the environment that start TorchServe's frontend.
+
+Java is started directly, as ``torchserve --start`` does it, so that the process that marsmith knows is the server
+itself and not a parent that forgets it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import stat
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from marsmith.errors import PreflightError
+from marsmith.java import Java
+from marsmith.settings import Project
+
+# Every process of a server carries it, also a worker whose parent is gone, and so it can be found and ended.
+RUN_VARIABLE = "MARSMITH_RUN_FOLDER"
+# The console appender of config/log4j2.xml listens to it: in the background the files are enough.
+CONSOLE_VARIABLE = "MARSMITH_CONSOLE_LEVEL"
+# They override config and folders of a run behind its back.
+_MISLEADING = ("TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME")
+# The path of a unix socket may have 107 bytes; workers' are `.ts.sock.<port>` in the temporary folder.
+_LONGEST_SOCKET_FOLDER = 107 - len("/.ts.sock.65535")
+
+
+def torchserve_home() -> Path | None:
+    """Return the folder that holds TorchServe's package ``ts``; None where it is not installed."""
+    spec = find_spec("ts")
+    if spec is None or spec.origin is None:
+        return None
+    package = Path(spec.origin).resolve().parent
+    return package.parent if (package / "model_service_worker.py").is_file() else None
+
+
+def temporary_folder(project: Project) -> Path:
+    """Return the server's own temporary folder; it lies in the run folder unless that path is too long for sockets."""
+    folder = project.run / "tmp"
+    if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER:
+        return folder
+    digest = hashlib.sha256(os.fsencode(project.root)).hexdigest()[:12]
+    # One that is always in the same place can be found again by `stop`; make_private checks whose it is.
+    return Path(f"/tmp/marsmith-{os.getuid()}-{digest}")  # noqa: S108
+
+
+def make_private(folder: Path) -> None:
+    """Make ``folder``, for its owner only.
+
+    Raises:
+        PreflightError: it belongs to somebody else, or is a link.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise PreflightError(f"{folder} belongs to somebody else", tip=f"remove it, or move the project: {folder}")
+    folder.chmod(0o700)
+
+
+def command(java: Java, home: Path, config_file: Path, config: Mapping[str, str], temporary: Path) -> list[str]:
+    """Return the command line; ``config`` is what ``config_file`` holds."""
+    class_path = [str(home / "ts" / "frontend" / "*")]
+    if "plugins_path" in config:
+        plugins = config["plugins_path"]
+        class_path.append(plugins if "*" in plugins else f"{plugins}/*")
+    return [
+        str(java.executable),
+        f"-Dmodel_server_home={home}",
+        f"-Djava.io.tmpdir={temporary}",
+        *shlex.split(config.get("vmargs", "")),
+        "-cp",
+        os.pathsep.join(class_path),
+        "org.pytorch.serve.ModelServer",
+        "--python",
+        config.get("python", sys.executable),
+        "-f",
+        str(config_file),
+        "-s",
+        config["model_store"],
+        "-ncs",
+    ]
+
+
+def environment(base: Mapping[str, str], project: Project, temporary: Path, *, console: bool) -> dict[str, str]:
+    """Return the environment of the server: the caller's, with the run's own folders."""
+    logs = str(project.run / "logs")
+    kept = {name: value for name, value in base.items() if name not in _MISLEADING}
+    return kept | {
+        RUN_VARIABLE: str(project.run),
+        CONSOLE_VARIABLE: "all" if console else "off",
+        "LOG_LOCATION": logs,
+        "METRICS_LOCATION": logs,
+        "TEMP": str(temporary),
+        "TMPDIR": str(temporary),
+        # The worker's prints reach the log while it lives, not only when it ends.
+        "PYTHONUNBUFFERED": "1",
+    }

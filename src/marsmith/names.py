@@ -1,0 +1,58 @@
+"""Names of models, versions and archives, and the nearest right name for a wrong one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from marsmith.errors import UsageError
+
+# TorchServe's own rule: https://github.com/pytorch/serve, model-archiver, check_model_name_regex_or_exit.
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
+# TorchServe takes any text; a version is also a segment of a URL and a part of a file name.
+MODEL_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.+]*")
+
+
+def check_model_name(name: str) -> str:
+    """Return ``name`` if TorchServe accepts it as a model name; raise UsageError if not."""
+    if not MODEL_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a model name that TorchServe accepts",
+            tip="use letters, digits, '_', '-' and '.', and begin with a letter or a digit",
+        )
+    return name
+
+
+def check_model_version(version: str) -> str:
+    """Return ``version`` if it can stand in a URL and in a file name; raise UsageError if not."""
+    if not MODEL_VERSION.fullmatch(version):
+        raise UsageError(
+            f"{version!r} is not a model version",
+            tip="use letters, digits, '_', '-', '.' and '+', and begin with a letter or a digit, as in 1.0",
+        )
+    return version
+
+
+def archive_file_name(name: str, version: str) -> str:
+    """Return the archive's file name in a model store: ``<name>-<version>.mar``."""
+    return f"{check_model_name(name)}-{check_model_version(version)}.mar"
+
+
+def split_model_reference(reference: str) -> tuple[str, str | None]:
+    """Split ``MODEL[:VERSION]`` into name and version; the version is None where none is given."""
+    name, colon, version = reference.partition(":")
+    return check_model_name(name), check_model_version(version) if colon else None
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the name in ``known`` that is most like ``word``, or None where none is near."""
+    folded = {name.lower(): name for name in known}
+    matches = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    return folded[matches[0]] if matches else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known name, else an empty text."""
+    match = nearest(word, known)
+    return f"; did you mean {match!r}?" if match else ""

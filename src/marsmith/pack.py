@@ -1,0 +1,230 @@
+"""Loose files to a model archive, as torch-model-archiver does it: same members, same manifest, no data lost."""
+
+from __future__ import annotations
+
+import filecmp
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from marsmith import extra_files
+from marsmith.archive.member import Member
+from marsmith.archive.write import SUFFIXES, ArchiveFormat, write_archive_undigested
+from marsmith.errors import BuildError, HandlerError, ProjectError, UsageError
+from marsmith.formats.manifest import Manifest
+from marsmith.handler_entry import check_entry_point
+from marsmith.names import check_model_name, did_you_mean
+from marsmith.settings import find_project
+
+# Handlers that TorchServe brings itself, by runtime; they are no members.
+BUILT_IN_HANDLERS = frozenset(
+    {
+        "base_handler",
+        "text_classifier",
+        "image_classifier",
+        "object_detector",
+        "image_segmenter",
+        "dali_image_classifier",
+        "vllm_handler",
+        "trt_llm_handler",
+    }
+)
+_BUILT_IN_LSP_HANDLERS = frozenset({"BaseHandler", "TorchScriptHandler"})
+
+
+@dataclass(frozen=True)
+class PackRequest:
+    """What to pack.
+
+    Attributes:
+        model_name, version: for the manifest; the archive's file is named after the former.
+        handler: path of a file, with or without ``.py`` and ``:function``; or the name of a built-in handler.
+        serialized_file, model_file, requirements_file, config_file: become members of their base names.
+        extra_files: see ``marsmith.extra_files.collect``.
+        runtime: ``python``, ``python3`` or ``LSP``.
+        export_path: the folder that the archive goes to; made if it is missing.
+        archive_format: see ``marsmith.archive.write.write_archive``.
+        force: replace an existing archive.
+        keep_tree: keep the folders of ``extra_files`` instead of laying them flat.
+    """
+
+    model_name: str
+    version: str
+    handler: str
+    serialized_file: Path | None = None
+    model_file: Path | None = None
+    extra_files: str = ""
+    runtime: str = "python"
+    export_path: Path = Path()
+    archive_format: ArchiveFormat = "default"
+    force: bool = False
+    requirements_file: Path | None = None
+    config_file: Path | None = None
+    keep_tree: bool = False
+
+    @property
+    def target(self) -> Path:
+        """The archive to be made."""
+        return self.export_path / (self.model_name + SUFFIXES[self.archive_format])
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A finished archive: where it is, and what a person should know about how it was made."""
+
+    path: Path
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HandlerChoice:
+    """A handler as given on the command line: its file, None for a built-in one, and the function in it, if named."""
+
+    file: Path | None
+    function: str | None
+
+
+def pack(request: PackRequest, *, on_progress: Callable[[int, int], None] | None = None) -> Packed:
+    """Build an archive from loose files.
+
+    Raises:
+        UsageError: TorchServe refuses the name, or the version is empty.
+        HandlerError: the handler is no valid Python, or has not exactly one entry point.
+        BuildError: a missing file, two different files of one name, an existing archive without ``force``, a disk that
+            is full or refuses. The folder is as it was.
+    """
+    check_model_name(request.model_name)
+    if not request.version.strip():
+        raise UsageError("the version is empty", tip="--version 1.0")
+    choice = handler_choice(request.handler, request.runtime)
+    extra = extra_files.collect(request.extra_files, keep_tree=request.keep_tree, root=_project_root())
+    members = without_duplicates([*_named_members(request, choice), *extra.members])
+    notes = list(extra.notes)
+    if choice.file is not None and choice.file.is_file() and request.runtime != "LSP":
+        check_entry_point(choice.file, choice.function)
+        notes += _forgotten_imports(choice.file, members)
+    with _folder(request.export_path):
+        write_archive_undigested(
+            manifest_of(request),
+            members,
+            request.target,
+            archive_format=request.archive_format,
+            force=request.force,
+            on_progress=on_progress,
+        )
+    return Packed(request.target, tuple(notes))
+
+
+def manifest_of(request: PackRequest) -> Manifest:
+    """Return the manifest, with the fields that torch-model-archiver would write."""
+
+    def base_name(path: Path | None) -> str | None:
+        return path.name if path else None
+
+    return Manifest(
+        model_name=request.model_name,
+        model_version=request.version,
+        handler=request.handler.rpartition("/")[2],
+        serialized_file=base_name(request.serialized_file),
+        model_file=base_name(request.model_file),
+        requirements_file=base_name(request.requirements_file),
+        config_file=base_name(request.config_file),
+        runtime=request.runtime,
+    )
+
+
+def handler_choice(handler: str, runtime: str) -> HandlerChoice:
+    """Tell a built-in handler from a file, and the file from the function in it.
+
+    Raises:
+        BuildError: neither.
+    """
+    if handler in (_BUILT_IN_LSP_HANDLERS if runtime == "LSP" else BUILT_IN_HANDLERS):
+        return HandlerChoice(None, None)
+    suffix = ".py" if runtime != "LSP" else ".dylib" if sys.platform == "darwin" else ".so"
+    if Path(handler).is_file() and handler.endswith(suffix):
+        return HandlerChoice(Path(handler), None)
+    path, colon, function = handler.rpartition(":")
+    path, name = (path, function) if colon else (handler, None)
+    file = Path(path if path.endswith(suffix) else path + suffix)
+    if not file.exists():
+        hint = did_you_mean(handler, BUILT_IN_HANDLERS)
+        raise BuildError(f"--handler {handler}: {file} does not exist, nor a built-in handler of this name{hint}")
+    return HandlerChoice(file, name)
+
+
+def without_duplicates(members: Sequence[Member]) -> list[Member]:
+    """Drop members that are there already, with the same name and content.
+
+    Raises:
+        BuildError: for every pair of one name and different contents, with both files.
+    """
+    kept: dict[str, Member] = {}
+    problems = []
+    for member in members:
+        other = kept.setdefault(member.name, member)
+        if other is not member and not _same_content(other, member):
+            problems.append(f"{other.source!s} and {member.source!s} differ, and both would become {member.name!r}")
+    if problems:
+        raise BuildError("\n".join(problems), tip="rename one of them, or keep the folders apart with --keep-tree")
+    return list(kept.values())
+
+
+def _same_content(one: Member, other: Member) -> bool:
+    if isinstance(one.source, bytes) or isinstance(other.source, bytes):
+        return one.sha256() == other.sha256()
+    # Whatever is no readable file is named when the archive is planned.
+    if not (one.source.is_file() and other.source.is_file()):
+        return True
+    return one.source.samefile(other.source) or filecmp.cmp(one.source, other.source, shallow=False)
+
+
+def _named_members(request: PackRequest, choice: HandlerChoice) -> list[Member]:
+    paths = (
+        request.model_file,
+        request.serialized_file,
+        choice.file,
+        request.requirements_file,
+        request.config_file,
+    )
+    return [Member(path.name, path) for path in paths if path is not None]
+
+
+def _forgotten_imports(handler: Path, members: Sequence[Member]) -> list[str]:
+    """Say which files beside the handler it imports and the archive would lack; torch-model-archiver says nothing."""
+    from marsmith.imports import local_imports
+
+    try:
+        needed = local_imports(handler)
+    except HandlerError as error:
+        return [error.message]
+    present = {member.name for member in members}
+    folder = handler.resolve().parent
+    names = [path.resolve().relative_to(folder).as_posix() for path in needed]
+    absent = sorted(name for name in names if name not in present)
+    return [f"{handler.name} imports {name}, which lies beside it: add it to --extra-files" for name in absent]
+
+
+def _project_root() -> Path | None:
+    with suppress(ProjectError):
+        return find_project().root
+    return None
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """Make a folder, and take it away again if nothing comes of what should go into it."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"--export-path {path}: {error.strerror}", tip="name a folder that you can write to") from None
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        raise

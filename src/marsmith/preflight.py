@@ -1,0 +1,194 @@
+"""What must hold before TorchServe is started; every problem is found before the first is told."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from marsmith.errors import MarsmithError, PreflightError
+from marsmith.java import Java, find_java
+from marsmith.launch import torchserve_home
+from marsmith.model_store import StoredArchive, archives_in, open_stored
+from marsmith.server_config import Endpoint, addresses, effective_config, read_server_config, unknown_keys
+from marsmith.settings import Project
+
+# What TorchServe's worker and frontend import; its wheel declares neither torch nor yaml.
+_MODULES = {"torch": "torch", "yaml": "pyyaml", "psutil": "psutil", "packaging": "packaging"}
+# What the stock handlers import on top.
+_STOCK_MODULES = {"captum": "captum", "torchvision": "torchvision", "PIL": "pillow"}
+_FIRST_WORKER_PORT = 9000
+_WORKER_PORTS = 100
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One reason not to start.
+
+    Attributes:
+        message: what is wrong.
+        tip: what to do about it; empty where the message says it.
+    """
+
+    message: str
+    tip: str = ""
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A start that can work.
+
+    Attributes:
+        java: the Java to run.
+        home: the folder that holds TorchServe's package.
+        config: the effective server config.
+        archives: what the server is going to load.
+    """
+
+    java: Java
+    home: Path
+    config: Mapping[str, str]
+    archives: tuple[StoredArchive, ...]
+
+
+def check(project: Project) -> Flight:
+    """Check everything that a start needs.
+
+    Raises:
+        PreflightError: with every problem found.
+    """
+    problems: list[Problem] = []
+    java = _collect(problems, find_java)
+    home = torchserve_home()
+    if home is None:
+        problems.append(Problem("TorchServe is not installed", "pip install 'marsmith[serve]'"))
+    config = _config(project, problems)
+    archives = _archives(Path(config["model_store"]), config["load_models"], problems) if config else ()
+    problems += missing_modules(archives)
+    if config:
+        problems += _busy_endpoints(config)
+    if problems or java is None or home is None or config is None:
+        raise _error(problems)
+    config.setdefault("initial_worker_port", str(_free_worker_port()))
+    return Flight(java, home, config, archives)
+
+
+def missing_modules(archives: Iterable[StoredArchive]) -> list[Problem]:
+    """Return the modules that TorchServe or its stock handlers import and that are not installed."""
+    stock = any(not archive.manifest.handler.partition(":")[0].endswith(".py") for archive in archives)
+    needed = _MODULES | (_STOCK_MODULES if stock else {})
+    missing = sorted(package for module, package in needed.items() if find_spec(module) is None)
+    if not missing:
+        return []
+    return [Problem(f"TorchServe needs {', '.join(missing)} in its Python", f"pip install {' '.join(missing)}")]
+
+
+def busy_port(endpoint: Endpoint) -> Problem | None:
+    """Return what keeps ``endpoint`` from being bound; None where it is free."""
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As the server does it: a connection that is still closing does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((endpoint.host, endpoint.port))
+            probe.listen(1)
+        except OSError as error:
+            return _bind_problem(endpoint, error)
+    return None
+
+
+def _bind_problem(endpoint: Endpoint, error: OSError) -> Problem:
+    where = f"{endpoint.host}:{endpoint.port} ({endpoint.key})"
+    if error.errno != errno.EADDRINUSE:
+        return Problem(f"cannot listen at {where}: {error.strerror or error}", "mend the address in config.properties")
+    owner = _owner(endpoint.port)
+    by = f" by {owner}" if owner else ""
+    return Problem(f"port {where} is in use{by}", f"stop what uses it, or change {endpoint.key} in config.properties")
+
+
+def _owner(port: int) -> str | None:
+    """Return the process that listens at ``port``, in words; None where the system does not tell."""
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr
+            if listens and listens.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.Error, OSError):
+        pass
+    return None
+
+
+def _collect(problems: list[Problem], step: Callable[[], Java]) -> Java | None:
+    try:
+        return step()
+    except MarsmithError as error:
+        problems.append(Problem(error.message, error.tip or ""))
+        return None
+
+
+def _config(project: Project, problems: list[Problem]) -> dict[str, str] | None:
+    try:
+        entries = read_server_config(project)
+        problems += [Problem(f"{project.server_config}: {text}") for text in unknown_keys(entries)]
+        return effective_config(project, entries, os.environ)
+    except MarsmithError as error:
+        problems.append(Problem(error.message, error.tip or ""))
+        return None
+
+
+def _archives(store: Path, load_models: str, problems: list[Problem]) -> tuple[StoredArchive, ...]:
+    try:
+        paths = archives_in(store, load_models)
+    except OSError as error:
+        problems.append(Problem(f"cannot read the model store {store}: {error.strerror}", f"mkdir -p {store}"))
+        return ()
+    opened = tuple(archive for path in paths if (archive := _open(path, problems)))
+    problems += _twins(opened)
+    return opened
+
+
+def _open(path: Path, problems: list[Problem]) -> StoredArchive | None:
+    try:
+        return open_stored(path)
+    except MarsmithError as error:
+        problems.append(Problem(error.message, error.tip or f"build it again, or take it out of the store: {path}"))
+        return None
+
+
+def _twins(archives: Iterable[StoredArchive]) -> list[Problem]:
+    """Find archives that claim the same version: TorchServe loads one of them and drops the other."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for archive in archives:
+        found.setdefault(archive.version, []).append(archive.path.name)
+    return [
+        Problem(f"{' and '.join(names)} are both {name}:{version}", "give one of them another version")
+        for (name, version), names in found.items()
+        if len(names) > 1
+    ]
+
+
+def _busy_endpoints(config: Mapping[str, str]) -> list[Problem]:
+    try:
+        endpoints = addresses(config).all()
+    except MarsmithError as error:
+        return [Problem(error.message, error.tip or "")]
+    return [problem for problem in map(busy_port, endpoints) if problem]
+
+
+def _free_worker_port() -> int:
+    """Return the first of a free block of ports: workers' sockets are named by port, or are ports without epoll."""
+    for first in range(_FIRST_WORKER_PORT, 60000, _WORKER_PORTS):
+        if busy_port(Endpoint("initial_worker_port", "tcp", "127.0.0.1", first)) is None:
+            return first
+    raise PreflightError("no free port for workers from 9000 to 60000")
+
+
+def _error(problems: Sequence[Problem]) -> PreflightError:
+    tips = "\n     ".join(dict.fromkeys(problem.tip for problem in problems if problem.tip))
+    return PreflightError("\n".join(problem.message for problem in problems), tip=tips or None)

@@ -1,0 +1,101 @@
+"""An export recipe: how one model's eager module is built, what it takes, and what its outputs are called.
+
+A recipe is a Python file under ``export/`` with one name, ``RECIPE``. This module imports no torch, so that a recipe
+can be described without it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from marsmith.errors import ExportError
+
+if TYPE_CHECKING:
+    import torch
+
+# Per channel (R, G, B) of ImageNet's training images, pixel values 0 to 1: the figures of torchvision's references.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ImagePreprocessing:
+    """What happens to a photo before the eager module sees it.
+
+    Resizing and cropping are done by the handler, on uint8 pixels. Normalising happens inside the exported graph, so
+    that one byte a value is copied and the two can never differ.
+
+    Attributes:
+        resize: length of the shorter side after resizing, in pixels.
+        crop: height and width of the centre crop, in pixels.
+        mean, std: per channel (R, G, B), in units of pixel values 0 to 1.
+        interpolation: how the handler resizes, always with antialiasing.
+    """
+
+    resize: int = 256
+    crop: tuple[int, int] = (224, 224)
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an image classifier is made.
+
+    Attributes:
+        build: returns the eager module, float32, with any weights; it takes (N, 3, H, W), normalised, and returns
+            (N, classes) logits.
+        preprocessing: what happens to a photo first.
+        labels: returns the class names in the order of the outputs.
+        bundled_weights: returns the path of a state dict that an installed package carries; None where there is none.
+        hub_weights: downloads and returns a state dict; None where there is no hub for it.
+    """
+
+    build: Callable[[], torch.nn.Module]
+    preprocessing: ImagePreprocessing
+    labels: Callable[[], list[str]]
+    bundled_weights: Callable[[], Path] | None = None
+    hub_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Import a recipe file and return its ``RECIPE``.
+
+    Raises:
+        ExportError: no such file, it raises when imported, or it has no ``RECIPE`` of the right type.
+    """
+    if not path.is_file():
+        raise ExportError(
+            f"no recipe at {path}", tip="name it in the spec under export.recipe, from the project's root"
+        )
+    name = f"marsmith_recipe_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ExportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ExportError(f"the recipe {path} raises when it is imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise ExportError(f"{path} defines no RECIPE = Recipe(...)", tip="see docs/10-export.md")
+    return recipe
+
+
+def imagenet_labels() -> list[str]:
+    """Return the 1000 ImageNet class names that torchvision ships, in the usual order."""
+    from torchvision.models import ResNet18_Weights
+
+    return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])

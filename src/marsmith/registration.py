@@ -1,0 +1,149 @@
+"""Register an archive of the project's store with the running server, and make sure that it answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from marsmith.client import Client, VersionStatus
+from marsmith.errors import (
+    MarsmithError,
+    NotFoundError,
+    NoWorkerError,
+    RequestRejectedError,
+    ServerError,
+    UsageError,
+    WorkerDiedError,
+)
+from marsmith.handler_traceback import summary
+from marsmith.names import did_you_mean
+from marsmith.server_log import first_death, parse_log
+from marsmith.settings import Project
+
+READY_DEADLINE_S = 180.0
+_POLL_S = 0.2
+# The frontend reads a worker's output while the worker dies: the end of the traceback comes a little later.
+_LAST_WORDS_S = 0.5
+_LOGS = ("model_log.log", "ts_log.log")
+
+
+def archive_in_store(project: Project, reference: str) -> Path:
+    """Find an archive in the model store: by its path, or by its name there, with or without ``.mar``.
+
+    Raises:
+        UsageError: there is none, or it lies outside the store.
+    """
+    store = project.model_store.resolve()
+    found = _first_existing([Path(reference), store / reference, store / f"{reference}.mar"])
+    if found is None:
+        names = sorted(path.name for path in store.glob("*.mar"))
+        raise UsageError(
+            f"no archive {reference!r}{did_you_mean(reference, names)}",
+            tip=f"in the model store: {', '.join(names) or 'none; marsmith archive MODEL builds one'}",
+        )
+    path = found.resolve()
+    if path.parent != store:
+        raise UsageError(f"{path} is not in the model store", tip=f"cp {path} {store}/ and register it from there")
+    return path
+
+
+@dataclass(frozen=True)
+class ArchiveRegistration:
+    """One archive on its way into the server."""
+
+    project: Project
+    client: Client
+    archive: Path
+
+    def register(self, initial_workers: int | None) -> VersionStatus:
+        """Register the archive and wait until its workers are ready.
+
+        Raises:
+            ArchiveError: it does not open.
+            WorkerDiedError: no worker could load it; carries the traceback.
+            ClientError: the server refused it.
+        """
+        from marsmith.archive import Archive
+
+        manifest = Archive.open(self.archive).manifest
+        model, version = manifest.model_name, manifest.model_version
+        before = {name: _size(self._log(name)) for name in _LOGS}
+        try:
+            self.client.register(self.archive.name, initial_workers=initial_workers)
+            return self._wait(model, version)
+        except (RequestRejectedError, NotFoundError, NoWorkerError) as error:
+            if isinstance(error, RequestRejectedError) and error.status < 500:
+                raise
+            raise self._cause(model, version, before) or error from None
+
+    def _wait(self, model: str, version: str) -> VersionStatus:
+        late = time.monotonic() + READY_DEADLINE_S
+        while True:
+            status = self.client.describe(model, version)[0]
+            if status.is_ready:
+                return status
+            if not status.workers and not status.min_workers:
+                raise NoWorkerError(
+                    f"{model}:{version} is registered without a worker", tip="unregister it and register --workers 1"
+                )
+            if time.monotonic() > late:
+                raise NoWorkerError(f"{model}:{version} has no ready worker after {READY_DEADLINE_S:g} s")
+            time.sleep(_POLL_S)
+
+    def _cause(self, model: str, version: str, before: dict[str, int]) -> MarsmithError | None:
+        """Return what the logs say since then about why the workers of the version died."""
+        time.sleep(_LAST_WORDS_S)
+        thread = f"-{model}_{version}"
+        lines = [
+            [line for line in parse_log(_text_from(self._log(name), before[name])) if thread in line.thread]
+            for name in _LOGS
+        ]
+        death = first_death(*lines)
+        if death is None:
+            return None
+        cause = summary(death.traceback) if death.traceback else "\n".join(death.last_lines)
+        return WorkerDiedError(
+            f"no worker could load {model}:{version}: {cause}",
+            traceback=death.traceback,
+            tip=f"what it printed: {self._log(_LOGS[0])}",
+        )
+
+    def _log(self, name: str) -> Path:
+        return self.project.run / "logs" / name
+
+
+def register_stored(project: Project, client: Client, archive: Path, *, workers: int | None = None) -> VersionStatus:
+    """Register ``archive``, a file of the project's model store, and return how the new version runs, ready to answer.
+
+    Args:
+        project: whose store and whose logs.
+        client: of the running server.
+        archive: as ``archive_in_store`` gives it.
+        workers: workers to start; minWorkers of a model config wins.
+
+    Raises:
+        ArchiveError: it does not open.
+        WorkerDiedError: no worker could load it; carries the traceback.
+        ClientError: the server refused it.
+    """
+    return ArchiveRegistration(project, client, archive).register(workers)
+
+
+def _first_existing(paths: list[Path]) -> Path | None:
+    return next((path for path in paths if path.exists()), None)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _text_from(path: Path, start: int) -> str:
+    """Return the end of a log; the whole of it where it has been rolled over since."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ServerError(f"cannot read {path}: {error.strerror}") from None
+    return content[start if start <= len(content) else 0 :].decode("utf-8", "replace")

@@ -1,0 +1,101 @@
+"""An archive made by another tool becomes one of ours: stored, with digests; its files stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from marsmith.archive.member import Member
+from marsmith.archive.read import Archive
+from marsmith.archive.staging import staged
+from marsmith.archive.write import write_archive
+from marsmith.errors import BuildError, VerificationError
+from marsmith.formats import manifest as manifest_format
+from marsmith.formats import sums
+from marsmith.formats.manifest import Manifest
+from marsmith.names import archive_file_name
+
+ENVIRONMENT_FILE = "MAR-INF/environment.txt"
+_REWRITTEN = frozenset({manifest_format.FILE_NAME, sums.FILE_NAME})
+
+
+@dataclass(frozen=True)
+class Repacked:
+    """A finished archive: where it is, and the SHA-256 of the file."""
+
+    path: Path
+    sha256: str
+
+
+def repack(
+    old: Path,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    environment: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Repacked:
+    """Write the content of an archive as one of ours; every file keeps its bytes, the manifest its fields.
+
+    Two archives of the same files give the same bytes: what torch-model-archiver adds of its own (date, version) goes.
+
+    Args:
+        old: a ``.mar``, a ``.tar.gz`` or a folder.
+        output: the new archive; None: ``<name>-<version>.mar`` beside the old one.
+        force: replace ``output`` if it exists; it may be ``old`` itself.
+        environment: a file that becomes ``MAR-INF/environment.txt``.
+        on_progress: is told bytes of content written, and bytes in all.
+
+    Raises:
+        ArchiveError: ``old`` is damaged or hostile, or its digests do not hold.
+        BuildError: ``output`` exists and ``force`` is not set, or the disk is full or refuses.
+    """
+    archive = Archive.open(old)
+    _check_digests(archive)
+    manifest = archive.manifest
+    target = output or old.parent / archive_file_name(manifest.model_name, manifest.model_version)
+    if target.exists() and not force:
+        raise BuildError(f"{target} already exists", tip="--force replaces it, --output FILE takes another name")
+    with _contents(archive, target) as members:
+        if environment is not None:
+            members[ENVIRONMENT_FILE] = environment
+        named = [Member(name, path) for name, path in members.items()]
+        digest = write_archive(_ours(manifest), named, target, force=force, on_progress=on_progress)
+    return Repacked(target, digest)
+
+
+def _ours(manifest: Manifest) -> Manifest:
+    return replace(manifest, created_on=None, archiver_version=None)
+
+
+def _check_digests(archive: Archive) -> None:
+    """Refuse what claims digests that do not hold: new digests would make the damage look right."""
+    if archive.sums is None:
+        return
+    found = archive.member_digests()
+    found.pop(sums.FILE_NAME, None)
+    names = archive.sums.keys() | found.keys()
+    wrong = sorted(name for name in names if found.get(name) != archive.sums.get(name))
+    if wrong:
+        raise VerificationError(
+            f"{archive.path.name}: not what its own digests say: {', '.join(wrong)}",
+            tip="copy or build it again",
+        )
+
+
+@contextmanager
+def _contents(archive: Archive, target: Path) -> Iterator[dict[str, Path]]:
+    """Give a file for every member that is kept: those of a folder, else unpacked beside the target for a while."""
+    kept = [name for name in archive.members if name not in _REWRITTEN]
+    if archive.kind == "folder":
+        yield {name: archive.path / name for name in kept}
+        return
+    try:
+        scratch = staged(target, folder=True)
+        with scratch as stage:
+            folder = archive.extract(stage.path / "content")
+            yield {name: folder / name for name in kept}
+    except OSError as error:
+        raise BuildError(f"{target}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,77 @@
+"""What is known about the server that runs for a project: ``.marsmith/run/server.json``.
+
+The file is written when a server has been started and removed when it has been stopped. A pid alone may have been given
+to another process since; with the time at which the process was created it cannot.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from marsmith.errors import NotRunningError, ServerError
+from marsmith.settings import Project
+
+FILE_NAME = "server.json"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One running TorchServe.
+
+    Attributes:
+        pid: process id of the Java frontend.
+        created: when that process was created, in seconds since the epoch, as psutil gives it.
+        inference, management, metrics: base URLs, as ``http://127.0.0.1:8080``.
+        grpc_inference, grpc_management: ``host:port``.
+        folder: the server's working folder; its key file, logs and temporary files lie there.
+        tokens: whether the server asks for tokens.
+    """
+
+    pid: int
+    created: float
+    inference: str
+    management: str
+    metrics: str
+    grpc_inference: str
+    grpc_management: str
+    folder: Path
+    tokens: bool
+
+    @property
+    def key_file(self) -> Path:
+        """TorchServe's ``key_file.json``, with its three tokens."""
+        return self.folder / "key_file.json"
+
+
+def read(project: Project) -> RunState:
+    """Read the state of the project's server, without looking whether it still lives.
+
+    Raises:
+        NotRunningError: no server was started, or it was stopped.
+        ServerError: the file is damaged.
+    """
+    path = project.run / FILE_NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return RunState(**{**data, "folder": Path(data["folder"])})
+    except FileNotFoundError:
+        raise NotRunningError(f"no server runs for the project {project.root}", tip="marsmith serve") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ServerError(f"{path} is damaged: {error}", tip=f"remove it: rm {path}") from None
+
+
+def write(project: Project, state: RunState) -> None:
+    """Write the state whole or not at all, readable by the owner only."""
+    project.run.mkdir(parents=True, exist_ok=True)
+    path = project.run / FILE_NAME
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**asdict(state), "folder": str(state.folder)}, indent=2) + "\n", encoding="utf-8")
+    temporary.chmod(0o600)
+    temporary.replace(path)
+
+
+def remove(project: Project) -> None:
+    """Forget the server."""
+    (project.run / FILE_NAME).unlink(missing_ok=True)

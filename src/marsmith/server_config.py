@@ -1,0 +1,195 @@
+"""The server config of one run: the project's ``config.properties`` with every path and address made definite.
+
+The server runs in the project's run folder, so relative paths in the file are resolved against the project's root.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from marsmith.errors import ConfigError, PreflightError
+from marsmith.formats.properties import ENCODING, Entry, as_mapping, parse_properties
+from marsmith.formats.server_keys import KNOWN_KEYS, PATH_KEYS, variable
+from marsmith.names import did_you_mean
+from marsmith.settings import Project
+
+FILE_NAME = "config.properties"
+
+_REFERENCE = re.compile(r"\$\$([^$]+)\$\$")
+_LOG_CONFIG = re.compile(r"-Dlog4j2?\.configurationFile=(?:file://)?(?P<path>\S+)")
+_ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - read, not bound
+_DEFAULTS = {
+    "inference_address": "http://127.0.0.1:8080",
+    "management_address": "http://127.0.0.1:8081",
+    "metrics_address": "http://127.0.0.1:8082",
+    "grpc_inference_address": "127.0.0.1",
+    "grpc_inference_port": "7070",
+    "grpc_management_address": "127.0.0.1",
+    "grpc_management_port": "7071",
+}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where one API listens.
+
+    Attributes:
+        key: the key of the server config that says so.
+        scheme: ``http``, ``https`` or ``grpc``.
+        host: the address that is bound.
+        port: the port that is bound.
+    """
+
+    key: str
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """``host:port`` as a client on this machine reaches it."""
+        host = _ANY_HOST.get(self.host, self.host)
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """``scheme://host:port`` as a client on this machine reaches it."""
+        return f"{self.scheme}://{self.authority}"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the APIs of one server listen."""
+
+    inference: Endpoint
+    management: Endpoint
+    metrics: Endpoint
+    grpc_inference: Endpoint
+    grpc_management: Endpoint
+
+    def all(self) -> tuple[Endpoint, ...]:
+        """Return every endpoint once."""
+        endpoints = (self.inference, self.management, self.metrics, self.grpc_inference, self.grpc_management)
+        return tuple({(e.host, e.port): e for e in reversed(endpoints)}.values())[::-1]
+
+
+def read_server_config(project: Project) -> list[Entry]:
+    """Read the project's ``config.properties``.
+
+    Raises:
+        PreflightError: it is missing or cannot be read.
+        ConfigError: it is not in the form of Java properties.
+    """
+    path = project.server_config
+    try:
+        text = path.read_text(encoding=ENCODING)
+    except OSError as error:
+        raise PreflightError(f"cannot read the server config {path}: {error.strerror}") from None
+    return parse_properties(text, str(path))
+
+
+def unknown_keys(entries: Iterable[Entry]) -> list[str]:
+    """Return one sentence for each key that TorchServe would ignore."""
+    return [
+        f"line {entry.line}: unknown key {entry.key!r}{did_you_mean(entry.key, KNOWN_KEYS)}"
+        for entry in entries
+        if entry.key not in KNOWN_KEYS
+    ]
+
+
+def effective_config(project: Project, entries: Iterable[Entry], environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what the server of this project is to run with.
+
+    Environment variables are filled in, paths are absolute, and what marsmith needs is there where the file is silent:
+    the project's model store, and all archives in it.
+
+    Raises:
+        ConfigError: a value names an environment variable that is not set.
+    """
+    config = _with_variables(as_mapping(entries), environment)
+    _fill_references(config, environment, str(project.server_config))
+    config.setdefault("model_store", str(project.model_store))
+    config.setdefault("load_models", "all")
+    for key in PATH_KEYS & config.keys():
+        config[key] = str(_absolute(project.root, config[key]))
+    if "vmargs" in config:
+        config["vmargs"] = _with_absolute_log_config(config["vmargs"], project.root)
+    return config
+
+
+def addresses(config: Mapping[str, str], source: str = FILE_NAME) -> Addresses:
+    """Return where the APIs listen.
+
+    Raises:
+        ConfigError: an address that is not of the form ``http://host:port``, or a port that is none.
+    """
+    problems: list[str] = []
+    endpoints = {}
+    for api in ("inference", "management", "metrics"):
+        endpoints[api] = _rest_endpoint(f"{api}_address", config, problems)
+    for api in ("inference", "management"):
+        endpoints[f"grpc_{api}"] = _grpc_endpoint(f"grpc_{api}", config, problems)
+    if problems:
+        raise ConfigError(source, problems)
+    return Addresses(**endpoints)
+
+
+def uses_tokens(config: Mapping[str, str]) -> bool:
+    """Whether requests need a token."""
+    return config.get("disable_token_authorization", "false").strip().lower() != "true"
+
+
+def _with_variables(config: dict[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Let TS_* variables override the file as TorchServe does, where the file switches that on."""
+    if config.get("enable_envvars_config", "false").lower() != "true":
+        return config
+    overriding = {key: environment.get(variable(key) or "") for key in KNOWN_KEYS}
+    if config.get("use_env_allowed_urls", "false").lower() != "true":
+        overriding.pop("allowed_urls", None)
+    return config | {key: value for key, value in overriding.items() if value is not None}
+
+
+def _fill_references(config: dict[str, str], environment: Mapping[str, str], source: str) -> None:
+    missing = sorted({name for value in config.values() for name in _REFERENCE.findall(value)} - environment.keys())
+    if missing:
+        raise ConfigError(source, [f"the environment variable {name} is not set" for name in missing])
+    for key, value in config.items():
+        config[key] = _REFERENCE.sub(lambda match: environment[match[1]], value)
+
+
+def _absolute(root: Path, value: str) -> Path:
+    return Path(os.path.normpath(root / value))
+
+
+def _with_absolute_log_config(vmargs: str, root: Path) -> str:
+    return _LOG_CONFIG.sub(lambda m: f"-Dlog4j.configurationFile=file://{_absolute(root, m['path'])}", vmargs)
+
+
+def _rest_endpoint(key: str, config: Mapping[str, str], problems: list[str]) -> Endpoint:
+    value = config.get(key, _DEFAULTS[key]).strip()
+    standard = {"http": {"management_address": 8081, "metrics_address": 8082}.get(key, 80)}
+    standard["https"] = {"management_address": 8444, "metrics_address": 8445}.get(key, 443)
+    try:
+        parts = urlsplit(value)
+        port, host = parts.port or standard[parts.scheme.lower()], parts.hostname
+    except (ValueError, KeyError):
+        host = None
+    if not host:
+        problems.append(f"{key}={value} is not an address of the form http://127.0.0.1:8080")
+        return Endpoint(key, "http", "", 0)
+    return Endpoint(key, parts.scheme.lower(), host, port)
+
+
+def _grpc_endpoint(prefix: str, config: Mapping[str, str], problems: list[str]) -> Endpoint:
+    key = f"{prefix}_port"
+    host = config.get(f"{prefix}_address", _DEFAULTS[f"{prefix}_address"]).strip()
+    value = config.get(key, _DEFAULTS[key]).strip()
+    if not value.isascii() or not value.isdigit() or not 0 < int(value) < 65536:
+        problems.append(f"{key}={value} is not a port")
+        return Endpoint(key, "grpc", host, 0)
+    return Endpoint(key, "grpc", host, int(value))

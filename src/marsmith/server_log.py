@@ -1,0 +1,111 @@
+"""TorchServe's log files, read back to find why a worker died.
+
+``model_log.log`` holds what workers print, ``ts_log.log`` what the frontend says. A
+line names its thread, and the thread names the worker: ``W-9000-resnet18_1.0-stdout``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from marsmith.handler_traceback import handler_traceback
+
+_LINE = re.compile(
+    r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}) \[(?P<level>[A-Z]+) *\] "
+    r"(?P<thread>\S+) (?P<logger>\S+) - (?P<text>.*)"
+)
+_WORKER = re.compile(r"W-(?P<id>\d+)-(?P<model>.+?)(?:-(?P<stream>stdout|stderr))?")
+_MODEL_FOLDER = re.compile(r'File "(?P<folder>[^"]*/models/[0-9a-f]{32})/')
+_WORKER_OUTPUT = "MODEL_LOG"
+# The first line of every worker process.
+_BORN = "s_name_part0="
+_DIED = "Backend worker process died."
+_LOAD_FAILED = "Failed to load model "
+_FRONTEND_SAYS_DEAD = ("Load model failed:", "Backend worker error", "Auto recovery failed again")
+_LAST_LINES = 10
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One message of a log: lines without a head of their own belong to the message before them."""
+
+    time: str
+    level: str
+    thread: str
+    logger: str
+    text: str
+
+
+@dataclass(frozen=True)
+class WorkerDeath:
+    """The first death of a worker.
+
+    Attributes:
+        worker: id of the worker, as ``9000``.
+        model: ``<model name>_<model version>``, as TorchServe names a version in its logs.
+        traceback: the Python traceback that it died from, cut to the handler's frames; None where none was read.
+        last_lines: what its first process printed last.
+    """
+
+    worker: str
+    model: str
+    traceback: str | None
+    last_lines: tuple[str, ...]
+
+
+def parse_log(text: str) -> list[LogLine]:
+    """Parse the text of a log file; what stands before the first whole line is left out."""
+    lines: list[LogLine] = []
+    for raw in text.splitlines():
+        match = _LINE.fullmatch(raw)
+        if match:
+            lines.append(LogLine(**match.groupdict()))
+        elif lines:
+            last = lines[-1]
+            lines[-1] = LogLine(last.time, last.level, last.thread, last.logger, f"{last.text}\n{raw}")
+    return lines
+
+
+def first_death(workers: Iterable[LogLine], frontend: Iterable[LogLine]) -> WorkerDeath | None:
+    """Return the worker that died first, from the lines of both logs; None where none has died."""
+    printed = [line for line in workers if line.logger == _WORKER_OUTPUT]
+    signs = [line for line in printed if line.text == _DIED]
+    signs += [line for line in frontend if _WORKER.fullmatch(line.thread) and line.text.startswith(_FRONTEND_SAYS_DEAD)]
+    if not signs:
+        return None
+    match = _WORKER.fullmatch(min(signs, key=lambda line: line.time).thread)
+    if match is None:
+        return None
+    worker, model = match["id"], match["model"]
+    lives = [life for stream in ("stdout", "stderr") for life in _lives(printed, f"W-{worker}-{model}-{stream}")]
+    causes = (cause for life in lives if (cause := _cause(life)))
+    return WorkerDeath(worker, model, next(causes, None), tuple(lives[0][-_LAST_LINES:]) if lives else ())
+
+
+def _lives(printed: Iterable[LogLine], thread: str) -> list[list[str]]:
+    """Return what each process of a worker printed: a worker that dies is started again, as the same worker.
+
+    Any of them may lack its end: the frontend closes the pipe when the worker is gone, read to its end or not.
+    """
+    lives: list[list[str]] = []
+    for line in printed:
+        if line.thread == thread:
+            if not lives or line.text.startswith(_BORN):
+                lives.append([])
+            lives[-1].append(line.text)
+    return lives
+
+
+def _cause(lines: Sequence[str]) -> str | None:
+    """Return the traceback that the process died from.
+
+    A RuntimeError at load is logged by the worker, which then dies of another one, "500 - Unknown exception".
+    """
+    if any(line.startswith(_LOAD_FAILED) for line in lines) and _DIED in lines:
+        lines = lines[: lines.index(_DIED)]
+    folders = (_MODEL_FOLDER.search(line) for line in lines)
+    folder = next((match["folder"] for match in folders if match), "/")
+    return handler_traceback(lines, Path(folder))

@@ -1,0 +1,95 @@
+"""The processes of one server: the Java frontend and its Python workers, found again and ended to the last one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from marsmith.launch import RUN_VARIABLE
+
+# psutil computes it from the boot time, which a clock adjustment moves by a little.
+_CREATION_TOLERANCE_S = 1.0
+_GRACE_FOR_WORKERS_S = 2.0
+
+
+def frontend(pid: int, created: float) -> psutil.Process | None:
+    """Return the process that was started as ``pid`` at ``created``; None where it has ended."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - created) <= _CREATION_TOLERANCE_S
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
+
+
+def processes_of(run_folder: Path) -> list[psutil.Process]:
+    """Return all living processes of the server that runs in ``run_folder``, also those whose parent is gone."""
+    marked = [process for process in psutil.process_iter() if _belongs(process, str(run_folder))]
+    found = {process.pid: process for process in marked}
+    for process in marked:
+        # With blacklist_env_vars workers may not carry the variable.
+        with suppress(psutil.Error):
+            found |= {child.pid: child for child in process.children(recursive=True) if _is_alive(child)}
+    found.pop(os.getpid(), None)
+    return list(found.values())
+
+
+def end(run_folder: Path, timeout_s: float) -> list[int]:
+    """End every process of the server, the frontend first, kindly and then by force; return the pids that were forced.
+
+    The frontend gets ``timeout_s`` seconds to unregister its models, which ends the workers.
+    """
+    _terminate(_roots(processes_of(run_folder)), timeout_s)
+    _terminate(processes_of(run_folder), _GRACE_FOR_WORKERS_S)
+    forced: list[int] = []
+    while remaining := processes_of(run_folder):
+        for process in remaining:
+            _send(process, kill=True)
+        forced += [process.pid for process in remaining if process.pid not in forced]
+        time.sleep(0.05)
+    return forced
+
+
+def _belongs(process: psutil.Process, run_folder: str) -> bool:
+    try:
+        return process.environ().get(RUN_VARIABLE) == run_folder and _is_alive(process)
+    except (psutil.Error, OSError):
+        return False
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _roots(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return those that no other of them has started."""
+    found = list(processes)
+    pids = {process.pid for process in found}
+    return [process for process in found if _parent_pid(process) not in pids]
+
+
+def _parent_pid(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return None
+
+
+def _terminate(processes: Iterable[psutil.Process], timeout_s: float) -> None:
+    asked = list(processes)
+    for process in asked:
+        _send(process, kill=False)
+    psutil.wait_procs(asked, timeout=timeout_s)
+
+
+def _send(process: psutil.Process, *, kill: bool) -> None:
+    with suppress(psutil.Error):
+        process.kill() if kill else process.terminate()

@@ -1,0 +1,308 @@
+"""Signatures of archives: detached, made with a key, in the OpenSSF model-signing format (v1.0).
+
+A signature is a Sigstore bundle in JSON around a DSSE envelope; the envelope holds an in-toto statement, whose only
+resource ``.`` is the archive file with its SHA-256. Keys are ECDSA on P-256, P-384 or P-521, in PEM. Nothing here uses
+the network: with a key there is no transparency log and no certificate to ask for. The ``model_signing`` command makes
+and accepts the same files; it is not used here, because its version 1.1.1 needs pyOpenSSL and does not declare it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from marsmith.errors import ArchiveError, MissingDependencyError, UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+SUFFIX = ".sig"
+_BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_PAYLOAD_TYPE = "application/vnd.in-toto+json"
+_STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+_PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+_MAX_BYTES = 1 << 20
+_KEY_TIP = "openssl ecparam -name prime256v1 -genkey -noout -out PRIVATE.pem"
+_PUBLIC_TIP = "openssl ec -in PRIVATE.pem -pubout -out PUBLIC.pem"
+_CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
+
+
+class KeyPasswordError(UsageError):
+    """A private key is encrypted and no password was given, or the other way round."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a signature file says, before anyone has proved it.
+
+    Attributes:
+        path: the file.
+        key_fingerprint: SHA-256 in hex of the public key's PEM text, as ``sha256sum public.pem`` prints it; None in
+            signatures made before model-signing 1.0.
+        signed_name: file name of the archive when it was signed.
+        signed_digest: SHA-256 in hex of the signed archive.
+        payload: the signed statement.
+        raw_signature: the ECDSA signature of the statement, in DER.
+    """
+
+    path: Path
+    key_fingerprint: str | None
+    signed_name: str
+    signed_digest: str
+    payload: bytes
+    raw_signature: bytes
+
+
+def signature_path(archive: Path) -> Path:
+    """Return where an archive's signature lies: beside it, as ``<archive>.sig``."""
+    return archive.with_name(archive.name + SUFFIX)
+
+
+def sign(archive: Path, key: Path, *, output: Path | None = None, password: bytes | None = None) -> Signature:
+    """Sign an archive file; the signature replaces an older one.
+
+    Args:
+        archive: a file; folders must be packed first.
+        key: private key, PEM, ECDSA on P-256, P-384 or P-521.
+        output: where the signature goes; beside the archive unless given.
+        password: of the key, if it is encrypted.
+
+    Raises:
+        ArchiveError: the archive or the key cannot be read, or the signature not be written.
+        UsageError: the key is of a kind that the format does not have, or ``output`` is one of the inputs.
+    """
+    target = output or signature_path(archive)
+    if any(target.exists() and path.exists() and target.samefile(path) for path in (archive, key)):
+        raise UsageError(f"{target}: the signature would replace what it is made from")
+    private_key = _load_private_key(key, password)
+    payload = _statement(archive.name, _file_digest(archive))
+    raw = private_key.sign(_to_be_signed(payload), _scheme(private_key.curve.name, key))
+    bundle = {
+        "mediaType": _BUNDLE_TYPE,
+        "verificationMaterial": {
+            "publicKey": {"hint": _fingerprint(private_key.public_key())},
+            "tlogEntries": [],
+        },
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": _PAYLOAD_TYPE,
+            "signatures": [{"sig": base64.b64encode(raw).decode(), "keyid": ""}],
+        },
+    }
+    _write(target, json.dumps(bundle, separators=(",", ":")) + "\n")
+    return read_signature(target)
+
+
+def verify_signature(archive: Path, public_key: Path, *, signature: Path | None = None) -> Signature:
+    """Prove that the holder of a key signed exactly this file; return what was proved.
+
+    Args:
+        archive: a file.
+        public_key: PEM.
+        signature: beside the archive unless given.
+
+    Raises:
+        VerificationError: no signature, one by another key, one that was changed, or one of another archive.
+        ArchiveError: a file cannot be read.
+        UsageError: the key is none, or of a kind that the format does not have.
+    """
+    from cryptography.exceptions import InvalidSignature
+
+    key = _load_public_key(public_key)
+    found = read_signature(signature or signature_path(archive))
+    if found.key_fingerprint is not None and found.key_fingerprint != _fingerprint(key):
+        raise VerificationError(
+            f"{found.path.name}: signed with another key: {found.key_fingerprint}, not {_fingerprint(key)}",
+            tip="ask the signer for the public key, and trust it only if you know it is theirs",
+        )
+    try:
+        key.verify(found.raw_signature, _to_be_signed(found.payload), _scheme(key.curve.name, public_key))
+    except InvalidSignature:
+        raise VerificationError(f"{found.path.name}: the signature is not one by this key over its statement") from None
+    actual = _file_digest(archive)
+    if actual != found.signed_digest:
+        raise VerificationError(
+            f"{archive.name}: not the file that was signed: its SHA-256 is {actual}, the signature is of"
+            f" {found.signed_name!r} with {found.signed_digest}",
+            tip="do not use this archive, or sign it again if you changed it",
+        )
+    return found
+
+
+def read_signature(path: Path) -> Signature:
+    """Read a signature file, without proving anything.
+
+    Raises:
+        VerificationError: there is none, or it does not follow the format.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES)
+    except FileNotFoundError:
+        raise VerificationError(
+            f"{path.name}: no such signature", tip="marsmith sign ARCHIVE --key PRIVATE.pem"
+        ) from None
+    except OSError as error:
+        raise VerificationError(f"{path}: {error.strerror}") from None
+    try:
+        return _parse(path, text)
+    except RecursionError:
+        raise VerificationError(f"{path.name}: not a model signature: nested too deeply") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise VerificationError(f"{path.name}: not a model signature: {reason}") from None
+
+
+def _parse(path: Path, text: bytes) -> Signature:
+    bundle = json.loads(text)
+    _expect("mediaType", bundle["mediaType"], _BUNDLE_TYPE)
+    envelope = bundle["dsseEnvelope"]
+    _expect("payloadType", envelope["payloadType"], _PAYLOAD_TYPE)
+    (only_signature,) = envelope["signatures"]
+    payload = base64.b64decode(envelope["payload"], validate=True)
+    name, digest = _signed_file(json.loads(payload))
+    hint = bundle["verificationMaterial"]["publicKey"].get("hint")
+    if not isinstance(hint, str | None):
+        raise TypeError("the key's hint is no text")
+    raw = base64.b64decode(only_signature["sig"], validate=True)
+    return Signature(path, hint or None, name, digest, payload, raw)
+
+
+def _signed_file(statement: Mapping[str, Any]) -> tuple[str, str]:
+    """Return name and SHA-256 of the one file that a statement is about."""
+    _expect("_type", statement["_type"], _STATEMENT_TYPE)
+    _expect("predicateType", statement["predicateType"], _PREDICATE_TYPE)
+    (subject,) = statement["subject"]
+    predicate = statement["predicate"]
+    _expect("serialization method", predicate["serialization"]["method"], "files")
+    resources = predicate["resources"]
+    if len(resources) != 1 or resources[0]["name"] != ".":
+        raise ValueError("it signs the files of a folder, not an archive file")
+    _expect("algorithm", resources[0]["algorithm"], "sha256")
+    name, digest = subject["name"], resources[0]["digest"]
+    if not isinstance(name, str) or not isinstance(digest, str):
+        raise TypeError("name or digest is no text")
+    _expect("subject's digest", subject["digest"]["sha256"], _root_digest(digest))
+    return name, digest
+
+
+def _expect(what: str, value: object, expected: str) -> None:
+    if value != expected:
+        raise ValueError(f"{what} is {value!r:.80}, not {expected!r}")
+
+
+def _statement(name: str, digest: str) -> bytes:
+    """Print the in-toto statement that is signed; ``ignore_paths`` only matters for folders."""
+    serialization = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": []}
+    statement = {
+        "_type": _STATEMENT_TYPE,
+        "subject": [{"name": name, "digest": {"sha256": _root_digest(digest)}}],
+        "predicateType": _PREDICATE_TYPE,
+        "predicate": {
+            "serialization": serialization,
+            "resources": [{"name": ".", "algorithm": "sha256", "digest": digest}],
+        },
+    }
+    return json.dumps(statement, indent=2).encode()
+
+
+def _root_digest(digest: str) -> str:
+    """Return the format's digest over all resources, of which there is one."""
+    return hashlib.sha256(bytes.fromhex(digest)).hexdigest()
+
+
+def _to_be_signed(payload: bytes) -> bytes:
+    """Return DSSE's pre-authentication encoding of a statement."""
+    return b" ".join([b"DSSEv1", b"%d" % len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), b"%d" % len(payload), payload])
+
+
+def _file_digest(archive: Path) -> str:
+    if archive.is_dir():
+        raise UsageError(f"{archive}: a folder is not signed", tip="pack it into a .mar first, and sign that")
+    try:
+        digest = hashlib.sha256()
+        with archive.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise ArchiveError(f"{archive}: {error.strerror}") from None
+    return digest.hexdigest()
+
+
+def _write(target: Path, text: str) -> None:
+    """Put a whole file in place of whatever is there."""
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(target)
+    except OSError as error:
+        raise ArchiveError(f"{target}: the signature cannot be written: {error.strerror}") from None
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: the key cannot be read: {error.strerror}") from None
+
+
+def _load_private_key(path: Path, password: bytes | None) -> ec.EllipticCurvePrivateKey:
+    content = _read_key(path)
+    try:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    except ModuleNotFoundError:
+        raise MissingDependencyError("cryptography", extra="sign") from None
+    try:
+        key = load_pem_private_key(content, password)
+    except TypeError as error:
+        raise KeyPasswordError(
+            f"{path}: {error}", tip="an encrypted key needs its password, a plain one none"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise UsageError(f"{path}: not a private key in PEM, or a wrong password", tip=_KEY_TIP) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UsageError(f"{path}: not an ECDSA key", tip=_KEY_TIP)
+    return key
+
+
+def _load_public_key(path: Path) -> ec.EllipticCurvePublicKey:
+    content = _read_key(path)
+    try:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    except ModuleNotFoundError:
+        raise MissingDependencyError("cryptography", extra="sign") from None
+    try:
+        key = load_pem_public_key(content)
+    except (ValueError, UnsupportedAlgorithm):
+        raise UsageError(f"{path}: not a public key in PEM", tip=_PUBLIC_TIP) from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise UsageError(f"{path}: not an ECDSA key", tip=_KEY_TIP)
+    return key
+
+
+def _scheme(curve: str, path: Path) -> ec.ECDSA:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    if curve not in _CURVES:
+        raise UsageError(f"{path}: the curve {curve!r} is not one of {', '.join(_CURVES)}", tip=_KEY_TIP)
+    algorithm: hashes.HashAlgorithm = getattr(hashes, _CURVES[curve])()
+    return ec.ECDSA(algorithm)
+
+
+def _fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()

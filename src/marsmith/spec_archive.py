@@ -1,0 +1,190 @@
+"""A spec to a finished archive in the model store: export, handler, configuration, and replies that are proved.
+
+The archive is first laid out as a folder of links, its handler answers the spec's examples there, in TorchServe's own
+worker, and only then is the archive written, with these replies inside.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marsmith import build_stamp, environment
+from marsmith.archive.member import Member
+from marsmith.archive.write import write_archive
+from marsmith.errors import BuildError
+from marsmith.export import Export, export_model
+from marsmith.formats import model_config
+from marsmith.formats.environment import render_environment
+from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
+from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
+from marsmith.formats.examples import render_examples
+from marsmith.formats.manifest import Manifest, render_manifest
+from marsmith.formats.model_spec import ModelSpec
+from marsmith.imports import local_imports
+from marsmith.inputs import read_input
+from marsmith.names import archive_file_name
+from marsmith.sbom import render_sbom
+from marsmith.settings import Project
+
+_MANIFEST = "MAR-INF/MANIFEST.json"
+
+
+@dataclass(frozen=True)
+class BuiltArchive:
+    """A finished archive.
+
+    Attributes:
+        path: where it lies.
+        sha256: digest of the whole file.
+        reused: whether it was already there, made from the same inputs.
+    """
+
+    path: Path
+    sha256: str
+    reused: bool
+
+
+def build_from_spec(
+    project: Project,
+    spec: ModelSpec,
+    *,
+    weights: str | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> BuiltArchive:
+    """Build ``model_store/<name>-<version>.mar``, unless it is still what its inputs would give.
+
+    Args:
+        project: where everything lies.
+        spec: what to build; its version is the archive's.
+        weights: overrides the spec's ``export.weights``.
+        on_step: is told each step, in words.
+        on_progress: is told bytes written and bytes in all.
+
+    Raises:
+        ExportError, BuildError, HandlerError: what the spec asks for cannot be built; the store is as it was.
+    """
+    # What costs nothing to refuse is looked at before anything is exported.
+    handler_files = _handler_files(project, spec)
+    extra_files = [_inside(project, path, "handler.extra_files") for path in spec.handler.extra_files]
+    record = environment.record(handler_files)
+    export = export_model(project, spec, weights=weights, on_step=on_step)
+    members = _members(spec, export, handler_files, extra_files)
+    target = project.model_store / archive_file_name(spec.name, spec.version)
+    stamp = project.root / ".marsmith" / "archives" / f"{target.name}.json"
+    inputs = {
+        "spec": spec.model_dump(),
+        "export": export.report,
+        "environment": render_environment(record),
+        "code": build_stamp.code_digest(),
+    }
+    if build_stamp.is_current(stamp, inputs, project.root):
+        return BuiltArchive(target, build_stamp.file_sha256(target), reused=True)
+    manifest = Manifest(
+        model_name=spec.name,
+        model_version=spec.version,
+        serialized_file=export.serialized_file.name,
+        handler=handler_files[0].name,
+        config_file=model_config.FILE_NAME,
+        marsmith={"formatVersion": 1},
+    )
+    sources = [member.source for member in members if isinstance(member.source, Path)]
+    members += _proved_examples(project, spec, manifest, members, on_step)
+    digests = {member.name: member.sha256() for member in members}
+    members += [
+        Member("MAR-INF/environment.txt", render_environment(record).encode()),
+        Member("MAR-INF/sbom.cdx.json", render_sbom(spec.name, spec.version, record, digests).encode()),
+    ]
+    on_step(f"writing {target.relative_to(project.root)}")
+    project.model_store.mkdir(exist_ok=True)
+    digest = write_archive(manifest, members, target, force=True, on_progress=on_progress)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    examples = [read_input(example.input, project.root).path for example in spec.examples]
+    build_stamp.write_stamp(stamp, inputs, [*sources, *(path for path in examples if path), target], project.root)
+    return BuiltArchive(target, digest, reused=False)
+
+
+def _handler_files(project: Project, spec: ModelSpec) -> list[Path]:
+    """Return the handler and every local module that it imports, the handler first."""
+    entry = _inside(project, spec.handler.entry_point, "handler.entry_point")
+    return [entry, *local_imports(entry)]
+
+
+def _inside(project: Project, path: str, key: str) -> Path:
+    """Return the file that a spec names, if it is one and lies in the project."""
+    file = project.root / path
+    if not file.resolve().is_relative_to(project.root):
+        raise BuildError(f"{key}: {path} leads out of the project, to {file.resolve()}", tip="copy it into the project")
+    if not file.is_file():
+        kind = "is a folder" if file.is_dir() else "does not exist"
+        raise BuildError(f"{key}: {file} {kind}", tip="name a file, from the project's root")
+    return file
+
+
+def _members(
+    spec: ModelSpec, export: Export, handler_files: Sequence[Path], extra_files: Sequence[Path]
+) -> list[Member]:
+    config = model_config.render_model_config(spec.serving, handler_settings(spec, export))
+    folder = handler_files[0].parent
+    return [
+        Member("MAR-INF/export.json", export.report_file),
+        Member(export.serialized_file.name, export.serialized_file),
+        Member(export.labels_file.name, export.labels_file),
+        Member(model_config.FILE_NAME, config.encode()),
+        *(Member(file.relative_to(folder).as_posix(), file) for file in handler_files),
+        *(Member(file.name, file) for file in extra_files),
+    ]
+
+
+def handler_settings(spec: ModelSpec, export: Export) -> dict[str, Any]:
+    """Return the block that the handler reads: what the recipe says about images, and over it the spec's settings."""
+    return {
+        **export.report["preprocessing"]["byTheHandler"],
+        "environment": spec.handler.environment,
+        "labels": export.labels_file.name,
+        **spec.handler.settings,
+    }
+
+
+def _proved_examples(
+    project: Project, spec: ModelSpec, manifest: Manifest, members: Sequence[Member], on_step: Callable[[str], None]
+) -> list[Member]:
+    """Answer the spec's examples with the archive-to-be, and return them with their replies as members."""
+    if not spec.examples:
+        return []
+    from marsmith.replay import ExampleRequest, validate_examples
+    from marsmith.runner import Runner
+
+    on_step(f"answering {len(spec.examples)} examples with the handler")
+    inputs = [read_input(example.input, project.root) for example in spec.examples]
+    requests = [
+        ExampleRequest(given.name, given.body, given.content_type, example.tolerance, example.expect)
+        for given, example in zip(inputs, spec.examples, strict=True)
+    ]
+    with _linked_folder(manifest, members) as folder, Runner(folder, batch_size=spec.serving.batch_size) as runner:
+        validated = validate_examples(runner, requests)
+    return [
+        Member(EXAMPLES_FILE, render_examples(validated).encode()),
+        *(Member(f"{EXAMPLES_FOLDER}/{given.name}", given.path or given.body) for given in inputs),
+    ]
+
+
+@contextmanager
+def _linked_folder(manifest: Manifest, members: Sequence[Member]) -> Iterator[Path]:
+    """Lay the members out as an unpacked archive, large files by link."""
+    with tempfile.TemporaryDirectory(prefix="marsmith-") as name:
+        folder = Path(name)
+        for member in members:
+            place = folder / member.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(member.source, Path):
+                place.symlink_to(member.source.resolve())
+            else:
+                place.write_bytes(member.source)
+        (folder / _MANIFEST).write_text(render_manifest(manifest), encoding="utf-8")
+        yield folder

@@ -1,0 +1,249 @@
+"""TorchServe's ``key_file.json``: a token for each role, and how to get a new one when it expires.
+
+A new token makes the one before it invalid at once, for everybody. So a token is renewed only when it has expired or is
+about to, by one process at a time, and whoever is refused reads the file again before anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from marsmith.errors import AuthorizationError, FormatError
+from marsmith.failures import failure
+from marsmith.rest import Request, Transport
+from marsmith.run_state import RunState
+
+Role = Literal["inference", "management", "api"]
+ROLES: tuple[Role, ...] = get_args(Role)
+# Long enough for a request to arrive, short enough to leave others their token until the end.
+MARGIN = timedelta(seconds=5)
+RENEWAL_DEADLINE_S = 10.0
+# TorchServe writes the file in place: a reader may meet it empty.
+READ_ATTEMPTS = 5
+READ_PAUSE_S = 0.05
+
+_INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?Z")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token.
+
+    Attributes:
+        value: what goes into the Authorization header, after ``Bearer``.
+        expires: when it stops being accepted; None for never.
+    """
+
+    value: str = field(repr=False)
+    expires: datetime | None = None
+
+    def is_due(self, now: datetime) -> bool:
+        """Tell whether it has expired, or is about to."""
+        return self.expires is not None and now >= self.expires - MARGIN
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """What a key file holds.
+
+    Attributes:
+        inference, management: the tokens of these APIs.
+        api: the token that gets new ones of the others.
+        warnings: what is unsafe about the file.
+    """
+
+    inference: Token
+    management: Token
+    api: Token
+    warnings: tuple[str, ...] = ()
+
+    def of(self, role: Role) -> Token:
+        """Return the token of ``role``."""
+        return {"inference": self.inference, "management": self.management, "api": self.api}[role]
+
+
+def parse_key_file(text: str, source: str = "key_file.json", warnings: tuple[str, ...] = ()) -> KeyFile:
+    """Parse a key file.
+
+    Raises:
+        FormatError: not JSON, or tokens or times are missing or malformed.
+    """
+    try:
+        data = json.loads(text)
+        return KeyFile(
+            inference=_parse_token(data["inference"]),
+            management=_parse_token(data["management"]),
+            api=Token(_word(data["API"]["key"])),
+            warnings=warnings,
+        )
+    except KeyError as error:
+        raise FormatError(source, [f"has no {error.args[0]!r}"]) from None
+    except (ValueError, TypeError) as error:
+        raise FormatError(source, [str(error)]) from None
+
+
+def read_key_file(path: Path) -> KeyFile:
+    """Read a key file; that others can read it too is a warning in the result.
+
+    Raises:
+        AuthorizationError: it cannot be read.
+        FormatError: it is malformed.
+    """
+    return _patiently(lambda: parse_key_file(_text(path), str(path), _unsafe(path)))
+
+
+class TokenSource:
+    """The tokens of one server, read from its key file and renewed when due; may be used by several threads."""
+
+    def __init__(self, key_file: Path, transport: Transport, management: str | None) -> None:
+        """Create a source.
+
+        Args:
+            key_file: TorchServe's ``key_file.json``.
+            transport: what asks for a new token.
+            management: base URL of the management API; None where tokens cannot be renewed.
+        """
+        self._path = key_file
+        self._transport = transport
+        self._management = management
+        self._known: KeyFile | None = None
+        self._lock = threading.Lock()
+
+    def get(self, role: Role) -> str:
+        """Return a token of ``role`` that is good now.
+
+        Raises:
+            AuthorizationError: the key file cannot be read, or the server gives no new token.
+            ClientError: the management API does not answer.
+        """
+        with self._lock:
+            known = self._known or read_key_file(self._path)
+            if known.of(role).is_due(_now()):
+                known = self._renewed(role)
+            self._known = known
+            return known.of(role).value
+
+    def after_refusal(self, role: Role, refused: str) -> str | None:
+        """Return another token of ``role`` than the one that was refused; None where there is none."""
+        with self._lock:
+            self._known = None
+        token = self.get(role)
+        return token if token != refused else None
+
+    def _renewed(self, role: Role) -> KeyFile:
+        with _held(self._path):
+            # Another process may have been quicker.
+            known = read_key_file(self._path)
+            if not known.of(role).is_due(_now()):
+                return known
+            self._ask_for_new(role, known.api.value)
+            return read_key_file(self._path)
+
+    def _ask_for_new(self, role: Role, api_token: str) -> None:
+        if self._management is None:
+            raise AuthorizationError(
+                f"the {role} token in {self._path} has expired, and without the address of the management API there is "
+                "no new one"
+            )
+        request = Request("GET", self._management, ("token",), {"type": role})
+        reply = self._transport.send(request, token=api_token, deadline_s=RENEWAL_DEADLINE_S)
+        error = failure(reply, f"a new {role} token")
+        if error:
+            raise AuthorizationError(
+                f"the server gave no new {role} token for the API token in {self._path}",
+                tip="the file may be of another server, or of one that was restarted since",
+            ) from error
+
+
+def token(source: RunState | Path, role: Role, *, management: str | None = None) -> str:
+    """Return a token of ``role`` that is good now.
+
+    Args:
+        source: the running server, or its key file.
+        role: which API it is for.
+        management: base URL of the management API, where ``source`` is a key file; None: tokens cannot be renewed.
+
+    Raises:
+        AuthorizationError: the server asks for no token, the key file cannot be read, or there is no new token.
+    """
+    if isinstance(source, RunState):
+        if not source.tokens:
+            raise AuthorizationError("the server asks for no token", tip="call it without an Authorization header")
+        return token(source.key_file, role, management=source.management)
+    transport = Transport()
+    try:
+        return TokenSource(source, transport, management).get(role)
+    finally:
+        transport.close()
+
+
+def _parse_token(data: Any) -> Token:
+    return Token(_word(data["key"]), parse_instant(data["expiration time"]))
+
+
+def _word(value: Any) -> str:
+    # It becomes part of a header: a line break in it would begin another.
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError("a key must be a text without spaces")
+    return value
+
+
+def parse_instant(text: str) -> datetime:
+    """Parse a time as Java prints an Instant: UTC, with none to nine digits of a second.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    match = _INSTANT.fullmatch(text)
+    if not match:
+        raise ValueError(f"not a time: {text!r}")
+    minute, second, fraction = match.groups()
+    whole = datetime.strptime(f"{minute}:{second or '00'}", "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+    return whole + timedelta(microseconds=int((fraction or "").ljust(9, "0")[:6]))
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise AuthorizationError(
+            f"cannot read the tokens in {path}: {error.strerror}",
+            tip="TorchServe writes key_file.json into the folder in which it was started",
+        ) from None
+
+
+def _unsafe(path: Path) -> tuple[str, ...]:
+    mode = path.stat().st_mode & 0o777
+    return (f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}",) if mode & 0o077 else ()
+
+
+def _patiently(read: Callable[[], Result]) -> Result:
+    for _ in range(READ_ATTEMPTS - 1):
+        with suppress(FormatError):
+            return read()
+        time.sleep(READ_PAUSE_S)
+    return read()
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Keep other processes from renewing at the same time."""
+    import fcntl
+
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

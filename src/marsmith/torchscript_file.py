@@ -1,0 +1,116 @@
+"""TorchScript files that are the same for the same model, whenever and wherever they were saved.
+
+``torch.jit.save`` writes a zip. Between two exports of one model it differs in the name of its top folder (that of the
+file), ``.data/serialization_id``, the paths of source files in ``*.debug_pkl``, and the order of constants in the code
+of scripted modules (that of a Python set). All of this is mended on the level of the zip, where every record is also
+stored, so that no zlib has a say; nothing is unpickled, no code is run, and torch is not needed.
+
+What remains: names mangled by a counter of the process (``__torch__.___torch_mangle_3``) if more than one model is
+exported by it; whatever the export itself does differently, as other weights; and other releases of torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from marsmith.archive.copier import Copier
+from marsmith.archive.staging import staged
+from marsmith.archive.zip_writer import ZipWriter
+from marsmith.errors import ExportError
+
+TOP_FOLDER = "model"
+# PyTorch maps records into memory and computes on them in place; it aligns them in the same way.
+_ALIGNMENT_BYTES = 64
+_SERIALIZATION_ID = ".data/serialization_id"
+_NO_ID = b"0" * 40
+# Which lines of which source file a node came from: only shown beside the serialized code when a model fails.
+_DEBUG = ".debug_pkl"
+_CODE = re.compile(r"code/.+\.py")
+_CONSTANT = re.compile(r"  \w+ : Final\[.+\] = .+")
+
+
+def normalise(source: Path, target: Path) -> None:
+    """Rewrite a TorchScript file so that the same model gives the same bytes.
+
+    ``torch.jit.load`` of the result gives a module with the same outputs. Errors raised within it show the serialized
+    code only, no longer the Python source it came from. A normalised file stays as it is.
+
+    Args:
+        source: made by ``torch.jit.save``.
+        target: the file to write, whole or not at all; may be ``source``, and is replaced if it exists.
+
+    Raises:
+        ExportError: ``source`` is no TorchScript file, or ``target`` cannot be written.
+    """
+    try:
+        with zipfile.ZipFile(source) as records, staged(target) as stage:
+            with open(stage.descriptor, "r+b", closefd=False) as file:
+                _rewrite(records, file)
+            stage.sync()
+            stage.publish(force=True)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, UnicodeDecodeError) as error:
+        raise ExportError(f"{source}: not a TorchScript file: {error}", tip="save it with torch.jit.save") from None
+    except OSError as error:
+        raise ExportError(f"{error.filename or target}: {error.strerror or error}") from None
+
+
+def _rewrite(records: zipfile.ZipFile, file: BinaryIO) -> None:
+    entries = {_record_name(entry.filename): entry for entry in records.infolist()}
+    if not {"data.pkl", "constants.pkl"} <= entries.keys():
+        raise zipfile.BadZipFile("it has no data.pkl or no constants.pkl")
+    if len(entries) != len(records.infolist()):
+        raise zipfile.BadZipFile("two of its records have one name")
+    with Copier() as copier:
+        writer = ZipWriter(file, copier, alignment=_ALIGNMENT_BYTES)
+        for name in sorted(entries):
+            if not name.endswith(_DEBUG):
+                stream, size = _content(name, records, entries[name])
+                with stream:
+                    writer.add(f"{TOP_FOLDER}/{name}", stream, size)
+        writer.close()
+
+
+def _record_name(path: str) -> str:
+    """Return a record's name without the top folder."""
+    return path.partition("/")[2]
+
+
+def _content(name: str, records: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[BinaryIO, int]:
+    """Return what a record becomes, and its size in bytes."""
+    if name == _SERIALIZATION_ID:
+        return io.BytesIO(_NO_ID), len(_NO_ID)
+    if _CODE.fullmatch(name):
+        code = sorted_constants(records.read(entry).decode()).encode()
+        return io.BytesIO(code), len(code)
+    stream: IO[bytes] = records.open(entry)
+    return cast("BinaryIO", stream), entry.file_size
+
+
+def sorted_constants(code: str) -> str:
+    """Sort each run of ``name : Final[type] = value`` lines in serialized code; their order means nothing."""
+    result: list[str] = []
+    run: list[str] = []
+    for line in code.splitlines(keepends=True):
+        if _is_constant(line):
+            run.append(line)
+        else:
+            result += [*sorted(run), line]
+            run = []
+    return "".join([*result, *sorted(run)])
+
+
+def _is_constant(line: str) -> bool:
+    """Whether a line is one whole constant: the first line of a longer one does not parse by itself."""
+    if not _CONSTANT.fullmatch(line.rstrip("\n")):
+        return False
+    try:
+        ast.parse(line.strip())
+    except SyntaxError:
+        return False
+    return True

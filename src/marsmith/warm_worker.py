@@ -1,0 +1,135 @@
+"""Workers that need not load anything: forks of this process, which has torch, TorchServe and the weights already.
+
+Each fork imports the handler afresh, so nothing of an older edit lives on in it, and shares the weights' memory with
+its parent until it writes to it. A process that reloads modules in place was the other choice: quicker by the fork's
+few milliseconds, and wrong as soon as two modules hold on to each other's old objects. CUDA does not survive a fork, so
+the parent loads the weights to the CPU; a handler that wants a GPU moves them itself. Nor do OpenMP's threads, and a
+fork waits for them for ever: so the parent computes nothing, and loads the weights with one thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import runpy
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+
+class ForkedProcess:
+    """A fork of this process, with the part of ``subprocess.Popen`` that a worker's keeper needs.
+
+    Attributes:
+        pid: of the fork.
+        stdout: what it prints, errors too.
+        returncode: exit status, negative for a signal; None until it was waited for.
+    """
+
+    def __init__(self, pid: int, stdout: BinaryIO) -> None:
+        self.pid = pid
+        self.stdout: BinaryIO | None = stdout
+        self.returncode: int | None = None
+
+    def wait(self) -> int:
+        """Wait for the end; return the exit status."""
+        if self.returncode is None:
+            _, status = os.waitpid(self.pid, 0)
+            self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+
+def preload(serialized_file: Path | None, modules: Iterable[str]) -> None:
+    """Load into this process what its forks shall find there.
+
+    From then on, ``torch.jit.load`` of that file returns the loaded module, here and in all forks.
+
+    Args:
+        serialized_file: TorchScript; None where there is none. A file of another kind is left to the handler.
+        modules: names to import; those that cannot be imported are left to the handler, whose error it then is.
+    """
+    for name in ("ts.model_service_worker", "ts.torch_handler.base_handler", *modules):
+        with suppress(ImportError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(name)
+    if serialized_file is not None:
+        _keep_loaded(serialized_file.resolve())
+
+
+def fork_worker(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> ForkedProcess:
+    """Run a worker's command line in a fork of this process.
+
+    Args:
+        command: Python, TorchServe's worker script, its arguments.
+        folder: working folder.
+        environment: variables; those that are read when Python starts have no effect.
+    """
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forks beside threads: this one runs Python code only after all threads are gone.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+    if pid == 0:
+        _become_worker(command, folder, environment, writing)
+    os.close(writing)
+    return ForkedProcess(pid, os.fdopen(reading, "rb", buffering=0))
+
+
+def _become_worker(command: Sequence[str], folder: Path, environment: Mapping[str, str], output: int) -> NoReturn:
+    """Run the worker's script in this fork, and never return to the parent's code."""
+    status = 1
+    try:
+        os.setsid()
+        for stream in (1, 2):
+            os.dup2(output, stream)
+        sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)
+        logging.getLogger().handlers.clear()  # else the worker's own set-up of its log has no effect
+        sys.dont_write_bytecode = True
+        for path in folder.iterdir():
+            sys.modules.pop(path.stem, None)
+        sys.path[:0] = [part or str(folder) for part in environment["PYTHONPATH"].split(os.pathsep)]
+        sys.argv = list(command[1:])
+        runpy.run_path(command[1], run_name="__main__")
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # whatever it is, it must not unwind into the parent's code
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _keep_loaded(path: Path) -> None:
+    import torch
+
+    load: Any = torch.jit.load
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = load(str(path), map_location="cpu")
+    except RuntimeError:
+        return
+    finally:
+        torch.set_num_threads(threads)
+
+    def load_once(file: Any, *args: Any, **options: Any) -> Any:
+        same = isinstance(file, str | os.PathLike) and Path(file).resolve() == path
+        if not same or args[1:] or options.get("_extra_files"):
+            return load(file, *args, **options)
+        device = options.get("map_location", args[0] if args else None)
+        return module if device is None else module.to(device)
+
+    torch.jit.load = load_once  # type: ignore[assignment]

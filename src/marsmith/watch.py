@@ -1,0 +1,144 @@
+"""Edit a handler and see its reply again: the weights are loaded once, each edit runs in a fork of that process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from marsmith.archive import Archive
+from marsmith.errors import HandlerError, MarsmithError
+from marsmith.formats.examples import FOLDER as EXAMPLES
+from marsmith.formats.sums import FILE_NAME as SUMS
+from marsmith.imports import follow_imports, third_party
+from marsmith.runner import Request, Runner, RunnerReply
+from marsmith.warm_worker import fork_worker, preload
+
+POLL_S = 0.3
+# An editor may write several files, or one in two steps: what changed is taken once it stays as it is.
+_SETTLED_S = 0.05
+
+Fingerprint = dict[Path, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one state of the handler's files gave.
+
+    Attributes:
+        changed: the files that differ from the state before; all of them at first.
+        replies: to the requests, in order; empty where the handler does not load.
+        traceback: from the handler's first frame on; None where it printed none.
+        error: why the handler does not load; None where it does.
+        seconds: from noticing the change until the last reply.
+    """
+
+    changed: tuple[Path, ...]
+    replies: tuple[RunnerReply, ...]
+    traceback: str | None
+    error: MarsmithError | None
+    seconds: float
+
+
+def watch(
+    archive: Path, entry_point: Path, requests: Sequence[Request], *, wait: Callable[[float], None] = time.sleep
+) -> Generator[Outcome, None, None]:
+    """Answer ``requests`` now, and again after every change of the handler; ends only when it is closed.
+
+    The archive gives weights, labels and model config; the handler and its local imports come from where they are
+    edited. The digests and examples in the archive are left out: the handler under edit is not the one they are for.
+
+    Args:
+        archive: a built archive of the model.
+        entry_point: the handler's file, beside its local imports.
+        requests: sent one by one.
+        wait: called with the seconds between two looks at the files.
+    """
+    with _open_folder(archive) as folder:
+        serialized = Archive.open(archive).manifest.serialized_file
+        preload(folder / serialized if serialized else None, _third_party(entry_point))
+        before: Fingerprint = {}
+        while True:
+            now = _settled(entry_point, wait)
+            changed = tuple(sorted(path for path in now.keys() | before.keys() if now.get(path) != before.get(path)))
+            if changed:
+                before = now
+                yield _try(folder, list(now), changed, requests)
+            else:
+                wait(POLL_S)
+
+
+def fingerprint(entry_point: Path) -> Fingerprint:
+    """Return time of change (ns) and size (bytes) of the handler's file and of what it imports beside it.
+
+    A handler that cannot be parsed, in the middle of an edit, counts alone with all files beside it.
+    """
+    try:
+        files, _ = follow_imports(entry_point)
+    except HandlerError:
+        files = [entry_point, *sorted(entry_point.parent.glob("*.py"))]
+    return {path: marks for path in files if (marks := _marks(path))}
+
+
+def _marks(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:  # it went away between two looks, as files do when an editor saves them
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _settled(entry_point: Path, wait: Callable[[float], None]) -> Fingerprint:
+    while True:
+        first = fingerprint(entry_point)
+        wait(_SETTLED_S)
+        if first and fingerprint(entry_point) == first:
+            return first
+
+
+def _try(folder: Path, files: Sequence[Path], changed: tuple[Path, ...], requests: Sequence[Request]) -> Outcome:
+    begin = time.monotonic()
+    _link(folder, files)
+    replies: list[RunnerReply] = []
+    traceback, error = None, None
+    try:
+        # With a batch size of 1 a handler that warms up each batch size, as ours do, is ready soonest.
+        with Runner(folder, batch_size=1, launch=fork_worker) as runner:
+            for request in requests:
+                replies += runner.run([request])
+                traceback = runner.last_traceback or traceback
+    except MarsmithError as problem:
+        error = problem
+    return Outcome(changed, tuple(replies), traceback, error, time.monotonic() - begin)
+
+
+@contextmanager
+def _open_folder(archive: Path) -> Iterator[Path]:
+    """Give the archive unpacked, without what proves that its handler is the validated one."""
+    with TemporaryDirectory(prefix="marsmith-watch-") as temporary:
+        folder = Archive.open(archive).extract(Path(temporary).resolve() / "model")
+        (folder / SUMS).unlink(missing_ok=True)
+        for example in (folder / EXAMPLES).glob("*"):
+            example.unlink()
+        yield folder
+
+
+def _link(folder: Path, files: Sequence[Path]) -> None:
+    """Put links to the edited files in the place of the archive's copies."""
+    root = min((file.parent for file in files), key=lambda parent: len(parent.parts))
+    for file in files:
+        place = folder / file.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.symlink_to(file.resolve())
+
+
+def _third_party(entry_point: Path) -> list[str]:
+    try:
+        files, _ = follow_imports(entry_point)
+        return third_party(files)
+    except HandlerError:
+        return []

@@ -1,0 +1,55 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from marsmith.settings import Project
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def copy_project(root: Path) -> Project:
+    """Copy what a user would clone, as far as building needs it, into ``root``."""
+    for folder in ("export", "handlers", "config"):
+        shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "config.properties", root)
+    (root / "model_store").mkdir()
+    return Project(root.resolve())
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A fresh copy of this repository's project, with an empty store."""
+    return copy_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def built_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose store holds the default model's archive, built once a test run. Read only."""
+    from marsmith.project_spec import load_spec
+    from marsmith.spec_archive import build_from_spec
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    done = shared / "built.done"
+    with (shared / "built.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if done.exists():
+            return Project((shared / "built").resolve())
+        project = copy_project(shared / "built")
+        build_from_spec(project, load_spec(project, "efficientnet_lite0"))
+        done.touch()
+    return project
+
+
+@pytest.fixture(scope="session")
+def default_archive(built_project: Project) -> Path:
+    """The default model's archive. Read only."""
+    return built_project.model_store / "efficientnet_lite0-1.0.mar"

@@ -1,0 +1,122 @@
+"""A real TorchServe for tests: a project in a temporary folder, on free ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import socket
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from conftest import REPOSITORY
+from marsmith import server
+from marsmith.formats.properties import ENCODING, as_mapping, parse_properties, render_properties
+from marsmith.run_state import RunState
+from marsmith.settings import Project
+
+ECHO = """
+def handle(data, context):
+    return [bytes(row["body"]) for row in data or []]
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports on 127.0.0.1 that nothing used a moment ago, all different.
+
+    Test processes that run side by side choose from ranges of their own, below those that the kernel gives out itself.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 20
+    ports: list[int] = []
+    with ExitStack() as held:
+        while len(ports) < count:
+            port = random.randrange(12_000 + 1_000 * worker, 13_000 + 1_000 * worker)
+            one = held.enter_context(socket.socket())
+            with suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                ports.append(port)
+    return ports
+
+
+def free_addresses() -> dict[str, str]:
+    """Return the properties that put every API of a server on a free port."""
+    ports = free_ports(5)
+    rest = ("inference_address", "management_address", "metrics_address")
+    grpc = ("grpc_inference_port", "grpc_management_port")
+    return {
+        **{key: f"http://127.0.0.1:{port}" for key, port in zip(rest, ports[:3], strict=True)},
+        **{key: str(port) for key, port in zip(grpc, ports[3:], strict=True)},
+    }
+
+
+def make_project(root: Path, archives: Mapping[str, Path] | None = None, **properties: str) -> Project:
+    """Make a project in ``root`` with this repository's server config, free ports and these archives in its store.
+
+    Args:
+        root: an empty or missing folder.
+        archives: file name in the store -> archive to put there.
+        properties: keys of the server config to set otherwise.
+    """
+    (root / "config" / "models").mkdir(parents=True)
+    (root / "model_store").mkdir()
+    for name in ("log4j2.xml", "metrics.yaml"):
+        shutil.copy(REPOSITORY / "config" / name, root / "config")
+    shutil.copy(REPOSITORY / "model_store" / "README.md", root / "model_store")
+    for name, archive in (archives or {}).items():
+        shutil.copy(archive, root / "model_store" / name)
+    committed = (REPOSITORY / "config.properties").read_text(encoding=ENCODING)
+    config = as_mapping(parse_properties(committed)) | free_addresses() | properties
+    (root / "config.properties").write_text(render_properties(config), encoding="ascii")
+    return Project(root.resolve())
+
+
+@contextmanager
+def running(project: Project, *, timeout_s: float = 120.0) -> Iterator[RunState]:
+    """Serve the project's store, and stop the server at the end."""
+    state = server.start(project, timeout_s=timeout_s)
+    try:
+        yield state
+    finally:
+        server.stop(project)
+
+
+def tiny_archive(
+    path: Path,
+    *,
+    name: str = "echo",
+    version: str = "1.0",
+    handler: str = ECHO,
+    workers: int = 1,
+    members: Mapping[str, bytes | str] | None = None,
+) -> Path:
+    """Write an archive whose handler needs no model; by default it echoes the body of the request."""
+    manifest = {
+        "createdOn": "01/01/2024 00:00:00",
+        "runtime": "python",
+        "archiverVersion": "0.12.0",
+        "model": {
+            "modelName": name,
+            "modelVersion": version,
+            "handler": "tiny_handler.py",
+            "configFile": "model-config.yaml",
+        },
+    }
+    config = {
+        "minWorkers": workers,
+        "maxWorkers": workers,
+        "batchSize": 1,
+        "maxBatchDelay": 1,
+        "responseTimeout": 20,
+        "startupTimeout": 60,
+        "maxRetryTimeoutInSec": 10,
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+        archive.writestr("tiny_handler.py", handler)
+        archive.writestr("model-config.yaml", json.dumps(config))
+        for member, content in (members or {}).items():
+            archive.writestr(member, content)
+    return path

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from marsmith.call_commands import Caller, curl_command, grpc_command
+from marsmith.inputs import Input
+from marsmith.run_state import RunState
+from marsmith.settings import Project
+
+CALLER = Caller(Path("/p q/.venv/bin/marsmith"), Project(Path("/p q")))
+PHOTO = Input("cat.png", Path("/photos/a cat.png"), b"", "image/png")
+
+
+def _state(*, tokens: bool) -> RunState:
+    return RunState(1, 0.0, "http://127.0.0.1:8080", "", "", "127.0.0.1:7070", "", Path("/p q/.marsmith/run"), tokens)
+
+
+def test_the_curl_line_carries_project_and_token_into_another_shell() -> None:
+    assert curl_command(CALLER, _state(tokens=True), "m", "2.0", PHOTO) == (
+        "curl -sS -H \"Authorization: Bearer $(MARSMITH_PROJECT='/p q' '/p q/.venv/bin/marsmith' token inference)\" "
+        "-H 'Content-Type: image/png' --data-binary '@/photos/a cat.png' http://127.0.0.1:8080/predictions/m/2.0"
+    )
+
+
+def test_without_tokens_no_header_is_sent() -> None:
+    line = curl_command(CALLER, _state(tokens=False), "m", None, PHOTO)
+    assert line is not None
+    assert "Authorization" not in line
+    assert shlex.split(line)[-1] == "http://127.0.0.1:8080/predictions/m"
+
+
+def test_what_came_from_a_stream_cannot_be_named() -> None:
+    stream = Input("-", None, b"x", "image/png")
+    assert curl_command(CALLER, _state(tokens=True), "m", None, stream) is None
+    assert grpc_command(CALLER, "m", None, stream) is None
+
+
+def test_the_grpc_line_is_our_own_command() -> None:
+    line = grpc_command(CALLER, "m", "1.0", PHOTO)
+    assert line is not None
+    assert shlex.split(line)[1:] == ["/p q/.venv/bin/marsmith", "predict", "--grpc", "m:1.0", "/photos/a cat.png"]

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from marsmith.errors import ExportError
+from marsmith.export import export_model
+from marsmith.formats.model_spec import ExportSpec
+from marsmith.project_spec import load_spec
+from marsmith.recipe import load_recipe
+from marsmith.settings import Project
+from marsmith.torchscript_export import export_torchscript, load_torchscript, reference_images
+
+RECIPE = """\
+import torch
+from marsmith.recipe import ImagePreprocessing, Recipe
+
+class Tiny(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(4)
+    def forward(self, x):
+        return self.norm(self.conv(x)).mean((2, 3))
+
+RECIPE = Recipe(build=Tiny, preprocessing=ImagePreprocessing(resize=16, crop=(8, 8)), labels=lambda: list("abcd"))
+"""
+SPEC = """\
+name: tiny
+version: "1.0"
+export: {recipe: export/tiny.py, weights: random}
+handler: {entry_point: handlers/image_classifier_handler.py}
+examples: [{input: "package:skimage/data/chelsea.png"}]
+"""
+
+
+@pytest.fixture
+def tiny(project: Project) -> Project:
+    (project.root / "export" / "tiny.py").write_text(RECIPE)
+    (project.specs / "tiny.yaml").write_text(SPEC)
+    return project
+
+
+def _export(project: Project, **options: str) -> tuple[Path, dict[str, object], bool]:
+    export = export_model(project, load_spec(project, "tiny"), **options)  # type: ignore[arg-type]
+    return export.serialized_file, export.report, export.reused
+
+
+def test_the_serialized_file_takes_pixels_and_returns_probabilities(tiny: Project) -> None:
+    path, report, _ = _export(tiny)
+    module = load_torchscript(path)
+    pixels = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    probabilities = module(pixels)
+    assert probabilities.shape == (5, 4)
+    assert torch.allclose(probabilities.sum(1), torch.ones(5))
+    assert report["weights"] == {"source": "random", "seed": 0}
+    assert json.loads((path.parent / "index_to_name.json").read_text()) == {"0": "a", "1": "b", "2": "c", "3": "d"}
+
+
+def test_nothing_is_exported_twice_and_a_changed_recipe_is(tiny: Project) -> None:
+    first = _export(tiny)[0].read_bytes()
+    assert _export(tiny)[2] is True
+    recipe = tiny.root / "export" / "tiny.py"
+    os.utime(recipe)
+    assert _export(tiny)[2] is True
+    recipe.write_text(RECIPE.replace("padding=1", "padding=0"))
+    path, _, reused = _export(tiny)
+    assert reused is False
+    assert path.read_bytes() != first
+
+
+def test_two_exports_in_two_places_give_the_same_bytes(tiny: Project, tmp_path: Path) -> None:
+    other = Project(tmp_path / "elsewhere")
+    (tiny.root).rename(tmp_path / "first")
+    first = Project(tmp_path / "first")
+    content = _export(first)[0].read_bytes()
+    first.root.rename(other.root)
+    for file in other.exports.rglob("*.*"):
+        file.unlink()
+    assert _export(other)[0].read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("RECIPE = Recipe", "OTHER = Recipe", "defines no RECIPE"),
+        ("import torch\n", "import torch\nraise ValueError('no')\n", "raises when it is imported: ValueError: no"),
+        ("build=Tiny", "build=lambda: 1 / 0", "raises ZeroDivisionError"),
+        ("build=Tiny", "build=lambda: 'x'", "returns str, not a torch.nn.Module"),
+        ('list("abcd")', 'list("abc")', "3 labels, and the module 4 outputs"),
+        (".mean((2, 3))", ".mean((2, 3)) * float('nan')", "not finite"),
+        (".mean((2, 3))", ".mean((2, 3))[:2]", "a batch|for 1 inputs|for 3 inputs"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused_and_leaves_nothing(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    recipe, folder = tmp_path / "tiny.py", tmp_path / "out"
+    recipe.write_text(RECIPE.replace(old, new))
+    folder.mkdir()
+    with pytest.raises(ExportError, match=message):
+        export_torchscript(recipe, ExportSpec(recipe=recipe.name), "random", [], tmp_path, folder, lambda _: None)
+    assert not list(folder.iterdir())
+
+
+def test_what_a_recipe_prints_disturbs_nothing_and_a_recipe_that_ends_the_process_is_named(tiny: Project) -> None:
+    recipe = tiny.root / "export" / "tiny.py"
+    recipe.write_text("print('hello')\n" + RECIPE)
+    steps: list[str] = []
+    export_model(tiny, load_spec(tiny, "tiny"), on_step=steps.append)
+    assert len(steps) == 3
+    recipe.write_text("import os; os._exit(3)\n" + RECIPE)
+    with pytest.raises(ExportError, match="exit code 3"):
+        _export(tiny)
+
+
+def test_a_failed_export_leaves_the_last_one(tiny: Project) -> None:
+    before = _export(tiny)[0].read_bytes()
+    with pytest.raises(ExportError, match="no weights"):
+        _export(tiny, weights="missing.pth")
+    assert (tiny.exports / "tiny" / "model.pt").read_bytes() == before
+    assert _export(tiny)[2] is True
+
+
+def test_the_default_model_knows_a_cat_an_espresso_and_a_missile(built_project: Project) -> None:
+    folder = built_project.exports / "efficientnet_lite0"
+    photos = Path(torch.__file__).parents[1] / "skimage" / "data"
+    names = ["chelsea.png", "coffee.png", "rocket.jpg"]
+    recipe = load_recipe(built_project.root / "export" / "efficientnet_lite0.py")
+    images = reference_images([(photos / name).read_bytes() for name in names], recipe.preprocessing)[0:6:2]
+    with torch.inference_mode():
+        probabilities = load_torchscript(folder / "model.pt")(torch.stack(images))
+    labels = json.loads((folder / "index_to_name.json").read_text())
+    assert [labels[str(int(i))] for i in probabilities.argmax(1)] == ["tiger cat", "espresso", "missile"]
+    assert float(probabilities[1].max()) > 0.9

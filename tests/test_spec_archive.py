@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from marsmith.errors import MarsmithError
+from marsmith.project_spec import load_spec
+from marsmith.settings import Project
+from marsmith.spec_archive import build_from_spec
+
+
+def test_the_archive_holds_all_that_the_design_names(default_archive: Path) -> None:
+    with zipfile.ZipFile(default_archive) as archive:
+        names = archive.namelist()
+        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+        config = yaml.safe_load(archive.read("model-config.yaml"))
+        report = json.loads(archive.read("MAR-INF/export.json"))
+        environment = archive.read("MAR-INF/environment.txt").decode()
+        examples = json.loads(archive.read("MAR-INF/examples/examples.json"))
+    assert len(names) == len(set(names))
+    assert {"MAR-INF/SHA256SUMS", "MAR-INF/sbom.cdx.json", "model.pt", "index_to_name.json"} <= set(names)
+    assert {"image_classifier_handler.py", "base_handler.py", "image_decoding.py"} <= set(names)
+    assert manifest["model"]["modelName"] == "efficientnet_lite0"
+    assert manifest["model"]["handler"] == "image_classifier_handler.py"
+    assert config["batchSize"] == 8
+    assert config["handler"]["crop"] == [224, 224]
+    assert config["handler"]["interpolation"] == "bicubic"
+    assert report["weights"]["sha256"].startswith("57934424")
+    assert "torch==" in environment
+    assert "pillow==" in environment
+    assert [next(iter(example["reply"])) for example in examples] == ["tiger cat", "espresso", "missile"]
+
+
+def test_every_member_is_stored_and_its_digest_is_right(default_archive: Path) -> None:
+    with zipfile.ZipFile(default_archive) as archive:
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+        sums = dict(reversed(line.split("  ", 1)) for line in archive.read("MAR-INF/SHA256SUMS").decode().splitlines())
+        others = [name for name in archive.namelist() if name != "MAR-INF/SHA256SUMS"]
+        assert sums == {name: hashlib.sha256(archive.read(name)).hexdigest() for name in others}
+
+
+def test_nothing_is_built_twice_and_a_second_clone_builds_the_same_bytes(
+    built_project: Project, project: Project, default_archive: Path
+) -> None:
+    again = build_from_spec(built_project, load_spec(built_project, "efficientnet_lite0"))
+    assert again.reused
+    other = build_from_spec(project, load_spec(project, "efficientnet_lite0"))
+    assert not other.reused
+    assert other.sha256 == again.sha256 == hashlib.sha256(default_archive.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("handlers/image_classifier_handler.py", "handlers/none.py", "does not exist"),
+        ("handlers/image_classifier_handler.py", "handlers", "is a folder"),
+        ("handlers/image_classifier_handler.py", "../outside.py", "leads out of the project"),
+        ("expect: tiger cat", "expect: espresso", "espresso"),
+        ("package:skimage/data/coffee.png", "none.png", "none.png"),
+    ],
+)
+def test_a_spec_that_cannot_be_built_leaves_the_store_as_it_was(
+    built_project: Project, project: Project, old: str, new: str, message: str
+) -> None:
+    shutil.copytree(built_project.root / ".marsmith", project.root / ".marsmith")
+    (project.root.parent / "outside.py").touch()
+    path = project.specs / "efficientnet_lite0.yaml"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(MarsmithError, match=message):
+        build_from_spec(project, load_spec(project, "efficientnet_lite0"))
+    assert not list(project.model_store.iterdir())
+
+
+def test_a_handler_that_is_a_link_out_of_the_project_is_refused(project: Project, tmp_path: Path) -> None:
+    handler = project.root / "handlers" / "image_classifier_handler.py"
+    handler.rename(tmp_path / "stolen.py")
+    handler.symlink_to(tmp_path / "stolen.py")
+    with pytest.raises(MarsmithError, match="leads out of the project"):
+        build_from_spec(project, load_spec(project, "efficientnet_lite0"))

@@ -1,0 +1,157 @@
+"""Watching a handler: each edit is answered by the new code, with weights that were loaded once."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from marsmith.watch import fingerprint
+from runner_archives import make_archive
+
+HANDLER = """
+import os
+import torch
+from local_part import word
+path = None
+def handle(data, context):
+    global model
+    if data is None:
+        folder = context.system_properties["model_dir"]
+        model = torch.jit.load(os.path.join(folder, "model.pt"))
+        return
+    return [{"word": word(), "weights": model.weight.data_ptr(), "sum": float(model(torch.ones(1, 2)))} for _ in data]
+"""
+LOCAL_PART = "def word():\n    return 'first'\n"
+# A process of its own: one that has computed with torch must not fork workers. One line of JSON an outcome.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from marsmith.runner import Request
+from marsmith.watch import watch
+for outcome in watch(Path(sys.argv[1]), Path(sys.argv[2]), [Request(b"x")]):
+    replies = [reply.json() for reply in outcome.replies]
+    error = outcome.error and outcome.error.message
+    changed = [path.name for path in outcome.changed]
+    print(json.dumps({"changed": changed, "replies": replies, "error": error}), flush=True)
+"""
+
+
+class Watcher:
+    """The outcomes of a running watch."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._thread = threading.Thread(target=self._read, args=(process,), daemon=True)
+        self._thread.start()
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                self._lines.put(line)
+
+    def outcome(self) -> dict[str, object]:
+        outcome: dict[str, object] = json.loads(self._lines.get(timeout=120))
+        return outcome
+
+
+@contextmanager
+def watching(archive: Path, entry_point: Path) -> Iterator[Watcher]:
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(archive), str(entry_point)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield Watcher(process)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=30)
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> tuple[Path, Path]:
+    """An archive with TorchScript weights, and the folder in which its handler is edited."""
+    import torch
+
+    torch.jit.trace(torch.nn.Linear(2, 1).eval(), torch.zeros(1, 2)).save(str(tmp_path / "model.pt"))
+    manifest = {"modelName": "tiny", "modelVersion": "1.0", "serializedFile": "model.pt", "handler": "tiny_handler.py"}
+    folder = make_archive(
+        tmp_path / "archive",
+        HANDLER,
+        files={
+            "MAR-INF/MANIFEST.json": json.dumps({"runtime": "python", "model": manifest}),
+            "model.pt": (tmp_path / "model.pt").read_bytes(),
+            "local_part.py": LOCAL_PART,
+        },
+    )
+    archive = tmp_path / "tiny-1.0.mar"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                packed.write(path, path.relative_to(folder))
+    handlers = tmp_path / "handlers"
+    handlers.mkdir()
+    (handlers / "tiny_handler.py").write_text(HANDLER)
+    (handlers / "local_part.py").write_text(LOCAL_PART)
+    return archive, handlers
+
+
+def test_ending_a_watch_removes_what_it_extracted(
+    edited: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, handlers = edited
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with watching(archive, handlers / "tiny_handler.py") as watcher:
+        watcher.outcome()
+        assert list(temporary.glob("marsmith-watch-*"))
+    assert list(temporary.glob("marsmith-*")) == []
+
+
+def test_each_edit_is_answered_by_the_new_code_with_the_weights_that_are_there(edited: tuple[Path, Path]) -> None:
+    archive, handlers = edited
+    local = handlers / "local_part.py"
+    with watching(archive, handlers / "tiny_handler.py") as watcher:
+        first = watcher.outcome()
+        assert first["changed"] == ["local_part.py", "tiny_handler.py"]
+        (before,) = first["replies"]  # type: ignore[misc]
+        assert before["word"] == "first"
+
+        local.write_text("def word():\n    return 'second'\n")
+        second = watcher.outcome()
+        assert second["changed"] == ["local_part.py"]
+        (after,) = second["replies"]  # type: ignore[misc]
+        # The same place in memory: the fork inherited it, and nothing loaded the file again.
+        assert after == {**before, "word": "second"}
+
+        local.write_text("def word(:\n")
+        broken = watcher.outcome()
+        assert broken["replies"] == []
+        assert "SyntaxError" in str(broken["error"])
+        assert 'File "local_part.py", line 1' in str(broken["error"])
+
+        local.write_text("def word():\n    return 'third'\n")
+        (mended,) = watcher.outcome()["replies"]  # type: ignore[misc]
+        assert mended["word"] == "third"
+
+
+def test_a_change_of_a_local_import_is_noticed_and_of_another_file_not(edited: tuple[Path, Path]) -> None:
+    _, handlers = edited
+    entry_point = handlers / "tiny_handler.py"
+    before = fingerprint(entry_point)
+    assert {path.name for path in before} == {"tiny_handler.py", "local_part.py"}
+    (handlers / "other.py").write_text("x = 1\n")
+    assert fingerprint(entry_point) == before
+    os.utime(handlers / "local_part.py", ns=(1, 1))
+    assert fingerprint(entry_point) != before
