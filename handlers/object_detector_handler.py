@@ -1,0 +1,61 @@
+"""Object detection: an image in, ``[{label: [x1, y1, x2, y2], "score": s}, ...]`` out, as torchvision's detectors give.
+
+The serialized file takes a list of float32 images (3, H, W), RGB, 0 to 1, of sizes of their own, and gives for each
+``boxes`` (K, 4) in pixels, ``labels`` (K,) and ``scores`` (K,); scripted torchvision detectors put their losses in
+front of that. Settings, in the block ``handler`` of model-config.yaml: ``threshold`` (lowest score that is told),
+``labels``, ``max_image_pixels``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from base_handler import BaseHandler
+from image_decoding import decode_whole_image
+from labels import read_labels
+from request_envelope import Request
+
+# Smaller than for classifiers: nothing is shrunk before the model, and a pixel takes 12 bytes there.
+MAX_PIXELS = 16_000_000
+WARM_UP_SIZE = (480, 640)
+
+Detections = dict[str, torch.Tensor]
+
+
+class ObjectDetectorHandler(BaseHandler):
+    """Finds objects in images: raw, in a form, as base64 in JSON, one or several in a request."""
+
+    def load(self) -> None:
+        """Load the model, the settings and the names of the classes."""
+        super().load()
+        self.threshold = float(self.config.get("threshold", 0.5))
+        self.max_pixels = int(self.config.get("max_image_pixels", MAX_PIXELS))
+        self.labels = read_labels(self.folder / str(self.config.get("labels", "index_to_name.json")))
+
+    def warm_up_item(self) -> torch.Tensor:
+        """Return a grey image."""
+        return torch.full((3, *WARM_UP_SIZE), 127, dtype=torch.uint8)
+
+    def decode(self, request: Request) -> torch.Tensor:
+        """Decode an image to uint8 (3, H, W), RGB, upright, in its own size."""
+        return decode_whole_image(request.as_bytes(), max_pixels=self.max_pixels)
+
+    def infer(self, items: list[torch.Tensor]) -> list[Detections]:
+        """Return ``boxes``, ``labels`` and ``scores`` of the objects in each image."""
+        images = [item.to(self.device).to(torch.float32).div_(255) for item in items]
+        output = self.model(images)
+        detections = output[1] if isinstance(output, tuple) else output
+        return [{name: values.cpu() for name, values in one.items()} for one in detections]
+
+    def encode(self, result: Detections, request: Request) -> list[dict[str, Any]]:  # noqa: ARG002
+        """Return the objects whose score reaches the threshold, in the model's order: best first in torchvision's."""
+        told = result["scores"] >= self.threshold
+        boxes, classes, scores = (result[name][told].tolist() for name in ("boxes", "labels", "scores"))
+        return [
+            {self._label(index): box, "score": score} for index, box, score in zip(classes, boxes, scores, strict=True)
+        ]
+
+    def _label(self, index: int) -> str:
+        return self.labels[index] if self.labels and index < len(self.labels) else str(index)

@@ -1,0 +1,61 @@
+"""Text classification: English text in, ``{label: probability, ...}`` out, for models over a bag of words.
+
+The serialized file takes the token numbers of all texts, int64 (T,), and where each text begins among them, int64 (N,),
+as ``torch.nn.EmbeddingBag`` does, and gives logits (N, classes). Settings, in the block ``handler`` of
+model-config.yaml: ``vocabulary`` (file), ``unknown`` (token for those that are not in it; left out where the vocabulary
+lacks it too), ``ngrams``, ``labels``, ``max_characters``.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from base_handler import BaseHandler
+from english_words import ngrams_of, words_of
+from item_errors import Unusable
+from labels import read_labels
+from request_envelope import Request
+from text_requests import MAX_CHARACTERS, read_text
+from vocabulary import read_vocabulary
+
+
+class TextClassifierHandler(BaseHandler):
+    """Classifies texts: raw, in a form, in JSON, one or several in a request."""
+
+    def load(self) -> None:
+        """Load the model, the settings, the vocabulary and the names of the classes."""
+        super().load()
+        self.vocabulary = read_vocabulary(self.folder / str(self.config.get("vocabulary", "source_vocab.pt")))
+        self.unknown = self.vocabulary.get(str(self.config.get("unknown", "<unk>")))
+        self.ngrams = int(self.config.get("ngrams", 2))
+        self.max_characters = int(self.config.get("max_characters", MAX_CHARACTERS))
+        self.labels = read_labels(self.folder / str(self.config.get("labels", "index_to_name.json")))
+
+    def warm_up_item(self) -> torch.Tensor:
+        """Return a text of one token."""
+        return torch.zeros(1, dtype=torch.int64)
+
+    def decode(self, request: Request) -> torch.Tensor:
+        """Return the numbers of the tokens of a text, int64 (T,)."""
+        words = words_of(read_text(request, self.max_characters))
+        numbers = [self.vocabulary.get(token, self.unknown) for token in ngrams_of(words, self.ngrams)]
+        known = [number for number in numbers if number is not None]
+        if not known:
+            raise Unusable("the text has no word that the model knows")
+        return torch.tensor(known, dtype=torch.int64)
+
+    def infer(self, items: list[torch.Tensor]) -> list[list[float]]:
+        """Return the probabilities of the classes for each text."""
+        starts = list(itertools.accumulate((len(item) for item in items[:-1]), initial=0))
+        logits = self.model(torch.cat(items).to(self.device), torch.tensor(starts, device=self.device))
+        probabilities: list[list[float]] = torch.softmax(logits, dim=1).tolist()
+        return probabilities
+
+    def encode(self, result: list[float], request: Request) -> dict[str, float]:  # noqa: ARG002
+        """Return ``{label: probability}`` of all classes, in their order."""
+        return {self._label(index): probability for index, probability in enumerate(result)}
+
+    def _label(self, index: int) -> str:
+        return self.labels[index] if self.labels and index < len(self.labels) else str(index)

@@ -1,0 +1,56 @@
+"""Text embedding: text in, a list of numbers out; texts of similar meaning have a large dot product.
+
+The serialized file takes token numbers and their mask, both int64 (N, L), where the mask is 1 for tokens and 0 for what
+fills up the shorter texts, and gives float32 embeddings (N, D): pooling and normalisation are part of it. Settings, in
+the block ``handler`` of model-config.yaml: ``vocabulary`` (file of BERT's kind), ``lower_case``, ``max_tokens`` (of a
+text; the rest is not read), ``max_characters``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from base_handler import BaseHandler
+from request_envelope import Request
+from text_requests import MAX_CHARACTERS, read_text
+from vocabulary import read_vocabulary
+from word_pieces import WordPieces
+
+
+class TextEmbeddingHandler(BaseHandler):
+    """Embeds texts: raw, in a form, in JSON, one or several in a request."""
+
+    def load(self) -> None:
+        """Load the model, the settings and the vocabulary."""
+        super().load()
+        vocabulary = read_vocabulary(self.folder / str(self.config.get("vocabulary", "vocab.txt")))
+        self.padding = vocabulary["[PAD]"]
+        self.max_tokens = int(self.config.get("max_tokens", 256))
+        self.max_characters = int(self.config.get("max_characters", MAX_CHARACTERS))
+        lower_case = bool(self.config.get("lower_case", True))
+        self.pieces = WordPieces(vocabulary, max_tokens=self.max_tokens, lower_case=lower_case)
+
+    def warm_up_item(self) -> torch.Tensor:
+        """Return the longest text."""
+        return torch.full((self.max_tokens,), self.padding, dtype=torch.int64)
+
+    def decode(self, request: Request) -> torch.Tensor:
+        """Return the numbers of the tokens of a text, int64 (L,)."""
+        numbers = self.pieces.numbers_of(read_text(request, self.max_characters))
+        return torch.tensor(numbers, dtype=torch.int64)
+
+    def infer(self, items: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Return the embedding of each text, float32 (D,)."""
+        tokens = pad_sequence(items, batch_first=True, padding_value=self.padding)
+        lengths = torch.tensor([len(item) for item in items])
+        mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(torch.int64)
+        embeddings: torch.Tensor = self.model(tokens.to(self.device), mask.to(self.device))
+        return embeddings.cpu().unbind()
+
+    def encode(self, result: torch.Tensor, request: Request) -> list[float]:  # noqa: ARG002
+        """Return the embedding as a list of numbers."""
+        numbers: list[float] = result.tolist()
+        return numbers

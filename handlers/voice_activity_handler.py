@@ -1,0 +1,59 @@
+"""Voice activity: a sound in, where someone speaks in it out.
+
+The serialized file is silero-vad's ``silero_vad.jit`` as it is: its ``audio_forward`` takes float32 sounds
+(N, samples) at 16,000 samples per second and gives the probability of speech for each window of 512 samples, float32
+(N, windows).
+Settings, in the block ``handler`` of model-config.yaml: ``threshold`` (probability from which on it is speech),
+``max_duration_s``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from audio_decoding import decode_wav
+from base_handler import BaseHandler
+from request_envelope import Request
+from speech_spans import RATE, WINDOW, speech_spans
+
+
+class VoiceActivityHandler(BaseHandler):
+    """Finds speech in WAV files: raw, in a form, as base64 in JSON, one or several in a request."""
+
+    def load(self) -> None:
+        """Load the model and the settings."""
+        super().load()
+        self.threshold = float(self.config.get("threshold", 0.5))
+        self.max_duration_s = float(self.config.get("max_duration_s", 60))
+
+    def warm_up_item(self) -> torch.Tensor:
+        """Return a second of silence."""
+        return torch.zeros(RATE)
+
+    def decode(self, request: Request) -> torch.Tensor:
+        """Decode a sound to float32 (samples,)."""
+        return decode_wav(request.as_bytes(), rate=RATE, max_duration_s=self.max_duration_s)
+
+    def infer(self, items: list[torch.Tensor]) -> list[dict[str, Any]]:
+        """Return of each sound its number of samples, and the probability of speech in each of its windows."""
+        # The model goes through a sound from its beginning: the silence that fills it up changes nothing before it.
+        sounds = pad_sequence(items, batch_first=True)
+        sounds = torch.nn.functional.pad(sounds, (0, -sounds.shape[1] % WINDOW)).to(self.device)
+        rows = self.model.audio_forward(sounds, RATE).cpu()
+        lengths = [len(item) for item in items]
+        return [
+            {"samples": length, "probabilities": row[: -(-length // WINDOW)].tolist()}
+            for length, row in zip(lengths, rows, strict=True)
+        ]
+
+    def encode(self, result: dict[str, Any], request: Request) -> dict[str, Any]:  # noqa: ARG002
+        """Return the length, the highest probability of speech, and the spans of speech, in seconds."""
+        spans = speech_spans(result["probabilities"], result["samples"], self.threshold)
+        return {
+            "duration_s": round(result["samples"] / RATE, 3),
+            "probability": max(result["probabilities"]),
+            "speech": [{"start_s": round(start / RATE, 3), "end_s": round(end / RATE, 3)} for start, end in spans],
+        }
