@@ -1,0 +1,160 @@
+"""Show the configuration that counts: each value, where it comes from, and what it overrode.
+
+    marsmith config                     # the server, then every version in the store
+    marsmith config efficientnet_lite0  # the versions of one model
+    marsmith config --json
+
+While a server runs, what it says of itself is compared with the files; the exit code is 1 where they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from marsmith.cli.output import add_json_flag, print_json, print_table
+from marsmith.errors import UsageError
+from marsmith.names import did_you_mean
+from marsmith.settings import Project, find_project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from marsmith.effective_config import Setting, VersionSettings
+    from marsmith.live_differences import Difference
+
+
+_SECRETS = frozenset({"keystore_pass"})
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="show the versions of this model only")
+    add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the configuration, and return 1 where a running server differs from it."""
+    from marsmith.effective_config import server_settings
+    from marsmith.server_config import read_server_config
+
+    project = find_project()
+    server = server_settings(project, read_server_config(project), os.environ)
+    versions = _versions(server, args.model)
+    differences = _differences(project, server, versions, args.model)
+    if args.json:
+        print_json(_data(server, versions, differences, args.model))
+    else:
+        _print(server, versions, differences, args.model)
+    return int(bool(differences))
+
+
+def _versions(server: Mapping[str, Setting], model: str | None) -> list[VersionSettings]:
+    from pathlib import Path
+
+    from marsmith.effective_config import version_settings
+    from marsmith.lint.run import available_cores
+    from marsmith.machine_facts import gpus
+    from marsmith.model_store import archives_in, open_stored
+
+    store = Path(server["model_store"].value)
+    paths = archives_in(store, server["load_models"].value) if store.is_dir() else []
+    stored = [open_stored(path) for path in paths if path.exists()]
+    names = {archive.manifest.model_name for archive in stored}
+    if model is not None and model not in names:
+        raise UsageError(
+            f"no archive of {model!r} in {store}{did_you_mean(model, names)}", tip=f"marsmith archive {model}"
+        )
+    chosen = [archive for archive in stored if model in {None, archive.manifest.model_name}]
+    counted = len(gpus())
+    return [version_settings(archive, server, cores=available_cores(), gpus=counted) for archive in chosen]
+
+
+def _differences(
+    project: Project, server: Mapping[str, Setting], versions: Iterable[VersionSettings], model: str | None
+) -> list[Difference] | None:
+    """Compare with the running server; None where none runs."""
+    from marsmith.errors import NotRunningError
+    from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
+    from marsmith.live_differences import server_differences, version_differences
+    from marsmith.server_config import FILE_NAME
+    from marsmith.server_status import server_status
+
+    try:
+        status = server_status(project)
+    except NotRunningError:
+        return None
+    live = [version for version in status.versions if model in {None, version.model_name}]
+    found = version_differences(versions, live)
+    if model is not None:
+        return found
+    text = (project.run / FILE_NAME).read_text(encoding=ENCODING)
+    return [*server_differences(server, as_mapping(parse_properties(text))), *found]
+
+
+def _data(
+    server: Mapping[str, Setting],
+    versions: Iterable[VersionSettings],
+    differences: list[Difference] | None,
+    model: str | None,
+) -> dict[str, object]:
+    shown = {} if model else {"server": {key: _setting(setting) for key, setting in server.items()}}
+    return {
+        **shown,
+        "versions": [
+            {
+                "model": version.model_name,
+                "version": version.model_version,
+                "settings": {setting.key: _setting(setting) for setting in version.settings},
+            }
+            for version in versions
+        ],
+        "running": differences is not None,
+        "differences": [asdict(difference) for difference in differences or ()],
+    }
+
+
+def _setting(setting: Setting) -> dict[str, object]:
+    overrode = [] if setting.key in _SECRETS else [asdict(source) for source in setting.overrode]
+    return {"value": _shown(setting), "origin": setting.origin, "overrode": overrode}
+
+
+def _print(
+    server: Mapping[str, Setting],
+    versions: Iterable[VersionSettings],
+    differences: list[Difference] | None,
+    model: str | None,
+) -> None:
+    if not model:
+        _print_settings("SERVER", server.values())
+    for version in versions:
+        print()
+        _print_settings(f"{version.model_name}:{version.model_version}", version.settings)
+    print()
+    if differences is None:
+        print("no server runs, so nothing is compared")
+    elif not differences:
+        print("the running server agrees")
+    else:
+        rows = [(found.what, found.key, found.expected, found.live) for found in differences]
+        print_table(("DIFFERS", "KEY", "FILES SAY", "SERVER SAYS"), rows)
+
+
+def _print_settings(title: str, settings: Iterable[Setting]) -> None:
+    """Print those that have a value; the value last, because it may be long."""
+    rows = []
+    for setting in settings:
+        if not setting.value and not setting.overrode:
+            continue
+        secret = setting.key in _SECRETS
+        over = ", ".join(
+            source.origin if secret else f"{source.value} of {source.origin}" for source in setting.overrode
+        )
+        rows.append((setting.key, setting.origin, _shown(setting) + (f"  (over {over})" if over else "")))
+    print_table((title, "FROM", "VALUE"), rows)
+
+
+def _shown(setting: Setting) -> str:
+    return "(hidden)" if setting.key in _SECRETS else setting.value

@@ -1,0 +1,85 @@
+"""Find the traps of TorchServe in config files, model specs and archives.
+
+Without a path everything of the project is checked. Exits 1 where there is an error.
+
+    marsmith lint
+    marsmith lint config.properties model_store/resnet18-1.0.mar
+    marsmith lint --fix                  # mend what can be mended safely, then show what is left
+    marsmith lint --format github        # annotations in a pull request; also: sarif, json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from marsmith.cli.output import add_json_flag, note, print_json
+from marsmith.errors import MarsmithError, ProjectError
+from marsmith.settings import find_project
+
+if TYPE_CHECKING:
+    from marsmith.lint import Found
+
+# A fix can bring another to light, as the right name of a key its wrong value.
+_MOST_PASSES = 5
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="file, archive or folder")
+    parser.add_argument("--fix", action="store_true", help="mend what can be mended safely")
+    parser.add_argument("--format", choices=("text", "json", "sarif", "github"), default="text", help="(%(default)s)")
+    add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, mend where asked, print, and return 1 where there is an error."""
+    from marsmith.lint.report import has_errors
+
+    results = _lint(args.paths)
+    if args.fix:
+        results = _mend(results, args.paths)
+    _print(results, "json" if args.json else args.format)
+    return int(has_errors(results))
+
+
+def _lint(paths: list[Path]) -> list[Found]:
+    from marsmith.lint import lint_paths, lint_project
+
+    if not paths:
+        return lint_project(find_project())
+    try:
+        root = find_project(paths[0].parent).root
+    except ProjectError:
+        root = Path.cwd()
+    return lint_paths(paths, root)
+
+
+def _mend(results: list[Found], paths: list[Path]) -> list[Found]:
+    from marsmith.lint.run import mend
+
+    mended = 0
+    for _ in range(_MOST_PASSES):
+        try:
+            count = mend(results)
+        except OSError as error:
+            raise MarsmithError(f"cannot mend {error.filename}: {error.strerror}") from None
+        if not count:
+            break
+        mended += count
+        results = _lint(paths)
+    note(f"mended {mended}")
+    return results
+
+
+def _print(results: list[Found], form: str) -> None:
+    from marsmith.lint import report
+
+    base = Path.cwd()
+    if form == "json":
+        print_json(report.as_data(results, base))
+        return
+    printers = {"text": report.as_text, "sarif": report.as_sarif, "github": report.as_github}
+    sys.stdout.write(printers[form](results, base))

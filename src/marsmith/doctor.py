@@ -1,0 +1,240 @@
+"""Whether this machine can run a server well: one judgement a fact, each with its mend."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from packaging.version import Version
+
+from marsmith import launch, server
+from marsmith.errors import PreflightError
+from marsmith.machine_facts import Facts, gather
+from marsmith.settings import Project
+
+Status = Literal["ok", "warn", "fail"]
+
+TORCHSERVE = "0.12.0"
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
+OLDEST_TORCH, NEWEST_TORCH = Version("2.8"), Version("2.15")
+QUIET_JAVAS = (17, 21)
+# A shared memory of 64 MiB is what containers get by default.
+SMALLEST_SHARED_MEMORY = 256 * 1024**2
+SPARE_BYTES = 1024**3
+FEWEST_OPEN_FILES = 4096
+# Needed for any model; `torchserve` declares neither torch nor pyyaml.
+_NEEDED = ("torch", "pyyaml", "psutil", "packaging")
+# Needed by TorchServe's own handlers besides; captum is not declared either.
+_STOCK = ("captum", "torchvision", "pillow")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One judgement.
+
+    Attributes:
+        name: what was looked at.
+        status: ok, warn or fail.
+        found: what is there.
+        mend: what to do; empty where nothing is to be done.
+    """
+
+    name: str
+    status: Status
+    found: str
+    mend: str = ""
+
+
+def examine(project: Project) -> list[Check]:
+    """Look at this machine and at a project, and judge."""
+    return judge(gather(project))
+
+
+def judge(facts: Facts) -> list[Check]:
+    """Judge facts; nothing is looked at besides."""
+    return [
+        _java(facts),
+        _python(facts),
+        _torchserve(facts),
+        _packages(facts),
+        _torch(facts),
+        _gpu(facts),
+        _cpu(facts),
+        _cores(facts),
+        _ports(facts),
+        _temporary(facts),
+        _shared_memory(facts),
+        _open_files(facts),
+        _leftovers(facts),
+    ]
+
+
+def clear(project: Project) -> list[Path]:
+    """Remove what dead servers have left and return what was removed; processes of this project's one are ended.
+
+    Raises:
+        PreflightError: a server is being started right now.
+    """
+    launch.make_private(project.run)
+    # `marsmith serve` holds the same lock while it starts, when its files look like leftovers.
+    with (project.run / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PreflightError(f"a server is being started for {project.root}", tip="try again later") from None
+        facts = gather(project)
+        if facts.server_runs:
+            return []
+        server.stop(project)
+        for leftover in facts.leftovers:
+            _remove(leftover.path)
+        return [leftover.path for leftover in facts.leftovers]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _java(facts: Facts) -> Check:
+    if facts.java is None:
+        return Check(
+            "java", "fail", facts.java_problem, "pip install 'marsmith[serve]', or set JAVA_HOME to Java 17 or 21"
+        )
+    found = f"{facts.java.version} ({facts.java.origin}: {facts.java.executable})"
+    if facts.java.version not in QUIET_JAVAS:
+        return Check("java", "warn", found, "TorchServe is known to run on 17 and 21 without warnings")
+    return Check("java", "ok", found)
+
+
+def _python(facts: Facts) -> Check:
+    found = ".".join(map(str, facts.python))
+    if not OLDEST_PYTHON <= facts.python[:2] <= NEWEST_PYTHON:
+        return Check("python", "warn", found, "use Python 3.10 to 3.13")
+    return Check("python", "ok", found)
+
+
+def _torchserve(facts: Facts) -> Check:
+    version = facts.versions.get("torchserve")
+    if version is None:
+        return Check("torchserve", "fail", "not installed", "pip install 'marsmith[serve]'")
+    if version != TORCHSERVE:
+        return Check("torchserve", "warn", version, f"marsmith is tested with {TORCHSERVE}, the last one")
+    return Check("torchserve", "ok", version)
+
+
+def _packages(facts: Facts) -> Check:
+    missing = [name for name in _NEEDED if facts.versions.get(name) is None]
+    if missing:
+        found = f"{', '.join(missing)} missing: workers die at their start"
+        return Check("packages", "fail", found, f"pip install {' '.join(missing)}")
+    missing = [name for name in _STOCK if facts.versions.get(name) is None]
+    if missing:
+        found = f"{', '.join(missing)} missing: TorchServe's own handlers need them"
+        return Check("packages", "warn", found, f"pip install {' '.join(missing)}")
+    return Check("packages", "ok", "all that TorchServe imports, also what it does not declare")
+
+
+def _torch(facts: Facts) -> Check:
+    version = facts.versions.get("torch")
+    if version is None:
+        return Check("torch", "fail", "not installed", "pip install torch")
+    found = f"{version}, built for {f'CUDA {facts.torch_cuda}' if facts.torch_cuda else 'the CPU'}"
+    release = Version(Version(version).base_version)
+    if not release >= OLDEST_TORCH or release.release[:2] > NEWEST_TORCH.release[:2]:
+        return Check("torch", "warn", found, f"known to work: {OLDEST_TORCH} to {NEWEST_TORCH}")
+    return Check("torch", "ok", found)
+
+
+def _gpu(facts: Facts) -> Check:
+    if not facts.gpus:
+        return Check("gpu", "ok", "none; workers run on the CPU")
+    driver = facts.gpus[0].driver
+    cuda = f", CUDA up to {facts.driver_cuda}" if facts.driver_cuda else ""
+    found = f"{len(facts.gpus)} x {facts.gpus[0].name}, driver {driver}{cuda}"
+    if facts.torch_cuda is None:
+        return Check("gpu", "warn", f"{found}; torch is built for the CPU", "install a CUDA build of torch")
+    if facts.driver_cuda and Version(facts.driver_cuda).major < Version(facts.torch_cuda).major:
+        mend = f"update the driver, or install a torch for CUDA {Version(facts.driver_cuda).major}"
+        return Check("gpu", "fail", f"{found}; torch needs CUDA {facts.torch_cuda}", mend)
+    return Check("gpu", "ok", found)
+
+
+def _cpu(facts: Facts) -> Check:
+    if facts.architecture not in {"x86_64", "AMD64"}:
+        return Check("cpu", "ok", facts.architecture)
+    flags = facts.cpu_flags
+    features = {
+        "AVX2": "avx2" in flags,
+        "AVX-512": "avx512f" in flags,
+        "VNNI": bool({"avx512_vnni", "avx_vnni"} & flags),
+        "AMX": "amx_tile" in flags,
+    }
+    found = ", ".join(name for name, there in features.items() if there) or "none of AVX2, AVX-512, VNNI, AMX"
+    if not features["AVX2"]:
+        return Check("cpu", "warn", found, "expect a fraction of the speed: use a machine, or a VM type, with AVX2")
+    if not features["VNNI"]:
+        return Check("cpu", "ok", f"{found}; without VNNI int8 gains little")
+    return Check("cpu", "ok", found)
+
+
+def _cores(facts: Facts) -> Check:
+    found = f"{facts.usable_cores} of {facts.cores}" if facts.usable_cores != facts.cores else str(facts.cores)
+    if facts.cgroup_cores is not None and facts.cgroup_cores < facts.usable_cores:
+        found += f", and a quota of {facts.cgroup_cores:g}"
+        threads = max(1, int(facts.cgroup_cores))
+        mend = f"torch does not see the quota: set handler.settings.threads, or OMP_NUM_THREADS={threads}"
+        return Check("cores", "warn", found, mend)
+    return Check("cores", "ok", found)
+
+
+def _ports(facts: Facts) -> Check:
+    if facts.server_runs:
+        return Check("ports", "ok", "this project's server runs")
+    if facts.busy_ports:
+        return Check("ports", "fail", "; ".join(facts.busy_ports), "stop what uses them, or change config.properties")
+    return Check("ports", "ok", "free")
+
+
+def _temporary(facts: Facts) -> Check:
+    space = facts.temporary
+    found = f"{_size(space.free_bytes)} free for {space.path}; the store holds {_size(facts.archive_bytes)}"
+    if space.free_bytes < facts.archive_bytes:
+        return Check("disk", "fail", found, "make room: every archive is unpacked there")
+    if space.free_bytes < 2 * facts.archive_bytes + SPARE_BYTES:
+        return Check("disk", "warn", found, "make room: while versions change, both lie there")
+    return Check("disk", "ok", found)
+
+
+def _shared_memory(facts: Facts) -> Check:
+    if facts.shared_memory is None:
+        return Check(
+            "shared memory", "warn", "no /dev/shm", "mount a tmpfs there: torch passes tensors between processes by it"
+        )
+    found = f"{_size(facts.shared_memory.free_bytes)} free"
+    if facts.shared_memory.free_bytes < SMALLEST_SHARED_MEMORY:
+        return Check("shared memory", "warn", found, "start the container with --shm-size=1g")
+    return Check("shared memory", "ok", found)
+
+
+def _open_files(facts: Facts) -> Check:
+    if 0 <= facts.open_files < FEWEST_OPEN_FILES:
+        mend = "each connection is one: ulimit -n 65536, or LimitNOFILE=65536 in the unit"
+        return Check("open files", "warn", str(facts.open_files), mend)
+    return Check("open files", "ok", "unlimited" if facts.open_files < 0 else str(facts.open_files))
+
+
+def _leftovers(facts: Facts) -> Check:
+    if not facts.leftovers:
+        return Check("leftovers", "ok", "none")
+    found = "; ".join(f"{leftover.path}: {leftover.what}" for leftover in facts.leftovers)
+    return Check("leftovers", "warn", found, "marsmith doctor --fix removes them")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1024**3:.1f} GiB"

@@ -1,0 +1,118 @@
+"""Rules about model archives, alone and together in a store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from marsmith.archive import Archive
+from marsmith.errors import MarsmithError
+from marsmith.lint.model_config_rules import check_model_config
+from marsmith.lint.name_rules import check_names
+from marsmith.lint.server_file import ServerFile
+from marsmith.lint.trap import Found, found
+from marsmith.model_store import StoredArchive, archives_in, open_stored
+
+_STOCK_VISION = frozenset({"image_classifier", "image_segmenter", "object_detector", "dali_image_classifier"})
+_STOCK_TOP = 5
+_LABELS = "index_to_name.json"
+
+
+def check_archive_file(path: Path, cores: int, *, installs_requirements: bool = False) -> list[Found]:
+    """Check one archive: whether it loads, its names, its handler and its model config.
+
+    Args:
+        path: a .mar, a .tar.gz or a folder.
+        cores: processor cores of the machine that serves.
+        installs_requirements: whether the server config has install_py_dep_per_model on.
+    """
+    try:
+        archive = open_stored(path).archive
+        return list(_opened(path, archive, cores, installs_requirements=installs_requirements))
+    except MarsmithError as error:
+        return [found("MS501", path, 1, error.message, error.tip or "build it again")]
+
+
+def check_store(file: ServerFile) -> list[Found]:
+    """Check what a server config loads: archives that are missing, or that claim the same version."""
+    if "load_models" not in file.last or "model_store" not in file.last or "$$" in file.value("model_store"):
+        return []
+    store = file.root / file.value("model_store").rstrip()
+    if not store.is_dir():
+        return []
+    paths = archives_in(store, file.value("load_models"))
+    missing = [path for path in paths if not path.exists()]
+    line = file.line("load_models")
+    results = [
+        found("MS127", file.path, line, f"load_models names {path.name}, which is not in {store}", "put it there")
+        for path in missing
+    ]
+    return results + _twins(file, _readable(path for path in paths if path.exists()))
+
+
+def _readable(paths: Iterable[Path]) -> list[StoredArchive]:
+    return [stored for path in paths if (stored := _open_or_none(path))]
+
+
+def _open_or_none(path: Path) -> StoredArchive | None:
+    try:
+        return open_stored(path)
+    except MarsmithError:
+        # Told by the rules about the archive itself.
+        return None
+
+
+def _twins(file: ServerFile, archives: Iterable[StoredArchive]) -> list[Found]:
+    versions: dict[tuple[str, str], list[str]] = {}
+    for archive in archives:
+        versions.setdefault(archive.version, []).append(archive.path.name)
+    return [
+        found(
+            "MS504",
+            file.path,
+            file.line("load_models"),
+            f"{' and '.join(names)} in the store are both {name}:{version}",
+            "give one of them another version, or take it out of the store",
+        )
+        for (name, version), names in versions.items()
+        if len(names) > 1
+    ]
+
+
+def _opened(path: Path, archive: Archive, cores: int, *, installs_requirements: bool) -> Iterator[Found]:
+    manifest = archive.manifest
+    yield from check_names(path, manifest.model_name, manifest.model_version, 1, 1)
+    if manifest.config_file:
+        name = Path(manifest.config_file).name
+        yield from (Found(item.finding) for item in check_model_config(path / name, archive.text(name) or "", cores))
+    else:
+        message = "the archive has no model config"
+        mend = "write one with all six keys that matter, as `marsmith archive` does"
+        yield found("MS502", path, 1, message, mend)
+    if manifest.requirements_file and not installs_requirements:
+        message = f"{manifest.requirements_file} is not installed by the server"
+        yield found("MS503", path, 1, message, "install what it names where the server runs, before it starts")
+    if manifest.handler in _STOCK_VISION:
+        yield from _stock(path, archive)
+
+
+def _stock(path: Path, archive: Archive) -> Iterator[Found]:
+    handler = archive.manifest.handler
+    message = f"the handler is TorchServe's own {handler}"
+    yield found(
+        "MS506", path, 1, message, "use a handler that answers each request alone, as docs/30-write-a-handler.md shows"
+    )
+    labels = _label_count(archive)
+    if handler == "image_classifier" and labels is not None and labels < _STOCK_TOP:
+        message = f"image_classifier asks for the best five of {labels} classes, which fails"
+        yield found("MS505", path, 1, message, "use a handler of your own")
+
+
+def _label_count(archive: Archive) -> int | None:
+    text = archive.text(_LABELS)
+    try:
+        labels = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return len(labels) if isinstance(labels, dict | list) else None

@@ -1,0 +1,171 @@
+"""Rules about ``metrics.yaml``, and about the metrics that handlers write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marsmith.errors import ConfigError
+from marsmith.formats import strict_yaml
+from marsmith.lint.fix import Fix
+from marsmith.lint.handler_metrics import WrittenMetric
+from marsmith.lint.trap import Found, found
+from marsmith.names import did_you_mean, nearest
+
+SECTIONS = ("ts_metrics", "model_metrics")
+TYPES = ("counter", "gauge", "histogram")
+_TOP_KEYS = ("dimensions", *SECTIONS)
+_FIELDS = ("name", "unit", "dimensions")
+_PROMETHEUS_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_HOST, _LEVEL = "Hostname", "Level"
+_INFERENCE = ("counter", ("model_name", "model_version", "hostname"))
+# What the frontend writes itself: type and dimensions, as TorchServe's own metrics.yaml declares them.
+FRONTEND_METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
+    **{f"Requests{kind}XX": ("counter", (_LEVEL, _HOST)) for kind in (2, 4, 5)},
+    "ts_inference_requests_total": _INFERENCE,
+    "ts_inference_latency_microseconds": _INFERENCE,
+    "ts_queue_latency_microseconds": _INFERENCE,
+    **dict.fromkeys(("QueueTime", "WorkerThreadTime"), ("gauge", (_LEVEL, _HOST))),
+    "WorkerLoadTime": ("gauge", ("WorkerName", _LEVEL, _HOST)),
+}
+
+
+@dataclass(frozen=True)
+class DeclaredMetric:
+    """One metric of a metrics file, as far as it is well formed."""
+
+    section: str
+    type: str
+    name: str
+    dimensions: tuple[str, ...]
+    line: int
+
+
+def check_metrics(path: Path, text: str, written: Iterable[WrittenMetric] = ()) -> list[Found]:
+    """Check the text of a ``metrics.yaml``.
+
+    Args:
+        path: the file, as it is to be named.
+        text: its content.
+        written: the metrics that the project's handlers write.
+    """
+    try:
+        data = strict_yaml.load_mapping(text, str(path), ConfigError)
+    except ConfigError as error:
+        return [found("MS401", path, 1, problem, "mend the file") for problem in error.problems]
+    problems = [*_form(path, data), *_metric_forms(path, data)]
+    declared = [metric for section in SECTIONS for metric in _declared(data, section)]
+    problems += [*_names(path, declared), *_frontend(path, declared), *_handlers(path, declared, written)]
+    return sorted(problems, key=lambda item: (item.finding.line, item.finding.rule))
+
+
+def _form(path: Path, data: Mapping[str, Any]) -> Iterator[Found]:
+    yield from _known(path, data, _TOP_KEYS, ())
+    for section in SECTIONS:
+        block = data.get(section)
+        if isinstance(block, Mapping):
+            yield from _known(path, block, TYPES, (section,))
+    if not data.get("model_metrics"):
+        message = "model_metrics is missing or empty, and without it no worker starts"
+        yield found(
+            "MS401", path, _line(data, "model_metrics"), message, "declare HandlerTime and PredictionTime at least"
+        )
+
+
+def _known(path: Path, block: Mapping[str, Any], known: tuple[str, ...], prefix: tuple[str, ...]) -> Iterator[Found]:
+    for key in block:
+        if key not in known:
+            right = nearest(str(key), known)
+            fix = Fix("rename", (*prefix, key), right) if right and right not in block else None
+            message = f"unknown key {'.'.join((*prefix, str(key)))!r}{did_you_mean(str(key), known)}"
+            yield found("MS401", path, _line(block, key), message, f"use one of {', '.join(known)}", fix)
+
+
+def _metric_forms(path: Path, data: Mapping[str, Any]) -> Iterator[Found]:
+    for section, kind, metrics in _lists(data):
+        if not isinstance(metrics, list):
+            yield found("MS402", path, 1, f"{section}.{kind} is no list", "write a list of metrics")
+            continue
+        for position, metric in enumerate(metrics):
+            line = int(metrics.lc.item(position)[0]) + 1 if hasattr(metrics, "lc") else 1
+            for problem in _metric_problems(metric):
+                mend = "write name and unit as texts and dimensions as a list"
+                yield found("MS402", path, line, f"{section}.{kind}: {problem}", mend)
+
+
+def _metric_problems(metric: Any) -> Iterator[str]:
+    if not isinstance(metric, Mapping):
+        yield f"{metric!r} is no metric"
+        return
+    name = metric.get("name")
+    for key in ("name", "unit"):
+        if not isinstance(metric.get(key), str) or not metric[key]:
+            yield f"{name or 'a metric'} has no {key}"
+    dimensions = metric.get("dimensions")
+    if not isinstance(dimensions, list) or not all(isinstance(item, str) for item in dimensions):
+        yield f"{name or 'a metric'} has no list of dimensions"
+    for key in metric:
+        if key not in _FIELDS:
+            yield f"{name or 'a metric'} has an unknown key {key!r}{did_you_mean(str(key), _FIELDS)}"
+
+
+def _lists(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    for section in SECTIONS:
+        block = data.get(section)
+        for kind in TYPES:
+            if isinstance(block, Mapping) and block.get(kind) is not None:
+                yield section, kind, block[kind]
+
+
+def _declared(data: Mapping[str, Any], wanted: str) -> Iterator[DeclaredMetric]:
+    for section, kind, metrics in _lists(data):
+        if section != wanted or not isinstance(metrics, list):
+            continue
+        for metric in metrics:
+            if not any(_metric_problems(metric)):
+                dimensions = tuple(map(str, metric["dimensions"]))
+                yield DeclaredMetric(section, kind, str(metric["name"]), dimensions, _line(metric, "name"))
+
+
+def _names(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[Found]:
+    seen: dict[tuple[str, str], DeclaredMetric] = {}
+    for metric in declared:
+        first = seen.setdefault((metric.section, metric.name), metric)
+        if first is not metric:
+            message = f"{metric.name} stands already in line {first.line}"
+            yield found("MS405", path, metric.line, message, "keep one, or give one another name")
+        labels = [label for label in metric.dimensions if not _LABEL.fullmatch(label)]
+        if not _PROMETHEUS_NAME.fullmatch(metric.name) or labels:
+            wrong = labels[0] if labels else metric.name
+            mend = "use letters, digits and '_', and begin with a letter"
+            yield found("MS407", path, metric.line, f"{wrong!r} is no name for Prometheus", mend)
+
+
+def _frontend(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[Found]:
+    own = {metric.name: metric for metric in declared if metric.section == "ts_metrics"}
+    for name, (kind, dimensions) in FRONTEND_METRICS.items():
+        metric = own.get(name)
+        if metric and (metric.type, metric.dimensions) != (kind, dimensions):
+            message = f"{name} must be a {kind} with the dimensions {', '.join(dimensions)}"
+            yield found("MS406", path, metric.line, message, "write it as TorchServe's own metrics.yaml does")
+
+
+def _handlers(path: Path, declared: Iterable[DeclaredMetric], written: Iterable[WrittenMetric]) -> Iterator[Found]:
+    known = {metric.name: metric for metric in declared if metric.section == "model_metrics"}
+    for metric in written:
+        if metric.name not in known:
+            message = f"the metric {metric.name} is not declared in the model_metrics of {path.name}"
+            mend = f"declare it there as a {metric.type or 'counter, gauge or histogram'}"
+            yield found("MS403", metric.file, metric.line, message, mend)
+        elif metric.type and known[metric.name].type != metric.type:
+            message = f"{metric.name} is written as a {metric.type} and declared as a {known[metric.name].type}"
+            yield found("MS404", metric.file, metric.line, message, f"declare it as a {metric.type}")
+
+
+def _line(data: Any, key: str) -> int:
+    marks = getattr(data, "lc", None)
+    return int(marks.key(key)[0]) + 1 if marks is not None and key in data else 1

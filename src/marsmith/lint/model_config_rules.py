@@ -1,0 +1,252 @@
+"""Rules about ``model-config.yaml``, and about the block ``serving`` of a model spec, which has the same keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marsmith.errors import ConfigError
+from marsmith.formats import strict_yaml
+from marsmith.formats.model_config import HANDLER_KEY
+from marsmith.lint.fix import Fix
+from marsmith.lint.trap import Found, found
+from marsmith.names import nearest
+
+Kind = type[int] | type[bool] | type[str] | type[list[Any]] | type[dict[str, Any]]
+
+# What ModelConfig.java takes; the smallest value that it keeps, for numbers.
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(
+        [
+            "minWorkers",
+            "maxWorkers",
+            "batchSize",
+            "maxBatchDelay",
+            "responseTimeout",
+            "startupTimeout",
+            "jobQueueSize",
+            "maxRetryTimeoutInSec",
+            "clientTimeoutInMills",
+            "parallelLevel",
+            "sequenceMaxIdleMSec",
+            "sequenceTimeoutMSec",
+            "maxSequenceJobQueueSize",
+            "maxNumSequence",
+        ],
+        int,
+    ),
+    **dict.fromkeys(
+        ("useJobTicket", "sequenceBatching", "continuousBatching", "asyncCommunication", "useVenv"),
+        bool,
+    ),
+    "deviceType": str,
+    "parallelType": str,
+    "deviceIds": list,
+    "torchrun": dict,
+}
+LOWEST = {
+    "minWorkers": 1,
+    "maxWorkers": 1,
+    "batchSize": 1,
+    "responseTimeout": 1,
+    "startupTimeout": 1,
+    "jobQueueSize": 1,
+}
+_CHOICES = {"deviceType": ("cpu", "gpu", "neuron"), "parallelType": ("pp", "tp", "pptp", "custom")}
+_WORDS = {int: "a whole number", bool: "true or false", str: "a text", list: "a list", dict: "a mapping"}
+_TIMEOUTS = {"responseTimeout": 120, "startupTimeout": 120}
+# Far above the millisecond that was best at every load tried, far below what a person notices.
+_COSTLY_MS = 10
+_SEQUENCE_KEYS = ("sequenceTimeoutMSec", "maxSequenceJobQueueSize", "maxNumSequence")
+_TRUTH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+
+
+@dataclass(frozen=True)
+class ModelKeys:
+    """TorchServe's keys of one version, and where they stand.
+
+    Attributes:
+        path: the file.
+        data: the mapping that holds them, with its line numbers.
+        prefix: the keys that lead to it; empty in a model-config.yaml.
+    """
+
+    path: Path
+    data: Mapping[str, Any]
+    prefix: tuple[str, ...] = ()
+
+    def line(self, key: str) -> int:
+        """Return the line of a key; that of the mapping where the key is missing."""
+        marks = getattr(self.data, "lc", None)
+        if marks is None:
+            return 1
+        if key in self.data:
+            return int(marks.key(key)[0]) + 1
+        # A nested mapping begins in the line below its own key.
+        return int(marks.line) + 1 if self.prefix else 1
+
+    def integer(self, key: str) -> int | None:
+        """Return a whole number, None where it is missing or of another type."""
+        value = self.data.get(key)
+        return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def found(self, rule: str, key: str, message: str, mend: str, fix: Fix | None = None) -> Found:
+        """Make what a rule found at a key."""
+        return found(rule, self.path, self.line(key), message, mend, fix)
+
+    def set(self, key: str, value: Any) -> Fix:
+        """Make the fix that sets a key."""
+        return Fix("set", (*self.prefix, key), value)
+
+
+def check_model_config(path: Path, text: str, cores: int) -> list[Found]:
+    """Check the text of a ``model-config.yaml``.
+
+    Args:
+        path: the file, as it is to be named.
+        text: its content.
+        cores: processor cores of the machine that serves.
+    """
+    if not text.strip():
+        return [found("MS205", path, 1, "the model config is empty", "write the keys, or leave the file out")]
+    try:
+        data = strict_yaml.load_mapping(text, str(path), ConfigError)
+    except ConfigError as error:
+        return [found("MS205", path, 1, problem, "mend the file") for problem in error.problems]
+    keys = ModelKeys(path, data)
+    rules = (_unknown(keys), _types(keys), check_version_keys(keys, cores), _missing(keys))
+    return sorted((item for rule in rules for item in rule), key=lambda item: (item.finding.line, item.finding.rule))
+
+
+def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[Found]:
+    """Check what the keys mean together; for a model config as for a spec."""
+    yield from _batching(keys)
+    yield from _workers(keys, cores)
+    yield from _devices(keys)
+    yield from _sequences(keys)
+
+
+def _unknown(keys: ModelKeys) -> Iterator[Found]:
+    for key, value in keys.data.items():
+        if key in KINDS or key == HANDLER_KEY:
+            continue
+        right = _likely(str(key))
+        if right:
+            fix = Fix("rename", (key,), right) if right not in keys.data else None
+            message = f"unknown key {key!r}; did you mean {right!r}?"
+            yield keys.found("MS201", key, message, f"write {right}", fix)
+        elif not isinstance(value, Mapping):
+            message = f"TorchServe does not read {key!r}; the handler may, through context.model_yaml_config"
+            yield keys.found("MS202", key, message, "put what the handler reads into a block of its own, as `handler:`")
+
+
+def _likely(key: str) -> str | None:
+    """Return the key of TorchServe's that is meant, also where it is written as the server config or the API does."""
+    joined = {known.lower(): known for known in KINDS}
+    folded = key.replace("_", "").replace("-", "").lower()
+    return joined.get(folded) or nearest(folded, KINDS)
+
+
+def _types(keys: ModelKeys) -> Iterator[Found]:
+    for key, kind in KINDS.items():
+        value = keys.data.get(key)
+        if key not in keys.data:
+            continue
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            right = _converted(value, kind)
+            fix = None if right is None else keys.set(key, right)
+            message = f"{key} is {value!r}, not {_WORDS[kind]}, so TorchServe takes its default"
+            yield keys.found("MS203", key, message, f"write {_WORDS[kind]}", fix)
+        elif isinstance(value, int) and kind is int and value < LOWEST.get(key, 0):
+            yield keys.found("MS204", key, f"{key} is {value}", f"write at least {LOWEST.get(key, 0)}")
+        elif key in _CHOICES and str(value).lower() not in _CHOICES[key]:
+            yield keys.found("MS204", key, f"{key} is {value!r}", f"write one of {', '.join(_CHOICES[key])}")
+
+
+def _converted(value: Any, kind: Kind) -> Any:
+    """Return what a value of the wrong type can only mean; None where that is not clear."""
+    if kind is int and isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+        return int(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is bool and isinstance(value, str):
+        return _TRUTH.get(value.lower())
+    if kind is list and type(value) is int:
+        return [value]
+    return None
+
+
+def _batching(keys: ModelKeys) -> Iterator[Found]:
+    batch, delay = keys.integer("batchSize"), keys.integer("maxBatchDelay")
+    if delay == 0:
+        message = "maxBatchDelay is 0, which TorchServe takes for 100 ms"
+        yield keys.found("MS207", "maxBatchDelay", message, "write 1", keys.set("maxBatchDelay", 1))
+    elif "maxBatchDelay" not in keys.data and (batch or 1) > 1 and not keys.prefix:
+        message = f"batchSize is {batch} without a maxBatchDelay, which is then 100 ms"
+        yield keys.found("MS207", "batchSize", message, "write maxBatchDelay: 1, near greedy, or what you measured")
+    if delay is None or delay < 1:
+        return
+    timeout = keys.integer("responseTimeout")
+    if batch == 1 and delay > 1:
+        message = f"maxBatchDelay is {delay} ms, and a batch of 1 never waits"
+        yield keys.found("MS208", "maxBatchDelay", message, "raise batchSize, or write maxBatchDelay: 1")
+    elif timeout and delay >= timeout * 1000:
+        message = f"maxBatchDelay of {delay} ms is not below the responseTimeout of {timeout} s"
+        yield keys.found("MS215", "maxBatchDelay", message, "write maxBatchDelay in milliseconds, near 1")
+    elif delay > _COSTLY_MS and batch != 1:
+        message = f"maxBatchDelay is {delay} ms: alone, a client gets at most {1000 / delay:.0f} replies a second"
+        yield keys.found("MS216", "maxBatchDelay", message, "write 1: under load batches form while workers are busy")
+
+
+def _workers(keys: ModelKeys, cores: int) -> Iterator[Found]:
+    least, most = keys.integer("minWorkers"), keys.integer("maxWorkers")
+    if least is not None and (most or 0) < max(1, least):
+        message = f"minWorkers is {least} and maxWorkers is {most if most is not None else 'missing'}: both are ignored"
+        yield keys.found("MS209", "minWorkers", message, "write maxWorkers, at least minWorkers")
+        return
+    workers = most or 1
+    handler = keys.data.get(HANDLER_KEY)
+    threads = handler.get("threads") if isinstance(handler, Mapping) else None
+    each = threads if type(threads) is int and threads > 0 else 1
+    if workers > 1 and workers * each > cores and str(keys.data.get("deviceType", "")).lower() != "gpu":
+        message = f"{workers} workers of at least {each} thread(s) on {cores} cores"
+        yield keys.found("MS211", "maxWorkers", message, f"write at most {max(1, cores // each)} workers")
+
+
+def _devices(keys: ModelKeys) -> Iterator[Found]:
+    ids = keys.data.get("deviceIds")
+    if isinstance(ids, list):
+        wrong = [item for item in ids if type(item) is not int or item < 0]
+        if wrong:
+            message = f"deviceIds has {wrong[0]!r}, and so TorchServe ignores all of {list(ids)}"
+            yield keys.found("MS213", "deviceIds", message, "write numbers of GPUs, from 0 on")
+        elif str(keys.data.get("deviceType", "")).lower() == "cpu":
+            yield keys.found("MS213", "deviceIds", "deviceIds beside deviceType cpu", "remove one of the two")
+    parallel, level = keys.data.get("parallelType"), keys.integer("parallelLevel")
+    if (parallel is None) != (not level) and "torchrun" not in keys.data:
+        key = "parallelLevel" if parallel is None else "parallelType"
+        yield keys.found("MS214", key, f"{key} alone is ignored", "write both parallelType and parallelLevel")
+
+
+def _sequences(keys: ModelKeys) -> Iterator[Found]:
+    given = [key for key in _SEQUENCE_KEYS if key in keys.data]
+    complete = keys.data.get("sequenceBatching") is True and (keys.integer("sequenceMaxIdleMSec") or 0) > 0
+    if given and not complete and keys.data.get("continuousBatching") is not True:
+        message = f"{', '.join(given)}: ignored without sequenceBatching: true and a sequenceMaxIdleMSec above 0"
+        yield keys.found("MS217", given[0], message, "write both, or remove these")
+
+
+def _missing(keys: ModelKeys) -> Iterator[Found]:
+    """Check for keys whose absence is a trap; a spec writes all of them by itself."""
+    for key, default in _TIMEOUTS.items():
+        if key not in keys.data:
+            message = f"{key} is missing, so it is {default} s, whatever config.properties and the API say"
+            yield keys.found("MS206", key, message, f"write {key}", keys.set(key, default))
+    if "minWorkers" not in keys.data:
+        message = "minWorkers and maxWorkers are missing, so default_workers_per_model decides, or the cores"
+        yield keys.found("MS210", "minWorkers", message, "write both")
+    if (keys.integer("maxRetryTimeoutInSec") or 300) >= 300:
+        message = "/ping takes a dead worker for healthy for 300 s (maxRetryTimeoutInSec)"
+        yield keys.found("MS212", "maxRetryTimeoutInSec", message, "write maxRetryTimeoutInSec: 30")

@@ -1,0 +1,211 @@
+"""Which files are checked, and by which rules."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from marsmith.errors import ConfigError, FormatError, UsageError
+from marsmith.formats import strict_yaml
+from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
+from marsmith.formats.server_key_types import number
+from marsmith.lint import fix as fixes
+from marsmith.lint.archive_rules import check_archive_file, check_store
+from marsmith.lint.handler_metrics import WrittenMetric, written_metrics
+from marsmith.lint.metrics_rules import check_metrics
+from marsmith.lint.model_config_rules import KINDS, check_model_config
+from marsmith.lint.server_file import ServerFile
+from marsmith.lint.server_rules import check_server_config
+from marsmith.lint.spec_rules import check_spec
+from marsmith.lint.trap import Found
+from marsmith.model_store import SUFFIXES
+from marsmith.settings import Project
+
+FileKind = Literal["server", "model", "spec", "metrics", "archive"]
+
+_YAML = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the rules know besides the file.
+
+    Attributes:
+        root: the project's root.
+        cores: processor cores of the machine that serves.
+        queue_size: job_queue_size of the project's server config.
+        installs_requirements: whether that has install_py_dep_per_model on.
+        written: metrics that the project's handlers write.
+    """
+
+    root: Path
+    cores: int
+    queue_size: int = 100
+    installs_requirements: bool = False
+    written: tuple[WrittenMetric, ...] = ()
+
+
+def lint_project(project: Project, *, cores: int | None = None) -> list[Found]:
+    """Check every file of a project that a server or a build reads."""
+    return _lint(_project_files(project), context_of(project.root, cores))
+
+
+def lint_paths(paths: Iterable[Path], root: Path, *, cores: int | None = None) -> list[Found]:
+    """Check files, archives and folders; of a folder everything that is known in it.
+
+    Args:
+        paths: what to check.
+        root: the project's root, from which paths in specs count.
+        cores: processor cores of the machine that serves; default: of this one.
+
+    Raises:
+        UsageError: a path does not exist, or is nothing that there are rules for.
+    """
+    files = [file for path in paths for file in _expanded(path)]
+    return _lint(files, context_of(root, cores))
+
+
+def mend(results: Iterable[Found]) -> int:
+    """Apply the fixes, at most one a line, and return how many; check again to see what is left.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    chosen: dict[tuple[Path, int], tuple[Path, fixes.Fix]] = {}
+    added = []
+    for item in results:
+        if item.fix is None:
+            continue
+        if item.fix.line == 0 and item.finding.file.suffix == ".properties":
+            added.append((item.finding.file, item.fix))
+        else:
+            chosen.setdefault((item.finding.file, _place(item)), (item.finding.file, item.fix))
+    todo = [*chosen.values(), *added]
+    for file, changes in fixes.grouped(todo).items():
+        fixes.apply(file, changes)
+    return len(todo)
+
+
+def context_of(root: Path, cores: int | None = None) -> Context:
+    """Gather what the rules need to know of a project; what is missing or broken there takes TorchServe's defaults."""
+    values = _server_values(root)
+    handlers = sorted((root / "handlers").glob("*.py"))
+    written = tuple(metric for file in handlers for metric in written_metrics(file, _text(file)))
+    return Context(
+        root=root,
+        cores=cores or available_cores(),
+        queue_size=number(values.get("job_queue_size", "100")) or 100,
+        installs_requirements=values.get("install_py_dep_per_model", "false").lower() == "true",
+        written=written,
+    )
+
+
+def available_cores() -> int:
+    """Return the cores that this process may use, as the JVM and torch count them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def kind_of(path: Path) -> FileKind | None:
+    """Return which rules a file or folder falls under; None where there are none."""
+    if path.name.endswith(SUFFIXES) or (path / "MAR-INF").is_dir():
+        return "archive"
+    if path.suffix == ".properties":
+        return "server"
+    return _yaml_kind(path) if path.suffix in _YAML else None
+
+
+def _lint(files: Iterable[Path], context: Context) -> list[Found]:
+    return [item for file in dict.fromkeys(files) for item in _check(file, context)]
+
+
+def _check(path: Path, context: Context) -> list[Found]:
+    kind = kind_of(path)
+    if kind == "archive":
+        return check_archive_file(path, context.cores, installs_requirements=context.installs_requirements)
+    if kind == "server":
+        return _check_server(path)
+    text = _text(path)
+    if kind == "spec":
+        return check_spec(path, text, context.root, context.cores, context.queue_size)
+    if kind == "metrics":
+        return check_metrics(path, text, context.written)
+    return check_model_config(path, text, context.cores)
+
+
+def _check_server(path: Path) -> list[Found]:
+    text = path.read_bytes().decode(ENCODING)
+    results = check_server_config(path, text)
+    if any(item.finding.rule == "MS108" for item in results):
+        return results
+    entries = tuple(parse_properties(text, str(path)))
+    return [*results, *check_store(ServerFile(path, path.resolve().parent, entries, os.environ))]
+
+
+def _server_values(root: Path) -> dict[str, str]:
+    try:
+        return as_mapping(parse_properties((root / "config.properties").read_text(encoding=ENCODING)))
+    except (OSError, ConfigError):
+        return {}
+
+
+def _project_files(project: Project) -> Iterator[Path]:
+    if project.server_config.exists():
+        yield project.server_config
+    yield from sorted((project.root / "config").glob("*.yaml"))
+    yield from sorted(project.specs.glob("*.yaml"))
+    store = project.root / _server_values(project.root).get("model_store", str(project.model_store))
+    if store.is_dir():
+        yield from (path for path in sorted(store.iterdir()) if kind_of(path) == "archive")
+
+
+def _expanded(path: Path) -> Iterator[Path]:
+    if not path.exists():
+        raise UsageError(f"{path} does not exist")
+    if kind_of(path):
+        yield path
+    elif path.is_dir():
+        if (path / "config" / "models").is_dir():
+            yield from _project_files(Project(path))
+        else:
+            yield from (
+                child for child in sorted(path.iterdir()) if not child.name.startswith(".") and _is_known(child)
+            )
+    else:
+        raise UsageError(
+            f"no rules for {path}", tip="give config.properties, a model config, a spec, metrics.yaml or an archive"
+        )
+
+
+def _is_known(path: Path) -> bool:
+    return kind_of(path) is not None
+
+
+def _yaml_kind(path: Path) -> FileKind | None:
+    if path.name == "model-config.yaml":
+        return "model"
+    if path.parent.name == "models" and path.parent.parent.name == "config":
+        return "spec"
+    if path.name == "metrics.yaml":
+        return "metrics"
+    try:
+        keys = set(strict_yaml.load_mapping(_text(path), str(path), FormatError))
+    except FormatError:
+        return None
+    if keys & {"ts_metrics", "model_metrics"}:
+        return "metrics"
+    if {"export", "handler"} <= keys or "serving" in keys:
+        return "spec"
+    return "model" if keys & KINDS.keys() else None
+
+
+def _place(item: Found) -> int:
+    """Return what only one fix at a time may change: a line, or for a key that is added a place of its own."""
+    assert item.fix is not None  # noqa: S101, only called where there is one
+    return item.fix.line or hash(item.fix.path)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,134 @@
+"""Rules about who can reach a server, and what they can make it do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from marsmith.formats.server_keys import variable
+from marsmith.lint.fix import Fix
+from marsmith.lint.server_file import ServerFile
+from marsmith.lint.trap import Found, found
+
+CLOSED = "(?!)"
+# A wrong line about one of these has no effect; mending it could open what has been closed until now.
+OPENING_KEYS = frozenset(
+    {
+        "allowed_urls",
+        "cors_allowed_origin",
+        "disable_token_authorization",
+        "enable_envvars_config",
+        "enable_model_api",
+        "grpc_inference_address",
+        "grpc_management_address",
+        "inference_address",
+        "install_py_dep_per_model",
+        "load_models",
+        "management_address",
+        "metrics_address",
+        "use_env_allowed_urls",
+    }
+)
+# Foreign places that no sound pattern admits.
+_FOREIGN = (
+    "https://attacker.example/m.mar",
+    "http://169.254.169.254/m.mar",
+    "file:///etc/m.mar",
+    "s3://attacker/m.mar",
+)
+
+
+def check_security(file: ServerFile) -> Iterator[Found]:
+    """Give what stands open."""
+    yield from _open_addresses(file)
+    yield from _tokens(file)
+    yield from _urls(file)
+    yield from _overrides(file)
+    yield from _transport(file)
+
+
+def _open_addresses(file: ServerFile) -> Iterator[Found]:
+    for listener in file.listeners.values():
+        if listener.is_local:
+            continue
+        rule = "MS110" if "management" in listener.key else "MS111"
+        message = f"{listener.key} is open to other machines ({listener.host}:{listener.port})"
+        yield found(
+            rule, file.path, file.line(listener.key), message, "bind 127.0.0.1, and let a proxy face the network"
+        )
+
+
+def _tokens(file: ServerFile) -> Iterator[Found]:
+    inference, management = (file.listeners.get(f"{api}_address") for api in ("inference", "management"))
+    shared = bool(inference and management and inference.port and inference.port == management.port)
+    key = "disable_token_authorization"
+    if file.is_true(key):
+        fix = None if shared else Fix("set", (key,), "false", file.line(key))
+        yield found("MS112", file.path, file.line(key), "tokens are off", f"write {key}=false", fix)
+    elif shared:
+        message = "management and inference share a port, where no management request is accepted"
+        yield found("MS113", file.path, file.line("management_address"), message, "give each a port of its own")
+    if not file.is_true("enable_model_api"):
+        message = "the model API is off: versions are fixed from the start of the server on"
+        yield found(
+            "MS120", file.path, file.line("enable_model_api"), message, "write enable_model_api=true, with tokens on"
+        )
+    elif file.is_true(key):
+        message = "whoever reaches the management API may register an archive, and so run code"
+        yield found("MS119", file.path, file.line("enable_model_api"), message, f"write {key}=false, or switch it off")
+
+
+def _urls(file: ServerFile) -> Iterator[Found]:
+    key = "allowed_urls"
+    admitted = [url for url in _FOREIGN if any(_admits(pattern, url) for pattern in file.value(key).split(","))]
+    if not admitted:
+        return
+    loads_from_url = "://" in file.value("load_models")
+    line = file.line(key)
+    fix = None if loads_from_url else Fix("set", (key,), CLOSED, line if key in file.last else 0)
+    message = f"allowed_urls admits {admitted[0]}" + ("" if key in file.last else ", because it is missing")
+    yield found(
+        "MS114", file.path, line, message, f"write {key}={CLOSED}, which admits nothing, or the one host you trust", fix
+    )
+
+
+def _admits(pattern: str, url: str) -> bool:
+    """Match as ArchiveUtils.validateURL does: the whole URL, in any case."""
+    try:
+        return re.fullmatch(pattern, url, re.IGNORECASE) is not None
+    except re.error:
+        return False
+
+
+def _overrides(file: ServerFile) -> Iterator[Found]:
+    for key in ("enable_envvars_config", "use_env_allowed_urls"):
+        if file.is_true(key):
+            now = sorted(name for known in file.last if (name := variable(known)) and name in file.environment)
+            message = f"{key} is on" + (f"; set right now: {', '.join(now)}" if now else "")
+            fix = Fix("set", (key,), "false", file.line(key))
+            yield found("MS115", file.path, file.line(key), message, f"write {key}=false", fix)
+    if file.is_true("install_py_dep_per_model"):
+        message = "archives may install packages when they are loaded"
+        mend = "install what archives need before, and write install_py_dep_per_model=false"
+        yield found("MS116", file.path, file.line("install_py_dep_per_model"), message, mend)
+    if not file.is_true("limit_max_image_pixels"):
+        message = "limit_max_image_pixels is off, so Pillow opens an image of any size"
+        fix = Fix("set", ("limit_max_image_pixels",), "true", file.line("limit_max_image_pixels"))
+        yield found("MS132", file.path, file.line("limit_max_image_pixels"), message, "remove the line", fix)
+    if file.value("cors_allowed_origin").strip() == "*":
+        message = "cors_allowed_origin admits every web page"
+        yield found("MS131", file.path, file.line("cors_allowed_origin"), message, "name the origins that may call")
+
+
+def _transport(file: ServerFile) -> Iterator[Found]:
+    secure = [listener.key for listener in file.listeners.values() if listener.secure]
+    own = "keystore" in file.last or {"private_key_file", "certificate_file"} <= file.last.keys()
+    if secure and not own:
+        message = f"{', '.join(secure)}: TLS with a certificate that TorchServe makes up at each start"
+        mend = "name private_key_file and certificate_file, or a keystore"
+        yield found("MS129", file.path, file.line(secure[0]), message, mend)
+    if "keystore" in file.last and file.value("keystore_pass") == "changeit":
+        line = file.line("keystore_pass" if "keystore_pass" in file.last else "keystore")
+        yield found(
+            "MS130", file.path, line, "the keystore's password is changeit", "give the keystore another password"
+        )

