@@ -80,6 +80,11 @@ def test_only_the_servers_own_words_are_taken_for_its_own() -> None:
     assert not is_authorization_failure(Reply(200, "", {}, reply_of(400, "InvalidKeyException", "").body))
 
 
+def test_the_problem_of_a_handler_carries_the_request_id_as_well() -> None:
+    body = b'{"code": 415, "type": "a", "message": "b", "request_id": "c"}'
+    assert restore_status(Reply(200, "", {}, body)).status == 415
+
+
 @pytest.mark.parametrize(
     "body",
     [

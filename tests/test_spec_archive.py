@@ -77,6 +77,39 @@ def test_a_spec_that_cannot_be_built_leaves_the_store_as_it_was(
     assert not list(project.model_store.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("class A: ...\nclass B: ...\n", "A.*B|two|2"),
+        ("x = 1\n", "class"),
+        ("def broken(:\n", "py:1: not valid Python"),
+        ("import nowhere_to_be_found\ndef handle(data, context): ...\n", "nowhere_to_be_found"),
+    ],
+)
+def test_a_handler_that_no_worker_could_load_is_refused_before_anything_is_exported(
+    project: Project, code: str, message: str
+) -> None:
+    (project.root / "handlers" / "image_classifier_handler.py").write_text(code)
+    with pytest.raises(MarsmithError, match=message):
+        build_from_spec(project, load_spec(project, "efficientnet_lite0"))
+    assert not (project.root / ".marsmith").exists()
+    assert not list(project.model_store.iterdir())
+
+
+def test_a_handler_that_fails_at_load_is_refused_also_without_examples(
+    built_project: Project, project: Project
+) -> None:
+    shutil.copytree(built_project.root / ".marsmith", project.root / ".marsmith")
+    path = project.specs / "efficientnet_lite0.yaml"
+    text = path.read_text()
+    path.write_text(text[: text.index("examples:")] + text[text.index("# TorchServe's own keys") :])
+    handler = project.root / "handlers" / "image_classifier_handler.py"
+    handler.write_text(handler.read_text() + "\nraise RuntimeError('no luck')\n")
+    with pytest.raises(MarsmithError, match="no luck"):
+        build_from_spec(project, load_spec(project, "efficientnet_lite0"))
+    assert not list(project.model_store.iterdir())
+
+
 def test_a_handler_that_is_a_link_out_of_the_project_is_refused(project: Project, tmp_path: Path) -> None:
     handler = project.root / "handlers" / "image_classifier_handler.py"
     handler.rename(tmp_path / "stolen.py")

@@ -40,18 +40,21 @@ class Problem:
 
 
 def problem_in(body: bytes) -> Problem | None:
-    """Return the problem that ``body`` states; None where it has any other form than exactly that."""
+    """Return the problem that ``body`` states; None where it has any other form than exactly that.
+
+    TorchServe's own replies have a code, a type and a message; those of our handlers have the request id as well.
+    """
     if not body.lstrip().startswith(b"{"):
         return None
     try:
         data = json.loads(body)
     except ValueError:
         return None
-    if data.keys() != {"code", "type", "message"} or type(data["code"]) is not int:
+    if data.keys() - {"request_id"} != {"code", "type", "message"} or type(data["code"]) is not int:
         return None
     if not isinstance(data["type"], str) or not isinstance(data["message"], str):
         return None
-    return Problem(**data)
+    return Problem(data["code"], data["type"], data["message"])
 
 
 def restore_status(reply: Reply) -> Reply:

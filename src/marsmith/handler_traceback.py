@@ -20,6 +20,8 @@ _CHAINS = (
 _NOT_A_MESSAGE = ("[METRICS]", "Backend received inference", "Frontend disconnected")
 _MESSAGE_LINES = 40
 _FRAME = re.compile(r'  File "(?P<file>[^"]+)", line \d+')
+# What a worker raises after it has logged why a handler raised a RuntimeError or ran out of memory at load.
+_ANNOUNCEMENT = re.compile(r"RuntimeError: \d{3} - (Unknown exception|System out of memory)")
 _MASK = re.compile(r"ModuleNotFoundError: No module named 'ts\.torch_handler\.(?P<handler>[^']+)'")
 
 
@@ -83,6 +85,8 @@ def _last_chain(lines: Sequence[str]) -> list[_Block]:
     starts = [i for i, line in enumerate(lines) if line == _START]
     if not starts:
         return []
+    if len(starts) > 1 and _ANNOUNCEMENT.fullmatch(_block(lines[starts[-1] :]).exception[0]):
+        return _last_chain(lines[: starts[-1]])
     first = len(starts) - 1
     while first > 0 and any(line in _CHAINS for line in lines[starts[first - 1] : starts[first]]):
         first -= 1

@@ -25,6 +25,7 @@ from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
 from marsmith.formats.examples import render_examples
 from marsmith.formats.manifest import Manifest, render_manifest
 from marsmith.formats.model_spec import ModelSpec
+from marsmith.handler_entry import check_entry_point
 from marsmith.imports import local_imports
 from marsmith.inputs import read_input
 from marsmith.names import archive_file_name
@@ -112,6 +113,7 @@ def build_from_spec(
 def _handler_files(project: Project, spec: ModelSpec) -> list[Path]:
     """Return the handler and every local module that it imports, the handler first."""
     entry = _inside(project, spec.handler.entry_point, "handler.entry_point")
+    check_entry_point(entry)
     return [entry, *local_imports(entry)]
 
 
@@ -154,13 +156,14 @@ def handler_settings(spec: ModelSpec, export: Export) -> dict[str, Any]:
 def _proved_examples(
     project: Project, spec: ModelSpec, manifest: Manifest, members: Sequence[Member], on_step: Callable[[str], None]
 ) -> list[Member]:
-    """Answer the spec's examples with the archive-to-be, and return them with their replies as members."""
-    if not spec.examples:
-        return []
+    """Answer the spec's examples with the archive-to-be, and return them with their replies as members.
+
+    A handler that does not load is found here, also where there are no examples.
+    """
     from marsmith.replay import ExampleRequest, validate_examples
     from marsmith.runner import Runner
 
-    on_step(f"answering {len(spec.examples)} examples with the handler")
+    on_step(f"loading the handler, answering {len(spec.examples)} examples")
     inputs = [read_input(example.input, project.root) for example in spec.examples]
     requests = [
         ExampleRequest(given.name, given.body, given.content_type, example.tolerance, example.expect)
@@ -168,6 +171,8 @@ def _proved_examples(
     ]
     with _linked_folder(manifest, members) as folder, Runner(folder, batch_size=spec.serving.batch_size) as runner:
         validated = validate_examples(runner, requests)
+    if not spec.examples:
+        return []
     return [
         Member(EXAMPLES_FILE, render_examples(validated).encode()),
         *(Member(f"{EXAMPLES_FOLDER}/{given.name}", given.path or given.body) for given in inputs),
