@@ -11,6 +11,7 @@ binary file in the repository. Three sets:
 from __future__ import annotations
 
 import functools
+import gzip
 import io
 import json
 import random
@@ -398,7 +399,7 @@ def _other_documents() -> Iterator[Payload]:
     yield "pdf", b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n%%EOF\n", "application/pdf"
     yield "zip", archive.getvalue(), "application/zip"
     yield "zip-as-png", archive.getvalue(), "image/png"
-    yield "gzip", zlib.compress(good_images()["jpeg"], wbits=31), "application/gzip"
+    yield "gzip", gzip.compress(good_images()["jpeg"], mtime=0), "application/gzip"
     yield "pickle", b"\x80\x04\x95\x0b\0\0\0\0\0\0\0}\x94\x8c\x01a\x94K\x01s.", "application/octet-stream"
     yield (
         "numpy",
