@@ -19,7 +19,7 @@ from marsmith.archive.write import write_archive
 from marsmith.errors import BuildError
 from marsmith.export import Export, export_model
 from marsmith.formats import model_config
-from marsmith.formats.environment import render_environment
+from marsmith.formats.environment import Environment, render_environment
 from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
 from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
 from marsmith.formats.examples import render_examples
@@ -78,29 +78,13 @@ def build_from_spec(
     members = _members(spec, export, handler_files, extra_files)
     target = project.model_store / archive_file_name(spec.name, spec.version)
     stamp = project.root / ".marsmith" / "archives" / f"{target.name}.json"
-    inputs = {
-        "spec": spec.model_dump(),
-        "export": export.report,
-        "environment": render_environment(record),
-        "code": build_stamp.code_digest(),
-    }
+    inputs = _inputs(spec, export, record)
     if build_stamp.is_current(stamp, inputs, project.root):
         return BuiltArchive(target, build_stamp.file_sha256(target), reused=True)
-    manifest = Manifest(
-        model_name=spec.name,
-        model_version=spec.version,
-        serialized_file=export.serialized_file.name,
-        handler=handler_files[0].name,
-        config_file=model_config.FILE_NAME,
-        marsmith={"formatVersion": 1},
-    )
     sources = [member.source for member in members if isinstance(member.source, Path)]
+    manifest = _manifest(spec, export, handler_files[0])
     members += _proved_examples(project, spec, manifest, members, on_step)
-    digests = {member.name: member.sha256() for member in members}
-    members += [
-        Member("MAR-INF/environment.txt", render_environment(record).encode()),
-        Member("MAR-INF/sbom.cdx.json", render_sbom(spec.name, spec.version, record, digests).encode()),
-    ]
+    members += _environment_members(spec, record, members)
     on_step(f"writing {target.relative_to(project.root)}")
     project.model_store.mkdir(exist_ok=True)
     digest = write_archive(manifest, members, target, force=True, on_progress=on_progress)
@@ -108,6 +92,36 @@ def build_from_spec(
     examples = [read_input(example.input, project.root).path for example in spec.examples]
     build_stamp.write_stamp(stamp, inputs, [*sources, *(path for path in examples if path), target], project.root)
     return BuiltArchive(target, digest, reused=False)
+
+
+def _inputs(spec: ModelSpec, export: Export, record: Environment) -> dict[str, Any]:
+    """Return what an archive depends on besides files."""
+    return {
+        "spec": spec.model_dump(),
+        "export": export.report,
+        "environment": render_environment(record),
+        "code": build_stamp.code_digest(),
+    }
+
+
+def _manifest(spec: ModelSpec, export: Export, handler: Path) -> Manifest:
+    return Manifest(
+        model_name=spec.name,
+        model_version=spec.version,
+        serialized_file=export.serialized_file.name,
+        handler=handler.name,
+        config_file=model_config.FILE_NAME,
+        marsmith={"formatVersion": 1},
+    )
+
+
+def _environment_members(spec: ModelSpec, record: Environment, members: Sequence[Member]) -> list[Member]:
+    """Return the record of the environment, and the same as CycloneDX, with the digests of the other members."""
+    digests = {member.name: member.sha256() for member in members}
+    return [
+        Member("MAR-INF/environment.txt", render_environment(record).encode()),
+        Member("MAR-INF/sbom.cdx.json", render_sbom(spec.name, spec.version, record, digests).encode()),
+    ]
 
 
 def _handler_files(project: Project, spec: ModelSpec) -> list[Path]:
