@@ -7,42 +7,22 @@ and softmax are part of it. Settings, in the block ``handler`` of model-config.y
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 import devices
-from base_handler import BaseHandler
-from image_decoding import MAX_PIXELS, decode_image
+from image_handler import ImageHandler
 from labels import read_labels
 from request_envelope import Request
 
 
-class ImageClassifierHandler(BaseHandler):
+class ImageClassifierHandler(ImageHandler):
     """Classifies images: raw, in a form, as base64 in JSON, one or several in a request."""
 
     def load(self) -> None:
         """Load the model, the settings and the names of the classes."""
         super().load()
-        height, width = self.config.get("crop", (224, 224))
-        self.crop = (int(height), int(width))
-        self.decoding: dict[str, Any] = {
-            "resize": int(self.config.get("resize", 256)),
-            "crop": self.crop,
-            "interpolation": str(self.config.get("interpolation", "bilinear")),
-            "max_pixels": int(self.config.get("max_image_pixels", MAX_PIXELS)),
-            "dct_scaling": bool(self.config.get("dct_scaling", False)),
-        }
         self.top_k = int(self.config.get("top_k", 5))
         self.labels = read_labels(self.folder / str(self.config.get("labels", "index_to_name.json")))
-
-    def warm_up_item(self) -> torch.Tensor:
-        """Return a grey image."""
-        return torch.full((3, *self.crop), 127, dtype=torch.uint8)
-
-    def decode(self, request: Request) -> torch.Tensor:
-        """Decode an image to uint8 (3, H, W), RGB."""
-        return decode_image(request.as_bytes(), **self.decoding)
 
     def infer(self, items: list[torch.Tensor]) -> list[tuple[list[float], list[int]]]:
         """Return the most probable classes of each image, best first: probabilities, and class indices."""

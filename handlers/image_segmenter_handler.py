@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 import devices
-from base_handler import BaseHandler
-from image_decoding import MAX_PIXELS, decode_image
+from image_handler import ImageHandler
 from replies import Reply
 from request_envelope import Request
 from tensor_formats import NPY_TYPE, write_npy
@@ -26,30 +25,14 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-class ImageSegmenterHandler(BaseHandler):
+class ImageSegmenterHandler(ImageHandler):
     """Tells of each pixel what it belongs to: images raw, in a form, as base64 in JSON, one or several in a request."""
 
     def load(self) -> None:
         """Load the model and the settings."""
         super().load()
-        height, width = self.config.get("crop", (224, 224))
-        self.crop = (int(height), int(width))
-        self.decoding: dict[str, Any] = {
-            "resize": int(self.config.get("resize", 256)),
-            "crop": self.crop,
-            "interpolation": str(self.config.get("interpolation", "bilinear")),
-            "max_pixels": int(self.config.get("max_image_pixels", MAX_PIXELS)),
-        }
         self.mean = self._per_channel("mean", MEAN)
         self.std = self._per_channel("std", STD)
-
-    def warm_up_item(self) -> torch.Tensor:
-        """Return a grey image."""
-        return torch.full((3, *self.crop), 127, dtype=torch.uint8)
-
-    def decode(self, request: Request) -> torch.Tensor:
-        """Decode an image to uint8 (3, H, W), RGB."""
-        return decode_image(request.as_bytes(), **self.decoding)
 
     def infer(self, items: list[torch.Tensor]) -> Sequence[torch.Tensor]:
         """Return the most probable class of each pixel and its probability: float32 (N, H, W, 2)."""
