@@ -50,8 +50,10 @@ test: setup  ## all tests, with a real TorchServe
 check: setup  ## types, lint, format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-fix: setup  ## mend what lint and format can mend
+fix: setup  ## mend what lint and format can mend, and render the schema of model specs anew
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+	@$(BIN)/python -c 'from marsmith.formats.model_spec import model_spec_schema; print(model_spec_schema(), end="")' \
+	  > config/model-spec.schema.json
 
 lock: setup  ## write requirements.txt anew from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --extra dev \

@@ -48,11 +48,6 @@ class Check:
     mend: str = ""
 
 
-def examine(project: Project) -> list[Check]:
-    """Look at this machine and at a project, and judge."""
-    return judge(gather(project))
-
-
 def judge(facts: Facts) -> list[Check]:
     """Judge facts; nothing is looked at besides."""
     return [
