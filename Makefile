@@ -28,7 +28,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 
 setup: $(VENV)/.installed  ## install everything into .venv, from the lock
 
-export: setup  ## 1. weights -> TorchScript (MODEL=resnet18 WEIGHTS=file.pth|hub|random)
+export: setup  ## 1. weights -> serialized file (MODEL=resnet18 WEIGHTS=file.pth|hub|random)
 	@$(MARSMITH) export $(MODEL) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 archive: setup  ## 2. -> model_store/<name>-<version>.mar (MODEL=resnet18 VERSION=2.0)
@@ -45,7 +45,15 @@ stop: setup  ## 5. stop the server
 	@$(MARSMITH) stop
 
 test: setup  ## all tests, with a real TorchServe
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+# The peers come on top of .venv: the same torch, and nothing of requirements.txt changes.
+$(VENV)/.bench-installed: benchmarks/requirements.txt $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement benchmarks/requirements.txt
+	@touch $@
+
+bench: archive $(VENV)/.bench-installed  ## every benchmark, side by side, into docs/benchmarks.md (BENCH=--quick: shorter)
+	@$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 check: setup  ## types, lint, format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -55,9 +63,11 @@ fix: setup  ## mend what lint and format can mend, and render the schema of mode
 	@$(BIN)/python -c 'from marsmith.formats.model_spec import model_spec_schema; print(model_spec_schema(), end="")' \
 	  > config/model-spec.schema.json
 
-lock: setup  ## write requirements.txt anew from pyproject.toml
+lock: setup  ## write requirements.txt anew from pyproject.toml, and that of the benchmarks
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --extra dev \
 	  --no-emit-package marsmith --custom-compile-command 'make lock' --upgrade --output-file requirements.txt pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --constraint requirements.txt \
+	  --custom-compile-command 'make lock' --upgrade --output-file benchmarks/requirements.txt benchmarks/requirements.in
 
 clean: stop  ## stop the server and remove what was built (not .venv)
 	rm -rf .marsmith build dist model_store/*.mar

@@ -46,7 +46,7 @@ from skimage import data
 from torchvision import transforms
 
 from marsmith.fake_context import FakeContext
-from marsmith.recipe import load_recipe
+from marsmith.recipe import load_image_recipe
 from marsmith.unpacked_archive import unpacked
 from marsmith.weights import apply_weights, load_weights
 
@@ -102,7 +102,7 @@ def stock_handler(folder: Path, labels: bytes, batch_size: int) -> tuple[Any, Fa
     """Trace the model as TorchServe's documentation does, and load the stock handler on it."""
     from ts.torch_handler.image_classifier import ImageClassifier
 
-    recipe = load_recipe(RECIPE)
+    recipe = load_image_recipe(RECIPE)
     classifier = recipe.build()
     apply_weights(classifier, load_weights("recipe", recipe, REPOSITORY))
     wanted = recipe.preprocessing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,13 +32,18 @@ def prove_digests(folder: Path, *, may_have_more: bool = False) -> bool:
     return problems is not None
 
 
-def prove_environment(folder: Path, policy: str) -> None:
+def prove_environment(folder: Path, policy: str, may_lack: Collection[str] = ()) -> None:
     """Compare the environment with the recorded one, and do what the policy says: ``strict``, ``warn`` or ``off``.
+
+    Args:
+        folder: the unpacked archive.
+        policy: what to do about a difference.
+        may_lack: packages that need not be installed; another version of them is a difference all the same.
 
     Raises:
         RuntimeError: with every difference, where the policy is ``strict``.
     """
-    differences = environment_problems(folder) if policy != "off" else None
+    differences = environment_problems(folder, may_lack) if policy != "off" else None
     if differences and policy == "strict":
         raise RuntimeError("the environment is not the validated one: " + "; ".join(differences))
     for difference in differences or []:
@@ -67,8 +72,8 @@ def digest_problems(folder: Path, *, may_have_more: bool = False) -> list[str] |
     return problems + [f"{name} was changed" for name in changed]
 
 
-def environment_problems(folder: Path) -> list[str] | None:
-    """Compare the packages that are installed here with those that the archive records.
+def environment_problems(folder: Path, may_lack: Collection[str] = ()) -> list[str] | None:
+    """Compare the packages that are installed here with those that the archive records, but for those it may lack.
 
     Returns:
         One sentence a difference; empty where there is none; None where the archive records no environment.
@@ -81,7 +86,7 @@ def environment_problems(folder: Path) -> list[str] | None:
     return [
         f"{name} is {found[name] or 'not installed'}, validated with {wanted}"
         for name, wanted in recorded.items()
-        if found[name] != wanted
+        if found[name] != wanted and not (found[name] is None and name in may_lack)
     ]
 
 

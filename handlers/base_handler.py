@@ -8,7 +8,7 @@ a bad item gets an error of its own, at load the archive proves that it is what 
 from __future__ import annotations
 
 import logging
-import warnings
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 import archive_proof
 import devices
+import engines
 import stage_metrics as names
 from batch_slot import Slot
 from example_replay import prove_answers, read_examples
@@ -44,13 +45,16 @@ class BaseHandler:
         settings: those parts of it that every handler has.
         batch_size: largest number of items that ``infer`` gets at once.
         device: where the model computes.
-        model: what ``load`` has set; by default the serialized file as TorchScript, on ``device``.
+        engine: what runs the serialized file; None until ``load_serialized_file`` is called.
+        model: what ``load`` has set; by default ``engine.run``: the serialized file as TorchScript, on ``device``, or
+            another engine's function of one batch.
     """
 
     folder: Path
     manifest: Mapping[str, Any]
     config: Mapping[str, Any]
     device: torch.device
+    engine: engines.Engine | None
     model: Any
 
     # What a concrete handler writes ---------------------------------------------------------------------------------
@@ -97,7 +101,9 @@ class BaseHandler:
             self._place(context.system_properties.get("gpu_id"), context.model_yaml_config or {})
             self.load()
             self._warm_up()
-            self.examples_replayed = prove_answers(self.handle, self.folder, self.batch_size)
+            self.examples_replayed = prove_answers(
+                self.handle, self.folder, self.batch_size, self._fallback_tolerance()
+            )
             # Only now: examples are neither measured nor logged as predictions.
             self._observe(context)
         except (OSError, ValueError, TypeError, LookupError, ImportError, ItemError) as error:
@@ -140,24 +146,32 @@ class BaseHandler:
         return str(self.manifest.get("modelVersion", ""))
 
     def load_serialized_file(self) -> Any:
-        """Load the archive's serialized file as TorchScript, for inference, on the device."""
+        """Load the archive's serialized file with its engine, on the device; by default TorchScript, with torch.
+
+        Returns:
+            A function of one batch; with the engine torch, the TorchScript module, whatever it takes.
+
+        Raises:
+            RuntimeError: see ``engines.load_engine``.
+        """
         file = self.manifest.get("serializedFile")
         if not file:
             raise RuntimeError("the manifest names no serializedFile")
-        with warnings.catch_warnings():
-            # Newer torch deprecates TorchScript, in the log of every worker; it is what this archive holds.
-            warnings.simplefilter("ignore")
-            return torch.jit.load(str(self.folder / file), map_location=self.device).eval()
+        self.engine = engines.load_engine(self.folder, str(file), self.config, self.device, self.placement.threads)
+        return self.engine.run
 
     def describe(self) -> dict[str, Any]:
         """Return facts about the loaded version, for ``GET /models/{model}?customized=true``."""
         return {
             "device": str(self.device),
+            **(self.engine.describe() if self.engine else {}),
             "threads": torch.get_num_threads(),
             "decode_threads": self.placement.decode_threads,
             "batch_size": self.batch_size,
             "digests_verified": self.digests_verified,
             "examples_replayed": self.examples_replayed,
+            # By it a client knows which of several workers has answered, and so has finished its earlier work.
+            "pid": os.getpid(),
         }
 
     # Loading --------------------------------------------------------------------------------------------------------
@@ -168,6 +182,8 @@ class BaseHandler:
         self.manifest = (context.manifest or {}).get("model", {})
         self.config = (context.model_yaml_config or {}).get("handler") or {}
         self.settings = read_settings(self.config)
+        self.engine_settings = engines.read_engine_settings(self.config)
+        self.engine = None
         self.batch_size = max(1, int(properties.get("batch_size") or 1))
         self._metrics = StageMetrics({})
         self._prediction_log: PredictionLog | None = None
@@ -175,7 +191,7 @@ class BaseHandler:
     def _prove_archive(self) -> None:
         installed_beside = bool(self.manifest.get("requirementsFile"))
         self.digests_verified = archive_proof.prove_digests(self.folder, may_have_more=installed_beside)
-        archive_proof.prove_environment(self.folder, self.settings.environment)
+        archive_proof.prove_environment(self.folder, self.settings.environment, self.engine_settings.may_lack)
 
     def _place(self, gpu_id: Any, model_config: Mapping[str, Any]) -> None:
         wanted = (self.settings.threads, self.settings.decode_threads)
@@ -200,6 +216,15 @@ class BaseHandler:
             if slot.requests:
                 return slot.items[0]
         return None
+
+    def _fallback_tolerance(self) -> float | None:
+        """Return by how much more than the examples say replies may differ; None: they must be of the same form."""
+        if self.engine is None:
+            return None
+        if self.engine.fell_back is not None:
+            return self.engine_settings.fallback_tolerance
+        # In a coarse precision another processor may swap the last of the best few for the next one.
+        return None if self.engine.precision == "float32" else 0.0
 
     def _observe(self, context: Any) -> None:
         self._metrics = StageMetrics.of(context.metrics, self.model_name, self.model_version)
@@ -258,7 +283,7 @@ class BaseHandler:
         failure = slot.failure or ItemError(500, "BrokenAnswer", "the request got no answer")
         facts = (printable(slot.request_id), failure.code, printable(failure.type), printable(failure.message))
         logger.info("request %s gets %d %s: %s", *facts)
-        return error_reply(failure, slot.request_id)
+        return error_reply(failure, slot.request_id, slot.v2_identity(self.model_name, self.model_version))
 
     def _explain(self, error: Exception, stage: str, count: int = 1) -> ItemError:
         """Name what an exception means for the item; end the process where it has left the device unusable."""

@@ -1,13 +1,19 @@
-"""Tensors in, tensors out: for any TorchScript module that takes one batch of tensors.
+"""Tensors in, tensors out: for any TorchScript module that takes one or several tensors with the batch on axis 0.
 
-A request is one row of the batch: a JSON list (or ``{"data": [...]}``), a ``.npy`` file, or a safetensors file with one
-tensor. The reply comes as the request did, or as its ``accept`` header asks: as a JSON list, ``.npy`` or safetensors.
-Settings, in the block ``handler`` of model-config.yaml: ``input_dtype`` (as ``float32``; default: float32 for JSON, and
-what the file says otherwise) and ``input_shape`` (of one row; others are refused with 422).
+A request is one row of the batch. For a module with one input: a JSON list (or ``{"data": [...]}``), a ``.npy`` file,
+or a safetensors file with one tensor. For one with several: a JSON object of lists, or a safetensors file, by the
+names of the inputs. The reply comes as the request did, or as its ``accept`` header asks: as JSON, ``.npy`` or
+safetensors; several outputs by their names.
+
+Settings, in the block ``handler`` of model-config.yaml: ``inputs`` (a list of ``name``, ``dtype`` and ``shape`` of one
+row, null for an axis of any length, in the order in which the module takes them) and ``outputs`` (names), which the
+export of a tensor recipe writes. Without ``inputs`` there is one: ``input_dtype`` (as ``float32``; default: float32 for
+JSON, and what the file says otherwise) and ``input_shape`` (of one row; others are refused with 422).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +33,7 @@ from tensor_formats import (
     write_npy,
     write_safetensors,
 )
+from tensor_signature import TensorInput, dtype_named, flattened, group_key, read_row
 
 # What a sender may write for the same two formats.
 TYPES = {NPY_TYPE: NPY_TYPE, "application/npy": NPY_TYPE, SAFETENSORS_TYPE: SAFETENSORS_TYPE}
@@ -40,46 +47,80 @@ class TensorHandler(BaseHandler):
         """Load the model and the settings."""
         super().load()
         name = self.config.get("input_dtype")
-        self.dtype = getattr(torch, str(name), None) if name else None
-        if name and not isinstance(self.dtype, torch.dtype):
-            raise RuntimeError(f"model-config.yaml, block handler: input_dtype {name!r} is no dtype of torch")
+        self.dtype = dtype_named(name, "input_dtype") if name else None
         shape = self.config.get("input_shape")
         self.shape = tuple(shape) if shape is not None else None
+        self.inputs = [TensorInput.of(entry) for entry in self.config.get("inputs") or ()]
+        self.outputs = [str(name) for name in self.config.get("outputs") or ()]
 
-    def warm_up_item(self) -> torch.Tensor | None:
-        """Return zeros, where the settings tell the shape."""
-        return None if self.shape is None else torch.zeros(self.shape, dtype=self.dtype or torch.float32)
+    def warm_up_item(self) -> tuple[torch.Tensor, ...] | None:
+        """Return zeros, where the settings tell the shape of every axis."""
+        if self.inputs:
+            known = all(None not in one.shape for one in self.inputs)
+            return tuple(one.zeros() for one in self.inputs) if known else None
+        return None if self.shape is None else (torch.zeros(self.shape, dtype=self.dtype or torch.float32),)
 
-    def decode(self, request: Request) -> torch.Tensor:
-        """Read one tensor, without a batch dimension."""
+    def decode(self, request: Request) -> tuple[torch.Tensor, ...]:
+        """Read one tensor an input, without a batch axis."""
+        if self.inputs:
+            return read_row(self.inputs, self._by_name(request))
         tensor = torch.as_tensor(_array(request))
         tensor = tensor if self.dtype is None else tensor.to(self.dtype)
         if self.shape is not None and tensor.shape != self.shape:
             raise Unusable(f"a tensor of shape {list(tensor.shape)}; the model takes {list(self.shape)}")
-        return tensor
+        return (tensor,)
 
-    def infer(self, items: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Run the module on the rows, batched by shape and dtype; return one row of its output each."""
+    def infer(self, items: list[tuple[torch.Tensor, ...]]) -> list[list[torch.Tensor]]:
+        """Run the module on the rows, batched by shapes and dtypes; return one row of each output."""
         groups: dict[Any, list[int]] = {}
         for index, item in enumerate(items):
-            groups.setdefault((item.shape, item.dtype), []).append(index)
-        results: list[torch.Tensor] = [torch.empty(0)] * len(items)
+            groups.setdefault(group_key(item), []).append(index)
+        results: list[list[torch.Tensor]] = [[] for _ in items]
         for indices in groups.values():
-            outputs = self.model(devices.stack_on([items[index] for index in indices], self.device)).cpu()
-            for index, output in zip(indices, outputs, strict=True):
-                results[index] = output
+            columns = zip(*(items[index] for index in indices), strict=True)
+            outputs = self.model(*(devices.stack_on(list(column), self.device) for column in columns))
+            for output in flattened(outputs):
+                for index, row in zip(indices, output.cpu(), strict=True):
+                    results[index].append(row)
         return results
 
-    def encode(self, result: torch.Tensor, request: Request) -> Any:
+    def encode(self, result: list[torch.Tensor], request: Request) -> Any:
         """Return the row as nested lists, or as a file of the format that the request came in or asks for."""
         accepted = request.headers.get("accept", "").partition(";")[0].strip().lower()
         wanted = accepted if accepted in (*TYPES, JSON_TYPE) else _format_of(request)
+        names = self.outputs or (["output"] if len(result) == 1 else [f"output_{i}" for i in range(len(result))])
         if wanted == JSON_TYPE:
-            return result.tolist()
-        array = result.contiguous().numpy()
-        if TYPES[wanted] == NPY_TYPE:
-            return Reply(write_npy(array), NPY_TYPE)
-        return Reply(write_safetensors({"output": array}), SAFETENSORS_TYPE)
+            lists = {name: tensor.tolist() for name, tensor in zip(names, result, strict=True)}
+            return lists if len(result) > 1 else lists[names[0]]
+        arrays = {name: tensor.contiguous().numpy() for name, tensor in zip(names, result, strict=True)}
+        # A .npy file holds one tensor.
+        if TYPES[wanted] == NPY_TYPE and len(result) == 1:
+            return Reply(write_npy(arrays[names[0]]), NPY_TYPE)
+        return Reply(write_safetensors(arrays), SAFETENSORS_TYPE)
+
+    def _by_name(self, request: Request) -> Mapping[str, Any]:
+        """Return what a request gives for each input; one that gives a single tensor gives the only input."""
+        body = request.body
+        if isinstance(body, Mapping) and not (len(self.inputs) == 1 and self.inputs[0].name not in body):
+            return body
+        if isinstance(request.payload, bytes | bytearray | str) and _format_of_bytes(request) == SAFETENSORS_TYPE:
+            arrays = read_safetensors(request.as_bytes())
+            alone = len(arrays) == len(self.inputs) == 1
+            return {self.inputs[0].name: _only(arrays)} if alone else arrays
+        if len(self.inputs) > 1:
+            wanted = ", ".join(one.name for one in self.inputs)
+            raise Unusable(
+                f"one tensor; the model takes {wanted}: send an object or a safetensors file with these names"
+            )
+        # Which numbers they are is for the input to say.
+        raw = isinstance(request.payload, list | int | float | bool)
+        return {self.inputs[0].name: request.payload if raw else _array(request)}
+
+
+def _format_of_bytes(request: Request) -> str:
+    if isinstance(request.payload, str):
+        return NPY_TYPE if request.as_bytes().startswith(NPY_MAGIC) else SAFETENSORS_TYPE
+    return _format_of(request)
 
 
 def _format_of(request: Request) -> str:

@@ -97,7 +97,7 @@ def _central(f: dict[str, Any]) -> bytes:
 
 def raw_tar(headers: Sequence[bytes], *, end: bytes = bytes(1024)) -> bytes:
     """Print a gzipped tar from blocks that ``tar_member`` made."""
-    return gzip.compress(b"".join(headers) + end, 1)
+    return gzip.compress(b"".join(headers) + end, 1, mtime=0)
 
 
 def tar_member(name: str | bytes, content: bytes = b"", *, kind: bytes = b"0", **override: bytes) -> bytes:

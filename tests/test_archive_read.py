@@ -134,7 +134,7 @@ def test_a_full_folder_is_not_unpacked_into(tmp_path: Path) -> None:
         (raw_zip([]), "no MAR-INF/MANIFEST.json"),
         (raw_zip([manifest_entry(), Entry("h.py", H, both={"crc": 1})]), r"'h.py': its content has CRC"),
         (raw_zip([manifest_entry(), Entry("h.py", H, deflate=True, packed=b"\xff\xff")]), "'h.py': .* damaged"),
-        (gzip.compress(b"x" * 600), "not a tar file"),
+        (gzip.compress(b"x" * 600, mtime=0), "not a tar file"),
         (raw_tar(GOOD_TAR)[:-20], "cut off"),
         (raw_tar(GOOD_TAR, end=b""), "cut off"),
         (raw_tar(GOOD_TAR, end=bytes(512)), "cut off"),

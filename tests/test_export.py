@@ -2,52 +2,40 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from export_fixtures import RECIPE, write_tiny
 from marsmith.errors import ExportError
 from marsmith.export import export_model
-from marsmith.formats.model_spec import ExportSpec
+from marsmith.export_inputs import gather
+from marsmith.export_job import open_job
+from marsmith.export_messages import JobRequest
+from marsmith.formats.form import BASE
+from marsmith.image_crops import reference_images
 from marsmith.project_spec import load_spec
-from marsmith.recipe import load_recipe
+from marsmith.recipe import Recipe, load_recipe
 from marsmith.settings import Project
-from marsmith.torchscript_export import export_torchscript, load_torchscript, reference_images
-
-RECIPE = """\
-import torch
-from marsmith.recipe import ImagePreprocessing, Recipe
-
-class Tiny(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
-        self.norm = torch.nn.BatchNorm2d(4)
-    def forward(self, x):
-        return self.norm(self.conv(x)).mean((2, 3))
-
-RECIPE = Recipe(build=Tiny, preprocessing=ImagePreprocessing(resize=16, crop=(8, 8)), labels=lambda: list("abcd"))
-"""
-SPEC = """\
-name: tiny
-version: "1.0"
-export: {recipe: export/tiny.py, weights: random}
-handler: {entry_point: handlers/image_classifier_handler.py}
-examples: [{input: "package:skimage/data/chelsea.png"}]
-"""
+from marsmith.torchscript_export import load_torchscript
 
 
 @pytest.fixture
 def tiny(project: Project) -> Project:
-    (project.root / "export" / "tiny.py").write_text(RECIPE)
-    (project.specs / "tiny.yaml").write_text(SPEC)
-    return project
+    return write_tiny(project)
 
 
 def _export(project: Project, **options: str) -> tuple[Path, dict[str, object], bool]:
     export = export_model(project, load_spec(project, "tiny"), **options)  # type: ignore[arg-type]
     return export.serialized_file, export.report, export.reused
+
+
+def _request(project: Project, folder: Path, **fields: object) -> JobRequest:
+    folder.mkdir(parents=True, exist_ok=True)
+    made = gather(project, load_spec(project, "tiny")).request(BASE, folder, cores=1)
+    return replace(made, **fields)  # type: ignore[arg-type]
 
 
 def test_the_serialized_file_takes_pixels_and_returns_probabilities(tiny: Project) -> None:
@@ -58,7 +46,15 @@ def test_the_serialized_file_takes_pixels_and_returns_probabilities(tiny: Projec
     assert probabilities.shape == (5, 4)
     assert torch.allclose(probabilities.sum(1), torch.ones(5))
     assert report["weights"] == {"source": "random", "seed": 0}
+    assert report["form"] == "torchscript/float32/torch"
     assert json.loads((path.parent / "index_to_name.json").read_text()) == {"0": "a", "1": "b", "2": "c", "3": "d"}
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "export.json",
+        "index_to_name.json",
+        "measured.json",
+        "model.pt",
+        "stamp.json",
+    ]
 
 
 def test_nothing_is_exported_twice_and_a_changed_recipe_is(tiny: Project) -> None:
@@ -92,19 +88,42 @@ def test_two_exports_in_two_places_give_the_same_bytes(tiny: Project, tmp_path: 
         ("build=Tiny", "build=lambda: 1 / 0", "raises ZeroDivisionError"),
         ("build=Tiny", "build=lambda: 'x'", "returns str, not a torch.nn.Module"),
         ('list("abcd")', 'list("abc")', "3 labels, and the module 4 outputs"),
-        (".mean((2, 3))", ".mean((2, 3)) * float('nan')", "not finite"),
-        (".mean((2, 3))", ".mean((2, 3))[:2]", "a batch|for 1 inputs|for 3 inputs"),
+        (".mean((2, 3))", ".mean((2, 3)) * float('nan')", "eager module gives values that are not finite"),
+        (".mean((2, 3))", ".mean((2, 3))[:2]", "axis 0 of every output must be the batch|a batch of 3"),
+        (".mean((2, 3))", ".mean((2, 3)).view(8, 4)", "does not take a batch of 2"),
+        ("return self.norm", "assert x.max() < 9e9; return self.norm", "takes a value out of a tensor"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_and_leaves_nothing(
-    tmp_path: Path, old: str, new: str, message: str
+    tiny: Project, tmp_path: Path, old: str, new: str, message: str
 ) -> None:
-    recipe, folder = tmp_path / "tiny.py", tmp_path / "out"
-    recipe.write_text(RECIPE.replace(old, new))
-    folder.mkdir()
+    (tiny.root / "export" / "tiny.py").write_text(RECIPE.replace(old, new))
+    folder = tmp_path / "out"
     with pytest.raises(ExportError, match=message):
-        export_torchscript(recipe, ExportSpec(recipe=recipe.name), "random", [], tmp_path, folder, lambda _: None)
+        open_job(_request(tiny, folder), lambda _: None).run()
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "truncated|not a torch.save file|no torch.save file"),
+        (b"PK\x03\x04 cut short", "truncated|not a torch.save file|no torch.save file"),
+        (None, "the weights do not fit the module"),
+    ],
+    ids=["empty", "truncated", "of another architecture"],
+)
+def test_weights_that_are_damaged_or_anothers_are_refused(
+    tiny: Project, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    file = tiny.root / "weights.pth"
+    if content is None:
+        torch.save(torch.nn.Linear(2, 2).state_dict(), file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ExportError, match=message):
+        open_job(_request(tiny, tmp_path / "out", weights="weights.pth"), lambda _: None).run()
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_what_a_recipe_prints_disturbs_nothing_and_a_recipe_that_ends_the_process_is_named(tiny: Project) -> None:
@@ -131,6 +150,7 @@ def test_the_default_model_knows_a_cat_an_espresso_and_a_missile(built_project: 
     photos = Path(torch.__file__).parents[1] / "skimage" / "data"
     names = ["chelsea.png", "coffee.png", "rocket.jpg"]
     recipe = load_recipe(built_project.root / "export" / "efficientnet_lite0.py")
+    assert isinstance(recipe, Recipe)
     images = reference_images([(photos / name).read_bytes() for name in names], recipe.preprocessing)[0:6:2]
     with torch.inference_mode():
         probabilities = load_torchscript(folder / "model.pt")(torch.stack(images))

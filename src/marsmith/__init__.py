@@ -12,12 +12,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Archive": "marsmith.archive",
+    "AsyncClient": "marsmith.async_client",
     "Client": "marsmith.client",
     "MarsmithError": "marsmith.errors",
     "Runner": "marsmith.runner",
 }
 
-__all__ = ["Archive", "Client", "MarsmithError", "Runner", "__version__"]
+__all__ = ["Archive", "AsyncClient", "Client", "MarsmithError", "Runner", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

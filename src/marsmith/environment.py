@@ -17,6 +17,10 @@ from marsmith.formats.environment import PYTHON, Environment, normalise
 from marsmith.imports import distributions
 from marsmith.installed import installed_version
 
+# Modules beside the handler of which only the chosen engine's imports anything, and what an engine needs installed.
+ENGINE_MODULES = {"openvino_engine.py": "openvino", "onnxruntime_engine.py": "onnxruntime"}
+ENGINE_DISTRIBUTIONS = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime",)}
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -41,17 +45,28 @@ def version_here(name: str) -> str | None:
     return platform.python_version() if name == PYTHON else installed_version(name)
 
 
-def record(files: Iterable[Path], always: Iterable[str] = ("torch",), *, allow_missing: bool = False) -> Environment:
+def record(
+    files: Iterable[Path],
+    always: Iterable[str] = ("torch",),
+    *,
+    allow_missing: bool = False,
+    engine: str = "torch",
+) -> Environment:
     """Record the exact versions of Python and of the distributions that the files import.
+
+    All engine modules ride along in an archive, as they are small; of what they import counts the chosen engine's.
 
     Args:
         files: the handler and its local imports.
         always: distributions that are recorded whether the files import them or not.
         allow_missing: leave out what is not installed here, instead of raising: for a machine that only packs.
+        engine: what runs the serialized file: ``torch``, ``openvino``, ``onnxruntime`` or ``aot_inductor``.
 
     Raises:
         HandlerError: something that the files import, or that is always recorded, is not installed here.
     """
+    files = [file for file in files if ENGINE_MODULES.get(file.name, engine) == engine]
+    always = [*always, *ENGINE_DISTRIBUTIONS.get(engine, ())]
     wanted = sorted({*distributions(files, allow_missing=allow_missing), *map(normalise, always)})
     versions = {name: version_here(name) for name in wanted}
     missing = [name for name, version in versions.items() if version is None]

@@ -1,11 +1,11 @@
-"""An export in a process of its own.
+"""The export of one form in a process of its own.
 
 TorchScript numbers the types that a process has seen (``___torch_mangle_3``), recipes change global state (seeds,
-default dtypes), and memory that torch took is not given back. A fresh process gives the same bytes however often it is
-called.
+default dtypes), memory that torch took is not given back, and the threads of two engines in one process disturb each
+other. A fresh process for each form gives the same bytes however often it is called, and is timed as a worker would be.
 
-The child reads one request as JSON from stdin and writes one JSON object a line to stdout: steps, then a product or an
-error.
+The child reads a request as one line of JSON from stdin and writes one JSON object a line to stdout: steps, then a
+result or an error. After a result it waits for lines that ask it to time something, until stdin ends.
 """
 
 from __future__ import annotations
@@ -15,86 +15,81 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import IO, Any
+from contextlib import suppress
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
 
-from marsmith.errors import ExportError
+from marsmith.errors import ExportError, MarsmithError
+from marsmith.export_messages import JobRequest, JobResult
 
 
-@dataclass(frozen=True)
-class ExportRequest:
-    """What one export is made from.
+class JobProcess:
+    """A child process with one form of a model.
 
-    Attributes:
-        recipe: path of the recipe.
-        export: the spec's export block.
-        weights: see ``weights.load_weights``.
-        examples: paths of encoded images.
-        root: what relative weight paths start from.
-        folder: where the file goes.
+    Used as a context manager, which ends it.
     """
 
-    recipe: str
-    export: dict[str, Any]
-    weights: str
-    examples: list[str]
-    root: str
-    folder: str
+    def __init__(self, request: JobRequest) -> None:
+        self._request = request
 
+    def __enter__(self) -> JobProcess:  # noqa: PYI034, Self is not in Python 3.10
+        # The child must find the same marsmith, however this process found it.
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "marsmith.export_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+            encoding="utf-8",
+        )
+        return self
 
-@dataclass(frozen=True)
-class ExportProduct:
-    """What one export gave: see ``torchscript_export.TorchScriptProduct``."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._child.kill()
+        for stream in (self._child.stdin, self._child.stdout):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+        self._child.wait()
 
-    staged: str
-    report: dict[str, Any]
-    labels: dict[str, str]
-    files: list[str]
+    def export(self, on_step: Callable[[str], None]) -> JobResult:
+        """Make the form and pass its steps on.
 
+        Raises:
+            ExportError: the child's own error, or it died.
+        """
+        return JobResult(**self._ask(asdict(self._request), on_step)["result"])
 
-def export_apart(request: ExportRequest, on_step: Callable[[str], None]) -> ExportProduct:
-    """Run the export in a child process and pass its steps on.
+    def rate(self, what: str, batch_size: int, seconds: float) -> float:
+        """Time ``eager`` or ``form``; return images per second."""
+        question = {"what": what, "batch_size": batch_size, "seconds": seconds}
+        return float(self._ask(question, lambda _: None)["rate"])
 
-    Raises:
-        ExportError: the child's own error, or it died.
-    """
-    command = [sys.executable, "-m", "marsmith.export_process"]
-    # The child must find the same marsmith, however this process found it.
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    environment = {**os.environ, "PYTHONPATH": path}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, encoding="utf-8"
-    ) as child:
+    def _ask(self, question: dict[str, Any], on_step: Callable[[str], None]) -> dict[str, Any]:
+        child = self._child
         if child.stdin is None or child.stdout is None:
             raise ExportError("the export process has no pipes")
-        try:
-            child.stdin.write(json.dumps(asdict(request)))
-            child.stdin.close()
-        except BrokenPipeError:
-            pass
-        product = _follow(child.stdout, on_step)
-    if product is None:
-        ended = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
+        with suppress(BrokenPipeError):
+            print(json.dumps(question), file=child.stdin, flush=True)
+        for line in child.stdout:
+            message: dict[str, Any] = json.loads(line)
+            if "step" in message:
+                on_step(message["step"])
+            elif "error" in message:
+                raise ExportError(message["error"], tip=message["tip"])
+            else:
+                return message
+        code = child.wait()
+        ended = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise ExportError(f"the export process ended without a result ({ended})", tip="its last words stand above")
-    return product
-
-
-def _follow(messages: IO[str], on_step: Callable[[str], None]) -> ExportProduct | None:
-    product = None
-    for line in messages:
-        message = json.loads(line)
-        if "step" in message:
-            on_step(message["step"])
-        elif "error" in message:
-            raise ExportError(message["error"], tip=message["tip"])
-        else:
-            product = ExportProduct(**message["product"])
-    return product
 
 
 def _child() -> int:
-    request = ExportRequest(**json.load(sys.stdin))
+    request = JobRequest(**json.loads(sys.stdin.readline()))
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # What a recipe prints is no message.
     os.dup2(2, 1)
@@ -102,24 +97,16 @@ def _child() -> int:
     def send(**message: Any) -> None:
         print(json.dumps(message), file=messages, flush=True)
 
-    from marsmith.formats.model_spec import ExportSpec
-    from marsmith.torchscript_export import export_torchscript
-
     try:
-        product = export_torchscript(
-            Path(request.recipe),
-            ExportSpec.model_validate(request.export),
-            request.weights,
-            [Path(path).read_bytes() for path in request.examples],
-            Path(request.root),
-            Path(request.folder),
-            lambda step: send(step=step),
-        )
-    except ExportError as error:
+        from marsmith.export_job import open_job
+
+        job = open_job(request, lambda step: send(step=step))
+        send(result=asdict(job.run()))
+        for line in sys.stdin:
+            send(rate=job.rate(**json.loads(line)))
+    except MarsmithError as error:
         send(error=error.message, tip=error.tip)
         return 1
-    files = [str(path) for path in product.files]
-    send(product=asdict(ExportProduct(str(product.staged), product.report, product.labels, files)))
     return 0
 
 

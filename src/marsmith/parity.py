@@ -1,96 +1,192 @@
-"""How far an export is from the eager float32 module, measured on real inputs."""
+"""How far an export is from the eager float32 module, measured on real inputs. Imports torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from marsmith.errors import ExportError
-from marsmith.formats.model_spec import Gate
+from marsmith.formats.export_spec import Limits
 
-# One, an odd one, and the batch sizes in between that show a batch size baked into the graph.
+# One, odd ones, and a full batch: between them they show a batch size baked into the graph.
 BATCH_SIZES = (1, 3, 8)
-
-
-@dataclass(frozen=True)
-class Parity:
-    """The comparison of two modules.
-
-    Attributes:
-        samples: how many inputs were compared, over all batch sizes.
-        max_abs_error: largest absolute difference of any output value.
-        top1_agreement: share of the samples whose largest output is the same, 0 to 1.
-    """
-
-    samples: int
-    max_abs_error: float
-    top1_agreement: float
-
-    def record(self, gate: Gate) -> dict[str, Any]:
-        """Return what goes into export.json.
-
-        The error is given as the power of ten that it stays below: its last digits depend on the processor, and an
-        archive must not.
-        """
-        bound = 10.0 ** math.ceil(math.log10(self.max_abs_error)) if self.max_abs_error else 0.0
-        return {
-            "against": "the eager float32 module",
-            "samples": self.samples,
-            "batchSizes": list(BATCH_SIZES),
-            "maxAbsErrorBelow": float(f"{bound:.0e}"),
-            "top1Agreement": self.top1_agreement,
-            "limits": {"maxAbsError": gate.max_abs_error, "top1Agreement": gate.top1_agreement},
-        }
-
+# All samples are compared in batches of the largest size, and this many in each of the others.
+_SAMPLES_AT_OTHER_SIZES = 12
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
-def compare(eager: Forward, exported: Forward, inputs: Sequence[torch.Tensor]) -> Parity:
-    """Run both modules on ``inputs``, each uint8 (3, H, W), in batches of every size in BATCH_SIZES.
+@dataclass(frozen=True)
+class Parity:
+    """The comparison of two modules on the same inputs.
+
+    Attributes:
+        samples: how many outputs were compared, over all batch sizes.
+        max_abs_error: largest absolute difference of any output value.
+        max_relative_error: largest absolute difference in one sample, divided by the sample's largest output.
+        cosine: smallest cosine between the outputs for one sample.
+        top1_agreement: share of the samples whose largest output is the same, 0 to 1.
+        top5_agreement: share of the five largest outputs that are the same, over all samples, 0 to 1.
+        accuracy: share of the labelled samples that the export gets right; None without labels.
+        eager_accuracy: likewise for the eager module.
+    """
+
+    samples: int
+    max_abs_error: float
+    max_relative_error: float = 0.0
+    cosine: float = 1.0
+    top1_agreement: float = 1.0
+    top5_agreement: float = 1.0
+    accuracy: float | None = None
+    eager_accuracy: float | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures as measured, rounded to what means something, without what was not measured."""
+        return {key: round_figure(value) for key, value in asdict(self).items() if value is not None}
+
+    def record(self, limits: Limits) -> dict[str, Any]:
+        """Return what goes into an archive's export.json where no lock holds the figures.
+
+        Errors are given as the power of ten that they stay below: their last digits depend on the processor, and an
+        archive must not.
+        """
+        return {
+            "against": "the eager float32 module",
+            "samples": self.samples,
+            "batchSizes": list(BATCH_SIZES),
+            "maxAbsErrorBelow": _bound(self.max_abs_error),
+            "maxRelativeErrorBelow": _bound(self.max_relative_error),
+            "top1Agreement": self.top1_agreement,
+            "limits": limits_record(limits),
+        }
+
+
+def limits_record(limits: Limits) -> dict[str, float]:
+    """Return the limits that are set, in the names of export.json."""
+    return {_camel(key): value for key, value in limits.model_dump(exclude_none=True).items()}
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(map(str.title, rest))
+
+
+def round_figure(value: float) -> float:
+    """Round to four significant digits."""
+    return value if isinstance(value, int) else float(f"{value:.4g}")
+
+
+def _bound(error: float) -> float:
+    return float(f"{10.0 ** math.ceil(math.log10(error)):.0e}") if error else 0.0
+
+
+def eager_outputs(eager: Forward, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Run the eager module on ``inputs``, each uint8 (3, H, W); return (len(inputs), classes).
+
+    Raises:
+        ExportError: it fails, or an output is not finite.
+    """
+    size = max(BATCH_SIZES)
+    try:
+        outputs = torch.cat([eager(torch.stack(list(inputs[i : i + size]))) for i in range(0, len(inputs), size)])
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ExportError(f"the eager module fails on the inputs of the recipe: {reason}") from error
+    if outputs.shape[0] != len(inputs):
+        raise ExportError(
+            f"for {len(inputs)} inputs the eager module gives {tuple(outputs.shape)}: the first dimension is no batch"
+        )
+    if not torch.isfinite(outputs).all():
+        raise ExportError("the eager module gives values that are not finite", tip="are these the right weights?")
+    return outputs
+
+
+def compare(
+    want: torch.Tensor, exported: Forward, inputs: Sequence[torch.Tensor], labels: Sequence[int | None] = ()
+) -> Parity:
+    """Compare what an export gives with the eager module's outputs, in batches of every size in BATCH_SIZES.
+
+    Args:
+        want: the eager module's outputs, (len(inputs), classes), float32.
+        exported: the export.
+        inputs: uint8 tensors (3, H, W).
+        labels: the right class of each input; None where it is not known; empty where none is.
 
     Raises:
         ExportError: an output is not finite, or the shapes differ.
     """
-    worst, agreed, samples = 0.0, 0, 0
+    rows: list[torch.Tensor] = []
+    picked: list[int] = []
     for size in BATCH_SIZES:
-        repeats = math.ceil(max(size, len(inputs)) / len(inputs))
-        queue = (list(inputs) * repeats)[: max(size, len(inputs))]
-        for start in range(0, len(queue), size):
-            batch = torch.stack(queue[start : start + size])
-            want, got = eager(batch), exported(batch)
-            _check_outputs(want, got, len(batch))
-            worst = max(worst, float((want - got).abs().max()))
-            agreed += int((want.argmax(1) == got.argmax(1)).sum())
-            samples += len(batch)
-    return Parity(samples, worst, agreed / samples)
+        for indices in _batches(len(inputs), size):
+            got = exported(torch.stack([inputs[i] for i in indices])).to("cpu", torch.float32)
+            _check_outputs(want[indices], got)
+            rows.append(got)
+            picked += indices
+    right = [labels[i] for i in picked] if labels else []
+    return _figures(want[picked], torch.cat(rows), right)
 
 
-def require(parity: Parity, gate: Gate) -> None:
-    """Raise ExportError, saying by how much, where the export is further off than the gate allows."""
-    problems = []
-    if parity.max_abs_error > gate.max_abs_error:
-        problems.append(f"the largest absolute error is {parity.max_abs_error:.2e}, above {gate.max_abs_error:.2e}")
-    if parity.top1_agreement < gate.top1_agreement:
-        problems.append(f"the top-1 agreement is {parity.top1_agreement:.4f}, below {gate.top1_agreement:.4f}")
-    if problems:
+def _batches(count: int, size: int) -> Iterator[list[int]]:
+    """Give the indices of full batches: all inputs at the largest size, some at the others, repeated where too few."""
+    wanted = max(size, count if size == max(BATCH_SIZES) else min(count, _SAMPLES_AT_OTHER_SIZES))
+    for start in range(0, wanted, size):
+        yield [i % count for i in range(start, start + size)]
+
+
+def _figures(want: torch.Tensor, got: torch.Tensor, labels: Sequence[int | None]) -> Parity:
+    error = (want - got).abs().amax(1)
+    top = min(5, want.shape[1])
+    wanted, given = want.topk(top, 1).indices, got.topk(top, 1).indices
+    kept = (wanted[:, :, None] == given[:, None, :]).any(2).float().mean()
+    known = [i for i, label in enumerate(labels) if label is not None]
+    truth = torch.tensor([labels[i] for i in known])
+    return Parity(
+        samples=len(want),
+        max_abs_error=float(error.max()),
+        max_relative_error=float((error / want.abs().amax(1).clamp_min(1e-12)).max()),
+        cosine=min(1.0, float(torch.nn.functional.cosine_similarity(want.double(), got.double(), 1).min())),
+        top1_agreement=float((want.argmax(1) == got.argmax(1)).double().mean()),
+        top5_agreement=float(kept),
+        accuracy=float((got.argmax(1)[known] == truth).double().mean()) if known else None,
+        eager_accuracy=float((want.argmax(1)[known] == truth).double().mean()) if known else None,
+    )
+
+
+def problems(parity: Parity, limits: Limits) -> list[str]:
+    """Say where an export is further off than the limits allow, and by how much; nothing where it is not."""
+    drop = None if parity.accuracy is None or parity.eager_accuracy is None else parity.eager_accuracy - parity.accuracy
+    above = [
+        ("largest absolute error", parity.max_abs_error, limits.max_abs_error, ".2e"),
+        ("largest relative error", parity.max_relative_error, limits.max_relative_error, ".2e"),
+        ("accuracy lost", drop, limits.max_accuracy_drop, ".4f"),
+    ]
+    below = [
+        ("smallest cosine", parity.cosine, limits.cosine, ".5f"),
+        ("top-1 agreement", parity.top1_agreement, limits.top1_agreement, ".4f"),
+        ("top-5 agreement", parity.top5_agreement, limits.top5_agreement, ".4f"),
+    ]
+    found = [
+        f"the {name} is {value:{style}}, above {limit:{style}} (by {value - limit:{style}})"
+        for name, value, limit, style in above
+        if value is not None and limit is not None and value > limit
+    ]
+    return found + [
+        f"the {name} is {value:{style}}, below {limit:{style}} (by {limit - value:{style}})"
+        for name, value, limit, style in below
+        if limit is not None and value < limit
+    ]
+
+
+def _check_outputs(want: torch.Tensor, got: torch.Tensor) -> None:
+    if want.shape != got.shape:
         raise ExportError(
-            f"the export does not answer like the eager module: {'; '.join(problems)}",
-            tip="try export.method: script (or trace), or set export.gate in the spec if the difference is meant",
-        )
-
-
-def _check_outputs(want: torch.Tensor, got: torch.Tensor, batch: int) -> None:
-    if want.shape != got.shape or want.shape[0] != batch:
-        raise ExportError(
-            f"for {batch} inputs the eager module gives {tuple(want.shape)} and the export {tuple(got.shape)}",
+            f"for {len(want)} inputs the eager module gives {tuple(want.shape)} and the export {tuple(got.shape)}",
             tip="a batch size is baked into the graph: look for sizes taken from a tensor as Python numbers",
         )
-    if not torch.isfinite(want).all():
-        raise ExportError("the eager module gives values that are not finite", tip="are these the right weights?")
     if not torch.isfinite(got).all():
-        raise ExportError("the export gives values that are not finite")
+        raise ExportError("the export gives values that are not finite", tip="try another precision, or float32")

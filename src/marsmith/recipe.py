@@ -1,15 +1,15 @@
 """An export recipe: how one model's eager module is built, what it takes, and what its outputs are called.
 
-A recipe is a Python file under ``export/`` with one name, ``RECIPE``. This module imports no torch, so that a recipe
-can be described without it.
+A recipe is a Python file under ``export/`` with one name, ``RECIPE``: a ``Recipe`` for an image classifier, a
+``TensorRecipe`` for anything else. This module imports no torch, so that a recipe can be described without it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -47,16 +47,32 @@ class ImagePreprocessing:
 
 
 @dataclass(frozen=True)
+class Expects:
+    """Which part of the way from pixels to probabilities the module goes itself; the graph around it adds the rest.
+
+    Attributes:
+        pixels: what the module takes: ``normalised`` floats, ``unit`` floats 0 to 1 (it normalises itself), or
+            ``uint8`` values 0 to 255.
+        output: what it returns: ``logits`` or ``probabilities``.
+    """
+
+    pixels: Literal["normalised", "unit", "uint8"] = "normalised"
+    output: Literal["logits", "probabilities"] = "logits"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How an image classifier is made.
 
     Attributes:
-        build: returns the eager module, float32, with any weights; it takes (N, 3, H, W), normalised, and returns
-            (N, classes) logits.
+        build: returns the eager module, float32, with any weights; it takes (N, 3, H, W) and returns (N, classes), as
+            ``expects`` says: normalised floats and logits where it says nothing.
         preprocessing: what happens to a photo first.
         labels: returns the class names in the order of the outputs.
         bundled_weights: returns the path of a state dict that an installed package carries; None where there is none.
         hub_weights: downloads and returns a state dict; None where there is no hub for it.
+        expects: what the module takes and returns.
+        torchscript: the existing TorchScript file that ``build`` loads, which holds its weights; None for Python code.
     """
 
     build: Callable[[], torch.nn.Module]
@@ -64,9 +80,39 @@ class Recipe:
     labels: Callable[[], list[str]]
     bundled_weights: Callable[[], Path] | None = None
     hub_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    expects: Expects = Expects()
+    torchscript: Path | None = None
 
 
-def load_recipe(path: Path) -> Recipe:
+@dataclass(frozen=True)
+class TensorRecipe:
+    """How a module is made that takes and returns tensors of any kind: one or several, in a list, tuple or mapping.
+
+    Attributes:
+        build: returns the eager module, float32, with any weights.
+        examples: returns calls to trace with and to compare on, each a mapping of input names to tensors, in the order
+            in which the module takes them; axis 0 of every tensor is the batch.
+        call: how ``forward`` takes them: ``arguments`` (one each, in order), or in one ``mapping``, ``list`` or
+            ``tuple``.
+        outputs: names of the outputs, in order; empty: the keys of a mapping, ``output``, or ``output_0`` and so on.
+        dynamic: axes besides the batch that may have any length, by the name of the input.
+        bundled_weights, hub_weights, torchscript: as in ``Recipe``.
+    """
+
+    build: Callable[[], torch.nn.Module]
+    examples: Callable[[], Sequence[Mapping[str, torch.Tensor]]]
+    call: Literal["arguments", "mapping", "list", "tuple"] = "arguments"
+    outputs: tuple[str, ...] = ()
+    dynamic: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    bundled_weights: Callable[[], Path] | None = None
+    hub_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None
+    torchscript: Path | None = None
+
+
+AnyRecipe = Recipe | TensorRecipe
+
+
+def load_recipe(path: Path) -> AnyRecipe:
     """Import a recipe file and return its ``RECIPE``.
 
     Raises:
@@ -89,8 +135,20 @@ def load_recipe(path: Path) -> Recipe:
     finally:
         sys.path.remove(str(path.parent))
     recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe | TensorRecipe):
+        raise ExportError(f"{path} defines no RECIPE = Recipe(...)", tip="see docs/15-recipes.md")
+    return recipe
+
+
+def load_image_recipe(path: Path) -> Recipe:
+    """Import a recipe file as ``load_recipe`` does, where only an image classifier will do.
+
+    Raises:
+        ExportError: as ``load_recipe``, or it is the recipe of another kind of model.
+    """
+    recipe = load_recipe(path)
     if not isinstance(recipe, Recipe):
-        raise ExportError(f"{path} defines no RECIPE = Recipe(...)", tip="see docs/10-export.md")
+        raise ExportError(f"{path} is no recipe of an image classifier, but a {type(recipe).__name__}")
     return recipe
 
 

@@ -6,9 +6,7 @@ worker, and only then is the archive written, with these replies inside.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,23 +14,22 @@ from typing import Any
 from marsmith import build_stamp, environment
 from marsmith.archive.member import Member
 from marsmith.archive.write import write_archive
+from marsmith.archive_assembly import environment_members, example_members, linked_folder
 from marsmith.errors import BuildError
-from marsmith.export import Export, export_model
+from marsmith.export import export_model
+from marsmith.export_folder import Export
 from marsmith.formats import model_config
 from marsmith.formats.environment import Environment, render_environment
-from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
-from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
-from marsmith.formats.examples import render_examples
-from marsmith.formats.manifest import Manifest, render_manifest
+from marsmith.formats.export_spec import EXAMPLE_TOLERANCE
+from marsmith.formats.manifest import Manifest
 from marsmith.formats.model_spec import ModelSpec
 from marsmith.handler_entry import check_entry_point
 from marsmith.imports import local_imports
 from marsmith.inputs import read_input
 from marsmith.names import archive_file_name
-from marsmith.sbom import render_sbom
+from marsmith.replay import ExampleRequest
+from marsmith.runner import Runner
 from marsmith.settings import Project
-
-_MANIFEST = "MAR-INF/MANIFEST.json"
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,8 @@ def build_from_spec(
     spec: ModelSpec,
     *,
     weights: str | None = None,
+    allow_pickle: bool = False,
+    frozen: bool = False,
     on_step: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BuiltArchive:
@@ -64,6 +63,8 @@ def build_from_spec(
         project: where everything lies.
         spec: what to build; its version is the archive's.
         weights: overrides the spec's ``export.weights``.
+        allow_pickle: load weights even from a file that can run code.
+        frozen: refuse to measure a form that has no lock.
         on_step: is told each step, in words.
         on_progress: is told bytes written and bytes in all.
 
@@ -73,8 +74,9 @@ def build_from_spec(
     # What costs nothing to refuse is looked at before anything is exported.
     handler_files = _handler_files(project, spec)
     extra_files = [_inside(project, path, "handler.extra_files") for path in spec.handler.extra_files]
-    record = environment.record(handler_files)
-    export = export_model(project, spec, weights=weights, on_step=on_step)
+    environment.record(handler_files)
+    export = export_model(project, spec, weights=weights, allow_pickle=allow_pickle, frozen=frozen, on_step=on_step)
+    record = environment.record(handler_files, engine=export.form.engine)
     members = _members(spec, export, handler_files, extra_files)
     target = project.model_store / archive_file_name(spec.name, spec.version)
     stamp = project.root / ".marsmith" / "archives" / f"{target.name}.json"
@@ -83,8 +85,8 @@ def build_from_spec(
         return BuiltArchive(target, build_stamp.file_sha256(target), reused=True)
     sources = [member.source for member in members if isinstance(member.source, Path)]
     manifest = _manifest(spec, export, handler_files[0])
-    members += _proved_examples(project, spec, manifest, members, on_step)
-    members += _environment_members(spec, record, members)
+    members += _proved_examples(project, spec, export, manifest, members, on_step)
+    members += environment_members(spec.name, spec.version, record, members)
     on_step(f"writing {target.relative_to(project.root)}")
     project.model_store.mkdir(exist_ok=True)
     digest = write_archive(manifest, members, target, force=True, on_progress=on_progress)
@@ -115,15 +117,6 @@ def _manifest(spec: ModelSpec, export: Export, handler: Path) -> Manifest:
     )
 
 
-def _environment_members(spec: ModelSpec, record: Environment, members: Sequence[Member]) -> list[Member]:
-    """Return the record of the environment, and the same as CycloneDX, with the digests of the other members."""
-    digests = {member.name: member.sha256() for member in members}
-    return [
-        Member("MAR-INF/environment.txt", render_environment(record).encode()),
-        Member("MAR-INF/sbom.cdx.json", render_sbom(spec.name, spec.version, record, digests).encode()),
-    ]
-
-
 def _handler_files(project: Project, spec: ModelSpec) -> list[Path]:
     """Return the handler and every local module that it imports, the handler first."""
     entry = _inside(project, spec.handler.entry_point, "handler.entry_point")
@@ -150,6 +143,7 @@ def _members(
     return [
         Member("MAR-INF/export.json", export.report_file),
         Member(export.serialized_file.name, export.serialized_file),
+        *(Member(path.name, path) for path in export.companions),
         Member(export.labels_file.name, export.labels_file),
         Member(model_config.FILE_NAME, config.encode()),
         *(Member(file.relative_to(folder).as_posix(), file) for file in handler_files),
@@ -161,6 +155,7 @@ def handler_settings(spec: ModelSpec, export: Export) -> dict[str, Any]:
     """Return the block that the handler reads: what the recipe says about images, and over it the spec's settings."""
     return {
         **export.report["preprocessing"]["byTheHandler"],
+        **export.handler_block(spec.export.engine_missing),
         "environment": spec.handler.environment,
         "labels": export.labels_file.name,
         **spec.handler.settings,
@@ -168,42 +163,23 @@ def handler_settings(spec: ModelSpec, export: Export) -> dict[str, Any]:
 
 
 def _proved_examples(
-    project: Project, spec: ModelSpec, manifest: Manifest, members: Sequence[Member], on_step: Callable[[str], None]
+    project: Project,
+    spec: ModelSpec,
+    export: Export,
+    manifest: Manifest,
+    members: Sequence[Member],
+    on_step: Callable[[str], None],
 ) -> list[Member]:
     """Answer the spec's examples with the archive-to-be, and return them with their replies as members.
 
     A handler that does not load is found here, also where there are no examples.
     """
-    from marsmith.replay import ExampleRequest, validate_examples
-    from marsmith.runner import Runner
-
     on_step(f"loading the handler, answering {len(spec.examples)} examples")
     inputs = [read_input(example.input, project.root) for example in spec.examples]
+    usual = EXAMPLE_TOLERANCE[export.form.precision]
     requests = [
-        ExampleRequest(given.name, given.body, given.content_type, example.tolerance, example.expect)
+        ExampleRequest(given.name, given.body, given.content_type, example.tolerance or usual, example.expect)
         for given, example in zip(inputs, spec.examples, strict=True)
     ]
-    with _linked_folder(manifest, members) as folder, Runner(folder, batch_size=spec.serving.batch_size) as runner:
-        validated = validate_examples(runner, requests)
-    if not spec.examples:
-        return []
-    return [
-        Member(EXAMPLES_FILE, render_examples(validated).encode()),
-        *(Member(f"{EXAMPLES_FOLDER}/{given.name}", given.path or given.body) for given in inputs),
-    ]
-
-
-@contextmanager
-def _linked_folder(manifest: Manifest, members: Sequence[Member]) -> Iterator[Path]:
-    """Lay the members out as an unpacked archive, large files by link."""
-    with tempfile.TemporaryDirectory(prefix="marsmith-") as name:
-        folder = Path(name)
-        for member in members:
-            place = folder / member.name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(member.source, Path):
-                place.symlink_to(member.source.resolve())
-            else:
-                place.write_bytes(member.source)
-        (folder / _MANIFEST).write_text(render_manifest(manifest), encoding="utf-8")
-        yield folder
+    with linked_folder(manifest, members) as folder, Runner(folder, batch_size=spec.serving.batch_size) as runner:
+        return example_members(runner, requests)

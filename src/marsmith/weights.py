@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,12 @@ from typing import Any
 import torch
 
 from marsmith.build_stamp import file_sha256
+from marsmith.checkpoint import read_checkpoint
 from marsmith.errors import ExportError
+from marsmith.mlflow_weights import SCHEME as MLFLOW
+from marsmith.mlflow_weights import mlflow_weights
 from marsmith.names import nearest
-from marsmith.recipe import Recipe
+from marsmith.recipe import AnyRecipe
 
 RANDOM_SEED = 0
 _OFFLINE_TIP = "name a file (--weights FILE.pth or FILE.safetensors), or take random ones: --weights random"
@@ -26,7 +28,7 @@ class Weights:
 
     Attributes:
         state: parameter name to tensor; None for weights drawn at random when the module is built.
-        record: ``source`` and what identifies it: file name and SHA-256, or seed.
+        record: ``source`` and what identifies it: file name and SHA-256, or seed; and what ``read_checkpoint`` did.
         file: the file it was read from; None where there was none.
     """
 
@@ -35,21 +37,35 @@ class Weights:
     file: Path | None = None
 
 
-def load_weights(source: str, recipe: Recipe, root: Path) -> Weights:
-    """Load the weights that ``source`` names: ``recipe``, ``hub``, ``random``, or a path from ``root``.
+def load_weights(source: str, recipe: AnyRecipe, root: Path, *, allow_pickle: bool = False) -> Weights:
+    """Load the weights that ``source`` names.
+
+    Args:
+        source: ``recipe`` (what the recipe brings, or else its hub), ``hub``, ``random``, ``models:/NAME/VERSION``, or
+            a path from ``root``, with ``#KEY`` behind it where the file holds several state dicts.
+        recipe: whose weights.
+        root: what relative paths start from.
+        allow_pickle: load also files that can run code.
 
     Raises:
         ExportError: the source is not there, cannot be reached, or is not a state dict.
+        MissingDependencyError: it needs MLflow, which is not installed.
     """
+    if recipe.torchscript is not None:
+        return _inside_torchscript(source, recipe.torchscript)
     if source == "random":
         return Weights(None, {"source": "random", "seed": RANDOM_SEED})
-    if source == "recipe":
-        if recipe.bundled_weights is None:
-            raise ExportError("this recipe brings no weights of its own", tip=_OFFLINE_TIP)
-        return _from_file(Path(recipe.bundled_weights()), "recipe")
-    if source == "hub":
+    if source == "recipe" and recipe.bundled_weights is not None:
+        return _from_file(str(recipe.bundled_weights()), Path(), "recipe", allow_pickle)
+    if source == "hub" or (source == "recipe" and recipe.hub_weights is not None):
         return _from_hub(recipe)
-    return _from_file(root / source, "file")
+    if source == "recipe":
+        raise ExportError("this recipe brings no weights of its own", tip=_OFFLINE_TIP)
+    if source.startswith(MLFLOW):
+        with mlflow_weights(source) as path:
+            read = _from_file(str(path), Path(), source, allow_pickle)
+        return Weights(read.state, read.record)
+    return _from_file(source, root, "file", allow_pickle)
 
 
 def apply_weights(module: torch.nn.Module, weights: Weights) -> None:
@@ -79,50 +95,37 @@ def _mismatches(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Te
     return sorted(problems)
 
 
-def _from_hub(recipe: Recipe) -> Weights:
+def _inside_torchscript(source: str, path: Path) -> Weights:
+    if source != "recipe":
+        raise ExportError(
+            f"the recipe is the TorchScript file {path.name}, which holds its weights; {source!r} has no place to go",
+            tip="leave out --weights, and export.weights in the spec",
+        )
+    if not path.is_file():
+        raise ExportError(f"no TorchScript file at {path}", tip="name it from the project's root")
+    return Weights(None, {"source": "recipe", "file": path.name, "sha256": file_sha256(path)}, path.resolve())
+
+
+def _from_hub(recipe: AnyRecipe) -> Weights:
     if recipe.hub_weights is None:
         raise ExportError("this recipe names no hub", tip=_OFFLINE_TIP)
     try:
         state = recipe.hub_weights()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: a file with a wrong digest
         raise ExportError(f"the hub could not be reached: {error}", tip=_OFFLINE_TIP) from error
     return Weights(state, {"source": "hub", "sha256": _state_digest(state)})
 
 
-def _from_file(path: Path, source: str) -> Weights:
+def _from_file(name: str, root: Path, source: str, allow_pickle: bool) -> Weights:
+    path, entry = root / name, None
+    if not path.is_file() and "#" in name:
+        name, _, entry = name.rpartition("#")
+        path = root / name
     if not path.is_file():
         raise ExportError(f"no weights at {path}", tip=_OFFLINE_TIP)
-    read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
-    record = {"source": source, "file": path.name, "sha256": file_sha256(path)}
-    return Weights(read(path), record, path.resolve())
-
-
-def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise ExportError(f"{path} is not a whole .safetensors file: {error}") from error
-
-
-def _read_pickle(path: Path) -> Mapping[str, torch.Tensor]:
-    """Read a ``torch.save`` file; ``weights_only`` keeps it from running code."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ExportError(
-            f"{path} is no torch.save file, or holds more than tensors, and then loading it could run code",
-            tip="save its state dict: torch.save(module.state_dict(), path), or use .safetensors",
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ExportError(f"{path} is truncated or not a torch.save file: {str(error).splitlines()[0]}") from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ExportError(f"{path} is not a state dict (parameter name to tensor), but {type(state).__name__}")
-    return state
+    read = read_checkpoint(path, entry=entry, allow_pickle=allow_pickle)
+    record = {"source": source, "file": path.name, "sha256": file_sha256(path), **read.record}
+    return Weights(read.state, record, path.resolve())
 
 
 def _state_digest(state: Mapping[str, torch.Tensor]) -> str:

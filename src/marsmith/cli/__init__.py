@@ -21,6 +21,7 @@ VERBS = {
     "archive": "build the model archive of a spec, in the model store",
     "pack": "build a model archive from loose files, with torch-model-archiver's flags",
     "repack": "turn an archive made by the stock tool into one of ours",
+    "optimize": "turn an archive made by the stock tool into the fastest form that still gives the same answers",
     "inspect": "show what an archive holds",
     "verify": "prove that an archive is whole, safe and answers as it did when it was built",
     "sign": "sign an archive",
@@ -36,8 +37,15 @@ VERBS = {
     "predict": "send inputs to a model",
     "models": "list the registered models and versions",
     "register": "register an archive with the running server",
+    "scale": "set how many workers a version has",
     "set-default": "choose the version that answers when none is named",
+    "unregister": "take a version off the running server, after its work is done",
+    "deploy": "bring a new version into service with no request lost, or leave everything as it was",
+    "rollback": "go back to the version that was the default before",
+    "bench": "put load on a model and report latency, throughput and errors without flattery",
+    "tune": "find the workers, threads and batching that hold a latency limit",
     "token": "print a token for curl",
+    "certificate": "make a self-signed certificate for TLS in development",
 }
 
 EPILOG = (

@@ -5,13 +5,14 @@
 
 Exports first where that is needed, lets the handler answer the spec's examples, and writes model_store/NAME-VERSION.mar
 with the replies inside. Nothing is done when nothing changed. The same inputs give the same bytes.
+A spec with `auto` and no lock is measured first, and gets one.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from marsmith.cli.export import add_weights_flag
+from marsmith.cli.export import add_frozen_flag, add_weights_flag, is_frozen
 from marsmith.cli.output import add_json_flag, byte_progress, note, print_fields, print_json
 
 
@@ -20,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model with a spec in config/models")
     parser.add_argument("--version", metavar="V", help="instead of the spec's version")
     add_weights_flag(parser)
+    add_frozen_flag(parser)
     add_json_flag(parser)
 
 
@@ -35,7 +37,15 @@ def run(args: argparse.Namespace) -> None:
     if args.version is not None:
         spec = spec.model_copy(update={"version": check_model_version(args.version)})
     with byte_progress(f"{spec.name} {spec.version}") as on_progress:
-        built = build_from_spec(project, spec, weights=args.weights, on_step=note, on_progress=on_progress)
+        built = build_from_spec(
+            project,
+            spec,
+            weights=args.weights,
+            allow_pickle=args.unsafe_weights,
+            frozen=is_frozen(args),
+            on_step=note,
+            on_progress=on_progress,
+        )
     result = {
         "archive": str(built.path),
         "bytes": built.path.stat().st_size,

@@ -1,16 +1,28 @@
-"""Export a model's weights to a serialized file: TorchScript that takes uint8 images and returns probabilities.
+"""Export a model's weights to a serialized file that takes uint8 images and returns probabilities.
 
     marsmith export efficientnet_lite0
-    marsmith export resnet18 --weights resnet18.pth
+    marsmith export efficientnet_lite0 --relock --report export.html
+    marsmith export resnet18 --weights resnet18.pth --precision bfloat16
+    marsmith export resnet18 --weights random --format auto --precision auto --engine auto
 
-The export lies in .marsmith/exports/MODEL/. Nothing is done when nothing changed since the last one.
+The export lies in .marsmith/exports/MODEL/. It is compared with the eager float32 module, and refused where it is
+further off than the spec's gate allows, or slower than float32. `auto` tries all that this machine supports and takes
+the fastest that passes; the choice is written to config/models/MODEL.lock, which later exports repeat. Nothing is done
+when nothing changed since the last one.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from marsmith.cli.output import add_json_flag, note, print_fields, print_json
+from marsmith.formats.form import AUTO, DEVICES, ENGINES, FORMATS, PRECISIONS
+
+if TYPE_CHECKING:
+    from marsmith.export_folder import Export
 
 
 def add_weights_flag(parser: argparse.ArgumentParser) -> None:
@@ -20,34 +32,112 @@ def add_weights_flag(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="instead of the spec's: a .pth or .safetensors file, recipe, hub, or random (which the archive records)",
     )
+    parser.add_argument("--unsafe-weights", action="store_true", help="load also weights whose file can run code")
+
+
+def add_frozen_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--frozen``, shared by the verbs that export."""
+    parser.add_argument(
+        "--frozen", action="store_true", help="fail rather than measure what has no lock (always so where CI is set)"
+    )
+
+
+def is_frozen(args: argparse.Namespace) -> bool:
+    """Whether measuring is forbidden."""
+    return bool(args.frozen or os.environ.get("CI"))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith export``."""
     parser.add_argument("model", metavar="MODEL", help="a model with a spec in config/models")
+    forms = parser.add_argument_group("the form, for this run, instead of the spec's")
+    forms.add_argument("--precision", choices=(*PRECISIONS, AUTO))
+    forms.add_argument("--format", choices=(*FORMATS, AUTO))
+    forms.add_argument("--engine", choices=(*ENGINES, AUTO))
+    forms.add_argument("--device", choices=DEVICES)
     add_weights_flag(parser)
+    parser.add_argument("--relock", action="store_true", help="measure, write the lock anew, and show what changed")
+    add_frozen_flag(parser)
+    parser.add_argument("--report", metavar="FILE.html", type=Path, help="write what was measured as a page with plots")
     add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Export, and print where the file is and how far it is from the eager module."""
+    from marsmith.cli.export_progress import export_progress
     from marsmith.export import export_model
     from marsmith.project_spec import load_spec
     from marsmith.settings import find_project
 
     project = find_project()
-    export = export_model(project, load_spec(project, args.model), weights=args.weights, on_step=note)
+    keys = ("precision", "format", "engine", "device")
+    with export_progress() as progress:
+        export = export_model(
+            project,
+            load_spec(project, args.model),
+            weights=args.weights,
+            overrides={key: value for key in keys if (value := getattr(args, key))},
+            relock=args.relock,
+            # To relock is to ask for measuring.
+            frozen=is_frozen(args) and not args.relock,
+            allow_pickle=args.unsafe_weights,
+            progress=progress,
+        )
+    if args.report:
+        _write_page(args.report, export)
     if args.json:
-        print_json({"file": str(export.serialized_file), "reused": export.reused, **export.report})
+        lock = export.lock.model_dump(exclude_none=True) if export.lock else None
+        found = {"measured": export.measured, "lock": lock, "previousLock": _previous(export)}
+        print_json({"file": str(export.serialized_file), "reused": export.reused, **export.report, **found})
         return
-    parity = export.report["parity"]
+    _print(export)
+
+
+def _previous(export: Export) -> object:
+    return export.previous.model_dump(exclude_none=True) if export.previous else None
+
+
+def _write_page(target: Path, export: Export) -> None:
+    from marsmith.errors import ExportError
+    from marsmith.export_page import render_page
+    from marsmith.formats.export_lock import ExportLock
+
+    lock = export.lock or (ExportLock.model_validate(export.measured) if export.measured else None)
+    if lock is None:
+        raise ExportError(
+            "nothing was measured, so there is nothing to report", tip="measure: marsmith export MODEL --relock"
+        )
+    target.write_text(render_page(lock, export.report), encoding="utf-8")
+    note(f"wrote {target}")
+
+
+def _print(export: Export) -> None:
+    from marsmith.cli.export_table import print_changes, print_lock
+    from marsmith.formats.export_lock import ExportLock
+
+    lock = export.lock or (ExportLock.model_validate(export.measured) if export.measured else None)
+    if lock is not None:
+        print_lock(lock)
+    if export.previous is not None and lock is not None:
+        print_changes(export.previous, lock)
+    files = [export.serialized_file, *export.companions]
     print_fields(
         {
             "file": export.serialized_file,
-            "size": f"{export.serialized_file.stat().st_size:,} bytes",
+            "form": export.form,
+            "size": f"{sum(path.stat().st_size for path in files):,} bytes"
+            + (f" in {len(files)} files" if len(files) > 1 else ""),
             "weights": ", ".join(f"{key} {value}" for key, value in export.report["weights"].items()),
-            "parity": f"error below {parity['maxAbsErrorBelow']:g}, top-1 agreement {parity['top1Agreement']:g}"
-            f" over {parity['samples']} samples",
+            "parity": _parity(export),
             "state": "unchanged since the last export" if export.reused else "new",
         }
     )
+
+
+def _parity(export: Export) -> str:
+    parity = export.report["parity"]
+    error = parity.get("maxAbsError", parity.get("maxAbsErrorBelow", 0.0))
+    word = "error" if "maxAbsError" in parity else "error below"
+    # Tensors have no best class.
+    agreement = f", top-1 agreement {parity['top1Agreement']:g}" if "top1Agreement" in parity else ""
+    return f"{word} {error:g}{agreement} over {parity.get('samples', 0)} samples"

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field
 
 from marsmith.errors import SpecError, UsageError
 from marsmith.formats import strict_yaml
+from marsmith.formats.export_spec import ExportSpec as ExportSpec
+from marsmith.formats.export_spec import Gate as Gate
 from marsmith.formats.model_config import ModelConfig
 from marsmith.formats.strict_yaml import Strict
 from marsmith.names import check_model_name, check_model_version
@@ -26,36 +28,6 @@ def _as_value_error(check: Any) -> Any:
 
 ModelName = Annotated[str, AfterValidator(_as_value_error(check_model_name))]
 ModelVersion = Annotated[str, AfterValidator(_as_value_error(check_model_version))]
-
-
-class Gate(Strict):
-    """What an export must keep of the eager float32 module; below it the export is refused.
-
-    Attributes:
-        max_abs_error: largest absolute difference of any output value.
-        top1_agreement: share of the examples whose largest output stays the same, 0 to 1.
-    """
-
-    max_abs_error: float = Field(default=1e-4, gt=0)
-    top1_agreement: float = Field(default=1.0, ge=0, le=1)
-
-
-class ExportSpec(Strict):
-    """How the serialized file is made.
-
-    Attributes:
-        recipe: path of the recipe, from the project's root.
-        weights: ``recipe`` (those that the recipe brings itself), ``hub``, ``random``, or the path of a ``.pth`` or
-            ``.safetensors`` file.
-        method: TorchScript by tracing or by scripting.
-    """
-
-    recipe: str
-    weights: str = "recipe"
-    format: Literal["torchscript"] = "torchscript"
-    method: Literal["trace", "script"] = "trace"
-    precision: Literal["float32"] = "float32"
-    gate: Gate = Gate()
 
 
 class HandlerSpec(Strict):
@@ -80,12 +52,12 @@ class Example(Strict):
     Attributes:
         input: a path from the project's root, or ``package:NAME/PATH`` for a file that an installed package carries.
         expect: label that must stand on top of the reply; None accepts any.
-        tolerance: largest difference of any number in the reply, later.
+        tolerance: largest difference of any number in the reply, later; by default what the precision allows.
     """
 
     input: str
     expect: str | None = None
-    tolerance: float = Field(default=1e-3, gt=0)
+    tolerance: float | None = Field(default=None, gt=0)
 
 
 class ServiceLevel(Strict):

@@ -1,6 +1,6 @@
 """Decoding of pictures: the stock way (Pillow, then float transforms) against handlers/image_decoding.py.
 
-Run: python benchmarks/image_decoding.py [--rounds 40] [--threads 1] [--json]
+Run: python benchmarks/decoding.py [--rounds 40] [--threads 1] [--json]
 
 Both ways start from the same bytes. The stock way ends with a normalised float tensor, ours with a uint8 tensor, which
 the model normalises. They take turns, so that other work on the machine hurts both alike; figures are medians, in

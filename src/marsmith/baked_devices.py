@@ -1,0 +1,41 @@
+"""Devices that a TorchScript graph names: tracing writes down the one that it ran on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+def baked_devices(exported: torch.jit.ScriptModule, device: str) -> Iterator[tuple[str, str]]:
+    """Give what ties the graph to one device: a sentence, and what to do about it.
+
+    Moving a tensor to a named device is always one; making one there only where ``device``, which the export is for,
+    is another.
+    """
+    for node in _nodes(exported.inlined_graph):
+        baked = [one.toIValue() for one in node.inputs() if one.node().kind() == "prim::Constant"]
+        for value in baked:
+            if isinstance(value, torch.device) and node.kind() in ("aten::to", "aten::_to_copy"):
+                yield (
+                    f"{_place_of(node)}a tensor is moved to {str(value)!r} whatever device it runs on",
+                    "leave out .to(device) and .cpu(): the whole module is on one device; or export.method: script",
+                )
+            elif isinstance(value, torch.device) and value.type != torch.device(device).type:
+                yield (
+                    f"{_place_of(node)}{node.kind()} makes a tensor on {str(value)!r}; the export is for {device!r}",
+                    "write torch.zeros(..., device=x.device) and export.method: script, or x.new_zeros(...)",
+                )
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.nodes():
+        yield node
+        for block in node.blocks():
+            yield from _nodes(block)
+
+
+def _place_of(node: Any) -> str:
+    lines = [line for line in str(node.sourceRange()).splitlines() if ".py" in line or "<" in line]
+    return f"{lines[-1].strip().removeprefix('File ').strip()}: " if lines else ""

@@ -1,0 +1,82 @@
+"""What was measured, as a table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from marsmith.cli.output import printable
+from marsmith.formats.export_lock import Candidate, ExportLock
+
+
+def print_lock(lock: ExportLock) -> None:
+    """Print the candidates with their figures on stdout, the chosen one marked, and why it was chosen."""
+    from rich.console import Console
+    from rich.table import Table
+
+    sizes = sorted(lock.eager_images_per_second, key=int)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in ("form", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for name in ("max error", "top-1", "top-5", *(f"img/s at {size}" for size in sizes), "speed-up", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    eager = [f"{lock.eager_images_per_second[size]:.1f}" for size in sizes]
+    table.add_row("", "eager float32 module", "", "", "", "", *eager, "1.00x", "")
+    for one in lock.candidates:
+        table.add_row("*" if one.form == lock.chosen else "", one.form, one.verdict, *_cells(one, sizes))
+    console = Console(width=None if _is_terminal() else 160, highlight=False)
+    console.print(table)
+    for one in lock.candidates:
+        if one.reason:
+            console.print(f"{one.form}: {printable(one.reason)}", markup=False)
+    console.print(f"chosen: {lock.chosen}, {lock.why}", markup=False)
+    cpu = f"{lock.machine.get('cpu')}, {lock.machine.get('cores')} cores"
+    console.print(f"machine: {cpu}; speed-up over batch sizes {', '.join(map(str, lock.batch_sizes))}", markup=False)
+
+
+def print_changes(old: ExportLock, new: ExportLock) -> None:
+    """Print what a new lock changes, on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("form", "verdict", "speed-up", "top-1", title="old -> new", box=None, title_justify="left")
+    for form in dict.fromkeys(one.form for one in (*old.candidates, *new.candidates)):
+        before, after = old.candidate(form), new.candidate(form)
+        table.add_row(
+            form,
+            _change(before.verdict if before else None, after.verdict if after else None),
+            _change(_speedup(before), _speedup(after)),
+            _change(_top1(before), _top1(after)),
+        )
+    console = Console(width=None if _is_terminal() else 160, highlight=False)
+    console.print(table)
+    console.print(f"choice: {_change(old.chosen, new.chosen)}", markup=False)
+
+
+def _change(before: str | None, after: str | None) -> str:
+    return f"{before or 'not tried'}" if before == after else f"{before or 'not tried'} -> {after or 'not tried'}"
+
+
+def _speedup(one: Candidate | None) -> str | None:
+    return f"{one.speedup:.2f}x" if one and one.speedup else None
+
+
+def _top1(one: Candidate | None) -> str | None:
+    return f"{one.figures['top1_agreement']:.4f}" if one and "top1_agreement" in one.figures else None
+
+
+def _cells(one: Candidate, sizes: Sequence[str]) -> list[str]:
+    figures = [_number(one, "max_abs_error", ".1e"), _number(one, "top1_agreement", ".4f")]
+    rates = [f"{one.images_per_second[size]:.1f}" if size in one.images_per_second else "" for size in sizes]
+    megabytes = f"{one.bytes / 1e6:.1f}" if one.bytes else ""
+    return [*figures, _number(one, "top5_agreement", ".4f"), *rates, _speedup(one) or "", megabytes]
+
+
+def _number(one: Candidate, key: str, style: str) -> str:
+    return f"{one.figures[key]:{style}}" if key in one.figures else ""
+
+
+def _is_terminal() -> bool:
+    import sys
+
+    return sys.stdout.isatty()

@@ -1,0 +1,117 @@
+"""Which forms a machine can make and run: its processor, its GPUs and the packages installed. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marsmith.formats.form import Form
+from marsmith.installed import installed_version
+from marsmith.machine_facts import cgroup_cores, cpu_flags, gpus
+
+# What makes and runs a form besides torch, and the extra of marsmith that brings it.
+_ENGINE_PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime",)}
+_FORMAT_PACKAGES = {"onnx": ("onnx", "onnxscript")}
+_EXTRAS = {"openvino": "openvino", "onnxruntime": "onnx", "onnx": "onnx", "onnxscript": "onnx"}
+# Without one of these a precision is emulated, many times slower than float32. Arm names its features otherwise.
+_PRECISION_FLAGS = {
+    "bfloat16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
+    "int8": frozenset({"avx2", "avx512_vnni", "avx_vnni", "asimd", "asimddp"}),
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides which forms can be had.
+
+    Attributes:
+        cpu: its name.
+        architecture: as ``x86_64``.
+        cores: that this process may use.
+        cpu_flags: features of the processor.
+        gpus: names.
+        python: version.
+    """
+
+    cpu: str
+    architecture: str
+    cores: int
+    cpu_flags: frozenset[str]
+    gpus: tuple[str, ...]
+    python: str
+
+    @classmethod
+    def here(cls) -> Machine:
+        """Look at this machine."""
+        cpuinfo = _text(Path("/proc/cpuinfo"))
+        quota = cgroup_cores(Path("/sys/fs/cgroup"), _text(Path("/proc/self/cgroup")))
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cls(
+            cpu=_cpu_name(cpuinfo),
+            architecture=platform.machine(),
+            cores=max(1, min(usable, int(quota))) if quota else usable,
+            cpu_flags=cpu_flags(cpuinfo),
+            gpus=tuple(gpu.name for gpu in gpus()),
+            python=platform.python_version(),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return what a lock says about the machine: enough to judge its figures."""
+        known = frozenset().union(*_PRECISION_FLAGS.values(), {"avx512f", "amx_int8"})
+        found: dict[str, Any] = {
+            "cpu": self.cpu,
+            "architecture": self.architecture,
+            "cores": self.cores,
+            "features": sorted(self.cpu_flags & known),
+            "python": self.python,
+        }
+        return found | ({"gpus": list(self.gpus)} if self.gpus else {})
+
+
+def packages(form: Form) -> tuple[str, ...]:
+    """Return the distributions that a form is made and run with, torch first."""
+    others = (*_ENGINE_PACKAGES.get(form.engine, ()), *_FORMAT_PACKAGES.get(form.format, ()), *_quantiser(form))
+    return tuple(dict.fromkeys(("torch", *others)))
+
+
+def _quantiser(form: Form) -> tuple[str, ...]:
+    """Return what quantises: for other engines than torch, calibrated in ONNX Runtime and written as ONNX."""
+    return ("onnx", "onnxscript", "onnxruntime") if form.precision == "int8" and form.engine != "torch" else ()
+
+
+def versions(form: Form) -> dict[str, str]:
+    """Return the installed versions of a form's packages."""
+    return {name: found for name in packages(form) if (found := installed_version(name))}
+
+
+def obstacle(form: Form, device: str, machine: Machine) -> str | None:
+    """Say why this machine cannot make or run a form; None where nothing is known against it."""
+    missing = next((name for name in packages(form) if installed_version(name) is None), None)
+    if missing:
+        return f"the package {missing!r} is not installed: pip install 'marsmith[{_EXTRAS.get(missing, 'export')}]'"
+    if device == "cuda":
+        return None if machine.gpus else "there is no GPU here"
+    wanted = _PRECISION_FLAGS.get(form.precision)
+    # Where the processor's features cannot be read, the gate finds out.
+    if wanted and machine.cpu_flags and not wanted & machine.cpu_flags:
+        return f"this processor ({machine.cpu}) computes {form.precision} only by emulation: it has no {_any(wanted)}"
+    return None
+
+
+def _any(flags: frozenset[str]) -> str:
+    return " or ".join(sorted(flags))
+
+
+def _cpu_name(cpuinfo: str) -> str:
+    line = next((line for line in cpuinfo.splitlines() if line.startswith("model name")), "")
+    return line.partition(":")[2].strip() or platform.processor() or platform.machine()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

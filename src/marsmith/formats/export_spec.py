@@ -1,0 +1,156 @@
+"""The block ``export:`` of a model spec: what is exported, into which form, and what it must keep."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from marsmith.formats import form as forms
+from marsmith.formats.form import AUTO, Form
+from marsmith.formats.strict_yaml import Strict
+
+_ENGINE_OF_FORMAT = {"torchscript": "torch", "pt2": "aot_inductor", "onnx": "onnxruntime", AUTO: AUTO}
+
+
+class Limits(Strict):
+    """How far an export may be from the eager float32 module. A key set to null lifts that limit.
+
+    Attributes:
+        max_abs_error: largest absolute difference of any output value.
+        max_relative_error: largest absolute difference in one sample, divided by that sample's largest output.
+        cosine: smallest cosine between the outputs for one sample, 0 to 1.
+        top1_agreement: share of the samples whose largest output stays the same, 0 to 1.
+        top5_agreement: share of the five largest outputs that stay among them, over all samples, 0 to 1.
+        max_accuracy_drop: accuracy lost, where labels are given: 0.01 is one percentage point.
+    """
+
+    max_abs_error: float | None = Field(default=None, gt=0)
+    max_relative_error: float | None = Field(default=None, gt=0)
+    cosine: float | None = Field(default=None, ge=0, le=1)
+    top1_agreement: float | None = Field(default=None, ge=0, le=1)
+    top5_agreement: float | None = Field(default=None, ge=0, le=1)
+    max_accuracy_drop: float | None = Field(default=None, ge=0, le=1)
+
+
+# Outputs are probabilities. Each default leaves room for what the precision costs on other machines than the one that
+# it was measured on, and none for a conversion that went wrong.
+DEFAULT_LIMITS = {
+    "float32": Limits(
+        max_abs_error=1e-4,
+        max_relative_error=1e-3,
+        cosine=0.9999,
+        top1_agreement=1.0,
+        top5_agreement=0.99,
+        max_accuracy_drop=0.0,
+    ),
+    "float16": Limits(
+        max_abs_error=0.05,
+        max_relative_error=0.2,
+        cosine=0.99,
+        top1_agreement=0.99,
+        top5_agreement=0.97,
+        max_accuracy_drop=0.005,
+    ),
+    "bfloat16": Limits(
+        max_abs_error=0.2,
+        max_relative_error=0.5,
+        cosine=0.95,
+        top1_agreement=0.98,
+        top5_agreement=0.93,
+        max_accuracy_drop=0.01,
+    ),
+    "int8": Limits(
+        max_abs_error=0.5,
+        cosine=0.5,
+        top1_agreement=0.98,
+        top5_agreement=0.85,
+        max_accuracy_drop=0.01,
+    ),
+}
+
+
+class Gate(Strict):
+    """What an export must keep of the eager float32 module; below it the export is refused.
+
+    Attributes:
+        must_be_faster: refuse a form that is slower here than float32 TorchScript in torch.
+        float32, bfloat16, float16, int8: limits of a precision, over the defaults.
+    """
+
+    must_be_faster: bool = True
+    float32: Limits = Limits()
+    bfloat16: Limits = Limits()
+    float16: Limits = Limits()
+    int8: Limits = Limits()
+
+    def limits(self, precision: str) -> Limits:
+        """Return the limits of a precision: the defaults, and over them what was set, ``null`` included."""
+        own: Limits = getattr(self, precision)
+        return DEFAULT_LIMITS[precision].model_copy(update=own.model_dump(exclude_unset=True))
+
+
+class ExportSpec(Strict):
+    """How the serialized file is made.
+
+    Attributes:
+        recipe: path of the recipe, from the project's root.
+        weights: ``recipe`` (those that the recipe brings itself), ``hub``, ``random``, or where they lie.
+        format: of the serialized file; ``auto`` measures all that this machine supports.
+        method: TorchScript by tracing or by scripting.
+        precision: what the model computes in.
+        engine: what runs it in the worker; by default ``torch`` for TorchScript, and the one that fits another format.
+        engine_missing: what a worker does where the engine is not installed: fall back to torch, or refuse to load.
+        device: what it is exported for.
+        calibration: images that int8 is calibrated on: files, folders, globs, ``package:NAME/PATH``.
+        validation: images that the gate compares on, likewise; by default others, or other crops, of the calibration's.
+        validation_labels: JSON file, from the project's root: an object of file name to class index or label.
+        gate: what the export must keep.
+    """
+
+    recipe: str
+    weights: str = "recipe"
+    format: Literal["torchscript", "pt2", "onnx", "auto"] = "torchscript"
+    method: Literal["trace", "script"] = "trace"
+    precision: Literal["float32", "bfloat16", "float16", "int8", "auto"] = "float32"
+    engine: Literal["torch", "openvino", "onnxruntime", "aot_inductor", "auto"] = "torch"
+    engine_missing: Literal["fallback", "refuse"] = "fallback"
+    device: Literal["cpu", "cuda"] = "cpu"
+    calibration: list[str] = Field(default_factory=list)
+    validation: list[str] = Field(default_factory=list)
+    validation_labels: str | None = None
+    gate: Gate = Gate()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_that_fits(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "engine" not in data and data.get("format", "torchscript") in _ENGINE_OF_FORMAT:
+            return {**data, "engine": _ENGINE_OF_FORMAT[data.get("format", "torchscript")]}
+        return data
+
+    @model_validator(mode="after")
+    def _form_exists(self) -> ExportSpec:
+        if not self.forms():
+            known = forms.SUPPORTED[self.device]
+            near = [str(f) for f in known if f.precision == self.precision and f.engine == self.engine]
+            near = near or [str(f) for f in known if self.precision in (AUTO, f.precision)] or list(map(str, known))
+            raise ValueError(
+                f"no form {self.format}/{self.precision}/{self.engine} on {self.device}; supported: {', '.join(near)}"
+            )
+        if self.validation_labels and not self.validation:
+            raise ValueError("validation_labels needs validation, the images that they belong to")
+        return self
+
+    def forms(self) -> tuple[Form, ...]:
+        """Return the forms that are asked for: several only where a part is ``auto``."""
+        return forms.matching(self.device, self.format, self.precision, self.engine)
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the form is left to be found by measuring."""
+        return AUTO in (self.format, self.precision, self.engine)
+
+
+# How far a number in the reply to an example may be from the validated one where the spec does not say: kernels of
+# other processors and other batch sizes round differently, the more so the coarser the precision.
+EXAMPLE_TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.05, "int8": 0.1}

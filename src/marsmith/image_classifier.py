@@ -1,0 +1,59 @@
+"""An image classifier as a recipe gives it: its module built, its labels, and how its export is described.
+
+Imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from marsmith.errors import ExportError
+from marsmith.recipe import ImagePreprocessing, Recipe
+from marsmith.weights import RANDOM_SEED
+
+
+def build_classifier(recipe: Recipe, label: str) -> torch.nn.Module:
+    """Call a recipe's ``build`` with a fixed seed.
+
+    Raises:
+        ExportError: it raises, or returns something else.
+    """
+    torch.manual_seed(RANDOM_SEED)
+    try:
+        module = recipe.build()
+    except Exception as error:
+        raise ExportError(f"build() of the recipe {label} raises {type(error).__name__}: {error}") from error
+    if not isinstance(module, torch.nn.Module):
+        raise ExportError(f"build() of the recipe {label} returns {type(module).__name__}, not a torch.nn.Module")
+    return module.eval()
+
+
+def labels_of(names: Sequence[str], classes: int) -> dict[str, str]:
+    """Return class index, as text, to name: the stock format of index_to_name.json, with every name once."""
+    if len(names) != classes:
+        raise ExportError(f"the recipe has {len(names)} labels, and the module {classes} outputs")
+    # Two ImageNet classes are called crane and two maillot; a reply is a mapping, where one would hide the other.
+    seen: set[str] = set()
+    repeated = {name for name in names if name in seen or seen.add(name)}  # type: ignore[func-returns-value]
+    return {str(i): f"{name} ({i})" if name in repeated else name for i, name in enumerate(names)}
+
+
+def signature(preprocessing: ImagePreprocessing, classes: int) -> dict[str, Any]:
+    """Return inputs, outputs and preprocessing as export.json has them; None where an axis may vary."""
+    height, width = preprocessing.crop
+    pixels = {"name": "images", "dtype": "uint8", "shape": [None, 3, height, width], "layout": "NCHW", "color": "RGB"}
+    return {
+        "inputs": [pixels],
+        "outputs": [{"name": "probabilities", "dtype": "float32", "shape": [None, classes]}],
+        "preprocessing": {
+            "byTheHandler": {
+                "resize": preprocessing.resize,
+                "crop": list(preprocessing.crop),
+                "interpolation": preprocessing.interpolation,
+            },
+            "inTheGraph": {"mean": list(preprocessing.mean), "std": list(preprocessing.std)},
+        },
+    }

@@ -1,0 +1,108 @@
+"""int8: quantises a graph as a plan says, and finds the plan. The one module of int8 that others call."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from marsmith.errors import ExportError
+from marsmith.formats.form import Form
+from marsmith.int8_plan import Int8Plan
+from marsmith.int8_search import Forward, Judge, best_settings, give_back
+
+# One in so many calibration images judges settings and layers instead of calibrating.
+_JUDGING = 4
+_JUDGES = 24
+ONNX_FILE = "model.onnx"
+TORCHSCRIPT_FILE = "model.pt"
+
+
+def quantize(
+    graph: torch.nn.Module,
+    form: Form,
+    plan: Int8Plan,
+    calibration: Sequence[torch.Tensor],
+    images: Sequence[torch.Tensor],
+    folder: Path,
+) -> tuple[Path, ...]:
+    """Write the int8 file that the form's engine runs: the same inputs and plan give the same bytes.
+
+    Args:
+        graph: the eager float32 module: uint8 (N, 3, H, W) to float32 (N, classes); is left as it is.
+        form: of precision int8. Engine ``torch`` gives TorchScript, the others an ONNX model.
+        plan: how to quantise.
+        calibration: uint8 (3, H, W), read in this order.
+        images: uint8 (3, H, W) to trace with.
+        folder: where the file goes.
+
+    Raises:
+        ExportError: the module cannot be expressed, has nothing to quantise, or is not the one of the plan.
+        MissingDependencyError: onnx or onnxruntime is not installed.
+    """
+    if form.engine == "torch":
+        from marsmith.int8_torch import write_int8_torchscript
+
+        write_int8_torchscript(graph, plan, calibration, images, folder / TORCHSCRIPT_FILE)
+        return (folder / TORCHSCRIPT_FILE,)
+    from marsmith.onnx_export import refuse_telemetry
+
+    refuse_telemetry()
+    from marsmith import int8_onnx
+
+    model = int8_onnx.float_model(graph, images, folder)
+    calibrated = int8_onnx.calibrate(model, plan, calibration)
+    quantized = int8_onnx.quantize_calibrated(calibrated, plan, form.engine)
+    int8_onnx.write_int8_onnx(quantized, folder / ONNX_FILE)
+    return (folder / ONNX_FILE,)
+
+
+def search_plan(
+    graph: torch.nn.Module,
+    form: Form,
+    calibration: Sequence[torch.Tensor],
+    validate: Callable[[Forward], float],
+    wanted: float,
+    on_step: Callable[[str], None],
+) -> Int8Plan:
+    """Find how to quantise ``graph`` so that ``validate`` of the result is at least ``wanted``.
+
+    Settings are compared; then each run of a few layers is left in float32 by itself, to see what noise that takes off.
+    The noisiest for what they cost stay in float32, as many as it takes. The time is bounded: one short trial a layer,
+    and about ten validations.
+
+    Args:
+        graph: the eager float32 module.
+        form: of precision int8; measured in its engine.
+        calibration: uint8 (3, H, W); a part of them is kept from calibration, to judge with.
+        validate: agreement, 0 to 1, of a function of uint8 (N, 3, H, W) with the eager module, on images of its own.
+        wanted: agreement to reach.
+        on_step: is told each step, in words.
+
+    Raises:
+        ExportError: no plan reaches ``wanted``, or the module cannot be quantised at all.
+    """
+    if not calibration:
+        raise ExportError("int8 needs calibration images", tip="name some in the spec: export.calibration")
+    with tempfile.TemporaryDirectory(prefix="marsmith-int8-") as folder:
+        from marsmith.int8_trials import trials_of
+
+        fitting, judging = _split(calibration)
+        judge = Judge.of(graph, judging)
+        trials = trials_of(graph, form, fitting, judge, Path(folder))
+        plan = best_settings(trials.settings(), trials.noise_db, on_step)
+        on_step("int8: measuring what noise each layer adds")
+        ranked = trials.ranked(plan)
+        found = give_back(plan, ranked, lambda tried: validate(trials.forward(tried)), wanted, on_step)
+    return replace(found, images=len(fitting))
+
+
+def _split(calibration: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return the images to fit ranges on, the first ones, and those to judge by: the last ones."""
+    judges = min(len(calibration) // _JUDGING, _JUDGES)
+    if judges == 0:
+        return list(calibration), list(calibration)
+    return list(calibration[:-judges]), list(calibration[-judges:])

@@ -1,0 +1,105 @@
+"""Watch what a module does with its input, operation by operation, while it runs.
+
+Exact where a warning of the tracer is a guess: a number taken from a shape or from a weight never varies, and is fine
+in a trace; a number that was computed from the input is not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.weak import WeakIdKeyDictionary
+
+_OWN_FILES = (__file__, str(Path(__file__).with_name("tracing_checks.py")))
+_TORCH = str(Path(torch.__file__).parent)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One operation.
+
+    Attributes:
+        operation: its name in ATen.
+        place: file and line of the code that asked for it, outside torch where there is any.
+        where: name of the Python function in torch that was asked.
+    """
+
+    operation: str
+    place: str
+    where: str
+
+
+@dataclass
+class Watch:
+    """What was seen.
+
+    Attributes:
+        inputs: the tensors whose way is followed.
+        random: operations that draw random numbers.
+        branches: operations that gave Python a value computed from the inputs.
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    random: list[Sighting] = field(default_factory=list)
+    branches: list[Sighting] = field(default_factory=list)
+
+
+class _Follower(TorchDispatchMode):
+    def __init__(self, seen: Watch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = seen
+        self.derived = WeakIdKeyDictionary(dict.fromkeys(seen.inputs, True))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags and not _is_switched_off(func, args, kwargs or {}):
+            self.seen.random.append(_sighting(func))
+        given = tree_flatten((args, kwargs))[0]
+        if any(isinstance(one, torch.Tensor) and one in self.derived for one in given):
+            outputs = tree_flatten(result)[0]
+            for output in outputs:
+                if isinstance(output, torch.Tensor):
+                    self.derived[output] = True
+            if any(isinstance(output, bool | int | float) for output in outputs):
+                self.seen.branches.append(_sighting(func))
+        return result
+
+
+@contextmanager
+def watch(*inputs: torch.Tensor) -> Iterator[Watch]:
+    """Watch the operations that run in the context, following what is computed from ``inputs``."""
+    seen = Watch(inputs)
+    with _Follower(seen):
+        yield seen
+
+
+def _is_switched_off(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation that can drop out, as fused attention, is told to drop nothing."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.name == "dropout_p":
+            given = args[place] if place < len(args) else kwargs.get("dropout_p", argument.default_value)
+            return bool(given == 0)
+    return False
+
+
+def _sighting(func: Any) -> Sighting:
+    operation = str(func).rpartition(".")[0].replace(".", "::", 1) or str(func)
+    frame, inner = sys._getframe(2), ""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file not in _OWN_FILES and not file.startswith(_TORCH):
+            return Sighting(operation, f"{file}:{frame.f_lineno}", inner)
+        if file in _OWN_FILES and inner:
+            break
+        if not file.startswith(str(Path(_TORCH) / "utils")):
+            inner = frame.f_code.co_name
+        frame = frame.f_back  # type: ignore[assignment]
+    return Sighting(operation, "in torch", inner)

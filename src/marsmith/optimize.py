@@ -1,0 +1,211 @@
+"""An archive made by the stock tool becomes a faster one that gives the same answers.
+
+With the stock ``image_classifier`` all of its way from the request to the reply is known, so our handler takes its
+place, and every form and engine is open. A handler of the archive's own stays: its module is made anew so that it takes
+and gives the same tensors. Either way the old and the new archive are asked the same at the end, and must agree.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from marsmith.archive.member import Member
+from marsmith.archive.write import write_archive
+from marsmith.archive_assembly import environment_members, example_members, linked_folder
+from marsmith.build_stamp import file_sha256
+from marsmith.errors import BuildError, ExportError, UsageError
+from marsmith.export_machine import Machine
+from marsmith.export_measure import SILENT, USUAL_EFFORT, Effort, Progress
+from marsmith.formats import model_config
+from marsmith.formats.export_lock import ExportLock
+from marsmith.formats.export_spec import EXAMPLE_TOLERANCE
+from marsmith.formats.form import Form
+from marsmith.formats.manifest import Manifest
+from marsmith.inputs import read_input
+from marsmith.names import archive_file_name
+from marsmith.optimize_custom import custom_module
+from marsmith.optimize_photos import EXAMPLES, REQUESTS, choose_photos
+from marsmith.optimize_replies import Agreement, answers_of, ask, compare_replies
+from marsmith.optimize_source import OldArchive, new_config, opened
+from marsmith.optimize_stock import stock_module
+from marsmith.optimize_task import NewModule, Task, Wish
+from marsmith.replay import ExampleRequest
+from marsmith.runner import Request, Runner, RunnerReply
+from marsmith.settings import Project
+
+VERSION_SUFFIX = "-optimized"
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """A finished archive.
+
+    Attributes:
+        path: where it lies.
+        sha256: digest of the whole file.
+        form: what was chosen.
+        report: content of export.json.
+        lock: what was measured; None where nothing was.
+        agreement: how its replies compare with the old ones.
+        notes: what a person should know, one sentence each.
+    """
+
+    path: Path
+    sha256: str
+    form: Form
+    report: Mapping[str, Any]
+    lock: ExportLock | None
+    agreement: Agreement
+    notes: tuple[str, ...]
+
+
+def optimize(
+    project: Project, old: Path, wish: Wish, *, effort: Effort = USUAL_EFFORT, progress: Progress = SILENT
+) -> Optimized:
+    """Make a faster archive of one that torch-model-archiver made around a TorchScript image classifier.
+
+    Args:
+        project: whose handlers are swapped in for the stock one.
+        old: a ``.mar``, a ``.tar.gz`` or a folder; is left as it is.
+        wish: what is asked for.
+        effort: how long to time.
+        progress: is told how far it is.
+
+    Raises:
+        ArchiveError: ``old`` is damaged or hostile, or holds nothing that could be optimized.
+        ExportError: its module is no image classifier, no form passes the gate, or the replies differ.
+        HandlerError: its handler does not load here, so there is nothing to compare with.
+        UsageError: there are no images, or no such form.
+        BuildError: the output exists and ``force`` is not set, or cannot be written; nothing is left of it.
+    """
+    with opened(old) as source, tempfile.TemporaryDirectory(prefix="marsmith-") as scratch:
+        version = wish.version or source.manifest.model_version + VERSION_SUFFIX
+        target = wish.output or old.resolve().parent / archive_file_name(source.manifest.model_name, version)
+        _check_target(target, old, wish)
+        config = new_config(source.config, stock=source.is_stock, cores=Machine.here().cores)
+        place = Path(scratch).resolve()
+        (place / "photos").mkdir()
+        photos = choose_photos(wish.examples, source.examples(), place / "photos")
+        progress.step(f"measuring with {photos.source}")
+        task = Task(project, source, config, photos, wish, version, place, effort, progress)
+        module = _module(task)
+        return _assembled(task, module, target, file_sha256(old) if old.is_file() else None)
+
+
+def _module(task: Task) -> NewModule:
+    return stock_module(task) if task.old.is_stock else custom_module(task)
+
+
+def _check_target(target: Path, old: Path, wish: Wish) -> None:
+    if target.resolve() == old.resolve():
+        raise UsageError("the new archive would replace the old one", tip="--output FILE takes another name")
+    if target.exists() and not wish.force:
+        raise BuildError(f"{target} already exists", tip="--force replaces it, --output FILE takes another name")
+    if not target.parent.is_dir():
+        raise BuildError(f"{target.parent}: no such folder", tip=f"mkdir -p {target.parent}")
+
+
+def _assembled(task: Task, module: NewModule, target: Path, old_digest: str | None) -> Optimized:
+    """Let the new archive answer as the old one did, then write it."""
+    manifest = _manifest(task, module)
+    members = [
+        *(Member(name, path) for name, path in task.old.kept().items()),
+        *module.members,
+        Member(model_config.FILE_NAME, task.config.render(module.settings)),
+    ]
+    _refuse_doubles(members)
+    examples, agreement = _proved(task, manifest, members, module.form.precision)
+    report = {
+        **module.report,
+        "optimizedFrom": _origin(task.old, old_digest),
+        "measuredWith": task.photos.source,
+        "repliesComparedWithOld": agreement.record(),
+    }
+    members += [Member("MAR-INF/export.json", _json(report)), *examples]
+    members += environment_members(task.name, task.version, module.environment, members)
+    task.progress.step(f"writing {target}")
+    digest = write_archive(manifest, members, target, force=task.wish.force)
+    return Optimized(target, digest, module.form, report, module.lock, agreement, _notes(task))
+
+
+def _manifest(task: Task, module: NewModule) -> Manifest:
+    return replace(
+        task.old.manifest,
+        model_version=task.version,
+        serialized_file=module.serialized_file,
+        handler=module.handler,
+        config_file=model_config.FILE_NAME,
+        marsmith={"formatVersion": 1},
+        created_on=None,
+        archiver_version=None,
+    )
+
+
+def _refuse_doubles(members: list[Member]) -> None:
+    names = [member.name for member in members]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise BuildError(
+            f"the old archive has an extra file {twice!r}, which is the name of one of ours",
+            tip="rename it in the old archive, or build from a spec",
+        )
+
+
+def _proved(task: Task, manifest: Manifest, members: list[Member], precision: str) -> tuple[list[Member], Agreement]:
+    """Ask both archives the same; return the examples with their replies, and how the two agree."""
+    photos = task.photos.all[:REQUESTS]
+    inputs = [read_input(str(path), task.scratch) for path in photos]
+    requests = [Request(given.body, given.content_type) for given in inputs]
+    task.progress.step(f"asking the old and the new archive, {len(requests)} photos each")
+    before = answers_of(task.old.folder, requests)
+    _require_answers(before, [given.name for given in inputs])
+    tolerance = EXAMPLE_TOLERANCE[precision]
+    shown = [ExampleRequest(given.name, given.body, given.content_type, tolerance) for given in inputs[:EXAMPLES]]
+    with linked_folder(manifest, members) as folder, Runner(folder, batch_size=1) as runner:
+        after = ask(runner, requests)
+        agreement = compare_replies([given.name for given in inputs], before, after, tolerance)
+        return example_members(runner, shown), agreement
+
+
+def _require_answers(replies: list[RunnerReply], names: list[str]) -> None:
+    """Refuse to compare with an archive that answers nothing."""
+    if all(reply.status >= 400 for reply in replies):
+        body = replies[0].body[:300].decode("utf-8", "replace")
+        raise ExportError(
+            f"the old archive answers none of the photos; for {names[0]} status {replies[0].status}: {body}",
+            tip="give images that it can answer: --examples DIR",
+        )
+
+
+def _origin(old: OldArchive, digest: str | None) -> dict[str, Any]:
+    manifest = old.manifest
+    found = {
+        "archive": old.archive.path.name,
+        "sha256": digest,
+        "modelVersion": manifest.model_version,
+        "handler": manifest.handler,
+        "serializedFile": manifest.serialized_file,
+        "serializedFileSha256": file_sha256(old.serialized_file),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _notes(task: Task) -> tuple[str, ...]:
+    dropped = [
+        f"the model config's key {key!r} is dropped: only the stock handler read it" for key in task.config.dropped
+    ]
+    workers = task.config.serving.min_workers
+    if not task.old.is_stock and "minWorkers" not in task.old.config:
+        dropped.append(
+            f"the old archive did not say how many workers it has; the new one has {workers}, one a core here"
+        )
+    return tuple(dropped)
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
