@@ -9,7 +9,7 @@ from typing import Any
 
 from handler_settings import HandlerSettings
 from item_errors import DeadlinePassed, ItemError, MalformedRequest, TooLarge
-from request_envelope import Envelope, Request, open_envelope
+from request_envelope import Envelope, Request, identity, open_envelope
 
 
 @dataclass
@@ -40,6 +40,12 @@ class Slot:
     def requests(self) -> tuple[Request, ...]:
         """The requests that are still to be answered: none once the slot has failed."""
         return self.envelope.requests if self.envelope and not self.failure else ()
+
+    def v2_identity(self, model: str, version: str) -> dict[str, str] | None:
+        """Return what a reply to a KServe v2 request says of itself; None for requests of another form."""
+        if self.envelope is None or self.envelope.form != "v2":
+            return None
+        return identity(self.envelope, model=model, version=version, request_id=self.request_id)
 
     def asks(self, what: str) -> bool:
         """Tell whether the frontend has marked it as ``describe`` or ``explain``."""

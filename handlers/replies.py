@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -70,9 +71,18 @@ def encode_reply(value: Any) -> Reply:
         raise BrokenAnswer(f"the answer is no JSON value: {error}") from None
 
 
-def error_reply(error: ItemError, request_id: str) -> Reply:
-    """Tell what is wrong in the body as well: over gRPC TorchServe drops the status."""
-    body = {"code": error.code, "type": error.type, "message": error.message, "request_id": request_id}
+def error_reply(error: ItemError, request_id: str, v2_identity: Mapping[str, Any] | None = None) -> Reply:
+    """Tell what is wrong in the body as well: over gRPC TorchServe drops the status.
+
+    Args:
+        error: what is wrong.
+        request_id: of the request.
+        v2_identity: who answers a KServe v2 request. TorchServe's gRPC side reads these fields and ``outputs`` from any
+            reply to one, and loses the worker where they are missing; ``error`` is where v2 clients look for the text.
+    """
+    body: dict[str, Any] = {"code": error.code, "type": error.type, "message": error.message, "request_id": request_id}
+    if v2_identity is not None:
+        body |= {**v2_identity, "outputs": [], "error": error.message}
     return Reply(to_json(body), JSON_TYPE, error.code)
 
 

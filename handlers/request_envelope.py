@@ -12,6 +12,8 @@ form        request                                                        reply
 ``v2``      ``{"inputs": [{"name", "shape", "datatype", "data"}, ...]}``   ``{"outputs": [{...}, ...], "id", ...}``
 ==========  =============================================================  ==========================================
 
+Clients of KServe v2 may send the tensors behind the JSON, as bytes; the reply is JSON all the same, which they accept.
+
 Nothing here reads a disk, a clock or a device; what is wrong with a request is raised as an ``ItemError``.
 """
 
@@ -29,6 +31,8 @@ from item_errors import MalformedRequest, UnknownType
 
 # Where TorchServe's own handlers and envelopes look for the input in a form or an object, in their order.
 PAYLOAD_KEYS = ("data", "body", "b64")
+# How long the JSON is, where the tensors of a KServe v2 request stand behind it as bytes.
+V2_JSON_LENGTH = "inference-header-content-length"
 # Types that say nothing about the content: curl sends the second for -d, gRPC sends none.
 VAGUE_TYPES = frozenset({"", "application/octet-stream", "text/plain"})
 V2_DTYPES = {
@@ -66,7 +70,7 @@ class Request:
         return self.body
 
     def as_bytes(self) -> bytes | bytearray:
-        """Return the payload as bytes; text is taken as base64.
+        """Return the payload as bytes; text is taken as base64, a row of UINT8 as the bytes that it is.
 
         Raises:
             ItemError: 400 not base64; 415 neither bytes nor text.
@@ -76,6 +80,8 @@ class Request:
             return payload
         if isinstance(payload, str):
             return decode_base64(payload)
+        if isinstance(payload, np.ndarray) and payload.dtype == np.uint8 and payload.ndim == 1:
+            return payload.tobytes()
         raise UnknownType(f"expected bytes, or base64 text in JSON, not {_kind(payload)}")
 
     def as_text(self) -> str:
@@ -131,6 +137,8 @@ def open_envelope(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Enve
     ]
     if len(parts) > 1:
         return Envelope("many", tuple(_replace(part, unwrapped(_parsed(part))) for part in parts))
+    if V2_JSON_LENGTH in plain and isinstance(parts[0].body, bytes | bytearray):
+        return _open_binary(parts[0], parts[0].body, plain[V2_JSON_LENGTH])
     return _open_part(parts[0])
 
 
@@ -143,8 +151,12 @@ def seal(envelope: Envelope, replies: Sequence[Any], *, model: str, version: str
     if envelope.form == "v1":
         return {"predictions": list(replies)}
     outputs = [_v2_output(request.name, reply) for request, reply in zip(envelope.requests, replies, strict=True)]
-    identity = {"id": envelope.v2_id or request_id, "model_name": model, "model_version": version}
-    return {**identity, "outputs": outputs}
+    return {**identity(envelope, model=model, version=version, request_id=request_id), "outputs": outputs}
+
+
+def identity(envelope: Envelope, *, model: str, version: str, request_id: str) -> dict[str, str]:
+    """Return the fields by which a KServe v2 reply says who answers which request."""
+    return {"id": envelope.v2_id or request_id, "model_name": model, "model_version": version}
 
 
 def parse_json(text: bytes | bytearray | str) -> Any:
@@ -196,6 +208,30 @@ def _open_part(part: Request) -> Envelope:
     if isinstance(value, list) and (not value or all(isinstance(item, str | Mapping) for item in value)):
         return Envelope("many", _each(part, value, "the list"))
     return Envelope("one", (_replace(part, value),))
+
+
+def _open_binary(part: Request, body: bytes | bytearray, length: str) -> Envelope:
+    """Open a KServe v2 request whose tensors, or some of them, stand behind the JSON as bytes, in their order."""
+    end = int(length) if length.isdecimal() and len(length) < 16 else 0
+    if not 0 < end <= len(body):
+        raise MalformedRequest(f"{V2_JSON_LENGTH} is {length!r}, and the body has {len(body)} bytes")
+    value = parse_json(body[:end])
+    if not isinstance(value, Mapping) or not _looks_like_v2(value):
+        raise MalformedRequest(f"a request with {V2_JSON_LENGTH} must have inputs, each with a datatype")
+    requests: list[Request] = []
+    for one in value["inputs"]:
+        parameters = one.get("parameters")
+        size = parameters.get("binary_data_size") if isinstance(parameters, Mapping) else None
+        if size is None:
+            requests += _v2_input(part, one)
+            continue
+        if type(size) is not int or not 0 < size <= len(body) - end:
+            raise MalformedRequest(f"binary_data_size is {size!r}, and {len(body) - end} bytes are left")
+        requests += _v2_binary_input(part, one, bytes(body[end : end + size]))
+        end += size
+    if end != len(body) or not requests:
+        raise MalformedRequest(f"{len(body) - end} bytes stand behind the inputs" if requests else "inputs is empty")
+    return Envelope("v2", tuple(requests), v2_id=_text_or_none(value.get("id")))
 
 
 def _parsed(part: Request) -> Any:
@@ -259,18 +295,50 @@ def _v2_input(part: Request, one: Mapping[str, Any]) -> list[Request]:
     if not isinstance(data, list) or not data:
         raise MalformedRequest(f"input {name!r}: data is not a list with anything in it")
     if one["datatype"] == "BYTES":
-        names = [name] if len(data) == 1 else [f"{name}-{i}" for i in range(len(data))]
-        return [
-            Request(unwrapped(value), "", part.headers, own_name) for own_name, value in zip(names, data, strict=True)
-        ]
-    dtype = V2_DTYPES.get(one["datatype"]) if isinstance(one["datatype"], str) else None
-    if dtype is None:
-        raise UnknownType(f"input {name!r}: no datatype {one['datatype']!r} in KServe v2")
+        return _v2_elements(part, name, [unwrapped(value) for value in data])
+    dtype = _v2_dtype(name, one["datatype"])
     try:
         tensor = np.array(data, dtype=dtype).reshape(one.get("shape", -1))
     except (ValueError, TypeError, OverflowError) as error:
         raise MalformedRequest(f"input {name!r}: {error}") from None
     return [Request(tensor, "", part.headers, name)]
+
+
+def _v2_binary_input(part: Request, one: Mapping[str, Any], raw: bytes) -> list[Request]:
+    """As ``_v2_input``, of bytes: numbers with the lowest byte first, elements of BYTES each behind its length."""
+    name = str(one.get("name", "input"))
+    if one["datatype"] == "BYTES":
+        return _v2_elements(part, name, _elements(name, raw))
+    dtype = np.dtype(_v2_dtype(name, one["datatype"])).newbyteorder("<")
+    try:
+        # A copy: what came over the wire cannot be written to, and torch wants it to be.
+        tensor = np.frombuffer(raw, dtype).reshape(one.get("shape", -1)).astype(dtype.newbyteorder("="))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise MalformedRequest(f"input {name!r}: {error}") from None
+    return [Request(tensor, "", part.headers, name)]
+
+
+def _elements(name: str, raw: bytes) -> list[bytes]:
+    found, at = [], 0
+    while at < len(raw):
+        start = at + 4
+        at = start + int.from_bytes(raw[at:start], "little")
+        if start > len(raw) or at > len(raw):
+            raise MalformedRequest(f"input {name!r}: an element is longer than its tensor")
+        found.append(raw[start:at])
+    return found
+
+
+def _v2_elements(part: Request, name: str, values: list[Any]) -> list[Request]:
+    names = [name] if len(values) == 1 else [f"{name}-{i}" for i in range(len(values))]
+    return [Request(value, "", part.headers, own_name) for own_name, value in zip(names, values, strict=True)]
+
+
+def _v2_dtype(name: str, datatype: Any) -> str:
+    dtype = V2_DTYPES.get(datatype) if isinstance(datatype, str) else None
+    if dtype is None:
+        raise UnknownType(f"input {name!r}: no datatype {datatype!r} in KServe v2")
+    return dtype
 
 
 def _v2_output(name: str, reply: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from marsmith.call_commands import Caller, curl_command, grpc_command
@@ -40,3 +41,10 @@ def test_the_grpc_line_is_our_own_command() -> None:
     line = grpc_command(CALLER, "m", "1.0", PHOTO)
     assert line is not None
     assert shlex.split(line)[1:] == ["/p q/.venv/bin/marsmith", "predict", "--grpc", "m:1.0", "/photos/a cat.png"]
+
+
+def test_over_tls_curl_is_told_whom_to_trust() -> None:
+    state = replace(_state(tokens=False), inference="https://127.0.0.1:8080", ca_file=Path("/p q/certificate.pem"))
+    line = curl_command(CALLER, state, "m", None, PHOTO)
+    assert line is not None
+    assert line.startswith("curl -sS --cacert '/p q/certificate.pem' ")

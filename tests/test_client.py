@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marsmith import AsyncClient
 from marsmith.cli import main
-from marsmith.client import Client
+from marsmith.client import NO_RETRIES, Client
 from marsmith.errors import (
     AuthorizationError,
     ClientError,
@@ -25,6 +27,7 @@ from marsmith.errors import (
 from marsmith.failures import failure, is_authorization_failure, problem_in, reply_of, restore_status, was_not_taken
 from marsmith.inputs import guess_content_type, read_input
 from marsmith.management import Registration, parse_version
+from marsmith.registration import is_cut_off
 from marsmith.rest import Reply, Request
 
 BASE = "http://127.0.0.1:8081"
@@ -213,6 +216,8 @@ def test_the_content_type_is_guessed_the_same_on_every_machine(name: str, body: 
         ["models"],
         ["register", "m-1.0.mar"],
         ["set-default", "m", "1.0"],
+        ["scale", "m", "--workers", "1"],
+        ["unregister", "m:1.0"],
         ["token", "inference"],
     ],
 )
@@ -228,7 +233,14 @@ def test_without_a_running_server_every_verb_says_how_to_start_one(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["m/1", "a"], ["m:", "a"], ["m", "-", "-"], ["m", "a", "--deadline", "0"], ["m", "a", "--key-file", "k"]],
+    [
+        ["m/1", "a"],
+        ["m:", "a"],
+        ["m", "-", "-"],
+        ["m", "a", "--deadline", "0"],
+        ["m", "a", "--key-file", "k"],
+        ["m", "a", "--ca-file", "c"],
+    ],
 )
 def test_a_wrong_command_line_has_exit_code_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -236,3 +248,30 @@ def test_a_wrong_command_line_has_exit_code_2(
     monkeypatch.chdir(tmp_path)
     assert main(["predict", *arguments]) == 2
     assert json.dumps(capsys.readouterr().out) == '""'
+
+
+def test_a_traceback_that_is_still_being_written_is_told_from_a_whole_one() -> None:
+    whole = 'Traceback (most recent call last):\n  File "h.py", line 1\n    import x\nModuleNotFoundError: x'
+    assert not is_cut_off(whole)
+    assert not is_cut_off(None)
+    assert all(is_cut_off("\n".join(whole.splitlines()[:count])) for count in (1, 2, 3))
+
+
+def test_a_scale_that_makes_no_sense_is_refused_before_anything_is_sent() -> None:
+    with Client(BASE, BASE, retries=NO_RETRIES) as client:
+        for least, most in ((-1, None), (2, 1)):
+            with pytest.raises(UsageError, match="workers"):
+                client.scale("m", min_workers=least, max_workers=most)
+
+
+def test_both_clients_have_the_same_calls_with_the_same_arguments() -> None:
+    def calls(kind: type) -> dict[str, list[str]]:
+        public = {name: call for name, call in vars(kind).items() if not name.startswith("_") and callable(call)}
+        return {name: list(inspect.signature(call).parameters) for name, call in public.items()}
+
+    blocking, on_a_loop = calls(Client), calls(AsyncClient)
+    assert on_a_loop.keys() - blocking.keys() == {"predict_many"}
+    assert blocking.keys() - on_a_loop.keys() == {"probe"}
+    # The one takes a Registration, the other its fields.
+    same = blocking.keys() & on_a_loop.keys() - {"register"}
+    assert {name: on_a_loop[name] for name in same} == {name: blocking[name] for name in same}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,7 @@ from echo_server import QUEUE_SIZE, echo_server, write_archive
 from live_server import free_ports
 from marsmith import run_state, tokens
 from marsmith.cli import main
-from marsmith.client import Client
-from marsmith.endpoint import Endpoint
+from marsmith.client import NO_RETRIES, Client
 from marsmith.errors import (
     AuthorizationError,
     ConnectionFailedError,
@@ -29,7 +30,8 @@ from marsmith.errors import (
     UsageError,
 )
 from marsmith.grpc_api import InferenceChannel
-from marsmith.rest import Request, Transport
+from marsmith.rest import Reply, Request, Transport
+from marsmith.retries import RetryPolicy
 from marsmith.run_state import RunState
 from marsmith.settings import Project
 
@@ -304,22 +306,112 @@ def test_a_version_without_workers_has_no_worker(client: Client) -> None:
     assert client.predict("echo", b"1").status == 200
 
 
-@pytest.mark.parametrize("way", ["predict", "predict_grpc"])
-def test_a_full_job_queue_is_overload_though_the_server_says_no_worker(client: Client, way: str) -> None:
-    outcomes: list[str] = []
+def flood(client: Client, way: str) -> list[Reply | OverloadedError]:
+    """Send more requests at once than the job queue holds, and return what came of each."""
 
-    def ask() -> None:
+    def ask(_: int) -> Reply | OverloadedError:
         try:
-            getattr(client, way)("echo", answer({"sleep": 0.6}))
-            outcomes.append("answered")
-        except OverloadedError:
-            outcomes.append("overloaded")
+            reply: Reply = getattr(client, way)("echo", answer({"sleep": 0.3}))
+        except OverloadedError as error:
+            return error
+        return reply
 
     with ThreadPoolExecutor(2 * QUEUE_SIZE + 4) as pool:
-        for _ in range(2 * QUEUE_SIZE + 4):
-            pool.submit(ask)
-    assert set(outcomes) == {"answered", "overloaded"}
-    assert len(outcomes) == 2 * QUEUE_SIZE + 4
+        return list(pool.map(ask, range(2 * QUEUE_SIZE + 4)))
+
+
+@pytest.mark.parametrize("way", ["predict", "predict_grpc"])
+def test_a_full_job_queue_is_overload_though_the_server_says_no_worker(project: Project, way: str) -> None:
+    with Client.for_project(project, retries=NO_RETRIES) as once:
+        outcomes = flood(once, way)
+    overloaded = [outcome for outcome in outcomes if isinstance(outcome, OverloadedError)]
+    assert 0 < len(overloaded) < len(outcomes)
+    assert all(0 < error.retry_after_s <= 5 for error in overloaded)
+
+
+def test_a_full_job_queue_fails_no_call_of_a_client_that_may_try_again(client: Client) -> None:
+    outcomes = flood(client, "predict")
+    assert [outcome.status for outcome in outcomes if isinstance(outcome, Reply)] == [200] * len(outcomes)
+
+
+def test_killed_workers_fail_no_call_of_a_client_that_may_try_again(client: Client) -> None:
+    client.scale("echo", min_workers=2)
+    stop = threading.Event()
+
+    def ask(number: int) -> int:
+        answered = 0
+        while not stop.is_set():
+            body = answer({"sleep": 0.02, "labels": {"of": number}})
+            ask_one = client.predict if number % 2 else client.predict_grpc
+            assert ask_one("echo", body).json() == {"of": number}
+            answered += 1
+        return answered
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(ask, number) for number in range(4)]
+            for _ in range(3):
+                time.sleep(0.4)
+                ready = [worker.pid for worker in client.describe("echo")[0].workers if worker.status == "READY"]
+                for pid in ready[:1]:
+                    os.kill(pid, signal.SIGKILL)
+            stop.set()
+            assert all(one.result() > 0 for one in asked)
+    finally:
+        stop.set()
+        client.scale("echo", min_workers=1)
+
+
+def test_a_request_that_must_not_be_worked_on_twice_is_not_sent_again_after_a_lost_worker(client: Client) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.predict, "echo", answer({"sleep": 5}), idempotent=False)
+        time.sleep(0.3)
+        os.kill(client.describe("echo")[0].workers[0].pid, signal.SIGKILL)
+        with pytest.raises(RequestRejectedError, match="Worker died"):
+            asked.result()
+    # The next call waits for the new worker.
+    assert client.predict("echo", b"1").status == 200
+
+
+def test_rest_streams_the_parts_of_an_answer_as_they_were_sent(client: Client) -> None:
+    parts = list(client.stream("echo", answer({"parts": 3})))
+    assert parts[:2] == [b"part 0", b"part 1"]
+    assert json.loads(parts[2])["version"] == "1.0"
+    # A handler that answers in one part costs nothing here.
+    assert [json.loads(part)["bytes"] for part in client.stream("echo", b"12345")] == [5]
+    with pytest.raises(NotFoundError, match="no-model"):
+        list(client.stream("no-model", b"1"))
+    with pytest.raises(RequestRejectedError, match="not this one"):
+        list(client.stream("echo", answer({"reject": 422})))
+
+
+def test_a_stream_that_is_left_early_keeps_the_client_usable(client: Client) -> None:
+    for _ in range(3):
+        stream = client.stream("echo", answer({"parts": 5}))
+        assert next(stream) == b"part 0"
+        stream.close()  # type: ignore[attr-defined]
+    assert client.predict("echo", b"1").status == 200
+
+
+def test_a_token_rotated_again_and_again_while_a_client_runs_fails_no_call(client: Client, state: RunState) -> None:
+    stop, transport = threading.Event(), Transport()
+
+    def ask(way: str) -> int:
+        answered = 0
+        while not stop.is_set():
+            assert getattr(client, way)("echo", b"1").status == 200
+            answered += 1
+        return answered
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(ask, way) for way in ("predict", "predict_grpc")]
+        for _ in range(8):
+            time.sleep(0.1)
+            renewal = Request("GET", state.management, ("token",), {"type": "inference"})
+            assert transport.send(renewal, token=tokens.token(state, "api"), deadline_s=10).status == 200
+        stop.set()
+        assert all(one.result() > 0 for one in asked)
+    transport.close()
 
 
 def test_workers_are_scaled_up_and_down(client: Client) -> None:
@@ -416,7 +508,8 @@ def test_clients_that_renew_at_the_same_time_all_get_a_good_token(project: Proje
 
 def test_a_server_that_is_not_there_is_told_from_one_that_refuses() -> None:
     port = free_ports(1)[0]
-    with Client(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}", grpc=f"127.0.0.1:{port}") as client:
+    address = f"http://127.0.0.1:{port}"
+    with Client(address, address, grpc=f"127.0.0.1:{port}", retries=RetryPolicy(unreachable_s=0.2)) as client:
         for call in (client.predict, client.predict_grpc):
             with pytest.raises(ConnectionFailedError, match="nothing listens") as caught:
                 call("echo", b"1")
@@ -424,11 +517,15 @@ def test_a_server_that_is_not_there_is_told_from_one_that_refuses() -> None:
 
 
 def test_without_the_management_api_the_error_still_names_the_model(state: RunState) -> None:
-    with Client(state.inference, None, key_file=state.key_file) as client:
-        with pytest.raises(NotFoundError, match="model ecco"):
-            client.predict("ecco", b"1")
-        client._management = Endpoint("http://127.0.0.1:9", "management", client._transport, client._tokens, 1.0)
-        with pytest.raises(NotFoundError, match="model ecco"):
+    # A fresh token each time: without the management API there is no new one.
+    for management in (None, "http://127.0.0.1:9"):
+        while tokens.read_key_file(state.key_file).inference.is_due(datetime.now(timezone.utc) + timedelta(seconds=2)):
+            tokens.token(state, "inference")
+            time.sleep(0.2)
+        with (
+            Client(state.inference, management, key_file=state.key_file) as client,
+            pytest.raises(NotFoundError, match="model ecco"),
+        ):
             client.predict("ecco", b"1")
 
 

@@ -169,6 +169,17 @@ SERVER_CASES = {
     "MS130": [changed(SERVER, keystore="config/metrics.yaml")],
     "MS131": [changed(SERVER, cors_allowed_origin="*")],
     "MS132": [changed(SERVER, limit_max_image_pixels="false")],
+    "MS133": [
+        changed(SERVER, enable_model_api=None),
+        changed(SERVER, enable_model_api="false", workflow_store="store"),
+    ],
+    "MS134": [changed(SERVER, enable_grpc_ssl="true"), changed(SERVER, inference_address="https://127.0.0.1:8080")],
+    "MS135": [changed(SERVER, enable_grpc_ssl="true", keystore="config/metrics.yaml")],
+    "MS136": [
+        changed(
+            SERVER, enable_grpc_ssl="true", private_key_file="model-config.yaml", certificate_file="config/metrics.yaml"
+        )
+    ],
 }
 MODEL_CASES = {
     "MS201": [changed(MODEL, batch_size="4"), changed(MODEL, maxworkers="4"), changed(MODEL, maxRetryTimeout="4")],

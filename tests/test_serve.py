@@ -70,13 +70,13 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 @contextmanager
-def foreground(project: Project) -> Iterator[subprocess.Popen[str]]:
+def foreground(project: Project, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Run ``marsmith serve --foreground``, and go on when it is ready."""
     log = project.root / "foreground.log"
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            [sys.executable, "-m", "marsmith", "serve", "--foreground", "--json"],
+            [sys.executable, "-m", "marsmith", "serve", "--foreground", "--json", *arguments],
             env=os.environ | {PROJECT_VARIABLE: str(project.root)},
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -104,9 +104,9 @@ def test_serve_status_stop_from_the_command_line(project: Project, tmp_path: Pat
     assert served.returncode == 0, served.stderr
     state = run_state.read(project)
     assert state.inference in served.stdout
-    assert [line.split() for line in served.stdout.splitlines()[-2:]] == [
-        ["echo", "1.0", "yes", "1/1", "1", "1", "0"],
-        ["example", "2.0", "yes", "1/1", "1", "1", "0"],
+    assert [line.split()[:8] for line in served.stdout.splitlines()[-2:]] == [
+        ["echo", "1.0", "yes", "1/1", "1", "1", "0/100", "0"],
+        ["example", "2.0", "yes", "1/1", "1", "1", "0/100", "1"],
     ]
     with Client.for_project(project) as client:
         assert client.predict("echo", b"as it came", content_type="application/octet-stream").body == b"as it came"
@@ -266,7 +266,7 @@ def test_in_the_foreground_a_signal_stops_everything_and_is_no_failure(project: 
 
 
 def test_in_the_foreground_a_server_that_dies_is_a_failure_and_one_that_is_stopped_is_none(project: Project) -> None:
-    with foreground(project) as process:
+    with foreground(project, "--restart", "no") as process:
         os.kill(run_state.read(project).pid, signal.SIGKILL)
         assert process.wait(60) == 1
     assert left_over(project) == []

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from marsmith.log_stream import JsonLog
 from marsmith.server_log import LogLine, first_death, parse_log
 
 GOLDEN = Path(__file__).parent / "golden" / "server_log"
@@ -116,3 +122,58 @@ def test_a_traceback_that_the_first_process_took_with_it_is_found_in_the_next() 
     assert death is not None
     assert death.traceback == IMPORT
     assert death.last_lines[-1].startswith("Connection accepted")
+
+
+def through_a_json_log(*chunks: bytes) -> list[dict[str, str]]:
+    """Send chunks through a JSON log and return the objects that come out, one a line."""
+    reading, writing = os.pipe()
+    with JsonLog(writing) as log:
+        for chunk in chunks:
+            os.write(log.source, chunk)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        return [json.loads(line) for line in file.read().splitlines()]
+
+
+HEAD = b"2026-11-21T06:44:13,500 [ERROR] main org.x.Y - it failed\n"
+WORKER_LINE = b"2026-11-21T06:44:13,600 [INFO ] W-9000-my-model_1.0-stdout MODEL_LOG - from the handler\n"
+
+
+def test_each_message_becomes_one_json_object_with_its_source_and_a_time_with_a_zone() -> None:
+    records = through_a_json_log(HEAD + b"java.lang.IllegalStateException: no\n\tat a.b\n", WORKER_LINE, b"printed\n")
+    first, second, third = records
+    assert first["message"] == "it failed\njava.lang.IllegalStateException: no\n\tat a.b"
+    assert (first["level"], first["logger"], first["source"]) == ("ERROR", "org.x.Y", "frontend")
+    when = datetime.fromisoformat(first["ts"])
+    assert when.utcoffset() is not None
+    assert when.replace(tzinfo=None) == datetime(2026, 11, 21, 6, 44, 13, 500_000)
+    assert (second["source"], second["logger"], second["message"]) == (
+        "W-9000-my-model_1.0",
+        "MODEL_LOG",
+        "from the handler",
+    )
+    assert (third["source"], third["logger"], third["message"]) == ("frontend", "console", "printed")
+
+
+def test_a_line_cut_in_two_is_put_together_and_one_that_never_ends_is_not_lost() -> None:
+    records = through_a_json_log(HEAD[:20], HEAD[20:], WORKER_LINE[:-1])
+    assert [record["message"] for record in records] == ["it failed", "from the handler"]
+
+
+def test_a_message_is_written_without_waiting_for_the_next() -> None:
+    reading, writing = os.pipe()
+    with JsonLog(writing) as log, os.fdopen(reading, "rb") as file:
+        os.write(log.source, HEAD)
+        assert json.loads(file.readline())["message"] == "it failed"
+        log.tell("a word of its own", level="WARN", more=1)
+        assert (
+            json.loads(file.readline()).items() >= {"message": "a word of its own", "level": "WARN", "more": 1}.items()
+        )
+    os.close(writing)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=60), max_size=4))
+def test_whatever_is_printed_every_line_is_json(chunks: list[bytes]) -> None:
+    for record in through_a_json_log(*chunks):
+        assert record.keys() >= {"ts", "level", "logger", "message", "source"}

@@ -34,7 +34,9 @@ def curl_command(caller: Caller, state: RunState, model: str, version: str | Non
         return None
     path = f"/predictions/{model}" + (f"/{version}" if version else "")
     token = [f'-H "Authorization: Bearer $({caller.marsmith("token", "inference")})"'] if state.tokens else []
-    rest = ["-H", f"Content-Type: {given.content_type}", "--data-binary", f"@{given.path}", f"{state.inference}{path}"]
+    trusted = ["--cacert", str(state.ca_file)] if state.ca_file else []
+    content = ["-H", f"Content-Type: {given.content_type}", "--data-binary", f"@{given.path}"]
+    rest = [*trusted, *content, f"{state.inference}{path}"]
     return " ".join(["curl -sS", *token, shlex.join(rest)])
 
 

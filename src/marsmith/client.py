@@ -4,31 +4,33 @@
 
     with Client.for_project(find_project()) as client:
         client.predict("efficientnet_lite0", photo).json()
+
+``async_client`` has the same client for an event loop. What both decide is written once, in ``calls``.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from marsmith import management, run_state
-from marsmith.endpoint import Endpoint, with_token
-from marsmith.errors import ClientError, NotFoundError, UsageError
-from marsmith.failures import failure, restore_status, was_not_taken
+from marsmith import run_state
+from marsmith.blocking import BlockingCarrier, BlockingInference, BlockingTokens, each, finished
+from marsmith.calls import Calls, Prediction, sent_headers
+from marsmith.endpoint import Endpoint
+from marsmith.grpc_target import grpc_target
 from marsmith.management import RegisteredModel, Registration, VersionStatus, Worker
-from marsmith.names import check_model_name, check_model_version
 from marsmith.rest import Reply, Transport
+from marsmith.retries import NO_RETRIES, RetryPolicy
 from marsmith.settings import Project
 from marsmith.tokens import TokenSource
 
 if TYPE_CHECKING:
     from marsmith.grpc_api import InferenceChannel
 
-__all__ = ["Client", "RegisteredModel", "Reply", "VersionStatus", "Worker"]
+__all__ = ["NO_RETRIES", "Client", "RegisteredModel", "Reply", "RetryPolicy", "VersionStatus", "Worker"]
 
 
 class Client:
@@ -42,6 +44,8 @@ class Client:
         key_file: Path | None = None,
         grpc: str | None = None,
         deadline_s: float = 30.0,
+        ca_file: Path | None = None,
+        retries: RetryPolicy | None = None,
     ) -> None:
         """Create a client; nothing is sent yet.
 
@@ -49,21 +53,33 @@ class Client:
             inference: base URL of the inference API.
             management: base URL of the management API; None: tokens are not renewed, and errors tell less.
             key_file: TorchServe's ``key_file.json``; None where the server asks for no token.
-            grpc: ``host:port`` of the inference API over gRPC.
-            deadline_s: how long a reply may take, in seconds; registering and scaling have a longer one.
+            grpc: ``host:port`` of the inference API over gRPC. It speaks TLS where ``inference`` does; ``grpcs://`` or
+                ``grpc://`` before it says otherwise.
+            deadline_s: how long a call may take, all its attempts included, in seconds; registering and scaling have a
+                longer one.
+            ca_file: certificates to trust, in PEM; None: the public ones. A self-signed certificate is its own.
+            retries: when a call is sent again; None: ``RetryPolicy()``. ``NO_RETRIES`` sends every call once.
+
+        Raises:
+            UsageError: ``ca_file`` cannot be read.
         """
-        self._transport = Transport()
+        policy = retries or RetryPolicy()
+        self._transport = Transport(ca_file)
         self._tokens = TokenSource(key_file, self._transport, management) if key_file else None
-        self._inference = Endpoint(inference, "inference", self._transport, self._tokens, deadline_s)
-        self._management = (
-            Endpoint(management, "management", self._transport, self._tokens, deadline_s) if management else None
-        )
-        self._grpc_address = grpc
+        tokens = BlockingTokens(self._tokens) if self._tokens else None
+        carrier = BlockingCarrier(self._transport)
+        self._target = grpc_target(grpc, inference, ca_file)
         self._channel: InferenceChannel | None = None
         self._lock = threading.Lock()
+        self._calls = Calls(
+            Endpoint(inference, "inference", carrier, tokens, deadline_s, policy),
+            Endpoint(management, "management", carrier, tokens, deadline_s, policy) if management else None,
+            BlockingInference(self._opened) if self._target else None,
+            policy,
+        )
 
     @classmethod
-    def for_project(cls, project: Project, *, deadline_s: float = 30.0) -> Client:
+    def for_project(cls, project: Project, *, deadline_s: float = 30.0, retries: RetryPolicy | None = None) -> Client:
         """Create a client of the server that runs for ``project``.
 
         Raises:
@@ -76,6 +92,8 @@ class Client:
             key_file=state.key_file if state.tokens else None,
             grpc=state.grpc_inference,
             deadline_s=deadline_s,
+            ca_file=state.ca_file,
+            retries=retries,
         )
 
     def __enter__(self) -> Client:  # noqa: PYI034, Self is not in Python 3.10
@@ -92,15 +110,16 @@ class Client:
         if self._channel:
             self._channel.close()
 
+    @property
+    def deadline_s(self) -> float:
+        """How long a call may take where it says nothing else, in seconds."""
+        return self._calls.inference.deadline_s
+
     def ping(self) -> str:
         """Return the health that the server claims: ``Healthy`` or ``Unhealthy``. It is no proof of either."""
-        reply = self._inference.call("GET", "ping")
-        if reply.status == 500 and b'"Unhealthy"' in reply.body:
-            return "Unhealthy"
-        error = failure(reply, "ping")
-        if error:
-            raise error
-        return str(reply.json()["status"])
+        return finished(self._calls.ping())
+
+    # Inference ------------------------------------------------------------------------------------------------------
 
     def predict(
         self,
@@ -110,6 +129,8 @@ class Client:
         version: str | None = None,
         content_type: str | None = None,
         headers: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+        idempotent: bool = True,
     ) -> Reply:
         """Send one request to ``model`` and return its answer.
 
@@ -119,57 +140,74 @@ class Client:
             version: model version; None: the default version.
             content_type: of the body; TorchServe parses the body of ``application/json`` for the handler.
             headers: further headers, which the handler can read.
+            deadline_s: how long it may take, all attempts included, in seconds; None: as long as the client says.
+            idempotent: whether the handler may work on it twice, where a worker or a connection was lost on the way. A
+                prediction changes nothing, so it may; not so where a handler writes something down, or bills for it.
 
         Raises:
             NotFoundError: no such model or version is registered; the tip names those that are.
             NoWorkerError: no worker of the version is ready.
-            OverloadedError: its job queue is full.
+            OverloadedError: its job queue is full; carries when to try again.
             AuthorizationError: the token was refused.
             DeadlineError: no answer in time.
-            ConnectionFailedError: nothing listens there.
+            ConnectionFailedError: nothing listens there, or its certificate is not trusted.
             RequestRejectedError: the server or the handler refused the request.
         """
-        path = ("predictions", *_checked_names(model, version))
-        sent = {**(headers or {}), **({"Content-Type": content_type} if content_type else {})}
-        reply = self._inference.call("POST", *path, body=body, headers=sent)
-        return self._answer(reply, model, version)
+        sent = sent_headers(content_type, headers)
+        return finished(self._calls.predict(Prediction(model, body, version, sent, deadline_s, idempotent)))
 
-    def predict_grpc(self, model: str, body: bytes, *, version: str | None = None) -> Reply:
+    def predict_grpc(
+        self,
+        model: str,
+        body: bytes,
+        *,
+        version: str | None = None,
+        deadline_s: float | None = None,
+        idempotent: bool = True,
+    ) -> Reply:
         """Send one request over gRPC; the same answers and errors as ``predict``, without content type and headers."""
-        _checked_names(model, version)
-        channel = self._grpc()
-        reply = with_token(
-            self._tokens, "inference", lambda token: channel.predict(model, version, body, token, self.deadline_s)
-        )
-        return self._answer(restore_status(reply), model, version)
+        asked = Prediction(model, body, version, {}, deadline_s, idempotent)
+        return finished(self._calls.predict_grpc(asked))
 
-    def stream_grpc(self, model: str, body: bytes, *, version: str | None = None) -> Iterator[bytes]:
+    def stream(
+        self,
+        model: str,
+        body: bytes,
+        *,
+        version: str | None = None,
+        content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+        idempotent: bool = False,
+    ) -> Iterator[bytes]:
+        """Send one request and yield the parts of its answer as they come; arguments and errors as in ``predict``.
+
+        It is sent again only before the first part, and after a lost worker only with ``idempotent``. A handler that
+        does not stream gives one part.
+        """
+        sent = sent_headers(content_type, headers)
+        return each(self._calls.stream(Prediction(model, body, version, sent, deadline_s, idempotent)))
+
+    def stream_grpc(
+        self,
+        model: str,
+        body: bytes,
+        *,
+        version: str | None = None,
+        deadline_s: float | None = None,
+        idempotent: bool = False,
+    ) -> Iterator[bytes]:
         """Send one request over gRPC and yield the parts of its answer as they come; errors as in ``predict``.
 
         Only for a handler that streams: TorchServe 0.12 loses the worker when one answers in a single part.
         """
-        _checked_names(model, version)
-        channel = self._grpc()
-        rest: Iterator[Reply] = iter(())
+        return each(self._calls.stream_grpc(Prediction(model, body, version, {}, deadline_s, idempotent)))
 
-        def begin(token: str | None) -> Reply:
-            nonlocal rest
-            rest = channel.stream(model, version, body, token, self.deadline_s)
-            return next(rest)
-
-        # A refused token can be tried anew only before the first part.
-        first = with_token(self._tokens, "inference", begin)
-        for reply in chain([first], rest):
-            yield self._answer(restore_status(reply), model, version).body
-
-    @property
-    def deadline_s(self) -> float:
-        """How long a reply may take, in seconds."""
-        return self._inference.deadline_s
+    # Management -----------------------------------------------------------------------------------------------------
 
     def models(self) -> list[RegisteredModel]:
         """Return the registered models, sorted by name."""
-        return management.list_models(self._managed)
+        return finished(self._calls.models())
 
     def describe(self, model: str, version: str | None = None) -> list[VersionStatus]:
         """Return how the versions of ``model`` run, or only the one named.
@@ -177,10 +215,19 @@ class Client:
         Raises:
             NotFoundError: no such model or version is registered.
         """
-        try:
-            return management.describe(self._managed, model, version)
-        except NotFoundError as error:
-            raise management.with_known_names(self._managed, error, model) from None
+        return finished(self._calls.describe(model, version))
+
+    def probe(self, model: str, version: str, *, deadline_s: float | None = None) -> int | None:
+        """Let a version's handler describe itself, which waits in the queue of its predictions.
+
+        Returns:
+            The worker's process id, where the handler tells it; None where it does not.
+
+        Raises:
+            DeadlineError: no worker came to it in time.
+            RequestRejectedError: the handler does not know the question, or its worker died.
+        """
+        return finished(self._calls.probe(model, version, deadline_s))
 
     def register(
         self,
@@ -192,6 +239,7 @@ class Client:
         max_batch_delay_ms: int | None = None,
         response_timeout_s: int | None = None,
         startup_timeout_s: int | None = None,
+        deadline_s: float | None = None,
     ) -> str:
         """Register an archive of the server's model store and return what the server says; see ``Registration``.
 
@@ -209,14 +257,14 @@ class Client:
             response_timeout_s=response_timeout_s,
             startup_timeout_s=startup_timeout_s,
         )
-        return management.register(self._managed, registration)
+        return finished(self._calls.register(registration, deadline_s))
 
     def unregister(self, model: str, version: str | None = None) -> str:
-        """Unregister a version and return what the server says; work that it has in hand is cut.
+        """Unregister a version and return what the server says; work that it has in hand is cut, see ``drain``.
 
         None means the default version, which the server refuses with 403 while there are others.
         """
-        return management.unregister(self._managed, model, version)
+        return finished(self._calls.unregister(model, version))
 
     def scale(
         self,
@@ -228,42 +276,19 @@ class Client:
         synchronous: bool = True,
     ) -> str:
         """Set how many workers a version has; ``max_workers`` of None means ``min_workers``. Scaling down cuts work."""
-        workers = (min_workers, max_workers)
-        return management.scale(self._managed, model, version, workers=workers, synchronous=synchronous)
+        return finished(self._calls.scale(model, version, (min_workers, max_workers), synchronous))
 
     def set_default(self, model: str, version: str) -> str:
         """Choose the version of ``model`` that answers when none is named; the server forgets it at a restart."""
-        try:
-            return management.set_default(self._managed, model, version)
-        except NotFoundError as error:
-            raise management.with_known_names(self._managed, error, model) from None
+        return finished(self._calls.set_default(model, version))
 
-    @property
-    def _managed(self) -> Endpoint:
-        if self._management is None:
-            raise UsageError("the client was not told the address of the management API")
-        return self._management
-
-    def _grpc(self) -> InferenceChannel:
-        if self._grpc_address is None:
-            raise UsageError("the client was not told the address of the inference API over gRPC")
+    def _opened(self) -> InferenceChannel:
         from marsmith.grpc_api import InferenceChannel
 
         with self._lock:
-            self._channel = self._channel or InferenceChannel(self._grpc_address)
-            return self._channel
-
-    def _answer(self, reply: Reply, model: str, version: str | None) -> Reply:
-        """Return ``reply`` if it is an answer; else find out what it means, and raise that."""
-        if was_not_taken(reply):
-            raise management.why_not_taken(self._management, model, version)
-        error: ClientError | None = failure(reply, f"model {model}" + (f":{version}" if version else ""))
-        if isinstance(error, NotFoundError):
-            error = management.with_known_names(self._management, error, model)
-        if error:
-            raise error
-        return reply
-
-
-def _checked_names(model: str, version: str | None) -> tuple[str, ...]:
-    return (check_model_name(model), *(() if version is None else (check_model_version(version),)))
+            if self._channel is None and self._target is not None:
+                self._channel = InferenceChannel(self._target.address, tls=self._target.tls)
+            channel = self._channel
+        if channel is None:
+            raise RuntimeError("the client has no address for gRPC")
+        return channel

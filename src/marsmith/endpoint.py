@@ -1,27 +1,87 @@
-"""One of TorchServe's REST APIs at its address, called with the token of its role."""
+"""One of TorchServe's APIs, called with the token of its role, and again where that is safe.
+
+Written once, in coroutines, for the client that blocks and for the one that does not: they differ in what carries the
+requests, and in nothing else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
+from marsmith.errors import ClientError, DeadlineError
 from marsmith.failures import is_authorization_failure
-from marsmith.rest import Reply, Request, Transport
-from marsmith.tokens import Role, TokenSource
+from marsmith.rest import Reply, Request
+from marsmith.retries import SURELY_NOT_EXECUTED, Deadline, RetryPolicy, Tries, kind_of, next_pause_s
+from marsmith.tokens import Role
+
+T = TypeVar("T")
 
 
-def with_token(tokens: TokenSource | None, role: Role, send: Callable[[str | None], Reply]) -> Reply:
-    """Call ``send`` with a token, and once more with a newer one where it was refused.
+class Carrier(Protocol):
+    """What carries requests to a REST API, and waits."""
 
-    A refused request has not been worked on, so that it can be sent again.
+    async def send(self, request: Request, token: str | None, deadline_s: float) -> Reply:
+        """Send a request and return the reply, whatever its status."""
+
+    def stream(self, request: Request, token: str | None, deadline_s: float) -> AsyncGenerator[Reply, None]:
+        """Send a request and yield the parts of the reply."""
+
+    async def pause(self, seconds: float) -> None:
+        """Wait."""
+
+
+class Tokens(Protocol):
+    """Where tokens come from."""
+
+    async def get(self, role: Role) -> str:
+        """Return a token that is good now."""
+
+    async def after_refusal(self, role: Role, refused: str) -> str | None:
+        """Return another token than the one that was refused; None where there is none."""
+
+
+async def with_token(tokens: Tokens | None, role: Role, send: Callable[[str | None], Awaitable[Reply]]) -> Reply:
+    """Call ``send`` with a token, and again with a newer one where it was refused.
+
+    A refused request has not been worked on, so that it can be sent again. A second time is for a token that was
+    renewed twice in between.
     """
-    token = tokens.get(role) if tokens else None
-    reply = send(token)
-    if tokens and token and is_authorization_failure(reply):
-        newer = tokens.after_refusal(role, token)
-        if newer:
-            return send(newer)
+    token = await tokens.get(role) if tokens else None
+    reply = await send(token)
+    for _ in range(2):
+        if not (tokens and token and is_authorization_failure(reply)):
+            break
+        token = await tokens.after_refusal(role, token)
+        if token is None:
+            break
+        reply = await send(token)
     return reply
+
+
+async def insist(
+    attempt: Callable[[], Awaitable[T]],
+    *,
+    policy: RetryPolicy,
+    deadline: Deadline,
+    pause: Callable[[float], Awaitable[None]],
+    idempotent: bool,
+) -> T:
+    """Call ``attempt`` until it succeeds, or fails in a way that ``policy`` takes for final; raises its last error."""
+    sent = uncertain = 0
+    while True:
+        try:
+            return await attempt()
+        except ClientError as error:
+            sent += 1
+            uncertain += kind_of(error) not in SURELY_NOT_EXECUTED
+            tries = Tries(sent, uncertain, deadline.elapsed_s, deadline.left_s)
+            seconds = next_pause_s(policy, error, tries, idempotent=idempotent, chance=random.random())  # noqa: S311
+            if seconds is None:
+                raise
+        await pause(seconds)
 
 
 @dataclass(frozen=True)
@@ -31,18 +91,20 @@ class Endpoint:
     Attributes:
         url: its base URL.
         role: whose token it wants.
-        transport: what carries the requests.
+        carrier: what carries the requests.
         tokens: where the token comes from; None where the server asks for none.
-        deadline_s: how long a reply may take, where a call says nothing else, in seconds.
+        deadline_s: how long a call may take, where it says nothing else, in seconds.
+        policy: when a call is sent again.
     """
 
     url: str
     role: Role
-    transport: Transport
-    tokens: TokenSource | None
+    carrier: Carrier
+    tokens: Tokens | None
     deadline_s: float
+    policy: RetryPolicy
 
-    def call(
+    async def call(
         self,
         method: str,
         *segments: str,
@@ -50,8 +112,12 @@ class Endpoint:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
+        idempotent: bool | None = None,
     ) -> Reply:
         """Send a request to ``segments``, a path below the base URL, and return the reply, whatever its status.
+
+        A request that got no reply is sent again, within the deadline. Where it may have been worked on, only if that
+        does no harm: ``idempotent``, by default whether the method is GET.
 
         Raises:
             ConnectionFailedError: nothing listens there, or the connection broke.
@@ -59,7 +125,28 @@ class Endpoint:
             AuthorizationError: there is no token.
         """
         request = Request(method, self.url, segments, parameters or {}, body, headers or {})
-        seconds = self.deadline_s if deadline_s is None else deadline_s
-        return with_token(
-            self.tokens, self.role, lambda token: self.transport.send(request, token=token, deadline_s=seconds)
+        deadline = Deadline(self.deadline_s if deadline_s is None else deadline_s)
+        return await insist(
+            lambda: self.once(request, deadline.left_s),
+            policy=self.policy,
+            deadline=deadline,
+            pause=self.carrier.pause,
+            idempotent=method == "GET" if idempotent is None else idempotent,
         )
+
+    async def once(self, request: Request, deadline_s: float) -> Reply:
+        """Send a request once, but for a refused token, and return the reply, whatever its status."""
+        deadline = Deadline(deadline_s)
+
+        async def send(token: str | None) -> Reply:
+            return await self.carrier.send(request, token, in_time(deadline, self.url))
+
+        return await with_token(self.tokens, self.role, send)
+
+
+def in_time(deadline: Deadline, where: str) -> float:
+    """Return the seconds that are left; raises DeadlineError where there are none."""
+    left = deadline.left_s
+    if left <= 0:
+        raise DeadlineError(f"no answer from {where} in time")
+    return left

@@ -144,7 +144,17 @@ class ClientError(MarsmithError):
 
 
 class ConnectionFailedError(ClientError):
-    """Nothing listens at the address."""
+    """Nothing listens at the address, its certificate cannot be trusted, or the connection broke.
+
+    Attributes:
+        sent: whether the request may have reached the server.
+        refused: whether nothing listens there, now.
+    """
+
+    def __init__(self, message: str, *, sent: bool = False, refused: bool = False, tip: str | None = None) -> None:
+        super().__init__(message, tip=tip)
+        self.sent = sent
+        self.refused = refused
 
 
 class AuthorizationError(ClientError):
@@ -156,11 +166,27 @@ class NotFoundError(ClientError):
 
 
 class NoWorkerError(ClientError):
-    """The version has no worker that could answer."""
+    """The version has no worker that could answer.
+
+    Attributes:
+        restarting: whether it is meant to have workers, so that waiting may help.
+    """
+
+    def __init__(self, message: str, *, restarting: bool = False, tip: str | None = None) -> None:
+        super().__init__(message, tip=tip)
+        self.restarting = restarting
 
 
 class OverloadedError(ClientError):
-    """The job queue of the version is full."""
+    """The job queue of the version is full.
+
+    Attributes:
+        retry_after_s: when it is worth to try again, in seconds.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.5, tip: str | None = None) -> None:
+        super().__init__(message, tip=tip)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineError(ClientError):

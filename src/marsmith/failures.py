@@ -16,7 +16,11 @@ from marsmith.rest import Reply
 INVALID_TOKEN = "InvalidKeyException"  # noqa: S105, the name of a Java class
 NOT_FOUND = frozenset({"ModelNotFoundException", "ModelVersionNotFoundException", "ResourceNotFoundException"})
 # TorchServe's text where a job was not taken: because there is no worker, or because the job queue is full.
-NOT_TAKEN = "has no worker to serve inference request"
+NOT_TAKEN = "has no worker to serve"
+# TorchServe's texts where a worker was lost with the request in hand.
+WORKER_LOST = frozenset({"Worker died.", "Worker scaled down."})
+# 507 where the process was killed by signal 9, which is 429 over gRPC.
+_LOSS_STATUS = frozenset({429, 500, 507})
 
 _TIPS = {
     403: "the default version cannot be unregistered while there are others: marsmith set-default MODEL VERSION first",
@@ -28,6 +32,12 @@ _TIPS = {
     503: "the handler raised an exception; the server's model_log.log has its traceback",
     507: "a worker ran out of memory; use a smaller batchSize or fewer workers",
 }
+# TorchServe says no more than this, in its logs neither.
+_NOT_UNPACKED = "Failed to save model: "
+_NOT_UNPACKED_TIP = (
+    "the server could not unpack the archive: the disk of its temporary folder is full (marsmith doctor), or the "
+    "archive is damaged or hostile (marsmith verify ARCHIVE)"
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,15 @@ def was_not_taken(reply: Reply) -> bool:
     return problem is not None and problem.type == "ServiceUnavailableException" and NOT_TAKEN in problem.message
 
 
+def is_worker_loss(status: int, body: bytes) -> bool:
+    """Tell whether a reply says that the worker was lost while it had the request in hand.
+
+    TorchServe says the same where a worker took longer than its response timeout and was ended for it.
+    """
+    problem = problem_in(body) if status in _LOSS_STATUS else None
+    return problem is not None and problem.type == "InternalServerException" and problem.message in WORKER_LOST
+
+
 def failure(reply: Reply, subject: str) -> ClientError | None:
     """Return what the reply says went wrong with ``subject`` (a model, an archive); None where it is an answer."""
     if reply.status < 400:
@@ -99,6 +118,8 @@ def failure(reply: Reply, subject: str) -> ClientError | None:
 def _tip(status: int, problem: Problem | None) -> str | None:
     """Return a tip where the server itself speaks; what a handler means it says itself."""
     by_handler = problem is not None and not (problem.type.endswith("Exception") or problem.type.isupper())
+    if problem is not None and problem.message.startswith(_NOT_UNPACKED):
+        return _NOT_UNPACKED_TIP
     return None if by_handler else _TIPS.get(status)
 
 

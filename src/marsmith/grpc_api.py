@@ -6,17 +6,15 @@ field by field, with the file inside the installed server.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from marsmith.errors import ConnectionFailedError, DeadlineError, MissingDependencyError
+from marsmith.errors import MissingDependencyError
 from marsmith.failures import INVALID_TOKEN, NOT_FOUND, NOT_TAKEN, reply_of
-from marsmith.rest import Reply
-
-if TYPE_CHECKING:
-    import grpc
+from marsmith.rest import Reply, broken, missed, not_trusted, readable_ca, unreachable
 
 PACKAGE = "org.pytorch.serve.grpc.inference"
 SERVICE = f"{PACKAGE}.InferenceAPIsService"
@@ -91,22 +89,30 @@ _JAVA_PACKAGE = "org.pytorch.serve."
 _UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 
+@dataclass(frozen=True)
+class Tls:
+    """How to speak TLS: ``ca_file`` holds the certificates to trust, in PEM; None: those that gRPC brings along."""
+
+    ca_file: Path | None = None
+
+
 class InferenceChannel:
     """A connection to the inference API over gRPC; may be used by several threads."""
 
-    def __init__(self, address: str) -> None:
-        """Create a channel to ``address``, a ``host:port``; it connects at the first call.
+    def __init__(self, address: str, *, tls: Tls | None = None) -> None:
+        """Create a channel; it connects at the first call.
+
+        Args:
+            address: a ``host:port``.
+            tls: how to speak TLS; None: not at all.
 
         Raises:
             MissingDependencyError: grpcio or protobuf is not installed.
         """
-        try:
-            import grpc
-        except ImportError:
-            raise MissingDependencyError("grpcio", extra="grpc") from None
+        grpc = imported_grpc()
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=_UNLIMITED)
-        self._calls = {name: _multicallable(self._channel, name, method) for name, method in METHODS.items()}
+        self._channel = open_channel(grpc, address, tls)
+        self._calls = multicallables(self._channel)
 
     def close(self) -> None:
         """Close the connection."""
@@ -117,9 +123,9 @@ class InferenceChannel:
         import grpc
 
         try:
-            health = self._calls["Ping"](message_class(EMPTY)(), timeout=deadline_s, metadata=_metadata(token))
+            health = self._calls["Ping"](message_class(EMPTY)(), timeout=deadline_s, metadata=metadata(token))
         except grpc.RpcError as error:
-            return self._failed(error, deadline_s)
+            return failed_reply(self.address, error, deadline_s)
         return Reply(200, "application/json", {}, health.health.encode())
 
     def predict(self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float) -> Reply:
@@ -133,37 +139,74 @@ class InferenceChannel:
 
         try:
             answer = self._calls["Predictions"](
-                _request(model, version, body), timeout=deadline_s, metadata=_metadata(token)
+                predictions_request(model, version, body), timeout=deadline_s, metadata=metadata(token)
             )
         except grpc.RpcError as error:
-            return self._failed(error, deadline_s)
+            return failed_reply(self.address, error, deadline_s)
         return Reply(200, "", {}, answer.prediction)
 
     def stream(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> Iterator[Reply]:
+    ) -> Generator[Reply, None, None]:
         """Send one request and yield a reply for each part of the answer; a failure is the last of them."""
         import grpc
 
-        request = _request(model, version, body)
-        call = self._calls["StreamPredictions"](request, timeout=deadline_s, metadata=_metadata(token))
+        request = predictions_request(model, version, body)
+        call = self._calls["StreamPredictions"](request, timeout=deadline_s, metadata=metadata(token))
         try:
             for answer in call:
                 yield Reply(200, "", {}, answer.prediction)
         except grpc.RpcError as error:
-            yield self._failed(error, deadline_s)
+            yield failed_reply(self.address, error, deadline_s)
         finally:
             # Whoever stops reading wants no more: without this the server goes on.
             call.cancel()
 
-    def _failed(self, error: Any, deadline_s: float) -> Reply:
-        code, details = error.code().name, str(error.details() or "")
-        if code == "DEADLINE_EXCEEDED" and _JAVA_PACKAGE not in details:
-            raise DeadlineError(f"no answer from {self.address} within {deadline_s:g} s") from None
-        if code == "UNAVAILABLE" and _JAVA_PACKAGE not in details:
-            reason = "nothing listens at" if "failed to connect" in details else "the connection broke to"
-            raise ConnectionFailedError(f"{reason} {self.address}", tip="marsmith serve") from None
+
+def imported_grpc() -> Any:
+    """Return the module ``grpc``; raises MissingDependencyError where it is not installed."""
+    try:
+        import grpc
+    except ImportError:
+        raise MissingDependencyError("grpcio", extra="grpc") from None
+    return grpc
+
+
+def open_channel(module: Any, address: str, tls: Tls | None) -> Any:
+    """Open a channel with ``grpc`` or ``grpc.aio``."""
+    if tls is None:
+        return module.insecure_channel(address, options=_UNLIMITED)
+    trusted = readable_ca(tls.ca_file).read_bytes() if tls.ca_file else None
+    return module.secure_channel(address, imported_grpc().ssl_channel_credentials(trusted), options=_UNLIMITED)
+
+
+def multicallables(channel: Any) -> dict[str, Any]:
+    """Return the calls of the API on a channel, by their names."""
+    return {name: _multicallable(channel, name, method) for name, method in METHODS.items()}
+
+
+def failed_reply(address: str, error: Any, deadline_s: float) -> Reply:
+    """Return the reply that REST would have given for a failed call.
+
+    Raises:
+        ConnectionFailedError: nothing listens there, its certificate is not trusted, or the connection broke.
+        DeadlineError: no answer in time.
+    """
+    code, details = error.code().name, str(error.details() or "")
+    if _JAVA_PACKAGE in details:
         return rest_reply(code, details)
+    if code == "DEADLINE_EXCEEDED":
+        raise missed(address, deadline_s) from None
+    if code == "UNAVAILABLE":
+        told = details + str(getattr(error, "debug_error_string", str)())
+        # A server that speaks no TLS, too, fails in the handshake.
+        if any(
+            sign in told
+            for sign in ("CERTIFICATE_VERIFY_FAILED", "andshake failed", "WRONG_VERSION_NUMBER", "Peer name")
+        ):
+            raise not_trusted(address, told) from None
+        raise (unreachable(address) if "failed to connect" in details else broken(address)) from None
+    return rest_reply(code, details)
 
 
 def rest_reply(code: str, details: str) -> Reply:
@@ -258,7 +301,7 @@ def _scalar(name: str) -> Any:
     return FieldDescriptorProto.Type.Value(f"TYPE_{name.upper()}")
 
 
-def _multicallable(channel: grpc.Channel, name: str, method: Method) -> Any:
+def _multicallable(channel: Any, name: str, method: Method) -> Any:
     sides = ("stream" if method.streams_requests else "unary", "stream" if method.streams_responses else "unary")
     make = getattr(channel, "_".join(sides))
     return make(
@@ -268,9 +311,11 @@ def _multicallable(channel: grpc.Channel, name: str, method: Method) -> Any:
     )
 
 
-def _request(model: str, version: str | None, body: bytes) -> Any:
+def predictions_request(model: str, version: str | None, body: bytes) -> Any:
+    """Return the message that asks for a prediction."""
     return message_class("PredictionsRequest")(model_name=model, model_version=version or "", input={INPUT_KEY: body})
 
 
-def _metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the metadata of a call."""
     return (("authorization", f"Bearer {token}"),) if token else ()

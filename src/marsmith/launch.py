@@ -23,6 +23,9 @@ from marsmith.settings import Project
 RUN_VARIABLE = "MARSMITH_RUN_FOLDER"
 # The console appender of config/log4j2.xml listens to it: in the background the files are enough.
 CONSOLE_VARIABLE = "MARSMITH_CONSOLE_LEVEL"
+# Of the server and its workers. TorchServe makes its key file with the mode that is usual and closes it afterwards, and
+# what a worker writes is nobody else's business.
+UMASK = 0o077
 # They override config and folders of a run behind its back.
 _MISLEADING = ("TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME")
 # The path of a unix socket may have 107 bytes; workers' are `.ts.sock.<port>` in the temporary folder.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from marsmith import launch, run_state
+from marsmith import launch, run_state, supervisor_state
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.installed import installed_version
 from marsmith.java import Java, find_java
@@ -120,7 +120,8 @@ def gather(project: Project) -> Facts:
         temporary=_space(launch.temporary_folder(project)),
         archive_bytes=_archive_bytes(project),
         shared_memory=_space(Path("/dev/shm")) if Path("/dev/shm").is_dir() else None,  # noqa: S108, looked at only
-        leftovers=() if runs else tuple(_leftovers(project, state)),
+        # A supervisor that waits to start the server again needs what looks like leftovers.
+        leftovers=() if runs or supervisor_state.read(project) else tuple(_leftovers(project, state)),
         architecture=os.uname().machine,
         cpu_flags=cpu_flags(_text(Path("/proc/cpuinfo"))),
         cores=os.cpu_count() or 1,

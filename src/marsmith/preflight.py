@@ -16,6 +16,7 @@ from marsmith.launch import torchserve_home
 from marsmith.model_store import StoredArchive, archives_in, open_stored
 from marsmith.server_config import Endpoint, addresses, effective_config, read_server_config, unknown_keys
 from marsmith.settings import Project
+from marsmith.tls import tls_problems
 
 # What TorchServe's worker and frontend import; its wheel declares neither torch nor yaml.
 _MODULES = {"torch": "torch", "yaml": "pyyaml", "psutil": "psutil", "packaging": "packaging"}
@@ -70,7 +71,7 @@ def check(project: Project) -> Flight:
     archives = _archives(Path(config["model_store"]), config["load_models"], problems) if config else ()
     problems += missing_modules(archives)
     if config:
-        problems += _busy_endpoints(config)
+        problems += _endpoint_problems(config)
     if problems or java is None or home is None or config is None:
         raise _error(problems)
     config.setdefault("initial_worker_port", str(_free_worker_port()))
@@ -173,12 +174,14 @@ def _twins(archives: Iterable[StoredArchive]) -> list[Problem]:
     ]
 
 
-def _busy_endpoints(config: Mapping[str, str]) -> list[Problem]:
+def _endpoint_problems(config: Mapping[str, str]) -> list[Problem]:
+    """Find ports that are in use, and TLS that would not work."""
     try:
         endpoints = addresses(config).all()
     except MarsmithError as error:
         return [Problem(error.message, error.tip or "")]
-    return [problem for problem in map(busy_port, endpoints) if problem]
+    busy = [problem for problem in map(busy_port, endpoints) if problem]
+    return busy + [Problem(problem.message, problem.tip) for problem in tls_problems(config)]
 
 
 def _free_worker_port() -> int:

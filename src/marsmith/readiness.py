@@ -46,6 +46,7 @@ def outlook(
     described: Mapping[Version, VersionStatus],
     with_examples: Collection[Version],
     answered: Collection[Version],
+    unsettled: Mapping[Version, str] | None = None,
 ) -> Outlook:
     """Decide how far a server has come.
 
@@ -54,8 +55,10 @@ def outlook(
         described: what describe says of the versions that are registered.
         with_examples: the versions whose archive holds an example.
         answered: the versions that have answered it.
+        unsettled: what is still to be changed about versions, in words.
     """
     waiting = {version: "not registered yet" for version in expected if version not in described}
+    waiting |= unsettled or {}
     to_ask = []
     for version in expected:
         status = described.get(version)
@@ -66,7 +69,7 @@ def outlook(
             waiting[version] = reason
         elif status.workers and version in with_examples and version not in answered:
             to_ask.append(version)
-            waiting[version] = "has not answered its example yet"
+            waiting.setdefault(version, "has not answered its example yet")
     ready = tuple(version for version in expected if version not in waiting)
     return Outlook(ready, tuple(to_ask), waiting)
 

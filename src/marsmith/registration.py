@@ -18,13 +18,15 @@ from marsmith.errors import (
 )
 from marsmith.handler_traceback import summary
 from marsmith.names import did_you_mean
-from marsmith.server_log import first_death, parse_log
+from marsmith.server_log import WorkerDeath, first_death, parse_log
 from marsmith.settings import Project
 
 READY_DEADLINE_S = 180.0
 _POLL_S = 0.2
-# The frontend reads a worker's output while the worker dies: the end of the traceback comes a little later.
+# The frontend reads a worker's output while the worker dies: the end of the traceback comes a little later, and on a
+# busy machine later still.
 _LAST_WORDS_S = 0.5
+_LATEST_WORDS_S = 5.0
 _LOGS = ("model_log.log", "ts_log.log")
 
 
@@ -93,13 +95,12 @@ class ArchiveRegistration:
 
     def _cause(self, model: str, version: str, before: dict[str, int]) -> MarsmithError | None:
         """Return what the logs say since then about why the workers of the version died."""
+        late = time.monotonic() + _LATEST_WORDS_S
         time.sleep(_LAST_WORDS_S)
-        thread = f"-{model}_{version}"
-        lines = [
-            [line for line in parse_log(_text_from(self._log(name), before[name])) if thread in line.thread]
-            for name in _LOGS
-        ]
-        death = first_death(*lines)
+        death = self._death(model, version, before)
+        while time.monotonic() < late and (death is None or is_cut_off(death.traceback)):
+            time.sleep(_POLL_S)
+            death = self._death(model, version, before)
         if death is None:
             return None
         cause = summary(death.traceback) if death.traceback else "\n".join(death.last_lines)
@@ -108,6 +109,14 @@ class ArchiveRegistration:
             traceback=death.traceback,
             tip=f"what it printed: {self._log(_LOGS[0])}",
         )
+
+    def _death(self, model: str, version: str, before: dict[str, int]) -> WorkerDeath | None:
+        thread = f"-{model}_{version}"
+        lines = [
+            [line for line in parse_log(_text_from(self._log(name), before[name])) if thread in line.thread]
+            for name in _LOGS
+        ]
+        return first_death(*lines)
 
     def _log(self, name: str) -> Path:
         return self.project.run / "logs" / name
@@ -128,6 +137,12 @@ def register_stored(project: Project, client: Client, archive: Path, *, workers:
         ClientError: the server refused it.
     """
     return ArchiveRegistration(project, client, archive).register(workers)
+
+
+def is_cut_off(traceback: str | None) -> bool:
+    """Tell whether a traceback ends before the line that names the exception, which stands at the margin."""
+    lines = (traceback or "").rstrip().splitlines()
+    return bool(lines) and (len(lines) == 1 or lines[-1].startswith(" "))
 
 
 def _first_existing(paths: list[Path]) -> Path | None:

@@ -7,7 +7,7 @@ to another process since; with the time at which the process was created it cann
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from marsmith.errors import NotRunningError, ServerError
@@ -27,6 +27,8 @@ class RunState:
         grpc_inference, grpc_management: ``host:port``.
         folder: the server's working folder; its key file, logs and temporary files lie there.
         tokens: whether the server asks for tokens.
+        ca_file: certificates that a client is to trust, in PEM; None where no API speaks TLS.
+        ready: whether it has come so far that every version has answered; it may have been lost again since.
     """
 
     pid: int
@@ -38,6 +40,8 @@ class RunState:
     grpc_management: str
     folder: Path
     tokens: bool
+    ca_file: Path | None = None
+    ready: bool = False
 
     @property
     def key_file(self) -> Path:
@@ -55,10 +59,12 @@ def read(project: Project) -> RunState:
     path = project.run / FILE_NAME
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return RunState(**{**data, "folder": Path(data["folder"])})
+        known = {each.name: data[each.name] for each in fields(RunState) if each.name in data}
+        trusted = Path(data["ca_file"]) if data.get("ca_file") else None
+        return RunState(**{**known, "folder": Path(data["folder"]), "ca_file": trusted})
     except FileNotFoundError:
         raise NotRunningError(f"no server runs for the project {project.root}", tip="marsmith serve") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ServerError(f"{path} is damaged: {error}", tip=f"remove it: rm {path}") from None
 
 
@@ -67,7 +73,7 @@ def write(project: Project, state: RunState) -> None:
     project.run.mkdir(parents=True, exist_ok=True)
     path = project.run / FILE_NAME
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**asdict(state), "folder": str(state.folder)}, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(asdict(state), indent=2, default=str) + "\n", encoding="utf-8")
     temporary.chmod(0o600)
     temporary.replace(path)
 

@@ -10,12 +10,12 @@ import fcntl
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from marsmith import launch, preflight, run_state, server_process
+from marsmith import launch, preflight, run_state, server_process, server_state, supervisor_state
 from marsmith.errors import PreflightError, ServerError
 from marsmith.formats.properties import render_properties
 from marsmith.preflight import Flight
@@ -23,28 +23,53 @@ from marsmith.readiness import Outlook
 from marsmith.run_state import RunState
 from marsmith.server_config import FILE_NAME as CONFIG_FILE
 from marsmith.server_config import addresses, uses_tokens
+from marsmith.server_state import STOPPING
 from marsmith.settings import Project
+from marsmith.start_plan import StartPlan, models_argument, plan_restart, plan_start
+from marsmith.tls import ca_file
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
 
-_STOPPING = "stopping"
-# A child that ended stays a zombie until its parent asks for it, so a caller that lives on must keep what it started.
-_started: dict[int, subprocess.Popen[bytes]] = {}
+# What a supervisor needs beyond the time of the server, to notice and to clear away.
+_SUPERVISOR_GRACE_S = 10.0
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """How to start a server.
+
+    Attributes:
+        timeout_s: how long it may take until every version is ready.
+        console: the file descriptor that the server's log goes to besides its files; None: nowhere.
+        fresh: forget what the server before served, and serve the store as it is.
+        supervised: whether this process stays and watches the server.
+        on_progress: called with how far the server has come, several times a second.
+        on_note: called with what somebody who starts the server should know.
+    """
+
+    timeout_s: float = START_TIMEOUT_S
+    console: int | None = None
+    fresh: bool = False
+    supervised: bool = False
+    on_progress: Callable[[Outlook], None] | None = None
+    on_note: Callable[[str], None] | None = None
 
 
 def start(
     project: Project,
+    options: StartOptions | None = None,
     *,
-    foreground: bool = False,
     timeout_s: float = START_TIMEOUT_S,
     on_progress: Callable[[Outlook], None] | None = None,
 ) -> RunState:
     """Start TorchServe and return when every model really answers.
 
+    What the server before served is served again: its versions, its default versions and its workers.
+
     Args:
         project: what to serve.
-        foreground: whether the server's log also goes to stderr.
+        options: how; the other arguments are for those who need no more.
         timeout_s: how long it may take until every version is ready.
         on_progress: called with how far the server has come, several times a second.
 
@@ -53,35 +78,57 @@ def start(
         WorkerDiedError: a worker died; everything has been stopped.
         ServerError: it did not become ready; everything has been stopped.
     """
+    options = options or StartOptions(timeout_s=timeout_s, on_progress=on_progress)
     with _lock(project):
         _clear(project)
-        flight = preflight.check(project)
-        state = _launch(project, flight, console=foreground)
-    # Imported late: it needs the client, which `stop` does not.
-    from marsmith.server_start import StartingServer
+        with _forgetting_failure(project):
+            if options.supervised:
+                supervisor_state.write(project, supervisor_state.of_this_process())
+            flight = preflight.check(project)
+            if options.fresh:
+                server_state.forget(project)
+            plan = plan_start(project, flight, options.on_note)
+            state = _launch(project, plan, options.console)
+    with _forgetting_failure(project):
+        return _ready(project, state, plan, options)
 
-    try:
-        StartingServer(project, state, flight.archives).wait(timeout_s, on_progress)
-    except BaseException:
-        stop(project)
-        raise
-    return state
+
+def restart(project: Project, options: StartOptions) -> RunState:
+    """Start a server that died once more, with the config that it had and exactly what it served.
+
+    Raises:
+        ServerError: as ``start``.
+    """
+    with _lock(project):
+        _end(project, 0.0)
+        plan = plan_restart(project)
+        state = _launch(project, plan, options.console)
+    return _ready(project, state, plan, options)
 
 
 def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-    """Stop the project's server with all its workers, and return whether there was one; logs stay.
+    """Stop the project's server with all its workers and its supervisor, and return whether there was one.
+
+    Logs stay, and so does what is remembered for the next start.
 
     Args:
         project: whose server.
         timeout_s: how long the frontend may take to end by itself; then it is ended by force.
     """
-    running = bool(server_process.processes_of(project.run))
-    if running:
-        (project.run / _STOPPING).touch()
-        server_process.end(project.run, timeout_s)
-    _reap()
+    if not project.run.exists():
+        return False
+    server_state.record(project)
+    (project.run / STOPPING).touch()
+    supervised = _end_supervisor(project, timeout_s)
+    ran = _end(project, timeout_s)
     _forget(project)
-    return running
+    return ran or supervised
+
+
+def clear_away(project: Project) -> None:
+    """End and remove what is left of a server that died."""
+    _end(project, STOP_TIMEOUT_S)
+    _forget(project)
 
 
 def is_alive(state: RunState) -> bool:
@@ -89,19 +136,9 @@ def is_alive(state: RunState) -> bool:
     return server_process.frontend(state.pid, state.created) is not None
 
 
-def wait_for_end(project: Project, state: RunState) -> None:
-    """Return when the server has been stopped by ``stop``, from this process or another.
-
-    Raises:
-        ServerError: it ended by itself; what was left of it has been cleared away.
-    """
-    process = server_process.frontend(state.pid, state.created)
-    if process is not None:
-        process.wait()
-    asked = (project.run / _STOPPING).exists() or not (project.run / run_state.FILE_NAME).exists()
-    if not asked:
-        stop(project)
-        raise ServerError("TorchServe ended by itself", tip=f"the logs are in {project.run / 'logs'}")
+def stop_was_asked(project: Project) -> bool:
+    """Whether somebody is stopping the project's server on purpose."""
+    return (project.run / STOPPING).exists() or not (project.run / run_state.FILE_NAME).exists()
 
 
 @contextmanager
@@ -116,52 +153,85 @@ def _lock(project: Project) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _forgetting_failure(project: Project) -> Iterator[None]:
+    """Leave nothing behind where a start fails."""
+    try:
+        yield
+    except BaseException:
+        _forget(project)
+        raise
+
+
 def _clear(project: Project) -> None:
     """Refuse to start where a server runs; clear away what a dead one left."""
     try:
         state = run_state.read(project)
     except ServerError:
         state = None
+    tip = "marsmith status shows it, marsmith stop stops it; a second server needs a project with other ports"
     if state is not None and is_alive(state):
+        raise PreflightError(f"a server already runs for {project.root} (pid {state.pid}, {state.inference})", tip=tip)
+    supervisor = supervisor_state.read(project)
+    if supervisor is not None and supervisor.pid != os.getpid():
         raise PreflightError(
-            f"a server already runs for {project.root} (pid {state.pid}, {state.inference})",
-            tip="marsmith status shows it, marsmith stop stops it",
+            f"a supervisor (pid {supervisor.pid}) is starting the server of {project.root}: {supervisor.doing}",
+            tip=tip,
         )
-    stop(project)
+    clear_away(project)
 
 
-def _launch(project: Project, flight: Flight, *, console: bool) -> RunState:
+def _launch(project: Project, plan: StartPlan, console: int | None) -> RunState:
     """Start the frontend and write down that it runs."""
+    flight = plan.flight
     temporary = launch.temporary_folder(project)
     logs = _prepare(project, temporary)
     config_file = project.run / CONFIG_FILE
     config_file.write_text(render_properties(flight.config), encoding="ascii")
     config_file.chmod(0o600)
     command = launch.command(flight.java, flight.home, config_file, flight.config, temporary)
-    environment = launch.environment(os.environ, project, temporary, console=console)
+    command += models_argument(flight, plan.serving)
+    environment = launch.environment(os.environ, project, temporary, console=console is not None)
     with (logs / "console.log").open("wb") as file:
         process = subprocess.Popen(
             command,
             cwd=project.run,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno() if console else file,
-            stderr=sys.stderr.fileno() if console else subprocess.STDOUT,
+            stdout=file if console is None else console,
+            stderr=subprocess.STDOUT,
             # Ctrl-C in the terminal reaches marsmith, which then stops the server in order.
             start_new_session=True,
+            umask=launch.UMASK,
         )
-    _started[process.pid] = process
+    server_process.remember_child(process)
     try:
         state = _state(project, flight, process.pid)
         run_state.write(project, state)
     except BaseException:
-        stop(project)
+        _end(project, 0.0)
         raise
+    return state
+
+
+def _ready(project: Project, state: RunState, plan: StartPlan, options: StartOptions) -> RunState:
+    # Imported late: it needs the client, which `stop` does not.
+    from marsmith.server_start import StartingServer
+
+    try:
+        versions = StartingServer(project, state, plan.serving).wait(options.timeout_s, options.on_progress)
+        server_state.remember(project, versions, plan.configured)
+    except BaseException:
+        _end(project, STOP_TIMEOUT_S)
+        raise
+    state = replace(state, ready=True)
+    run_state.write(project, state)
     return state
 
 
 def _prepare(project: Project, temporary: Path) -> Path:
     """Make the folders of a run and return the one for logs; the logs of the run before are kept."""
+    shutil.rmtree(temporary, ignore_errors=True)
     launch.make_private(temporary)
     logs, previous = project.run / "logs", project.run / "logs.previous"
     if logs.exists():
@@ -189,19 +259,35 @@ def _state(project: Project, flight: Flight, pid: int) -> RunState:
         grpc_management=where.grpc_management.authority,
         folder=project.run,
         tokens=uses_tokens(flight.config),
+        ca_file=ca_file(flight.config),
     )
 
 
-def _reap() -> None:
-    """Ask for the children that have ended."""
-    for pid, process in list(_started.items()):
-        if process.poll() is not None:
-            del _started[pid]
+def _end_supervisor(project: Project, timeout_s: float) -> bool:
+    """End the supervisor, which ends the server first; return whether there was one."""
+    supervisor = supervisor_state.read(project)
+    if supervisor is None or supervisor.pid == os.getpid():
+        return False
+    server_process.end_one(supervisor.pid, supervisor.created, timeout_s + _SUPERVISOR_GRACE_S)
+    return True
+
+
+def _end(project: Project, timeout_s: float) -> bool:
+    """End every process of the server; return whether there were any."""
+    ran = bool(server_process.processes_of(project.run))
+    if ran:
+        server_process.end(project.run, timeout_s)
+    server_process.reap()
+    return ran
 
 
 def _forget(project: Project) -> None:
     """Remove what only a running server needs: its state, tokens, sockets and unpacked archives."""
     run_state.remove(project)
+    supervisor = supervisor_state.read(project)
+    if supervisor is None or supervisor.pid == os.getpid():
+        supervisor_state.remove(project)
     (project.run / "key_file.json").unlink(missing_ok=True)
     shutil.rmtree(launch.temporary_folder(project), ignore_errors=True)
-    (project.run / _STOPPING).unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        (project.run / STOPPING).unlink()

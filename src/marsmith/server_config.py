@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from marsmith.errors import ConfigError, PreflightError
 from marsmith.formats.properties import ENCODING, Entry, as_mapping, parse_properties
+from marsmith.formats.server_key_types import is_true
 from marsmith.formats.server_keys import KNOWN_KEYS, PATH_KEYS, variable
 from marsmith.names import did_you_mean
 from marsmith.settings import Project
@@ -23,7 +24,7 @@ FILE_NAME = "config.properties"
 _REFERENCE = re.compile(r"\$\$([^$]+)\$\$")
 _LOG_CONFIG = re.compile(r"-Dlog4j2?\.configurationFile=(?:file://)?(?P<path>\S+)")
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - read, not bound
-_DEFAULTS = {
+DEFAULT_ADDRESSES = {
     "inference_address": "http://127.0.0.1:8080",
     "management_address": "http://127.0.0.1:8081",
     "metrics_address": "http://127.0.0.1:8082",
@@ -40,7 +41,7 @@ class Endpoint:
 
     Attributes:
         key: the key of the server config that says so.
-        scheme: ``http``, ``https`` or ``grpc``.
+        scheme: ``http``, ``https``, ``grpc``, or ``grpcs`` for gRPC over TLS.
         host: the address that is bound.
         port: the port that is bound.
     """
@@ -51,9 +52,24 @@ class Endpoint:
     port: int
 
     @property
+    def is_secure(self) -> bool:
+        """Whether it speaks TLS."""
+        return self.scheme in {"https", "grpcs"}
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host == "localhost" or self.host.startswith("127.") or self.host in {"::1", "[::1]"}
+
+    @property
+    def client_host(self) -> str:
+        """The host as a client on this machine reaches it."""
+        return _ANY_HOST.get(self.host, self.host)
+
+    @property
     def authority(self) -> str:
         """``host:port`` as a client on this machine reaches it."""
-        host = _ANY_HOST.get(self.host, self.host)
+        host = self.client_host
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
@@ -171,7 +187,7 @@ def _with_absolute_log_config(vmargs: str, root: Path) -> str:
 
 
 def _rest_endpoint(key: str, config: Mapping[str, str], problems: list[str]) -> Endpoint:
-    value = config.get(key, _DEFAULTS[key]).strip()
+    value = config.get(key, DEFAULT_ADDRESSES[key]).strip()
     standard = {"http": {"management_address": 8081, "metrics_address": 8082}.get(key, 80)}
     standard["https"] = {"management_address": 8444, "metrics_address": 8445}.get(key, 443)
     try:
@@ -187,9 +203,10 @@ def _rest_endpoint(key: str, config: Mapping[str, str], problems: list[str]) -> 
 
 def _grpc_endpoint(prefix: str, config: Mapping[str, str], problems: list[str]) -> Endpoint:
     key = f"{prefix}_port"
-    host = config.get(f"{prefix}_address", _DEFAULTS[f"{prefix}_address"]).strip()
-    value = config.get(key, _DEFAULTS[key]).strip()
+    scheme = "grpcs" if is_true(config.get("enable_grpc_ssl", "false")) else "grpc"
+    host = config.get(f"{prefix}_address", DEFAULT_ADDRESSES[f"{prefix}_address"]).strip()
+    value = config.get(key, DEFAULT_ADDRESSES[key]).strip()
     if not value.isascii() or not value.isdigit() or not 0 < int(value) < 65536:
         problems.append(f"{key}={value} is not a port")
-        return Endpoint(key, "grpc", host, 0)
-    return Endpoint(key, "grpc", host, int(value))
+        return Endpoint(key, scheme, host, 0)
+    return Endpoint(key, scheme, host, int(value))

@@ -1,4 +1,4 @@
-"""TorchServe's log files, read back to find why a worker died.
+"""TorchServe's log, read back: to find why a worker died, and to give it the form that log collectors read.
 
 ``model_log.log`` holds what workers print, ``ts_log.log`` what the frontend says. A
 line names its thread, and the thread names the worker: ``W-9000-resnet18_1.0-stdout``.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from marsmith.handler_traceback import handler_traceback
@@ -17,6 +18,7 @@ _LINE = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}) \[(?P<level>[A-Z]+) *\] "
     r"(?P<thread>\S+) (?P<logger>\S+) - (?P<text>.*)"
 )
+_CONTINUATION = re.compile(r"\s|Caused by: |Suppressed: |[\w.$]+(?:Exception|Error|Throwable)\b")
 _WORKER = re.compile(r"W-(?P<id>\d+)-(?P<model>.+?)(?:-(?P<stream>stdout|stderr))?")
 _MODEL_FOLDER = re.compile(r'File "(?P<folder>[^"]*/models/[0-9a-f]{32})/')
 _WORKER_OUTPUT = "MODEL_LOG"
@@ -56,13 +58,41 @@ class WorkerDeath:
     last_lines: tuple[str, ...]
 
 
+def parse_line(raw: str) -> LogLine | None:
+    """Parse one line; None where it has no head of its own."""
+    match = _LINE.fullmatch(raw)
+    return LogLine(**match.groupdict()) if match else None
+
+
+def belongs_to_message(raw: str) -> bool:
+    """Tell whether a line without a head continues the message before it, as the lines of a Java exception do."""
+    return _CONTINUATION.match(raw) is not None
+
+
+def as_record(line: LogLine) -> dict[str, str]:
+    """Return a line as plain data, with a time that names its zone and the process that the message is from.
+
+    ``source`` is ``frontend``, or the name of the worker that printed the message, as ``W-9000-resnet18_1.0``.
+    """
+    local = datetime.strptime(line.time, "%Y-%m-%dT%H:%M:%S,%f").astimezone()
+    worker = _WORKER.fullmatch(line.thread) if line.logger == _WORKER_OUTPUT else None
+    return {
+        "ts": local.isoformat(timespec="milliseconds"),
+        "level": line.level,
+        "logger": line.logger,
+        "message": line.text,
+        "source": f"W-{worker['id']}-{worker['model']}" if worker else "frontend",
+        "thread": line.thread,
+    }
+
+
 def parse_log(text: str) -> list[LogLine]:
     """Parse the text of a log file; what stands before the first whole line is left out."""
     lines: list[LogLine] = []
     for raw in text.splitlines():
-        match = _LINE.fullmatch(raw)
-        if match:
-            lines.append(LogLine(**match.groupdict()))
+        line = parse_line(raw)
+        if line:
+            lines.append(line)
         elif lines:
             last = lines[-1]
             lines[-1] = LogLine(last.time, last.level, last.thread, last.logger, f"{last.text}\n{raw}")

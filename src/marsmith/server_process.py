@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,6 +16,10 @@ from marsmith.launch import RUN_VARIABLE
 # psutil computes it from the boot time, which a clock adjustment moves by a little.
 _CREATION_TOLERANCE_S = 1.0
 _GRACE_FOR_WORKERS_S = 2.0
+_LOOK_S = 0.05
+
+# A child that ended stays a zombie until its parent asks for it, so a caller that lives on must keep what it started.
+_children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def frontend(pid: int, created: float) -> psutil.Process | None:
@@ -51,8 +56,50 @@ def end(run_folder: Path, timeout_s: float) -> list[int]:
         for process in remaining:
             _send(process, kill=True)
         forced += [process.pid for process in remaining if process.pid not in forced]
-        time.sleep(0.05)
+        time.sleep(_LOOK_S)
     return forced
+
+
+def end_one(pid: int, created: float, timeout_s: float) -> None:
+    """End the process that was started as ``pid`` at ``created``, kindly and after ``timeout_s`` seconds by force."""
+    process = frontend(pid, created)
+    if process is None:
+        return
+    _send(process, kill=False)
+    # psutil would also wait for a zombie whose parent does not care.
+    late = time.monotonic() + timeout_s
+    while frontend(pid, created) is not None:
+        if time.monotonic() > late:
+            _send(process, kill=True)
+        time.sleep(_LOOK_S)
+
+
+def remember_child(process: subprocess.Popen[bytes]) -> None:
+    """Have ``reap`` ask for this child."""
+    _children[process.pid] = process
+
+
+def exit_of(pid: int) -> int | None:
+    """Return the exit status of a child that was remembered, negative for a signal; None where it is not known."""
+    process = _children.get(pid)
+    return process.poll() if process else None
+
+
+def reap() -> None:
+    """Ask for the children that have ended."""
+    for pid, process in list(_children.items()):
+        if process.poll() is not None:
+            del _children[pid]
+
+
+def reap_orphans() -> None:
+    """Ask for ended processes whose parent has died: they become children of the first process of a container."""
+    with suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid in _children:
+                # Its exit status is of interest: whoever started it asks, and then the next one is seen.
+                return
+            os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def _belongs(process: psutil.Process, run_folder: str) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from marsmith.client import Client, VersionStatus
-from marsmith.errors import ClientError, NotFoundError, RequestRejectedError, ServerError, WorkerDiedError
+from marsmith.errors import ClientError, FormatError, NotFoundError, RequestRejectedError, ServerError, WorkerDiedError
 from marsmith.handler_traceback import summary
 from marsmith.model_store import StoredArchive, StoredExample, first_example
 from marsmith.readiness import Outlook, Version, outlook, wrong_answer
 from marsmith.run_state import RunState
+from marsmith.served_versions import Serving
 from marsmith.server_log import WorkerDeath, first_death, parse_log
 from marsmith.server_process import frontend
+from marsmith.server_state import registered_versions
 from marsmith.settings import Project
 
 CONSOLE_LOG = "console.log"
@@ -32,11 +35,16 @@ class StartingServer:
 
     project: Project
     state: RunState
-    archives: Sequence[StoredArchive]
+    serving: Serving
     _answered: set[Version] = field(default_factory=set)
 
-    def wait(self, timeout_s: float, on_progress: Callable[[Outlook], None] | None) -> None:
-        """Return when every version is ready.
+    @property
+    def archives(self) -> Sequence[StoredArchive]:
+        """What it has been told to load."""
+        return self.serving.archives
+
+    def wait(self, timeout_s: float, on_progress: Callable[[Outlook], None] | None) -> tuple[VersionStatus, ...]:
+        """Return what is registered when every version is ready.
 
         Raises:
             WorkerDiedError: a worker died.
@@ -52,7 +60,7 @@ class StartingServer:
                 if on_progress:
                     on_progress(seen)
                 if seen.is_ready:
-                    return
+                    return registered_versions(client)
                 if time.monotonic() > deadline:
                     raise self._too_late(seen, timeout_s)
                 time.sleep(_POLL_S)
@@ -62,10 +70,11 @@ class StartingServer:
         described = _described(client, {name for name, _ in expected})
         if described is None:
             return Outlook((), (), dict.fromkeys(expected, "the server is starting"), listening=False)
+        unsettled = restore(client, self.serving, described)
         seen = outlook(expected, described, examples.keys(), self._answered)
         for version in seen.to_ask:
             self._ask(client, version, examples[version])
-        return outlook(expected, described, examples.keys(), self._answered)
+        return outlook(expected, described, examples.keys(), self._answered, unsettled)
 
     def _ask(self, client: Client, version: Version, example: StoredExample) -> None:
         name, number = version
@@ -123,6 +132,29 @@ class StartingServer:
         )
 
 
+def restore(client: Client, serving: Serving, described: Mapping[Version, VersionStatus]) -> dict[Version, str]:
+    """Bring back what a start alone does not: return what is still missing to it, in words.
+
+    Workers are added at once, and taken away only when all are there, because one that ends while it loads looks like
+    one that died.
+    """
+    unsettled = {}
+    for version, (least, most) in serving.workers.items():
+        status = described.get(version)
+        if status is not None and (status.min_workers, status.max_workers) != (least, most):
+            unsettled[version] = f"gets {least} workers, as before"
+            if least >= len(status.workers) or status.is_ready:
+                with suppress(ClientError):
+                    client.scale(version[0], version=version[1], min_workers=least, max_workers=most, synchronous=False)
+    for name, number in serving.defaults.items():
+        status = described.get((name, number))
+        if status is not None and not status.default:
+            unsettled[name, number] = "becomes the default version, as before"
+            with suppress(ClientError):
+                client.set_default(name, number)
+    return unsettled
+
+
 def worker_died(death: WorkerDeath, archives: Iterable[StoredArchive], logs: Path) -> WorkerDiedError:
     """Say which version's worker died, and of what."""
     names = {"_".join(archive.version): ":".join(archive.version) for archive in archives}
@@ -145,7 +177,8 @@ def _described(client: Client, names: Iterable[str]) -> dict[Version, VersionSta
         client.models()
         for name in names:
             found.update(_versions(client, name))
-    except ClientError:
+    except (ClientError, FormatError):
+        # A key file that is being written is empty for a moment, on a busy machine for longer.
         return None
     return found
 

@@ -1,24 +1,46 @@
-"""What a running server is and serves, as one value that can be printed."""
+"""What a running server is, serves and does, as one value that can be printed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from marsmith import run_state, server
+from marsmith import run_state, server, supervisor_state
 from marsmith.client import Client, VersionStatus
-from marsmith.errors import NotRunningError
+from marsmith.errors import NotRunningError, ServerError
+from marsmith.formats.server_state import Version
+from marsmith.live_metrics import Counters, Traffic, is_later, read_counters, traffic
 from marsmith.run_state import RunState
+from marsmith.server_state import registered_versions
 from marsmith.settings import Project
+from marsmith.supervisor_state import SupervisorState
+
+if TYPE_CHECKING:
+    from marsmith.management import Worker
 
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """A running server and the versions that it serves."""
+    """A running server, the versions that it serves and what they do.
+
+    Attributes:
+        state: the server.
+        versions: what is registered, sorted.
+        traffic: of each version; empty where the metrics API gives nothing.
+        memory_bytes: resident memory by process, of the frontend and the workers.
+        supervisor: the process that starts it again; None where there is none.
+        uptime_s: how long the frontend has run, in seconds.
+    """
 
     state: RunState
     versions: tuple[VersionStatus, ...]
+    traffic: Mapping[Version, Traffic] = field(default_factory=dict)
+    memory_bytes: Mapping[int, int] = field(default_factory=dict)
+    supervisor: SupervisorState | None = None
+    uptime_s: float = 0.0
 
     def as_data(self) -> dict[str, Any]:
         """Return the status as plain data for JSON."""
@@ -27,7 +49,10 @@ class ServerStatus:
             "folder": str(self.state.folder),
             "addresses": self.addresses(),
             "tokens": self.state.tokens,
-            "versions": [_version_data(version) for version in self.versions],
+            "uptime_s": round(self.uptime_s, 1),
+            "memory_bytes": self.memory_bytes.get(self.state.pid),
+            "supervisor": asdict(self.supervisor) if self.supervisor else None,
+            "versions": [self._version_data(version) for version in self.versions],
         }
 
     def addresses(self) -> dict[str, str]:
@@ -40,47 +65,132 @@ class ServerStatus:
             "grpc management": self.state.grpc_management,
         }
 
+    def traffic_of(self, version: VersionStatus) -> Traffic | None:
+        """Return what a version does; None where the metrics API gives nothing."""
+        return self.traffic.get((version.model_name, version.model_version))
+
+    def worker_memory_bytes(self, version: VersionStatus) -> int:
+        """Return the resident memory of all workers of a version."""
+        return sum(self._memory(worker) for worker in version.workers)
+
+    def worker_restarts(self, version: VersionStatus) -> int | None:
+        """Return how often workers of a version were started again; None where nobody has counted."""
+        if self.supervisor is None:
+            return None
+        return self.supervisor.worker_restarts.get(f"{version.model_name}:{version.model_version}", 0)
+
+    def _memory(self, worker: Worker) -> int:
+        return self.memory_bytes.get(worker.pid, worker.memory_bytes)
+
+    def _version_data(self, version: VersionStatus) -> dict[str, Any]:
+        return {
+            "model": version.model_name,
+            "version": version.model_version,
+            "default": version.default,
+            "min_workers": version.min_workers,
+            "max_workers": version.max_workers,
+            "ready_workers": version.ready_workers,
+            "worker_restarts": self.worker_restarts(version),
+            "batch_size": version.batch_size,
+            "max_batch_delay_ms": version.max_batch_delay_ms,
+            "response_timeout_s": version.response_timeout_s,
+            "queue_pending": version.queue_pending,
+            "queue_remaining": version.queue_remaining,
+            "traffic": asdict(found) if (found := self.traffic_of(version)) else None,
+            "workers": [
+                {
+                    "id": worker.id,
+                    "pid": worker.pid,
+                    "status": worker.status,
+                    "gpu": worker.gpu,
+                    "memory_bytes": self._memory(worker),
+                }
+                for worker in version.workers
+            ],
+        }
+
+
+@dataclass
+class StatusWatch:
+    """Looks at a project's server again and again; rates and means are those between two looks."""
+
+    project: Project
+    _before: Counters | None = None
+
+    def look(self) -> ServerStatus:
+        """Ask the server what it serves and does; the first look counts from the start of the server.
+
+        Raises:
+            NotRunningError: no server runs, or the one that ran has died.
+            ClientError: it does not answer.
+        """
+        state = _running(self.project)
+        with Client.for_project(self.project) as client:
+            versions = registered_versions(client)
+        now = read_counters(state)
+        before = self._before if now and self._before and is_later(now, self._before) else None
+        self._before = now
+        return ServerStatus(
+            state,
+            versions,
+            _traffic(versions, now, before),
+            _memory([state.pid, *(worker.pid for version in versions for worker in version.workers)]),
+            supervisor_state.read(self.project),
+            max(0.0, time.time() - state.created),
+        )
+
 
 def server_status(project: Project) -> ServerStatus:
-    """Ask the project's server what it serves.
+    """Ask the project's server what it serves and has done since it was started.
 
     Raises:
         NotRunningError: no server runs, or the one that ran has died.
         ClientError: it does not answer.
     """
-    state = run_state.read(project)
-    if not server.is_alive(state):
+    return StatusWatch(project).look()
+
+
+def _running(project: Project) -> RunState:
+    supervisor = supervisor_state.read(project)
+    try:
+        state = run_state.read(project)
+    except ServerError:
+        if supervisor is None:
+            raise
+        state = None
+    if state is not None and server.is_alive(state):
+        return state
+    if supervisor is not None:
         raise NotRunningError(
-            f"the server of {project.root} has died (it was pid {state.pid})",
-            tip=f"marsmith serve starts it again; its logs are in {project.run / 'logs'}",
+            f"no server runs for {project.root} right now; its supervisor (pid {supervisor.pid}): {supervisor.doing}",
+            tip=f"{supervisor.last_end or 'wait'}; the logs are in {project.run / 'logs'}",
         )
-    with Client.for_project(project) as client:
-        names = sorted({model.name for model in client.models()})
-        return ServerStatus(state, tuple(version for name in names for version in _sorted(client.describe(name))))
+    raise NotRunningError(
+        f"the server of {project.root} has died (it was pid {state.pid if state else '?'})",
+        tip=f"marsmith serve starts it again; its logs are in {project.run / 'logs'}",
+    )
 
 
-def _sorted(versions: Iterable[VersionStatus]) -> list[VersionStatus]:
-    return sorted(versions, key=lambda version: version.model_version)
+def _traffic(
+    versions: Sequence[VersionStatus], now: Counters | None, before: Counters | None
+) -> dict[Version, Traffic]:
+    if now is None:
+        return {}
+    found = {}
+    for status in versions:
+        version = (status.model_name, status.model_version)
+        found[version] = traffic(version, is_default=status.default, now=now, before=before)
+    return found
 
 
-def _version_data(version: VersionStatus) -> dict[str, Any]:
-    return {
-        "model": version.model_name,
-        "version": version.model_version,
-        "default": version.default,
-        "batch_size": version.batch_size,
-        "max_batch_delay_ms": version.max_batch_delay_ms,
-        "response_timeout_s": version.response_timeout_s,
-        "queue_pending": version.queue_pending,
-        "queue_remaining": version.queue_remaining,
-        "workers": [
-            {
-                "id": worker.id,
-                "pid": worker.pid,
-                "status": worker.status,
-                "gpu": worker.gpu,
-                "memory_bytes": worker.memory_bytes,
-            }
-            for worker in version.workers
-        ],
-    }
+def _memory(pids: Sequence[int]) -> dict[int, int]:
+    """Return the resident memory of those processes that live here; TorchServe's own figure is a minute old."""
+    import psutil
+
+    found = {}
+    for pid in pids:
+        # A worker that has no process yet has the pid -1.
+        with suppress(psutil.Error, ValueError):
+            if pid > 0:
+                found[pid] = int(psutil.Process(pid).memory_info().rss)
+    return found

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from marsmith.errors import AuthorizationError, FormatError
+from marsmith.errors import AuthorizationError, ConnectionFailedError, FormatError, UsageError
 from marsmith.failures import failure
 from marsmith.rest import Request, Transport
 from marsmith.run_state import RunState
@@ -27,9 +27,11 @@ ROLES: tuple[Role, ...] = get_args(Role)
 # Long enough for a request to arrive, short enough to leave others their token until the end.
 MARGIN = timedelta(seconds=5)
 RENEWAL_DEADLINE_S = 10.0
-# TorchServe writes the file in place: a reader may meet it empty.
-READ_ATTEMPTS = 5
+# TorchServe creates the file first and fills it later: a reader may meet it empty, on a busy machine for long.
+READ_ATTEMPTS = 60
 READ_PAUSE_S = 0.05
+# It changes a token first and writes the file then.
+REFUSAL_ATTEMPTS = 5
 
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?Z")
 Result = TypeVar("Result")
@@ -133,12 +135,45 @@ class TokenSource:
             self._known = known
             return known.of(role).value
 
+    def known(self, role: Role) -> str | None:
+        """Return a token that is good now, if that takes neither a file nor the server; else None."""
+        known = self._known
+        return None if known is None or known.of(role).is_due(_now()) else known.of(role).value
+
     def after_refusal(self, role: Role, refused: str) -> str | None:
-        """Return another token of ``role`` than the one that was refused; None where there is none."""
-        with self._lock:
-            self._known = None
-        token = self.get(role)
-        return token if token != refused else None
+        """Return another token of ``role`` than the one that was refused; None where there is none.
+
+        The server changes a token first and writes the file then: a file that still says the old one is read again.
+        """
+        for attempt in range(REFUSAL_ATTEMPTS):
+            if attempt:
+                time.sleep(READ_PAUSE_S)
+            with self._lock:
+                # Somebody else may have read it already, in another thread.
+                if self._known is not None and self._known.of(role).value == refused:
+                    self._known = None
+            token = self.get(role)
+            if token != refused:
+                return token
+        return None
+
+    def rotate(self, role: Role) -> str:
+        """Make the token of ``role`` invalid, and return the one that takes its place.
+
+        Clients of ours read the key file again when they are refused; others must be told.
+
+        Raises:
+            UsageError: the role is ``api``, whose token TorchServe makes at its start only.
+            AuthorizationError: the key file cannot be read, or the server gives no new token.
+        """
+        if role == "api":
+            raise UsageError("TorchServe makes a new api token at its start only", tip="marsmith stop, marsmith serve")
+        with _held(self._path):
+            known = read_key_file(self._path)
+            self._ask_for_new(role, known.api.value)
+            with self._lock:
+                self._known = read_key_file(self._path)
+                return self._known.of(role).value
 
     def _renewed(self, role: Role) -> KeyFile:
         with _held(self._path):
@@ -165,24 +200,29 @@ class TokenSource:
             ) from error
 
 
-def token(source: RunState | Path, role: Role, *, management: str | None = None) -> str:
+def token(source: RunState | Path, role: Role, *, management: str | None = None, rotate: bool = False) -> str:
     """Return a token of ``role`` that is good now.
 
     Args:
         source: the running server, or its key file.
         role: which API it is for.
         management: base URL of the management API, where ``source`` is a key file; None: tokens cannot be renewed.
+        rotate: make the one that is good now invalid first.
 
     Raises:
         AuthorizationError: the server asks for no token, the key file cannot be read, or there is no new token.
+        UsageError: the api token cannot be rotated.
     """
     if isinstance(source, RunState):
         if not source.tokens:
             raise AuthorizationError("the server asks for no token", tip="call it without an Authorization header")
-        return token(source.key_file, role, management=source.management)
-    transport = Transport()
+        key_file, management, ca_file = source.key_file, source.management, source.ca_file
+    else:
+        key_file, ca_file = source, None
+    transport = Transport(ca_file)
     try:
-        return TokenSource(source, transport, management).get(role)
+        tokens = TokenSource(key_file, transport, management)
+        return tokens.rotate(role) if rotate else tokens.get(role)
     finally:
         transport.close()
 
@@ -244,6 +284,11 @@ def _held(path: Path) -> Iterator[None]:
     """Keep other processes from renewing at the same time."""
     import fcntl
 
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        # It was there when the token was read, and goes when a server ends.
+        raise ConnectionFailedError(f"no server runs: {path} is gone", refused=True, tip="marsmith serve") from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -63,6 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="another server's inference API, as http://host:8080, or host:7070 with --grpc",
     )
     parser.add_argument("--key-file", metavar="FILE", type=Path, help="with --url: that server's key_file.json")
+    parser.add_argument("--ca-file", metavar="FILE", type=Path, help="with --url: certificates to trust there, in PEM")
     add_json_flag(parser)
 
 
@@ -116,6 +117,8 @@ def _print_commands(model: str, version: str | None, given: Input) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.ca_file and not args.url:
+        raise UsageError("--ca-file needs --url: the project's own server is trusted by the certificate in its config")
     if args.key_file and not args.url:
         raise UsageError("--key-file needs --url: without it, the project's own server is called with its own tokens")
     if args.deadline <= 0:
@@ -134,8 +137,10 @@ def _client(args: argparse.Namespace) -> Client:
         return Client.for_project(find_project(), deadline_s=args.deadline)
     # The project's tokens are for its own server and go nowhere else.
     scheme, _, host = args.url.rpartition("://")
-    url = f"{scheme or 'http'}://{host}"
-    return Client(url, None, key_file=args.key_file, grpc=host.rstrip("/"), deadline_s=args.deadline)
+    secure = scheme in {"https", "grpcs"} or (not scheme and args.ca_file is not None)
+    url = f"{'https' if secure else scheme or 'http'}://{host}"
+    grpc = host.rstrip("/")
+    return Client(url, None, key_file=args.key_file, grpc=grpc, deadline_s=args.deadline, ca_file=args.ca_file)
 
 
 def _ask_all(inputs: Sequence[Input], ask: Callable[[Input], Reply]) -> list[Outcome]:

@@ -23,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Register, and print what is ready."""
+    from marsmith import server_state
     from marsmith.client import Client
     from marsmith.registration import archive_in_store, register_stored
     from marsmith.settings import find_project
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
         if args.set_default:
             client.set_default(status.model_name, status.model_version)
         default = args.set_default or status.default
+    server_state.record(project)
     print(
         f"{status.model_name}:{status.model_version} is ready: {status.ready_workers}/{len(status.workers)} workers,"
         f" batch size {status.batch_size}{', default version' if default else ''}"

@@ -2,107 +2,184 @@
 
     marsmith serve                 # in the background; `marsmith stop` stops it
     marsmith serve --foreground    # attached, for systemd and containers; SIGTERM and Ctrl-C stop it
+    marsmith serve --fresh         # forget the versions, defaults and workers of the server before
 
-Everything in the model store is served, as config.properties says. Before the start ports, Java, modules and archives
-are checked. Ready means: every worker is READY, and every version has answered an example of its archive as it did when
-the archive was built. When a worker dies, its traceback is printed, everything is stopped and the exit code is 1.
+What the server before served is served again, with its default versions and workers, and so is every archive that is
+new in the model store. Before the start ports, Java, modules and archives are checked. Ready means: every worker is
+READY, and every version has answered an example of its archive as it did when the archive was built. When a worker dies
+before that, its traceback is printed, everything is stopped and the exit code is 1. Later a supervisor starts
+TorchServe again when it dies; in the background that is a small process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from marsmith.cli.output import add_json_flag, note
 from marsmith.cli.status import print_status
+from marsmith.errors import MarsmithError, UsageError, WorkerDiedError
+from marsmith.restart_policy import DEFAULT_LIMIT, RestartPolicy, parse_restart
 from marsmith.settings import Project, find_project
 
 if TYPE_CHECKING:
+    from marsmith.log_stream import JsonLog
     from marsmith.readiness import Outlook
-    from marsmith.run_state import RunState
-
-
-class _StopRequestedError(BaseException):
-    """The process was asked to end: it is no failure, and nothing between may catch it as one."""
+    from marsmith.service_manager import ServiceManager
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("--foreground", action="store_true", help="stay attached, with the server's log on stderr")
     parser.add_argument(
+        "--restart",
+        default=str(DEFAULT_LIMIT),
+        metavar="N|always|no",
+        help="how often in a row TorchServe is started again when it dies within a minute (%(default)s)",
+    )
+    parser.add_argument(
+        "--log", choices=("plain", "json"), default="plain", help="form of the log in the foreground (%(default)s)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget what the server before served")
+    parser.add_argument(
         "--timeout", type=float, default=300.0, metavar="SECONDS", help="time until everything is ready (%(default)g)"
     )
+    # How a supervisor in the background is started.
+    parser.add_argument("--adopt", action="store_true", help=argparse.SUPPRESS)
     add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Start the server, and in the foreground stay until it ends."""
     project = find_project()
-    try:
-        with _stop_signals():
-            state = _start(project, args)
-            _report(project, args)
-            if args.foreground:
-                _stay(project, state)
-    except _StopRequestedError:
-        from marsmith import server
-
-        server.stop(project)
-        note("stopped")
+    policy = parse_restart(args.restart)
+    if args.log == "json" and not args.foreground:
+        raise UsageError("--log json goes with --foreground", tip="in the background the logs are files")
+    if args.adopt:
+        return _adopt(project, args, policy)
+    if not args.foreground:
+        return _in_background(project, args, policy)
+    if args.log == "json":
+        return _in_foreground_as_json(project, args, policy)
+    with _progress(quiet=True) as on_progress:
+        _in_foreground(project, args, policy, _Output(sys.stderr.fileno(), note, on_progress))
     return 0
 
 
-def _start(project: Project, args: argparse.Namespace) -> RunState:
+def _in_background(project: Project, args: argparse.Namespace, policy: RestartPolicy) -> int:
     from marsmith import server
+    from marsmith.supervisor import StopRequestedError, detach, stop_signals
 
-    with _progress(quiet=args.foreground) as on_progress:
-        return server.start(project, foreground=args.foreground, timeout_s=args.timeout, on_progress=on_progress)
+    try:
+        with stop_signals(), _progress(quiet=False) as on_progress:
+            server.start(
+                project,
+                server.StartOptions(timeout_s=args.timeout, fresh=args.fresh, on_progress=on_progress, on_note=note),
+            )
+            if policy.limit != 0:
+                detach(project, policy, args.timeout)
+    except StopRequestedError:
+        server.stop(project)
+        note("stopped")
+        return 0
+    _report(project, as_json=args.json)
+    return 0
 
 
-def _report(project: Project, args: argparse.Namespace) -> None:
+class _Output:
+    """Where a server in the foreground says what.
+
+    Attributes:
+        console: the file descriptor for the server's log.
+        tell: says one sentence.
+        on_progress: is told how far a start has come.
+    """
+
+    def __init__(self, console: int, tell: Callable[[str], None], on_progress: Callable[[Outlook], None]) -> None:
+        self.console = console
+        self.tell = tell
+        self.on_progress = on_progress
+
+
+def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPolicy, output: _Output) -> None:
+    from marsmith import server
+    from marsmith.service_manager import ServiceManager
+    from marsmith.supervisor import StopRequestedError, Supervisor, stop_signals
+
+    manager = ServiceManager.from_environment(os.environ)
+    options = server.StartOptions(
+        timeout_s=args.timeout,
+        console=output.console,
+        fresh=args.fresh,
+        supervised=True,
+        on_progress=_reporting(manager, output.on_progress),
+        on_note=output.tell,
+    )
+    try:
+        with stop_signals():
+            state = server.start(project, options)
+            if args.json or args.log == "plain":
+                _report(project, as_json=args.json)
+            output.tell(f"serving at {state.inference}")
+            manager.ready(f"serving at {state.inference}")
+            Supervisor(project, policy, options, manager, output.tell).run(state)
+    except StopRequestedError:
+        manager.stopping()
+        server.stop(project)
+    output.tell("stopped")
+
+
+def _in_foreground_as_json(project: Project, args: argparse.Namespace, policy: RestartPolicy) -> int:
+    from marsmith.log_stream import JsonLog
+
+    with JsonLog(sys.stderr.fileno()) as log:
+        told: set[str] = set()
+        output = _Output(log.source, log.tell, lambda seen: _once(told, _words(seen), log.tell))
+        try:
+            _in_foreground(project, args, policy, output)
+        except MarsmithError as error:
+            _tell_error(log, error)
+            return error.exit_code
+    return 0
+
+
+def _adopt(project: Project, args: argparse.Namespace, policy: RestartPolicy) -> int:
+    """Watch a server that another process has started."""
+    from marsmith import run_state, server
+    from marsmith.service_manager import ServiceManager
+    from marsmith.supervisor import StopRequestedError, Supervisor, stop_signals
+
+    options = server.StartOptions(timeout_s=args.timeout, supervised=True)
+    try:
+        with stop_signals():
+            Supervisor(project, policy, options, ServiceManager(), _dated).run(run_state.read(project))
+    except StopRequestedError:
+        server.stop(project)
+    return 0
+
+
+def _report(project: Project, *, as_json: bool) -> None:
     """Say where the server listens and what it serves."""
     from marsmith.server_status import server_status
 
-    print_status(server_status(project), as_json=args.json)
+    print_status(server_status(project), as_json=as_json)
     sys.stdout.flush()
 
 
-def _stay(project: Project, state: RunState) -> None:
-    from marsmith import server
+def _reporting(manager: ServiceManager, on_progress: Callable[[Outlook], None]) -> Callable[[Outlook], None]:
+    """Let whoever started this process hear too how far the start has come."""
+    told: set[str] = set()
 
-    server.wait_for_end(project, state)
+    def report(seen: Outlook) -> None:
+        manager.alive()
+        _once(told, _words(seen), manager.status)
+        on_progress(seen)
 
-
-@contextmanager
-def _stop_signals() -> Iterator[None]:
-    """Turn SIGTERM, SIGINT and SIGHUP into an orderly stop."""
-
-    def request_stop(_number: int, _frame: FrameType | None) -> None:
-        # A second signal must not interrupt the stop.
-        for each in kept:
-            signal.signal(each, signal.SIG_IGN)
-        raise _StopRequestedError
-
-    kept = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    try:
-        yield
-    except _StopRequestedError:
-        raise
-    except BaseException:
-        _restore(kept)
-        raise
-    else:
-        _restore(kept)
-
-
-def _restore(handlers: dict[signal.Signals, signal._HANDLER]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return report
 
 
 @contextmanager
@@ -110,19 +187,18 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[Outlook], None]]:
     """Show on stderr what the server waits for: a line that changes in a terminal, a line for each change elsewhere."""
     if not sys.stderr.isatty() or quiet:
         told: set[str] = set()
-
-        def tell(seen: Outlook) -> None:
-            text = _words(seen)
-            if text not in told:
-                told.add(text)
-                note(text)
-
-        yield tell
+        yield lambda seen: _once(told, _words(seen), note)
         return
     from rich.console import Console
 
     with Console(stderr=True).status("starting TorchServe") as line:
         yield lambda seen: line.update(_words(seen))
+
+
+def _once(told: set[str], text: str, tell: Callable[[str], None]) -> None:
+    if text not in told:
+        told.add(text)
+        tell(text)
 
 
 def _words(seen: Outlook) -> str:
@@ -131,3 +207,16 @@ def _words(seen: Outlook) -> str:
     if not seen.listening:
         return "starting TorchServe"
     return "; ".join(f"{name}:{version}: {reason}" for (name, version), reason in seen.waiting.items())
+
+
+def _dated(text: str) -> None:
+    from datetime import datetime
+
+    note(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}")
+
+
+def _tell_error(log: JsonLog, error: MarsmithError) -> None:
+    more = {"tip": error.tip} if error.tip else {}
+    if isinstance(error, WorkerDiedError) and error.traceback:
+        more["traceback"] = error.traceback
+    log.tell(error.message, level="ERROR", **more)

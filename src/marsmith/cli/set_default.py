@@ -18,10 +18,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Switch, and print what answers now."""
+    from marsmith import server_state
     from marsmith.client import Client
     from marsmith.settings import find_project
 
-    with Client.for_project(find_project()) as client:
+    project = find_project()
+    with Client.for_project(project) as client:
         client.set_default(args.model, args.version)
         now = next(status for status in client.describe(args.model) if status.default)
+    server_state.record(project)
     print(f"{now.model_name} is answered by version {now.model_version}")

@@ -1,25 +1,46 @@
-"""Show where the server of this project listens and what it serves.
+"""Show where the server of this project listens, what it serves and what it does.
 
     marsmith status
     marsmith status --json
+    marsmith status --watch --interval 5
 
-The exit code is 1 where no server runs. A version's workers are counted as those that are READY of all.
+The exit code is 1 where no server runs. WORKERS counts those that are READY of all, QUEUED the requests that wait of
+those that may wait. Once, the mean times are those since the server was started; with --watch rates and times are those
+of the last interval, and Ctrl-C ends it. With --json as well each look is one line.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from marsmith.cli.output import add_json_flag, print_fields, print_json, print_table
-from marsmith.settings import find_project
+from marsmith.cli.output import add_json_flag, note, print_fields, print_json, print_table
+from marsmith.errors import ClientError, NotRunningError, UsageError
+from marsmith.settings import Project, find_project
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from marsmith.client import VersionStatus
+    from marsmith.live_metrics import Traffic
     from marsmith.server_status import ServerStatus
+
+COLUMNS = (
+    *("MODEL", "VERSION", "DEFAULT", "WORKERS", "BATCH", "DELAY_MS", "QUEUED"),
+    *("REQUESTS", "REQ/S", "LATENCY_MS", "QUEUE_MS", "INFER_MS", "RESTARTS", "MEMORY_MB"),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
+    parser.add_argument("--watch", action="store_true", help="look again and again, until Ctrl-C")
+    parser.add_argument(
+        "--interval", type=float, default=2.0, metavar="SECONDS", help="between two looks (%(default)g)"
+    )
     add_json_flag(parser)
 
 
@@ -27,7 +48,17 @@ def run(args: argparse.Namespace) -> None:
     """Print the status."""
     from marsmith.server_status import server_status
 
-    print_status(server_status(find_project()), as_json=args.json)
+    project = find_project()
+    if not args.watch:
+        print_status(server_status(project), as_json=args.json)
+        return
+    if not 0.1 <= args.interval <= 86400:
+        raise UsageError(f"--interval {args.interval:g} is not from 0.1 to 86400 seconds")
+    try:
+        _watch(project, args.interval, as_json=args.json)
+    except KeyboardInterrupt:
+        # It is how one ends it.
+        return
 
 
 def print_status(status: ServerStatus, *, as_json: bool) -> None:
@@ -35,21 +66,123 @@ def print_status(status: ServerStatus, *, as_json: bool) -> None:
     if as_json:
         print_json(status.as_data())
         return
-    print_fields({**status.addresses(), "pid": status.state.pid, "tokens": "on" if status.state.tokens else "off"})
+    print_fields(_fields(status))
     print()
     if not status.versions:
         print("no model is registered")
         return
-    rows = [
-        (
-            version.model_name,
-            version.model_version,
-            "yes" if version.default else "",
-            f"{version.ready_workers}/{max(version.min_workers, len(version.workers))}",
-            version.batch_size,
-            version.max_batch_delay_ms,
-            version.queue_pending,
-        )
-        for version in status.versions
-    ]
-    print_table(("MODEL", "VERSION", "DEFAULT", "WORKERS", "BATCH", "DELAY_MS", "QUEUED"), rows)
+    print_table(COLUMNS, [_row(status, version) for version in status.versions])
+
+
+def _watch(project: Project, interval_s: float, *, as_json: bool) -> None:
+    looks = _looks(project, interval_s)
+    if as_json:
+        for seen in looks:
+            data = {"running": False, "reason": seen} if isinstance(seen, str) else {"running": True, **seen.as_data()}
+            print(json.dumps(data, ensure_ascii=False), flush=True)
+    elif sys.stdout.isatty():
+        _watch_in_terminal(looks)
+    else:
+        for seen in looks:
+            if isinstance(seen, str):
+                note(seen)
+            else:
+                print(time.strftime("%Y-%m-%dT%H:%M:%S"))
+                print_table(COLUMNS, [_row(seen, version) for version in seen.versions])
+                print(flush=True)
+
+
+def _looks(project: Project, interval_s: float) -> Iterator[ServerStatus | str]:
+    """Look for ever; give words where no server runs or it does not answer.
+
+    Raises:
+        NotRunningError: none has run so far.
+    """
+    from marsmith.server_status import StatusWatch
+
+    watch = StatusWatch(project)
+    yield watch.look()
+    while True:
+        time.sleep(interval_s)
+        try:
+            yield watch.look()
+        except (NotRunningError, ClientError) as error:
+            yield error.message
+
+
+def _watch_in_terminal(looks: Iterator[ServerStatus | str]) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        for seen in looks:
+            live.update(_screen(seen), refresh=True)
+
+
+def _screen(seen: ServerStatus | str) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    if isinstance(seen, str):
+        return Text(seen)
+    table = Table(box=None, pad_edge=False)
+    for index, column in enumerate(COLUMNS):
+        table.add_column(column, justify="left" if index < 3 else "right", no_wrap=True)
+    for version in seen.versions:
+        table.add_row(*(Text(str(cell)) for cell in _row(seen, version)))
+    about = "  ".join(f"{name} {value}" for name, value in _about(seen).items())
+    return Group(Text(f"{seen.state.inference}  {about}"), Text(""), table)
+
+
+def _fields(status: ServerStatus) -> dict[str, object]:
+    return {**status.addresses(), "pid": status.state.pid, "tokens": _on(status.state.tokens), **_about(status)}
+
+
+def _about(status: ServerStatus) -> dict[str, str]:
+    """Return what is worth knowing of the frontend and its supervisor."""
+    supervisor = status.supervisor
+    watched = f"pid {supervisor.pid}, {supervisor.restarts} restarts" if supervisor else "none"
+    memory = status.memory_bytes.get(status.state.pid, 0)
+    return {"uptime": _duration(status.uptime_s), "memory": f"{_mega(memory)} MB", "supervisor": watched}
+
+
+def _row(status: ServerStatus, version: VersionStatus) -> tuple[object, ...]:
+    traffic = status.traffic_of(version)
+    restarts = status.worker_restarts(version)
+    return (
+        version.model_name,
+        version.model_version,
+        "yes" if version.default else "",
+        f"{version.ready_workers}/{max(version.min_workers, len(version.workers))}",
+        version.batch_size,
+        version.max_batch_delay_ms,
+        f"{version.queue_pending}/{version.queue_pending + version.queue_remaining}",
+        traffic.requests_total if traffic else "-",
+        *(map(_rounded, _times(traffic)) if traffic else "-" * 4),
+        "-" if restarts is None else restarts,
+        _mega(status.worker_memory_bytes(version)),
+    )
+
+
+def _times(traffic: Traffic) -> tuple[float | None, ...]:
+    return traffic.requests_per_second, traffic.latency_ms, traffic.queue_ms, traffic.infer_ms
+
+
+def _rounded(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _mega(count: int) -> int:
+    return round(count / 1e6)
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

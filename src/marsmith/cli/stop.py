@@ -1,9 +1,9 @@
-"""Stop the server of this project, with every worker.
+"""Stop the server of this project, with every worker and its supervisor.
 
     marsmith stop
 
-The frontend unregisters its models and ends; what has not ended after --timeout seconds is ended by force. Where no
-server runs, nothing happens and that is said.
+The frontend unregisters its models and ends; what has not ended after --timeout seconds is ended by force. What was
+served is remembered for the next `marsmith serve`. Where no server runs, nothing happens and that is said.
 """
 
 from __future__ import annotations

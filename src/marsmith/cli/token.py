@@ -3,7 +3,8 @@
     curl -H "Authorization: Bearer $(marsmith token inference)" -T photo.jpg http://127.0.0.1:8080/predictions/resnet18
 
 Only the token is printed. The inference token is for predictions and ping, the management token for everything under
-/models, the api token for /token, which makes new ones of the others.
+/models, the api token for /token, which makes new ones of the others. With --rotate the old token is refused from then
+on: marsmith's clients read the key file again and go on; others need the new one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from marsmith.tokens import ROLES
 
     parser.add_argument("role", choices=ROLES, help="which API the token is for")
+    parser.add_argument("--rotate", action="store_true", help="make it invalid, and print the one that takes its place")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.settings import find_project
 
     state = run_state.read(find_project())
-    value = tokens.token(state, args.role)
+    value = tokens.token(state, args.role, rotate=args.rotate)
     for warning in tokens.read_key_file(state.key_file).warnings:
         note(f"warning: {warning}")
     print(value)

@@ -9,6 +9,7 @@ from marsmith.formats.server_keys import variable
 from marsmith.lint.fix import Fix
 from marsmith.lint.server_file import ServerFile
 from marsmith.lint.trap import Found, found
+from marsmith.tls import pair_problems
 
 CLOSED = "(?!)"
 # A wrong line about one of these has no effect; mending it could open what has been closed until now.
@@ -45,6 +46,7 @@ def check_security(file: ServerFile) -> Iterator[Found]:
     yield from _urls(file)
     yield from _overrides(file)
     yield from _transport(file)
+    yield from _certificates(file)
 
 
 def _open_addresses(file: ServerFile) -> Iterator[Found]:
@@ -73,9 +75,17 @@ def _tokens(file: ServerFile) -> Iterator[Found]:
         yield found(
             "MS120", file.path, file.line("enable_model_api"), message, "write enable_model_api=true, with tokens on"
         )
+        yield from _workflows(file)
     elif file.is_true(key):
         message = "whoever reaches the management API may register an archive, and so run code"
         yield found("MS119", file.path, file.line("enable_model_api"), message, f"write {key}=false, or switch it off")
+
+
+def _workflows(file: ServerFile) -> Iterator[Found]:
+    if "workflow_store" not in file.last or file.value("workflow_store") == file.value("model_store"):
+        message = "the model API is off, but POST /workflows still runs the code of any .war in the model store"
+        line = file.line("workflow_store" if "workflow_store" in file.last else "enable_model_api")
+        yield found("MS133", file.path, line, message, "write workflow_store=FOLDER, with a folder that stays empty")
 
 
 def _urls(file: ServerFile) -> Iterator[Found]:
@@ -122,13 +132,36 @@ def _overrides(file: ServerFile) -> Iterator[Found]:
 
 def _transport(file: ServerFile) -> Iterator[Found]:
     secure = [listener.key for listener in file.listeners.values() if listener.secure]
-    own = "keystore" in file.last or {"private_key_file", "certificate_file"} <= file.last.keys()
-    if secure and not own:
+    if not secure:
+        return
+    # Metrics carry no token, and where they are open to others another rule says so.
+    plain = [each.key for each in file.listeners.values() if not each.secure and each.key != "metrics_address"]
+    if plain:
+        message = f"{', '.join(secure)} speak TLS, but {', '.join(plain)} not"
+        mend = "write https:// in every address, and enable_grpc_ssl=true"
+        yield found("MS134", file.path, file.line(plain[0]), message, mend)
+    if "keystore" not in file.last and not _has_pair(file):
         message = f"{', '.join(secure)}: TLS with a certificate that TorchServe makes up at each start"
-        mend = "name private_key_file and certificate_file, or a keystore"
-        yield found("MS129", file.path, file.line(secure[0]), message, mend)
+        yield found("MS129", file.path, file.line(secure[0]), message, "name private_key_file and certificate_file")
+
+
+def _has_pair(file: ServerFile) -> bool:
+    return {"private_key_file", "certificate_file"} <= file.last.keys()
+
+
+def _certificates(file: ServerFile) -> Iterator[Found]:
     if "keystore" in file.last and file.value("keystore_pass") == "changeit":
         line = file.line("keystore_pass" if "keystore_pass" in file.last else "keystore")
         yield found(
             "MS130", file.path, line, "the keystore's password is changeit", "give the keystore another password"
         )
+    if "keystore" in file.last and file.is_true("enable_grpc_ssl") and not _has_pair(file):
+        message = "enable_grpc_ssl with a keystore and without private_key_file and certificate_file"
+        mend = "name both files; openssl pkcs12 -in KEYSTORE -nodes prints what goes into them"
+        yield found("MS135", file.path, file.line("enable_grpc_ssl"), message, mend)
+    hosts = sorted({each.client_host for each in file.listeners.values() if each.secure})
+    key, certificate = (file.root / file.value(name) for name in ("private_key_file", "certificate_file"))
+    # What does not exist is found by another rule.
+    if hosts and _has_pair(file) and key.is_file() and certificate.is_file():
+        for problem in pair_problems(key, certificate, hosts):
+            yield found("MS136", file.path, file.line("certificate_file"), problem.message, problem.tip)

@@ -43,6 +43,11 @@ class Listener:
     secure: bool
 
     @property
+    def client_host(self) -> str:
+        """The host as a client on this machine reaches it."""
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - read, not bound
+
+    @property
     def is_local(self) -> bool:
         """Whether only this machine can reach it."""
         return not self.host or bool(_LOCAL_HOSTS.fullmatch(self.host))

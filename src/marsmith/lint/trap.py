@@ -67,6 +67,12 @@ RULES: dict[str, Rule] = {
     "MS130": Rule("keystore-password", "warning", "the password is the default that everybody knows"),
     "MS131": Rule("cors-open", "warning", "any web page may then call this server from its visitors' browsers"),
     "MS132": Rule("image-bombs", "warning", "a small image may then decompress to all of the memory"),
+    "MS133": Rule("workflows-open", "warning", "enable_model_api does not close the workflow API, which runs code too"),
+    "MS134": Rule("mixed-transport", "warning", "where one API speaks no TLS, its token crosses in the clear"),
+    "MS135": Rule("keystore-for-grpc", "error", "gRPC reads no keystore, and the server does not start"),
+    "MS136": Rule(
+        "bad-certificate", "error", "with such a key or certificate the server does not start, or nobody trusts it"
+    ),
     "MS201": Rule("unknown-model-key", "error", "TorchServe ignores a key that it does not know, without a word"),
     "MS202": Rule(
         "key-for-handler", "note", "TorchServe does not read the key; it has an effect only if the handler does"

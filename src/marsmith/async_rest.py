@@ -1,0 +1,141 @@
+"""The requests of ``rest`` without blocking: the same replies and errors, on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ssl
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from marsmith.errors import ClientError, MissingDependencyError
+from marsmith.rest import (
+    Reply,
+    Request,
+    broken,
+    headers_of,
+    joined,
+    missed,
+    no_address,
+    not_trusted,
+    readable_ca,
+    unreachable,
+)
+
+if TYPE_CHECKING:
+    import aiohttp
+
+LARGE_BYTES = 1 << 19
+
+
+class AsyncTransport:
+    """Sends requests over connections that are kept open, on one event loop."""
+
+    def __init__(self, ca_file: Path | None = None) -> None:
+        """Create a transport; the connections are opened by the first request.
+
+        Args:
+            ca_file: certificates that a server's own is checked against, in PEM; None: those that certifi knows.
+
+        Raises:
+            MissingDependencyError: aiohttp is not installed.
+        """
+        try:
+            import aiohttp  # noqa: F401
+        except ImportError:
+            raise MissingDependencyError("aiohttp", extra="aio") from None
+        self._ca_file = readable_ca(ca_file) if ca_file else None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session:
+            await self._session.close()
+            self._session = None
+
+    async def send(self, request: Request, token: str | None, deadline_s: float) -> Reply:
+        """Send ``request`` and return the reply, whatever its status; errors as ``rest.Transport.send``."""
+        async with aclosing(self.stream(request, token, deadline_s)) as parts:
+            return joined([part async for part in parts])
+
+    async def stream(self, request: Request, token: str | None, deadline_s: float) -> AsyncGenerator[Reply, None]:
+        """Send ``request`` and yield a reply for each part of the answer, as it comes; at least one."""
+        import aiohttp
+        from yarl import URL
+
+        try:
+            address = URL(request.address, encoded=True)
+            async with self._opened().request(
+                request.method,
+                address,
+                data=_data(request.body),
+                headers=headers_of(request, token),
+                timeout=aiohttp.ClientTimeout(total=deadline_s),
+                allow_redirects=False,
+                # requests gives a body no type that nobody named; handlers see the same either way.
+                skip_auto_headers=("Content-Type",),
+            ) as response:
+                async for part in _parts(response, time.monotonic() + deadline_s):
+                    yield part
+        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, OSError) as error:
+            raise _failure(request.url, error, deadline_s) from None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        if self._session is None:
+            context = ssl.create_default_context(cafile=str(self._ca_file) if self._ca_file else _certifi())
+            # The limit of 100 would make requests wait where nobody sees it.
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=context), auto_decompress=True, trust_env=False
+            )
+            # aiohttp would send a GET, PUT or DELETE again itself; when that is safe is decided in `retries`.
+            self._session._retry_connection = False
+        return self._session
+
+
+async def _parts(response: aiohttp.ClientResponse, late: float) -> AsyncGenerator[Reply, None]:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    kind = headers.get("content-type", "")
+    if headers.get("transfer-encoding") != "chunked":
+        yield Reply(response.status, kind, headers, await response.read())
+        return
+    part, empty = b"", True
+    async for data, ends in response.content.iter_chunks():
+        if time.monotonic() > late:
+            raise asyncio.TimeoutError
+        part += data
+        if ends and part:
+            empty = False
+            yield Reply(response.status, kind, headers, part)
+            part = b""
+    if part or empty:
+        yield Reply(response.status, kind, headers, part)
+
+
+def _failure(url: str, error: Exception, deadline_s: float) -> ClientError:
+    """Tell what kept a request from its reply."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return not_trusted(url, str(error))
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return unreachable(url)
+    if isinstance(error, asyncio.TimeoutError | TimeoutError):
+        return missed(url, deadline_s)
+    # InvalidURL is a ValueError too.
+    return no_address(url) if isinstance(error, ValueError | aiohttp.InvalidURL) else broken(url)
+
+
+def _data(body: bytes | None) -> bytes | io.BytesIO | None:
+    """Return what aiohttp is to send: a large body in pieces, so that others have their turn in between."""
+    return body if body is None or len(body) < LARGE_BYTES else io.BytesIO(body)
+
+
+def _certifi() -> str:
+    import certifi
+
+    return certifi.where()

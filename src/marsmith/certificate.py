@@ -1,0 +1,213 @@
+"""A self-signed certificate for TLS in development, and the lines of the server config that make TorchServe use it.
+
+TorchServe 0.12.0 offers TLS 1.2 with two RSA ciphers, so that the key must be RSA; over gRPC only PKCS#8 is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from marsmith.errors import MissingDependencyError, UsageError
+from marsmith.formats.properties import ENCODING, parse_properties, render_properties
+from marsmith.server_config import DEFAULT_ADDRESSES
+from marsmith.settings import Project
+
+if TYPE_CHECKING:
+    from cryptography.x509 import GeneralName
+
+KEY_NAME = "key.pem"
+CERTIFICATE_NAME = "certificate.pem"
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+_KEY_BITS = 3072
+# A clock that is a little late must not find the certificate not valid yet.
+_SKEW = timedelta(minutes=5)
+_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+_PLAIN = re.compile(r"http://", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A private key and its certificate.
+
+    Attributes:
+        key: PEM, PKCS#8, without a password.
+        certificate: PEM.
+        hosts: the names and addresses that it is good for.
+        expires: when it stops being valid.
+    """
+
+    key: bytes = field(repr=False)
+    certificate: bytes
+    hosts: tuple[str, ...]
+    expires: datetime
+
+
+def folder_of(project: Project) -> Path:
+    """Return where the project's key and certificate lie; git ignores it."""
+    return project.root / ".marsmith" / "tls"
+
+
+def make_pair(hosts: Iterable[str] = (), days: int = 30) -> Pair:
+    """Make a key and a certificate that it has signed itself, good for this machine and ``hosts``.
+
+    It is no certificate of an authority: who trusts it trusts nothing else that its key may sign.
+
+    Args:
+        hosts: further names and addresses of the server.
+        days: how long it is valid.
+
+    Raises:
+        UsageError: a host is neither a name nor an address, or ``days`` is below 1.
+        MissingDependencyError: cryptography is not installed.
+    """
+    names = tuple(dict.fromkeys([*LOCAL_HOSTS, *hosts]))
+    wrong = [host for host in names if not _is_address(host) and not _NAME.fullmatch(host)]
+    if wrong or days < 1:
+        problem = f"not a host name or an address: {', '.join(wrong)}" if wrong else f"{days} is not a number of days"
+        raise UsageError(problem, tip="marsmith certificate --host models.example.com --days 30")
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import rsa
+    except ModuleNotFoundError:
+        raise MissingDependencyError("cryptography", extra="sign") from None
+    key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
+    expires = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(days=days)
+    text = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return Pair(text, _self_signed(key, names, expires), names, expires)
+
+
+def write_pair(folder: Path, pair: Pair, *, force: bool = False) -> tuple[Path, Path]:
+    """Write ``key.pem``, which only its owner can read from its first byte on, and ``certificate.pem``.
+
+    Args:
+        folder: where to; it is made for its owner only.
+        pair: what to write.
+        force: replace what is there.
+
+    Returns:
+        The paths of the key and the certificate.
+
+    Raises:
+        UsageError: one of them is there already.
+    """
+    key, certificate = folder / KEY_NAME, folder / CERTIFICATE_NAME
+    there = [str(path) for path in (key, certificate) if os.path.lexists(path)]
+    if there and not force:
+        raise UsageError(f"{' and '.join(there)} exist already", tip="marsmith certificate --force replaces them")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _write(key, pair.key, 0o600)
+    _write(certificate, pair.certificate, 0o644)
+    return key, certificate
+
+
+def config_changes(project: Project, config: Mapping[str, str], key: Path, certificate: Path) -> dict[str, str]:
+    """Return the keys of the server config that switch TLS on for every API, with their new values.
+
+    Args:
+        project: whose server config it is; paths below its root are written relative to it.
+        config: what it says now.
+        key: the file of the private key.
+        certificate: the file of the certificate.
+    """
+    names = (f"{api}_address" for api in ("inference", "management", "metrics"))
+    return {
+        **{name: _PLAIN.sub("https://", config.get(name, DEFAULT_ADDRESSES[name])) for name in names},
+        "enable_grpc_ssl": "true",
+        "private_key_file": _relative(key, project.root),
+        "certificate_file": _relative(certificate, project.root),
+    }
+
+
+def changed_text(text: str, changes: Mapping[str, str]) -> str:
+    """Return the text of a server config with ``changes`` made; comments and all other lines stay as they are."""
+    from marsmith.lint.fix import Fix, fix_properties
+
+    last = {entry.key: entry for entry in parse_properties(text)}
+    fixes = [
+        Fix("set", (key,), value, last[key].line)
+        for key, value in changes.items()
+        if key in last and last[key].value != value
+    ]
+    changed = fix_properties(text, fixes)
+    added = render_properties({key: value for key, value in changes.items() if key not in last})
+    if not added:
+        return changed
+    separator = "" if not changed or changed.endswith("\n") else "\n"
+    return f"{changed}{separator}\n# TLS for REST and gRPC, with the pair that `marsmith certificate` made.\n{added}"
+
+
+def write_changes(project: Project, changes: Mapping[str, str]) -> None:
+    """Make ``changes`` in the project's server config, whole or not at all."""
+    path = project.server_config
+    text = changed_text(path.read_bytes().decode(ENCODING), changes)
+    _write(path, text.encode(ENCODING), path.stat().st_mode & 0o777)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _self_signed(key: object, hosts: Sequence[str], expires: datetime) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    if not isinstance(key, RSAPrivateKey):
+        raise TypeError("not an RSA key")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"marsmith development, {hosts[-1]}"[:64])])
+    usage = x509.KeyUsage(True, False, True, False, False, False, False, False, False)
+    builder = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime.now(timezone.utc) - _SKEW)
+        .not_valid_after(expires)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _general_name(host: str) -> GeneralName:
+    from cryptography import x509
+
+    return x509.IPAddress(ip_address(host)) if _is_address(host) else x509.DNSName(host)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Write the file whole or not at all, with its mode from the first byte on."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode & 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

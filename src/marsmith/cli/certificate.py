@@ -1,0 +1,50 @@
+"""Make a self-signed certificate for TLS in development, and show how the server config is to name it.
+
+    marsmith certificate --write
+    marsmith certificate --host models.example.com --days 7
+
+The key and the certificate are written to .marsmith/tls, which git ignores; they are good for localhost, 127.0.0.1, ::1
+and every --host. Without --write, config.properties stays as it is and the lines to change are printed. curl trusts the
+server with `--cacert .marsmith/tls/certificate.pem`; marsmith's own commands do so by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from marsmith.cli.output import note
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith certificate``."""
+    parser.add_argument(
+        "--host",
+        metavar="NAME_OR_IP",
+        action="append",
+        default=[],
+        help="a further name or address of the server; may be given more than once",
+    )
+    parser.add_argument("--days", type=int, default=30, help="how long it is valid (%(default)s)")
+    parser.add_argument("--write", action="store_true", help="change config.properties, comments kept")
+    parser.add_argument("--force", action="store_true", help="replace a pair that is there already")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the pair, and change the server config or print how."""
+    from marsmith import certificate
+    from marsmith.formats.properties import as_mapping, render_properties
+    from marsmith.server_config import read_server_config
+    from marsmith.settings import find_project
+
+    project = find_project()
+    config = as_mapping(read_server_config(project))
+    pair = certificate.make_pair(args.host, args.days)
+    key, cert = certificate.write_pair(certificate.folder_of(project), pair, force=args.force)
+    note(f"{key}\n{cert}: good for {', '.join(pair.hosts)} until {pair.expires:%Y-%m-%d %H:%M} UTC")
+    changes = certificate.config_changes(project, config, key, cert)
+    if args.write:
+        certificate.write_changes(project, changes)
+        note(f"changed {project.server_config}; marsmith stop && marsmith serve")
+    else:
+        note("in config.properties (--write does it):")
+    print(render_properties(changes), end="")

@@ -1,0 +1,132 @@
+"""Bring a new version into service with no request lost, or leave everything as it was and say why.
+
+    marsmith deploy resnet18-2.0.mar --plan     # print the steps, do nothing
+    marsmith deploy resnet18-2.0.mar
+
+The archive is verified, registered beside the version that answers now, and asked its own examples. Only then does it
+become the default version. Errors and latency are watched for a while; on any trouble the old version is the default
+again and the new one is taken off. Whatever an interrupted deploy left is finished or undone first.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from marsmith.cli.output import add_json_flag, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from marsmith.deploy import Event, Options, Outcome, Planned
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith deploy``."""
+    parser.add_argument("archive", metavar="ARCHIVE", help="path of an archive, or its name in the model store")
+    parser.add_argument("--workers", metavar="N", type=_positive, help="workers (default: as its model config says)")
+    parser.add_argument(
+        "--watch-s", metavar="SECONDS", type=float, default=10.0, help="watch the new version so long (%(default)g)"
+    )
+    parser.add_argument(
+        "--max-error-rate",
+        metavar="SHARE",
+        type=float,
+        default=0.01,
+        help="share of requests that may fail beyond those that failed before, 0 to 1 (%(default)g)",
+    )
+    parser.add_argument(
+        "--max-latency-ratio",
+        metavar="TIMES",
+        type=float,
+        default=2.0,
+        help="largest latency, in multiples of the old version's (%(default)g)",
+    )
+    add_rollout_arguments(parser)
+
+
+def add_rollout_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what ``deploy`` and ``rollback`` have in common."""
+    parser.add_argument(
+        "--keep", metavar="N", type=_count, default=2, help="earlier versions that stay registered (%(default)s)"
+    )
+    parser.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="wait for another deploy to end (%(default)g)",
+    )
+    parser.add_argument("--plan", action="store_true", help="print the steps and do nothing")
+    add_json_flag(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Deploy, or print the plan."""
+    from marsmith.deploy import deploy, plan_deploy
+    from marsmith.settings import find_project
+
+    project, options = find_project(), _options(args)
+    if args.plan:
+        print_plan(plan_deploy(project, args.archive, options), as_json=args.json)
+        return
+    print_outcome(deploy(project, args.archive, options, on_event=tell, wait_s=args.wait), as_json=args.json)
+
+
+def tell(event: Event) -> None:
+    """Say on stderr what begins, and how long it took."""
+    if event.state == "begin":
+        note(f"{event.step.action}: {event.step.detail}")
+        return
+    note(f"  {event.seconds:.1f} s{f': {event.note}' if event.note else ''}")
+
+
+def print_plan(planned: Planned, *, as_json: bool) -> None:
+    """Print the steps on stdout."""
+    if as_json:
+        interrupted = planned.interrupted and {**asdict(planned.interrupted[0]), "remedy": planned.interrupted[1]}
+        print_json({**asdict(planned), "interrupted": interrupted})
+        return
+    if planned.interrupted:
+        change, remedy = planned.interrupted
+        print(f"first {remedy} the {change.kind} of {change.target.version} that stopped at '{change.step}'")
+    if not planned.steps:
+        print(f"{planned.model} is answered by version {planned.version} already")
+        return
+    rows = [(i, step.action, step.version, step.detail) for i, step in enumerate(planned.steps, 1)]
+    print_table(("STEP", "ACTION", "VERSION", "WHAT"), rows)
+
+
+def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
+    """Print on stdout what answers now."""
+    if as_json:
+        steps = [
+            {"action": e.step.action, "version": e.step.version, "seconds": round(e.seconds, 3), "note": e.note}
+            for e in outcome.events
+        ]
+        fields = {name: getattr(outcome, name) for name in ("model", "version", "before", "result")}
+        print_json({**fields, "steps": steps})
+        return
+    already = " already" if outcome.result == "unchanged" else ""
+    print(f"{outcome.model} is answered by version {outcome.version}{already}")
+
+
+def _options(args: argparse.Namespace) -> Options:
+    from marsmith.deploy import Options
+    from marsmith.observation import Limits
+
+    limits = Limits(max_error_rate=args.max_error_rate, max_latency_ratio=args.max_latency_ratio)
+    return Options(keep=args.keep, watch_s=args.watch_s, limits=limits, workers=args.workers)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("0 or more")
+    return number
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("1 or more")
+    return number

@@ -1,0 +1,36 @@
+"""Go back to the version that was the default before.
+
+    marsmith rollback resnet18 --plan
+    marsmith rollback resnet18
+    marsmith rollback resnet18 --to 1.2
+
+The earlier version gets its workers back where it has none, answers the examples of its archive, and becomes the
+default; one that is no longer registered comes from the model store. The version that is left is drained and
+unregistered; its archive stays in the model store.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from marsmith.cli.deploy import add_rollout_arguments, print_outcome, print_plan, tell
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith rollback``."""
+    parser.add_argument("model", metavar="MODEL", help="a registered model")
+    parser.add_argument("--to", metavar="VERSION", help="a version (default: the one that was the default before)")
+    add_rollout_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Go back, or print the plan."""
+    from marsmith.deploy import plan_rollback, rollback
+    from marsmith.settings import find_project
+
+    project = find_project()
+    if args.plan:
+        print_plan(plan_rollback(project, args.model, to=args.to, keep=args.keep), as_json=args.json)
+        return
+    outcome = rollback(project, args.model, to=args.to, keep=args.keep, on_event=tell, wait_s=args.wait)
+    print_outcome(outcome, as_json=args.json)

@@ -1,0 +1,52 @@
+"""Set how many workers a version has, and wait until they are ready.
+
+    marsmith scale resnet18 --workers 2
+    marsmith scale resnet18 --version 1.0 --workers 1 --max 4
+    marsmith scale resnet18:1.0 --workers 0         # registered still, and answers nothing
+
+Without a version, the default version is scaled. Scaling down ends workers at once, with what they have in hand:
+--drain waits first until the version has nothing to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from marsmith.cli.output import note
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith scale``."""
+    parser.add_argument("model", metavar="MODEL[:VERSION]", help="a registered model")
+    parser.add_argument("--workers", metavar="N", type=int, required=True, help="workers that it has")
+    parser.add_argument("--max", metavar="N", type=int, help="most workers that it may have (as many as --workers)")
+    parser.add_argument("--version", metavar="V", help="the version, if not named with the model")
+    parser.add_argument("--drain", metavar="SECONDS", type=float, help="wait at most so long for its work to end first")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Scale, and print what runs now."""
+    from marsmith import server_state
+    from marsmith.client import Client
+    from marsmith.drain import drain
+    from marsmith.errors import UsageError
+    from marsmith.names import split_model_reference
+    from marsmith.settings import find_project
+
+    model, version = split_model_reference(args.model)
+    if version and args.version and version != args.version:
+        raise UsageError(f"two versions are named: {version} and {args.version}")
+    version = version or args.version
+    project = find_project()
+    with Client.for_project(project) as client:
+        before = next(status for status in client.describe(model, version) if version or status.default)
+        name = f"{model}:{before.model_version}"
+        if args.drain is not None:
+            note(f"draining {name}")
+            drain(client, model, before.model_version, timeout_s=args.drain)
+        note(f"scaling {name} from {len(before.workers)} to {args.workers} workers")
+        client.scale(model, version=before.model_version, min_workers=args.workers, max_workers=args.max)
+        now = client.describe(model, before.model_version)[0]
+    server_state.record(project)
+    print(f"{name} has {now.ready_workers}/{len(now.workers)} workers ready, at least {now.min_workers}, ", end="")
+    print(f"at most {now.max_workers}")

@@ -1,0 +1,67 @@
+"""How the files alone run the archives of a store: what was changed at run time can only be told from this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from marsmith.errors import MarsmithError
+from marsmith.formats.properties import ENCODING, Entry, as_mapping, parse_properties
+from marsmith.formats.server_state import Parameters, Version
+from marsmith.model_store import StoredArchive, open_stored
+from marsmith.server_config import FILE_NAME
+from marsmith.settings import Project
+
+_KEYS = {
+    "min_workers": "minWorkers",
+    "max_workers": "maxWorkers",
+    "batch_size": "batchSize",
+    "max_batch_delay_ms": "maxBatchDelay",
+    "response_timeout_s": "responseTimeout",
+    "startup_timeout_s": "startupTimeout",
+}
+
+
+def started_with(project: Project) -> dict[str, str]:
+    """Return the server config that the project's server was started with.
+
+    Raises:
+        OSError: there is none.
+    """
+    return as_mapping(parse_properties((project.run / FILE_NAME).read_text(encoding=ENCODING)))
+
+
+def configured_parameters(config: Mapping[str, str], archives: Iterable[StoredArchive]) -> dict[Version, Parameters]:
+    """Return how each archive runs when it is loaded at a start, as far as that can be told.
+
+    Args:
+        config: the effective server config.
+        archives: of the store.
+    """
+    # These know more than a start needs, which is why they are not imported at the top.
+    from marsmith.effective_config import server_settings, version_settings
+    from marsmith.lint.run import available_cores
+    from marsmith.machine_facts import gpus
+
+    listed = list(archives)
+    if not listed:
+        return {}
+    entries = [Entry(key, value, line) for line, (key, value) in enumerate(config.items(), start=1)]
+    settings = server_settings(Project(Path(config["model_store"]).parent), entries, {})
+    cores, counted = available_cores(), len(gpus())
+    found = {}
+    for archive in listed:
+        with suppress(MarsmithError, ValueError):
+            version = version_settings(archive, settings, cores=cores, gpus=counted)
+            found[archive.version] = Parameters(**{name: int(version.value(key)) for name, key in _KEYS.items()})
+    return found
+
+
+def openable(paths: Iterable[Path]) -> list[StoredArchive]:
+    """Open the archives that can be opened."""
+    found = []
+    for path in paths:
+        with suppress(MarsmithError, OSError):
+            found.append(open_stored(path))
+    return found

@@ -1,0 +1,163 @@
+"""``.marsmith/deploy/<model>.json``: what was deployed, and what was going on when a deploy was interrupted.
+
+It is written before each step that changes something, so that it never says less than what was done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from marsmith.errors import FormatError
+
+FORMAT_VERSION = 1
+# Releases further back can still be deployed by name of their archive.
+MOST_RELEASES = 50
+
+Kind = Literal["deploy", "rollback"]
+
+
+@dataclass(frozen=True)
+class Release:
+    """A version that was, or is to become, the default version of its model.
+
+    Attributes:
+        version: model version.
+        archive: its file name in the model store.
+        digest: SHA-256 of that file in hex; None where marsmith did not deploy it.
+        workers: how many workers it had, or is to have, at least.
+    """
+
+    version: str
+    archive: str
+    digest: str | None
+    workers: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """A deploy or rollback that has begun and not ended.
+
+    Attributes:
+        kind: which of the two.
+        target: the version to go to.
+        before: the default version when it began; None where the model was not registered.
+        registered_before: whether the target was registered when it began.
+        workers_before: how many workers the target had then.
+        stored: whether the target's archive is a copy that this change makes in the model store.
+        keep: how many earlier versions stay registered.
+        step: the action that is about to be done.
+    """
+
+    kind: Kind
+    target: Release
+    before: Release | None
+    registered_before: bool
+    workers_before: int
+    stored: bool
+    keep: int
+    step: str
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What is known about the deploys of one model.
+
+    Attributes:
+        model: model name.
+        releases: the default versions, the present one last; each version stands once.
+        change: what has begun and not ended; None most of the time.
+    """
+
+    model: str
+    releases: tuple[Release, ...] = ()
+    change: Change | None = None
+
+    def begun(self, change: Change) -> Journal:
+        """Return this journal with ``change`` under way."""
+        return replace(self, change=change)
+
+    def at(self, step: str) -> Journal:
+        """Return this journal with the change under way about to do ``step``."""
+        return replace(self, change=replace(self.change, step=step) if self.change else None)
+
+    def ended(self) -> Journal:
+        """Return this journal with nothing under way."""
+        return replace(self, change=None)
+
+    def accepted(self) -> Journal:
+        """Return this journal with the target of the change as the present release.
+
+        After a deploy the version before it stands right before it; a rollback takes the version that it leaves out.
+        """
+        change = self.change
+        if change is None:
+            return self
+        left = change.before
+        moved = {change.target.version, *([left.version] if left else [])}
+        releases = [release for release in self.releases if release.version not in moved]
+        if left and change.kind == "deploy":
+            releases.append(_known(left, self.releases))
+        return replace(self, releases=(*releases, change.target)[-MOST_RELEASES:])
+
+
+def _known(release: Release, releases: tuple[Release, ...]) -> Release:
+    """Add the digest that was noted when ``release`` was deployed."""
+    noted = {known.version: known.digest for known in releases if known.archive == release.archive}
+    return replace(release, digest=release.digest or noted.get(release.version))
+
+
+def render_journal(journal: Journal) -> str:
+    """Print the file."""
+    return json.dumps({"format": FORMAT_VERSION, **asdict(journal)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def parse_journal(text: str, source: str) -> Journal:
+    """Parse the file; ``parse_journal(render_journal(j), ...) == j``.
+
+    Raises:
+        FormatError: it is damaged, or a newer marsmith wrote it.
+    """
+    try:
+        data = json.loads(text)
+        if data["format"] != FORMAT_VERSION:
+            raise FormatError(source, [f"its format is {data['format']!r}, this marsmith knows {FORMAT_VERSION}"])
+        releases = tuple(_release(item) for item in data["releases"])
+        change = data["change"]
+        return Journal(_typed(data, "model", str), releases, _change(change) if change is not None else None)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FormatError(source, [f"damaged: {error!r}"]) from None
+
+
+def _release(data: Mapping[str, Any]) -> Release:
+    return Release(
+        _typed(data, "version", str),
+        _typed(data, "archive", str),
+        _typed(data, "digest", str, type(None)),
+        _typed(data, "workers", int),
+    )
+
+
+def _change(data: Mapping[str, Any]) -> Change:
+    kind = data["kind"]
+    if kind not in {"deploy", "rollback"}:
+        raise ValueError(f"kind {kind!r}")
+    before = data["before"]
+    return Change(
+        kind=kind,
+        target=_release(data["target"]),
+        before=None if before is None else _release(before),
+        registered_before=_typed(data, "registered_before", bool),
+        workers_before=_typed(data, "workers_before", int),
+        stored=_typed(data, "stored", bool),
+        keep=_typed(data, "keep", int),
+        step=_typed(data, "step", str),
+    )
+
+
+def _typed(data: Mapping[str, Any], key: str, *kinds: type) -> Any:
+    if not isinstance(data[key], kinds):
+        raise TypeError(f"{key} is {data[key]!r}")
+    return data[key]

@@ -1,0 +1,152 @@
+"""What a server served when it was last looked at: ``.marsmith/state/served.json``.
+
+TorchServe forgets at its end which version answers by default, how many workers were asked for, and what was registered
+or unregistered while it ran. This text keeps it, so that the next start can bring it back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from marsmith.errors import FormatError, UsageError
+from marsmith.names import check_model_name
+
+FORMAT = 1
+
+Version = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How a version runs: counts of workers and requests, delays and timeouts in the units that the names say."""
+
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay_ms: int
+    response_timeout_s: int
+    startup_timeout_s: int
+
+
+@dataclass(frozen=True)
+class ServedVersion:
+    """One version that was registered.
+
+    Attributes:
+        archive: what it was registered from, as the server says it: a file name in the model store, or a URL.
+        running: how it ran.
+        configured: how its files alone would have run it when it was first seen; None where that could not be told.
+    """
+
+    archive: str
+    running: Parameters
+    configured: Parameters | None
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model: the version that answered when none was named, and all versions by their name."""
+
+    default: str
+    versions: Mapping[str, ServedVersion]
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """Everything that a server served.
+
+    Attributes:
+        models: by name.
+        unregistered: versions that were unregistered while it ran, with the archive that lies in the store still.
+    """
+
+    models: Mapping[str, ServedModel] = field(default_factory=dict)
+    unregistered: Mapping[Version, str] = field(default_factory=dict)
+
+    def version(self, version: Version) -> ServedVersion | None:
+        """Return what is known of a version; None where it was not served."""
+        model = self.models.get(version[0])
+        return model.versions.get(version[1]) if model else None
+
+    def archive(self, version: Version) -> str:
+        """Return what a version was registered from; raises KeyError for one that was not served."""
+        return self.models[version[0]].versions[version[1]].archive
+
+    def served(self) -> list[Version]:
+        """Return the versions that were served, sorted."""
+        return sorted((name, version) for name, model in self.models.items() for version in model.versions)
+
+
+def render_state(state: ServerState) -> str:
+    """Render the state as JSON, in an order of its own: equal states give equal texts."""
+    models = {
+        name: {
+            "default": model.default,
+            "versions": {version: asdict(model.versions[version]) for version in sorted(model.versions)},
+        }
+        for name, model in sorted(state.models.items())
+    }
+    unregistered = [
+        {"model": name, "version": version, "archive": archive}
+        for (name, version), archive in sorted(state.unregistered.items())
+    ]
+    return json.dumps({"format": FORMAT, "models": models, "unregistered": unregistered}, indent=2) + "\n"
+
+
+def parse_state(text: str, source: str = "served.json") -> ServerState:
+    """Parse the text of a state; ``parse_state(render_state(state)) == state``.
+
+    Raises:
+        FormatError: it is not JSON, of another format, or something is missing or impossible in it.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(source, [f"not JSON: {error}"]) from None
+    try:
+        if _member(data, "format", int) != FORMAT:
+            raise ValueError(f"is of format {data['format']}, this marsmith knows {FORMAT}")  # noqa: TRY301
+        models = {check_model_name(name): _model(name, item) for name, item in _member(data, "models", dict).items()}
+        return ServerState(models, dict(map(_unregistered, _member(data, "unregistered", list))))
+    except UsageError as error:
+        raise FormatError(source, [error.message]) from None
+    except ValueError as error:
+        raise FormatError(source, [str(error)]) from None
+
+
+def _model(name: str, data: Any) -> ServedModel:
+    versions = {version: _served(item) for version, item in _member(data, "versions", dict).items()}
+    default = _member(data, "default", str)
+    if default not in versions:
+        raise ValueError(f"the default version {default!r} of {name} is not among its versions")
+    return ServedModel(default, versions)
+
+
+def _served(data: Any) -> ServedVersion:
+    configured = None if _item(data, "configured") is None else _parameters(data["configured"])
+    return ServedVersion(_member(data, "archive", str), _parameters(_item(data, "running")), configured)
+
+
+def _parameters(data: Any) -> Parameters:
+    return Parameters(**{each.name: _member(data, each.name, int) for each in fields(Parameters)})
+
+
+def _unregistered(data: Any) -> tuple[Version, str]:
+    name = check_model_name(_member(data, "model", str))
+    return (name, _member(data, "version", str)), _member(data, "archive", str)
+
+
+def _member(data: Any, key: str, kind: Callable[..., Any]) -> Any:
+    value = _item(data, key)
+    if type(value) is not kind:
+        raise ValueError(f"{key} is {value!r}, which is no {getattr(kind, '__name__', kind)}")
+    return value
+
+
+def _item(data: Any, key: str) -> Any:
+    if not isinstance(data, dict) or key not in data:
+        raise ValueError(f"has no {key}")
+    return data[key]

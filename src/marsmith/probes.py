@@ -1,0 +1,117 @@
+"""Examples of an archive, sent to one version of a running server by its name, and what was wrong with the answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from marsmith.archive import Archive
+from marsmith.archive.verify import read_examples
+from marsmith.client import Client, VersionStatus
+from marsmith.errors import ClientError, RequestRejectedError
+from marsmith.formats.examples import FOLDER
+from marsmith.model_store import StoredExample
+from marsmith.readiness import wrong_answer
+
+ROUNDS = 5
+MOST_TOGETHER = 32
+_LARGEST_EXAMPLE = 1 << 28
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The answer to one example.
+
+    Attributes:
+        latency_ms: from sending to the end of the reply, in milliseconds.
+        answered: whether it was an answer at all, right or wrong, and no refusal.
+        problem: in words how it differs from the validated reply; None where it agrees.
+    """
+
+    latency_ms: float
+    answered: bool
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Prober:
+    """Sends examples to the versions of one model.
+
+    Attributes:
+        client: of the server.
+        model: model name.
+        examples: of the archive that is deployed.
+    """
+
+    client: Client
+    model: str
+    examples: tuple[StoredExample, ...]
+
+    def ask(self, version: str, example: StoredExample) -> Probe:
+        """Send one example to one version."""
+        expected, started, answered = example.expected, time.perf_counter(), False
+        try:
+            reply = self.client.predict(
+                self.model, example.body, version=version, content_type=expected.content_type or None
+            )
+            answered, problem = True, wrong_answer(expected, reply.status, reply.body)
+        except RequestRejectedError as error:
+            problem = wrong_answer(expected, error.status, error.body)
+        except ClientError as error:
+            problem = error.message
+        latency_ms = (time.perf_counter() - started) * 1000
+        # A server's JSON spreads over lines.
+        shown = f"example {expected.input}: {' '.join(problem.split())}" if problem else None
+        return Probe(latency_ms, answered, shown)
+
+    def ask_each(self, version: str) -> str | None:
+        """Send every example alone; return the first problem."""
+        return _first_problem(self.ask(version, example) for example in self.examples)
+
+    def ask_together(self, status: VersionStatus) -> str | None:
+        """Fill batches of the version: send examples at the same time, twice; return the first problem."""
+        count = together(status)
+        if not self.examples or count < 2:
+            return None
+        with ThreadPoolExecutor(count) as pool:
+            asked = [self.examples[i % len(self.examples)] for i in range(2 * count)]
+            problem = _first_problem(pool.map(lambda example: self.ask(status.model_version, example), asked))
+        return f"{problem} (with {count} at the same time)" if problem else None
+
+    def compare(self, old: str, new: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Ask both versions the same in turn; return their latencies in milliseconds, where they answered.
+
+        The old version need not give the new one's answers.
+        """
+        before: list[float] = []
+        after: list[float] = []
+        for i in range(ROUNDS if self.examples else 0):
+            for version, latencies in ((old, before), (new, after)):
+                probe = self.ask(version, self.examples[i % len(self.examples)])
+                latencies += [probe.latency_ms] if probe.answered else []
+        return tuple(before), tuple(after)
+
+
+def examples_in(archive: Archive) -> tuple[StoredExample, ...]:
+    """Read every example of an archive; none where it holds none.
+
+    Raises:
+        ArchiveError: they cannot be read.
+        FormatError: their list does not follow its format.
+    """
+    return tuple(
+        StoredExample(archive.read(f"{FOLDER}/{example.input}", limit=_LARGEST_EXAMPLE), example)
+        for example in read_examples(archive) or []
+    )
+
+
+def together(status: VersionStatus) -> int:
+    """Return how many requests at the same time fill a batch of every worker, without filling the job queue."""
+    wanted = max(2, status.batch_size * max(1, status.ready_workers))
+    return max(1, min(wanted, MOST_TOGETHER, status.queue_remaining))
+
+
+def _first_problem(probes: Iterable[Probe]) -> str | None:
+    return next((probe.problem for probe in probes if probe.problem), None)

@@ -1,0 +1,218 @@
+"""Take the steps of a plan, one by one, written down before each; any failure before the end brings back what was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from marsmith.client import VersionStatus
+from marsmith.errors import MarsmithError, ServerError
+from marsmith.formats.deploy_journal import Change, Journal, Release
+from marsmith.observation import Limits, Sample, Window, probes_slower
+from marsmith.probes import Prober
+from marsmith.rollout_plan import Action, Situation, Step, Target
+from marsmith.rollout_recovery import tidy, undo
+from marsmith.rollout_site import Site
+from marsmith.rollout_store import Deployable, copy_into_store
+from marsmith.rollout_watch import Observer, Watch, died_since
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a version is brought into service.
+
+    Attributes:
+        keep: how many earlier versions stay registered.
+        watch_s: how long errors and latency are watched after the switch, in seconds; 0: not at all.
+        limits: what the new version may cost.
+        workers: how many workers it gets; None: as its model config says.
+    """
+
+    keep: int = 2
+    watch_s: float = 10.0
+    limits: Limits = field(default_factory=Limits)
+    workers: int | None = None
+
+
+@dataclass
+class Rollout:
+    """One way from a plan to a server that answers with the new version.
+
+    Attributes:
+        site: the server and the journal.
+        target: the version to go to.
+        seen: what there was before.
+        options: how.
+        prober: sends the archive's examples.
+        observer: reads the server's counters.
+        deployable: the archive; None where a registered version is rolled back to.
+    """
+
+    site: Site
+    target: Target
+    seen: Situation
+    options: Options
+    prober: Prober
+    observer: Observer
+    deployable: Deployable | None
+    _journal: Journal = field(init=False)
+    _first: Sample | None = None
+    _before: Window | None = None
+    _latencies: tuple[float, ...] = ()
+    _status: VersionStatus | None = None
+    _accepted: bool = False
+
+    def run(self, steps: Sequence[Step], journal: Journal) -> None:
+        """Take the steps.
+
+        Raises:
+            ServerError: one of them failed. Before the new version was accepted everything is as it was.
+        """
+        self._journal = journal.begun(self._change(steps[0]))
+        self._first = self.observer.sample()
+        try:
+            for step in steps:
+                self._take(step)
+        except MarsmithError as error:
+            raise self._failed(error) from error
+        except BaseException:
+            # Ctrl-C: whoever stops a deploy wants it undone, and not at the next one.
+            if not self._accepted:
+                self._undo()
+            raise
+        self.site.file.write(self._journal.ended())
+
+    def _take(self, step: Step) -> None:
+        if step.action != "verify":
+            self._journal = self._journal.at(step.action)
+            self.site.file.write(self._journal)
+        self.site.perform(step, lambda: self._work(step.action)(step))
+
+    def _work(self, action: Action) -> Callable[[Step], str | None]:
+        return {
+            "verify": self._verify,
+            "store": self._store,
+            "register": self._register,
+            "ready": self._ready,
+            "probe": self._probe,
+            "switch": self._switch,
+            "watch": self._watch,
+            "accept": self._accept,
+        }.get(action) or (lambda step: tidy(self.site, step))
+
+    def _verify(self, _step: Step) -> str | None:
+        if self.deployable is None:
+            return None
+        checks = self.deployable.archive.verify().require().checks
+        return "; ".join(check.detail for check in checks if check.outcome == "warning")
+
+    def _store(self, _step: Step) -> None:
+        if self.deployable:
+            copy_into_store(self.site.project, self.deployable)
+
+    def _register(self, _step: Step) -> None:
+        self.site.register(self.target.release)
+
+    def _ready(self, _step: Step) -> str:
+        self._status = status = self.site.make_ready(self.target.release)
+        release = replace(self.target.release, workers=status.min_workers)
+        if self._journal.change:
+            self._journal = self._journal.begun(replace(self._journal.change, target=release))
+        before = self.seen.workers.get(self.seen.default or "", 0)
+        fewer = f"; {self.seen.default} has {before}" if before > status.min_workers else ""
+        return f"{status.ready_workers} workers{fewer}"
+
+    def _probe(self, step: Step) -> str:
+        status, deploying = self._described(), self.target.kind == "deploy"
+        problem = self.prober.ask_each(step.version)
+        if deploying:
+            problem = problem or self.prober.ask_together(status)
+        problem = problem or died_since(status, self.site.describe(step.version))
+        if problem:
+            raise ServerError(problem, tip=self._logs())
+        if deploying and self.seen.default:
+            self._compare(self.seen.default, step.version)
+        count = len(self.prober.examples)
+        return f"{count} examples answered as validated" if count else "it has no examples: nothing proves its answers"
+
+    def _compare(self, old: str, new: str) -> None:
+        self._latencies, latencies = self.prober.compare(old, new)
+        if slow := probes_slower(self._latencies, latencies, self.options.limits):
+            raise ServerError(slow, tip="allow more with --max-latency-ratio, where that is meant")
+
+    def _switch(self, step: Step) -> None:
+        now = self.site.situation(self._journal).default
+        if now != self.seen.default:
+            raise ServerError(f"someone else made {now} the default version instead of {self.seen.default} meanwhile")
+        if self._first:
+            self._before = Window(self._first, self.observer.sample())
+        self.site.client.set_default(self.site.model, step.version)
+
+    def _watch(self, _step: Step) -> str:
+        if self._first is None:
+            return ""
+        before = self._before or Window(self._first, self._first)
+        watch = Watch(self.observer, self.prober, before, self._latencies, self.options.limits, self.options.watch_s)
+        seen = watch.run(self._described())
+        if seen.trouble:
+            raise ServerError(seen.trouble, tip=self._logs())
+        return f"{seen.requests:.0f} requests of users, {seen.failures:.0f} failed"
+
+    def _accept(self, _step: Step) -> None:
+        self._journal = self._journal.accepted().at("drain")
+        self.site.file.write(self._journal)
+        self._accepted = True
+
+    def _described(self) -> VersionStatus:
+        return self._status or self.site.describe(self.target.release.version)
+
+    def _change(self, first: Step) -> Change:
+        seen, release = self.seen, self.target.release
+        return Change(
+            kind=self.target.kind,
+            target=release,
+            before=self._before_release(),
+            registered_before=release.version in seen.workers,
+            workers_before=seen.workers.get(release.version, 0),
+            stored=self.target.stored,
+            keep=self.options.keep,
+            step=first.action,
+        )
+
+    def _before_release(self) -> Release | None:
+        version = self.seen.default
+        if version is None:
+            return None
+        known = {release.version: release for release in self.seen.releases}.get(version)
+        workers = self.seen.workers[version]
+        if known:
+            return replace(known, workers=workers)
+        return Release(version, self.site.describe(version).archive_url, None, workers)
+
+    def _failed(self, error: MarsmithError) -> ServerError:
+        name = f"{self.site.model}:{self.target.release.version}"
+        if self._accepted:
+            return ServerError(
+                f"{name} answers, but tidying up stopped: {error.message}",
+                tip="the next marsmith deploy or rollback of it goes on with that",
+            )
+        verb = "deployed" if self.target.kind == "deploy" else "rolled back to"
+        try:
+            self._undo()
+        except MarsmithError as second:
+            return ServerError(
+                f"{name} was not {verb}: {error.message}\nit could not be undone yet: {second.message}",
+                tip="the next marsmith deploy or rollback of it undoes it first",
+            )
+        return ServerError(f"{name} was not {verb}: {error.message}\n{self._as_before()}", tip=error.tip)
+
+    def _as_before(self) -> str:
+        default = self.seen.default
+        return f"everything is as it was: {default} answers" if default else "it has been taken off again"
+
+    def _undo(self) -> None:
+        if self._journal.change and self._journal.change.step != "verify":
+            self._journal = undo(self.site, self._journal, self._journal.change)
+
+    def _logs(self) -> str:
+        return f"what its workers printed: {self.site.project.run / 'logs' / 'model_log.log'}"

@@ -1,0 +1,185 @@
+"""The steps that bring a version into service or go back to one, decided without touching anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from marsmith.formats.deploy_journal import Change, Kind, Release
+
+Action = Literal[
+    "verify",
+    "store",
+    "register",
+    "ready",
+    "probe",
+    "switch",
+    "watch",
+    "accept",
+    "drain",
+    "scale",
+    "unregister",
+]
+Remedy = Literal["undo", "finish"]
+
+# A change that is about to do one of these has been accepted.
+_ACCEPTED: frozenset[str] = frozenset({"drain", "scale", "unregister"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do.
+
+    Attributes:
+        action: what is done.
+        version: the version that it is done to.
+        detail: the same in words, for people.
+    """
+
+    action: Action
+    version: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """The version to go to.
+
+    Attributes:
+        kind: whether it is deployed or rolled back to.
+        model: model name.
+        release: its version, archive, digest and workers (0: as its model config says).
+        examples: how many examples its archive holds.
+        stored: whether its archive must be copied into the model store first.
+    """
+
+    kind: Kind
+    model: str
+    release: Release
+    examples: int
+    stored: bool = False
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a server has of the model, and what was deployed before.
+
+    Attributes:
+        default: the default version; None where the model is not registered.
+        workers: registered versions with their numbers of workers.
+        releases: the default versions so far, the latest last.
+    """
+
+    default: str | None = None
+    workers: Mapping[str, int] = field(default_factory=dict)
+    releases: tuple[Release, ...] = ()
+
+
+@dataclass(frozen=True)
+class Retirement:
+    """What becomes of earlier versions.
+
+    Attributes:
+        scale: versions that lose their workers and stay registered.
+        unregister: versions that are taken off.
+    """
+
+    scale: tuple[str, ...]
+    unregister: tuple[str, ...]
+
+
+def plan(target: Target, seen: Situation, *, keep: int, watch_s: float) -> tuple[Step, ...]:
+    """Return the steps from ``seen`` to a server that answers with ``target``; none where it does already.
+
+    Args:
+        target: the version to go to.
+        seen: what there is.
+        keep: how many earlier versions stay registered.
+        watch_s: how long errors and latency are watched after the switch, in seconds; 0 leaves it out.
+    """
+    if seen.default == target.release.version:
+        return ()
+    return (*_preparation(target, seen), *_switch(target, seen, watch_s), *tidying(target, seen, keep))
+
+
+def tidying(target: Target, seen: Situation, keep: int) -> Iterator[Step]:
+    """Give the steps after a version has been accepted; ``seen.default`` is the version before it."""
+    if seen.default:
+        yield Step("drain", seen.default, f"wait until {seen.default} has answered all that it was asked")
+    retired = retirement(target, seen, keep)
+    for version in retired.scale:
+        yield Step("scale", version, f"drain {version} and stop its workers; it stays registered")
+    for version in retired.unregister:
+        yield Step("unregister", version, f"drain {version} and unregister it; its archive stays in the model store")
+
+
+def retirement(target: Target, seen: Situation, keep: int) -> Retirement:
+    """Decide what becomes of the versions that were the default before.
+
+    The latest of them keeps its workers, so that a rollback is one call. Those before it stay registered without
+    workers, ``keep`` versions in all. Versions that were never the default are none of our business. A version that is
+    rolled back from is taken off.
+    """
+    new = target.release.version
+    left = [seen.default] if seen.default else []
+    versions = [release.version for release in seen.releases]
+    order = [*left, *(version for version in reversed(versions) if version not in {new, seen.default})]
+    earlier = [version for version in order if version in seen.workers and version != new]
+    bad = [version for version in earlier if version in left] if target.kind == "rollback" else []
+    rest = [version for version in earlier if version not in bad]
+    scale = tuple(version for version in rest[1:keep] if seen.workers[version])
+    return Retirement(scale, (*bad, *rest[keep:]))
+
+
+def recovery(change: Change) -> Remedy:
+    """Decide what becomes of a change that was interrupted.
+
+    Before the switch it is undone. After the switch a deploy is finished where the new version had been accepted, and
+    undone where it had not. A rollback goes to a version that has proved itself: it is finished from the switch on.
+    """
+    accepted = _ACCEPTED | ({"switch", "accept"} if change.kind == "rollback" else set())
+    return "finish" if change.step in accepted else "undo"
+
+
+def rollback_version(default: str | None, releases: Sequence[Release]) -> str | None:
+    """Return the version that was the default before ``default``; None where none is known."""
+    versions = [release.version for release in releases]
+    if default in versions:
+        versions = versions[: versions.index(default)]
+    return versions[-1] if versions else None
+
+
+def _preparation(target: Target, seen: Situation) -> Iterator[Step]:
+    release = target.release
+    version, there = release.version, release.version in seen.workers
+    if not there or target.kind == "deploy":
+        yield Step("verify", version, f"verify {release.archive}: structure, digests, examples")
+    if target.stored:
+        yield Step("store", version, f"copy it into the model store as {release.archive}")
+    if not there:
+        yield Step("register", version, f"register {release.archive}; {_answers(seen)}")
+    count = f"{release.workers} workers" if release.workers else "as many workers as its model config says"
+    yield Step("ready", version, f"wait until {version} has {count}, all READY")
+    yield Step("probe", version, _questions(target))
+
+
+def _questions(target: Target) -> str:
+    """Say what the version is asked; on the way back haste counts, and its speed against the version left does not."""
+    how = "alone and together, and compare its latency" if target.kind == "deploy" else "alone"
+    examples = f"its {target.examples} examples by name, {how}" if target.examples else "nothing: it has no examples"
+    return f"ask {target.release.version} {examples}"
+
+
+def _answers(seen: Situation) -> str:
+    return f"{seen.default} goes on answering" if seen.default else "the model is new"
+
+
+def _switch(target: Target, seen: Situation, watch_s: float) -> Iterator[Step]:
+    version = target.release.version
+    if seen.default:
+        yield Step("switch", version, f"make {version} the default version instead of {seen.default}")
+    if watch_s > 0:
+        way_back = f"on trouble back to {seen.default}" if seen.default else "on trouble it is unregistered"
+        yield Step("watch", version, f"watch errors and latency for {watch_s:g} s; {way_back}")
+    yield Step("accept", version, f"accept {version}: from here on an interrupted {target.kind} is finished")

@@ -1,0 +1,151 @@
+"""The server that a rollout changes, the journal that notes it, and the few things that it does to both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from marsmith.client import Client, VersionStatus
+from marsmith.deploy_journal import JournalFile
+from marsmith.drain import drain
+from marsmith.errors import DeadlineError, NotFoundError, ServerError, UsageError
+from marsmith.formats.deploy_journal import Journal, Release
+from marsmith.registration import READY_DEADLINE_S, register_stored
+from marsmith.rollout_plan import Situation, Step
+from marsmith.settings import Project
+
+DRAIN_TIMEOUT_S = 60.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Event:
+    """News of a step.
+
+    Attributes:
+        step: which.
+        state: whether it begins, or has been done.
+        seconds: how long it took, once done.
+        note: what came out of it, where that is worth a word.
+    """
+
+    step: Step
+    state: Literal["begin", "done"]
+    seconds: float = 0.0
+    note: str = ""
+
+
+def unheard(_event: Event) -> None:
+    """Take no notice."""
+
+
+@dataclass
+class Site:
+    """One model of one project's running server.
+
+    Attributes:
+        project: whose model store and whose server.
+        client: of the server.
+        file: the journal of the model; its lock is held.
+        on_event: told before and after every step.
+        events: what has been done.
+    """
+
+    project: Project
+    client: Client
+    file: JournalFile
+    on_event: Callable[[Event], None] = unheard
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.file.model
+
+    def perform(self, step: Step, work: Callable[[], str | None]) -> None:
+        """Do one step, and tell about it."""
+        self.on_event(Event(step, "begin"))
+        started = time.monotonic()
+        note = work() or ""
+        done = Event(step, "done", time.monotonic() - started, note)
+        self.events.append(done)
+        self.on_event(done)
+
+    def versions(self) -> dict[str, VersionStatus]:
+        """Describe the registered versions; none where the model is not registered."""
+        try:
+            return {status.model_version: status for status in self.client.describe(self.model)}
+        except NotFoundError:
+            return {}
+
+    def situation(self, journal: Journal) -> Situation:
+        """Look what the server has of the model."""
+        versions = self.versions()
+        default = next((version for version, status in versions.items() if status.default), None)
+        workers = {version: status.min_workers for version, status in versions.items()}
+        return Situation(default, workers, journal.releases)
+
+    def describe(self, version: str) -> VersionStatus:
+        """Describe one version."""
+        return self.client.describe(self.model, version)[0]
+
+    def register(self, release: Release) -> None:
+        """Register an archive of the model store, which must have the bytes that were noted.
+
+        Raises:
+            UsageError: the archive is not there, or has other bytes.
+            WorkerDiedError: no worker could load it.
+            ClientError: the server refused it.
+        """
+        path = self.project.model_store / release.archive
+        if not path.exists():
+            raise UsageError(f"{path} is gone: {self.model}:{release.version} cannot be registered again")
+        if release.digest is not None and release.digest != _digest(self.project, release):
+            raise UsageError(
+                f"{path} is not the archive that {self.model}:{release.version} was deployed from",
+                tip="deploy it under a version number of its own",
+            )
+        register_stored(self.project, self.client, path, workers=release.workers or None)
+
+    def make_ready(self, release: Release) -> VersionStatus:
+        """Give a registered version its workers and wait until all of them are READY.
+
+        Raises:
+            ServerError: they do not become ready.
+        """
+        status = self.describe(release.version)
+        wanted = release.workers or status.min_workers or 1
+        if status.min_workers != wanted:
+            self.client.scale(self.model, version=release.version, min_workers=wanted)
+        late = time.monotonic() + READY_DEADLINE_S
+        while not (status := self.describe(release.version)).is_ready or status.ready_workers < len(status.workers):
+            if time.monotonic() > late:
+                raise ServerError(
+                    f"{status.ready_workers} of {wanted} workers are READY after {READY_DEADLINE_S:g} s",
+                    tip=f"their last words: {self.project.run / 'logs' / 'model_log.log'}",
+                )
+            time.sleep(_POLL_S)
+        return status
+
+    def drained(self, version: str, timeout_s: float = DRAIN_TIMEOUT_S) -> str | None:
+        """Wait until a version has no work; return in words why it still has some."""
+        try:
+            drain(self.client, self.model, version, timeout_s=timeout_s)
+        except NotFoundError:
+            return None
+        except DeadlineError as error:
+            return error.message
+        return None
+
+    def unregister(self, version: str) -> None:
+        """Unregister a version, if it is registered."""
+        if version in self.versions():
+            self.client.unregister(self.model, version)
+
+
+def _digest(project: Project, release: Release) -> str:
+    from marsmith.archive import Archive
+
+    return Archive.open(project.model_store / release.archive).digest()

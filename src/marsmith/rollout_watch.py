@@ -1,0 +1,169 @@
+"""Watch a version that has just become the default: its users' errors and latency, its workers, its examples."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from marsmith.client import VersionStatus
+from marsmith.errors import ClientError
+from marsmith.management import READY
+from marsmith.observation import Limits, Sample, Window, probes_slower, read_counters, verdict
+from marsmith.probes import Probe, Prober
+from marsmith.rest import Request, Transport
+from marsmith.run_state import RunState
+from marsmith.server_log import parse_log
+
+# Most faults show at once, and each moment costs users; later on the watch itself must be no load.
+_EARLY_S = 1.0
+_EARLY_PAUSE_S = 0.05
+_PAUSE_S = 0.25
+_EXCEPTION = ("Invoking custom service failed", "Prediction error", "System out of memory", "CUDA out of memory")
+_METRICS_DEADLINE_S = 5.0
+
+
+@dataclass
+class Tracebacks:
+    """Counts the exceptions that the workers of one version print, as they come.
+
+    Attributes:
+        log: the server's ``model_log.log``.
+        thread: a part of the names of the version's threads in it.
+    """
+
+    log: Path
+    thread: str
+    _count: int = 0
+    _read: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        self._read = self.log.stat().st_size if self.log.exists() else 0
+
+    def count(self) -> int:
+        """Return how many have been printed since this object was made."""
+        if not self.log.exists():
+            return self._count
+        with self.log.open("rb") as file:
+            # A log that is shorter than before has been rolled over.
+            file.seek(self._read if self._read <= self.log.stat().st_size else 0)
+            text = file.read()
+            self._read = file.tell()
+        lines = parse_log(text.decode("utf-8", "replace"))
+        self._count += sum(self.thread in line.thread and line.text.startswith(_EXCEPTION) for line in lines)
+        return self._count
+
+
+class Observer:
+    """Takes samples of one model's counters."""
+
+    def __init__(self, state: RunState, model: str, version: str, transport: Transport) -> None:
+        self._state, self._model, self._transport = state, model, transport
+        self._tracebacks = Tracebacks(state.folder / "logs" / "model_log.log", f"-{model}_{version}-")
+        self._counters = (0.0, 0.0, 0.0)
+
+    def sample(self) -> Sample:
+        """Read the counters now; where the server does not tell them they are those of the sample before."""
+        request = Request("GET", self._state.metrics, ("metrics",))
+        with suppress(ClientError):
+            reply = self._transport.send(request, token=None, deadline_s=_METRICS_DEADLINE_S)
+            self._counters = read_counters(reply.body.decode("utf-8", "replace"), self._model)
+        return Sample(time.monotonic(), *self._counters, self._tracebacks.count())
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was seen.
+
+    Attributes:
+        trouble: in words why the version must not stay; None where it may.
+        requests: of users, since the switch.
+        failures: how many of them failed, at least.
+    """
+
+    trouble: str | None
+    requests: float
+    failures: float
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a new version is compared with, and for how long.
+
+    Attributes:
+        observer: takes samples.
+        prober: sends examples.
+        before: what happened while the old version was the default.
+        latencies_before: of the examples on the old version, in milliseconds.
+        limits: what the new version may cost.
+        seconds: how long.
+    """
+
+    observer: Observer
+    prober: Prober
+    before: Window
+    latencies_before: tuple[float, ...]
+    limits: Limits
+    seconds: float
+
+    def run(self, status: VersionStatus) -> Watched:
+        """Watch the version that ``status`` describes, to the end or to the first trouble."""
+        first, late = self.observer.sample(), time.monotonic() + self.seconds
+        asking = Asking(self.prober, status.model_version)
+        try:
+            while True:
+                trouble = self._died(status) or asking.look(wait=time.monotonic() >= late)
+                after = Window(first, self.observer.sample())
+                trouble = trouble or self._verdict(after, asking.latencies_ms)
+                remaining = late - time.monotonic()
+                if trouble or remaining <= 0:
+                    return Watched(trouble, after.requests, after.failures)
+                time.sleep(min(remaining, _EARLY_PAUSE_S if after.seconds < _EARLY_S else _PAUSE_S))
+        finally:
+            asking.end()
+
+    def _died(self, status: VersionStatus) -> str | None:
+        return died_since(status, self.prober.client.describe(status.model_name, status.model_version)[0])
+
+    def _verdict(self, after: Window, latencies: list[float]) -> str | None:
+        return verdict(self.before, after, self.limits) or probes_slower(self.latencies_before, latencies, self.limits)
+
+
+class Asking:
+    """Asks a version one example after the other without waiting for it: one that hangs must not stop the watch.
+
+    Attributes:
+        latencies_ms: of the answers so far, in milliseconds.
+    """
+
+    def __init__(self, prober: Prober, version: str) -> None:
+        self._prober, self._version = prober, version
+        self._pool = ThreadPoolExecutor(1)
+        self._asked: Future[Probe] | None = None
+        self.latencies_ms: list[float] = []
+
+    def look(self, *, wait: bool) -> str | None:
+        """Return what is wrong with an answer that has come, and ask the next; with ``wait``, for one yet to come."""
+        problem = None
+        if self._asked and (wait or self._asked.done()):
+            probe, self._asked = self._asked.result(), None
+            self.latencies_ms.append(probe.latency_ms)
+            problem = probe.problem
+        examples = self._prober.examples
+        if examples and self._asked is None and not wait:
+            example = examples[len(self.latencies_ms) % len(examples)]
+            self._asked = self._pool.submit(self._prober.ask, self._version, example)
+        return problem
+
+    def end(self) -> None:
+        """Ask no more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def died_since(before: VersionStatus, now: VersionStatus) -> str | None:
+    """Say that a worker has died between two looks; a new process has taken its place, or will."""
+    alive = {worker.pid for worker in now.workers if worker.status == READY}
+    gone = {worker.pid for worker in before.workers} - alive
+    return f"{len(gone)} of its {len(before.workers)} workers died" if gone else None

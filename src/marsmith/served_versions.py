@@ -1,0 +1,192 @@
+"""Decide what a start serves: the archives of the store, and what is remembered of the server before.
+
+Nothing here touches a disk or a server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from marsmith.formats.server_state import Parameters, ServedModel, ServedVersion, ServerState, Version
+
+if TYPE_CHECKING:
+    from marsmith.management import VersionStatus
+    from marsmith.model_store import StoredArchive
+
+_RELEASE = re.compile(r"\d+|[a-zA-Z]+")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a start is to serve.
+
+    Attributes:
+        archives: what to load, for each model its default version first: TorchServe keeps the first as the default.
+        defaults: the default version of each model.
+        workers: least and most workers of the versions that were scaled while the server before ran.
+        notes: what somebody who starts the server should know, one sentence each.
+    """
+
+    archives: tuple[StoredArchive, ...]
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    workers: Mapping[Version, tuple[int, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def version_order(version: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a key that sorts versions as people count: 1.9 before 1.10, and 2.0rc1 before 2.0."""
+    parts = [(1, int(part), "") if part.isdigit() else (-1, 0, part) for part in _RELEASE.findall(version)]
+    return (*parts, (0, 0, ""))
+
+
+def plan_serving(
+    stored: Sequence[StoredArchive],
+    state: ServerState | None,
+    configured: Mapping[Version, Parameters],
+    *,
+    with_new: bool = True,
+) -> Serving:
+    """Decide what to serve.
+
+    Args:
+        stored: the archives that could be served; of two with one version the first counts.
+        state: what the server before served; None where nothing is known of one.
+        configured: how the files alone run each version; those that cannot be told are left out.
+        with_new: also serve archives that the server before did not have.
+    """
+    state = state or ServerState()
+    archives = {archive.version: archive for archive in reversed(stored)}
+    wanted = {version for version in archives if state.version(version) or (with_new and _is_new(state, version))}
+    defaults, default_notes = _defaults(wanted, state)
+    workers, worker_notes = _workers(wanted, state, configured)
+    order = sorted(wanted, key=lambda version: (version[0], version[1] != defaults[version[0]], version[1]))
+    notes = (*_left_out(archives, state), *default_notes, *worker_notes)
+    return Serving(tuple(archives[version] for version in order), defaults, workers, notes)
+
+
+def next_state(
+    before: ServerState | None,
+    seen: Iterable[VersionStatus],
+    configured: Mapping[Version, Parameters],
+    in_store: Callable[[str], bool],
+) -> ServerState:
+    """Return what is to be remembered after a look at a running server.
+
+    A version that has never had a ready worker is not remembered: it must not keep the server from starting again.
+
+    Args:
+        before: what was remembered.
+        seen: the versions that are registered.
+        configured: how the files alone run a version, where that is news.
+        in_store: whether an archive lies in the store.
+    """
+    before = before or ServerState()
+    registered = list(seen)
+    kept = [status for status in registered if _has_worked(status) or before.version(_version(status))]
+    models = {}
+    for name in sorted({status.model_name for status in kept}):
+        own = [status for status in kept if status.model_name == name]
+        versions = {status.model_version: _served(status, before, configured) for status in own}
+        models[name] = ServedModel(_default(own), versions)
+    gone = {**before.unregistered, **{version: before.archive(version) for version in before.served()}}
+    for status in registered:
+        gone.pop(_version(status), None)
+    return ServerState(models, {version: archive for version, archive in gone.items() if in_store(archive)})
+
+
+def parameters_of(status: VersionStatus) -> Parameters:
+    """Return how a registered version runs."""
+    return Parameters(
+        status.min_workers,
+        status.max_workers,
+        status.batch_size,
+        status.max_batch_delay_ms,
+        status.response_timeout_s,
+        status.startup_timeout_s,
+    )
+
+
+def _is_new(state: ServerState, version: Version) -> bool:
+    return version not in state.unregistered
+
+
+def _defaults(wanted: Collection[Version], state: ServerState) -> tuple[dict[str, str], list[str]]:
+    defaults, notes = {}, []
+    for name in sorted({name for name, _ in wanted}):
+        versions = [version for model, version in wanted if model == name]
+        known = [version for version in versions if state.version((name, version))]
+        newest = max(known or versions, key=version_order)
+        remembered = state.models[name].default if name in state.models else None
+        defaults[name] = remembered if remembered in versions and remembered else newest
+        if remembered and remembered not in versions:
+            notes.append(f"{name}:{remembered} was the default and cannot be served: {newest} answers instead")
+        notes += [
+            f"{name}:{version} is new in the store; the default stays {defaults[name]}"
+            for version in sorted(set(versions) - set(known))
+            if known
+        ]
+    return defaults, notes
+
+
+def _workers(
+    wanted: Iterable[Version], state: ServerState, configured: Mapping[Version, Parameters]
+) -> tuple[dict[Version, tuple[int, int]], list[str]]:
+    """Return the counts that were set while the server ran, unless the files have said something else since."""
+    workers, notes = {}, []
+    for version in sorted(wanted):
+        served = state.version(version)
+        if served is None:
+            continue
+        ran, asked = _counts(served.running), _counts(served.configured)
+        now = _counts(configured.get(version)) or asked
+        if ran in {asked, now}:
+            continue
+        if now == asked:
+            workers[version] = (served.running.min_workers, served.running.max_workers)
+        else:
+            notes.append(f"{':'.join(version)} is configured otherwise now: it no longer has {ran} workers but {now}")
+    return workers, notes
+
+
+def _counts(parameters: Parameters | None) -> str | None:
+    if parameters is None:
+        return None
+    least, most = parameters.min_workers, parameters.max_workers
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def _left_out(stored: Mapping[Version, StoredArchive], state: ServerState) -> list[str]:
+    """Say what is not served although somebody may expect it."""
+    notes = []
+    for version in state.served():
+        served = state.version(version)
+        if version not in stored and served:
+            notes.append(f"{':'.join(version)} is not served: its archive {served.archive} has left the store")
+    return notes + [
+        f"{':'.join(version)} was unregistered and stays so: marsmith register {stored[version].path.name}"
+        for version in sorted(state.unregistered.keys() & stored.keys())
+    ]
+
+
+def _served(status: VersionStatus, before: ServerState, configured: Mapping[Version, Parameters]) -> ServedVersion:
+    version = _version(status)
+    known = before.version(version)
+    by_files = configured.get(version) or (known.configured if known else None)
+    return ServedVersion(status.archive_url, parameters_of(status), by_files)
+
+
+def _default(versions: Sequence[VersionStatus]) -> str:
+    chosen = next((status for status in versions if status.default), None)
+    chosen = chosen or max(versions, key=lambda status: version_order(status.model_version))
+    return chosen.model_version
+
+
+def _has_worked(status: VersionStatus) -> bool:
+    return status.ready_workers > 0 or status.min_workers == 0
+
+
+def _version(status: VersionStatus) -> Version:
+    return status.model_name, status.model_version

@@ -1,0 +1,179 @@
+"""Remember what a server serves, so that the next start can bring it back: ``.marsmith/state/served.json``.
+
+The supervisor looks every few seconds, and whoever changes what is registered calls ``record`` at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from marsmith import run_state
+from marsmith.configured_parameters import configured_parameters, openable, started_with
+from marsmith.errors import FormatError, MarsmithError
+from marsmith.formats.server_state import Parameters, ServerState, Version, parse_state, render_state
+from marsmith.served_versions import next_state
+from marsmith.server_process import frontend
+from marsmith.settings import Project
+
+if TYPE_CHECKING:
+    from marsmith.client import Client
+    from marsmith.management import VersionStatus
+
+FILE_NAME = "served.json"
+# While it exists the server is being stopped, and what it unregisters by itself is not to be remembered.
+STOPPING = "stopping"
+
+_DEADLINE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What is known of the server before.
+
+    Attributes:
+        state: None where nothing is.
+        note: what somebody should know about it; None for nothing.
+    """
+
+    state: ServerState | None
+    note: str | None = None
+
+
+def state_file(project: Project) -> Path:
+    """Return where the state of a project's server is kept; it outlives the server."""
+    return project.root / ".marsmith" / "state" / FILE_NAME
+
+
+def load(project: Project) -> Remembered:
+    """Read what the server before served; a damaged file is put aside."""
+    path = state_file(project)
+    try:
+        return Remembered(parse_state(path.read_text(encoding="utf-8"), str(path)))
+    except FileNotFoundError:
+        return Remembered(None)
+    except (FormatError, UnicodeDecodeError) as error:
+        aside = _put_aside(path)
+        why = error.message if isinstance(error, FormatError) else f"{path}: not UTF-8"
+        return Remembered(None, f"{why}; it is kept as {aside.name}, and the model store alone says what is served")
+    except OSError as error:
+        return Remembered(None, f"cannot read {path}: {error.strerror}; the model store alone says what is served")
+
+
+def save(project: Project, state: ServerState) -> None:
+    """Write the state, whole or not at all, so that it is there after a loss of power too.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    path = state_file(project)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(render_state(state))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def record(project: Project) -> bool:
+    """Look at what the project's server serves and remember it; False where it could not be asked.
+
+    To be called after every change that is to outlive the server. One that fails is made good by the supervisor.
+    """
+    from marsmith.client import Client
+
+    try:
+        state = run_state.read(project)
+        # While it starts, what is not loaded yet looks like unregistered.
+        if not state.ready or frontend(state.pid, state.created) is None:
+            return False
+        with Client.for_project(project, deadline_s=_DEADLINE_S) as client:
+            return remember(project, registered_versions(client))
+    except MarsmithError:
+        return False
+
+
+def registered_versions(client: Client) -> tuple[VersionStatus, ...]:
+    """Return every version that is registered, sorted by model and version.
+
+    Raises:
+        ClientError: the server does not answer.
+    """
+    found = [status for model in client.models() for status in client.describe(model.name)]
+    return tuple(sorted(found, key=lambda status: (status.model_name, status.model_version)))
+
+
+def remember(
+    project: Project, versions: Sequence[VersionStatus], configured: Mapping[Version, Parameters] | None = None
+) -> bool:
+    """Remember that these versions are registered; False where the server is being stopped, or the disk refuses.
+
+    Args:
+        project: whose server it is.
+        versions: everything that is registered.
+        configured: how the files alone run the versions, where that is news: after a start.
+    """
+    with suppress(OSError), _lock(project):
+        if (project.run / STOPPING).exists():
+            return False
+        before = load(project).state
+        config = started_with(project)
+        new = _configured_of_new(config, before, versions) if configured is None else configured
+        store = Path(config["model_store"])
+        after = next_state(before, versions, new, lambda archive: (store / archive.rpartition("/")[2]).exists())
+        if after != before:
+            save(project, after)
+        return True
+    return False
+
+
+def forget(project: Project) -> None:
+    """Remember nothing."""
+    state_file(project).unlink(missing_ok=True)
+
+
+def _configured_of_new(
+    config: Mapping[str, str], before: ServerState | None, versions: Iterable[VersionStatus]
+) -> dict[Version, Parameters]:
+    """Return how the files run the versions that are seen for the first time."""
+    before = before or ServerState()
+    keys = {(status.model_name, status.model_version): status.archive_url.rpartition("/")[2] for status in versions}
+    paths = [Path(config["model_store"]) / name for key, name in keys.items() if before.version(key) is None]
+    return configured_parameters(config, openable(paths)) if paths else {}
+
+
+def _put_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.replace(aside)
+    return aside
+
+
+@contextmanager
+def _lock(project: Project) -> Iterator[None]:
+    """Let one process at a time read, change and write the state."""
+    folder = state_file(project).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new name of a file on the disk, not only its content."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

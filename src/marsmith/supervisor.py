@@ -1,0 +1,231 @@
+"""Watch a running server: remember what it serves, start it again when it dies, and end when somebody stops it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from marsmith import server, server_process, server_state, supervisor_state
+from marsmith.client import Client
+from marsmith.errors import MarsmithError, NotRunningError, ServerError
+from marsmith.restart_policy import STABLE_S, RestartPolicy, render_restart
+from marsmith.run_state import RunState
+from marsmith.server import StartOptions
+from marsmith.service_manager import ServiceManager
+from marsmith.settings import PROJECT_VARIABLE, Project
+from marsmith.supervisor_state import SupervisorState
+from marsmith.worker_watch import WorkerWatch
+
+if TYPE_CHECKING:
+    from marsmith.management import VersionStatus
+    from marsmith.readiness import Outlook
+
+LOG = "supervisor.log"
+# A supervisor in the background carries it, so that it can be told whose it is.
+SUPERVISED_VARIABLE = "MARSMITH_SUPERVISED_FOLDER"
+# How often it is seen whether the frontend lives, and how often the frontend is asked what it serves.
+LOOK_S = 0.25
+ASK_S = 2.0
+# On a machine with GPUs the frontend asks nvidia-smi for each worker: asking may take a twentieth of the time.
+_ASK_SHARE = 20
+_DEADLINE_S = 10.0
+
+
+@dataclass
+class Supervisor:
+    """The process that stays beside a server.
+
+    Attributes:
+        project: whose server it is.
+        policy: when it is started again.
+        options: how it is started again.
+        manager: whoever wants to hear how the service is.
+        tell: called with what happened, one sentence each.
+    """
+
+    project: Project
+    policy: RestartPolicy
+    options: StartOptions
+    manager: ServiceManager
+    tell: Callable[[str], None]
+    _known: SupervisorState = field(default_factory=supervisor_state.of_this_process)
+    _workers: WorkerWatch = field(default_factory=WorkerWatch)
+    _next_ask: float = 0.0
+
+    def run(self, state: RunState) -> None:
+        """Return when the server has been stopped on purpose.
+
+        Raises:
+            ServerError: it died, and the policy says to leave it so, or it did not come back.
+        """
+        self._note(doing="watching")
+        failures = 0
+        while True:
+            began = time.monotonic()
+            end = self._watch(state)
+            if end is None:
+                return
+            failures = 1 if time.monotonic() - began >= STABLE_S else failures + 1
+            self._note(last_end=end)
+            state, failures = self._bring_back(end, failures)
+
+    def _watch(self, state: RunState) -> str | None:
+        """Return how TorchServe ended by itself, in words; None when it was stopped on purpose."""
+        self._workers.forget()
+        with suppress(NotRunningError), Client.for_project(self.project, deadline_s=_DEADLINE_S) as client:
+            while server.is_alive(state):
+                self._live(client)
+                time.sleep(LOOK_S)
+        if server.stop_was_asked(self.project):
+            return None
+        return f"TorchServe ended by itself{_how(server_process.exit_of(state.pid))}"
+
+    def _live(self, client: Client) -> None:
+        """Do what is due while the server runs."""
+        server_process.reap_orphans()
+        self.manager.alive()
+        if time.monotonic() >= self._next_ask:
+            began = time.monotonic()
+            try:
+                versions = server_state.registered_versions(client)
+            except MarsmithError:
+                versions = None
+            if versions is not None:
+                server_state.remember(self.project, versions)
+                self._see_workers(versions)
+            now = time.monotonic()
+            self._next_ask = now + max(ASK_S, _ASK_SHARE * (now - began))
+
+    def _see_workers(self, versions: Sequence[VersionStatus]) -> None:
+        """Report what has happened to the workers; TorchServe itself starts them again."""
+        for news in self._workers.look(versions, time.monotonic()):
+            self.tell(news)
+        if dict(self._known.worker_restarts) != self._workers.restarts:
+            self._note(worker_restarts=dict(self._workers.restarts))
+
+    def _bring_back(self, end: str, failures: int) -> tuple[RunState, int]:
+        """Start the server again, and again if need be; return it with the failures so far."""
+        while True:
+            delay = self.policy.delay_s(failures)
+            if delay is None:
+                server.clear_away(self.project)
+                after = f" ({failures} times in a row)" if failures > 1 else ""
+                raise ServerError(f"{end}{after}", tip=f"the logs are in {self.project.run / 'logs'}")
+            self._wait(end, delay)
+            try:
+                state = server.restart(self.project, self._reporting(self.options))
+            except (MarsmithError, OSError) as error:
+                if server.stop_was_asked(self.project):
+                    raise
+                why = error.message if isinstance(error, MarsmithError) else error
+                end, failures = f"TorchServe did not come back: {why}", failures + 1
+                self._note(last_end=end)
+                continue
+            self._note(doing="watching", restarts=self._known.restarts + 1)
+            self.tell(f"TorchServe runs again (pid {state.pid})")
+            self.manager.ready("serving")
+            return state, failures
+
+    def _wait(self, end: str, delay: float) -> None:
+        self.tell(f"{end}; it is started again in {delay:g} s")
+        self._note(doing=f"starting TorchServe again in {delay:g} s")
+        self.manager.status(f"{end}; starting again")
+        late = time.monotonic() + delay
+        while time.monotonic() < late:
+            self.manager.alive()
+            server_process.reap_orphans()
+            time.sleep(min(LOOK_S, delay))
+        self._note(doing="starting TorchServe again")
+
+    def _reporting(self, options: StartOptions) -> StartOptions:
+        """Give signs of life while the server starts."""
+
+        def on_progress(seen: Outlook) -> None:
+            self.manager.alive()
+            server_process.reap_orphans()
+            if options.on_progress:
+                options.on_progress(seen)
+
+        return replace(options, on_progress=on_progress)
+
+    def _note(self, **changes: object) -> None:
+        self._known = replace(self._known, **changes)  # type: ignore[arg-type]
+        # A disk that is full must not end the watch.
+        with suppress(OSError):
+            supervisor_state.write(self.project, self._known)
+
+
+class StopRequestedError(BaseException):
+    """The process was asked to end: it is no failure, and nothing between may catch it as one."""
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Turn SIGTERM, SIGINT and SIGHUP into StopRequestedError."""
+
+    def request_stop(_number: int, _frame: object) -> None:
+        # A second signal must not interrupt the stop.
+        for each in kept:
+            signal.signal(each, signal.SIG_IGN)
+        raise StopRequestedError
+
+    kept = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    except StopRequestedError:
+        raise
+    except BaseException:
+        _restore(kept)
+        raise
+    else:
+        _restore(kept)
+
+
+def _restore(handlers: dict[signal.Signals, signal._HANDLER]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return ""
+    if code >= 0:
+        return f", with exit code {code}"
+    try:
+        return f", of {signal.Signals(-code).name}"
+    except ValueError:
+        return f", of signal {-code}"
+
+
+def detach(project: Project, policy: RestartPolicy, timeout_s: float) -> None:
+    """Leave a supervisor beside a server that has just been started, as a process of its own.
+
+    Raises:
+        ServerError: it ended at once.
+    """
+    arguments = ["serve", "--adopt", "--restart", render_restart(policy), "--timeout", str(timeout_s)]
+    environment = {**os.environ, PROJECT_VARIABLE: str(project.root), SUPERVISED_VARIABLE: str(project.run)}
+    log = project.run / LOG
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "marsmith", *arguments],
+            # Python looks for modules in the working folder, and there are none in this one.
+            cwd=project.run,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server_process.remember_child(process)
+    while not ((known := supervisor_state.read(project)) and known.pid == process.pid):
+        if process.poll() is not None:
+            raise ServerError(f"the supervisor ended: {log.read_text(errors='replace').strip()}")
+        time.sleep(0.05)

@@ -1,0 +1,75 @@
+"""What is known of the process that watches a server and starts it again: ``.marsmith/run/supervisor.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from marsmith.server_process import frontend
+from marsmith.settings import Project
+
+FILE_NAME = "supervisor.json"
+
+
+@dataclass(frozen=True)
+class SupervisorState:
+    """One supervisor.
+
+    Attributes:
+        pid: its process id.
+        created: when that process was created, in seconds since the epoch, as psutil gives it.
+        doing: what it does now, in words.
+        restarts: how often it has started TorchServe again.
+        last_end: how TorchServe ended the last time, in words; empty where it never did.
+        worker_restarts: how often workers of a version (``name:version``) were started again by TorchServe.
+    """
+
+    pid: int
+    created: float
+    doing: str = "starting"
+    restarts: int = 0
+    last_end: str = ""
+    worker_restarts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process still runs."""
+        return frontend(self.pid, self.created) is not None
+
+
+def of_this_process() -> SupervisorState:
+    """Return the state of this process as a supervisor."""
+    import psutil
+
+    return SupervisorState(os.getpid(), psutil.Process().create_time())
+
+
+def read(project: Project) -> SupervisorState | None:
+    """Return the project's living supervisor; None where there is none."""
+    try:
+        data = json.loads(_path(project).read_text(encoding="utf-8"))
+        state = SupervisorState(**{each.name: data[each.name] for each in fields(SupervisorState) if each.name in data})
+    except (OSError, ValueError, TypeError):
+        return None
+    return state if state.is_alive else None
+
+
+def write(project: Project, state: SupervisorState) -> None:
+    """Write the state whole or not at all."""
+    path = _path(project)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+    temporary.chmod(0o600)
+    temporary.replace(path)
+
+
+def remove(project: Project) -> None:
+    """Forget the supervisor."""
+    _path(project).unlink(missing_ok=True)
+
+
+def _path(project: Project) -> Path:
+    return project.run / FILE_NAME

@@ -1,0 +1,288 @@
+"""Deploys decided without a server: steps, what becomes of earlier versions, recovery, verdicts, and the journal."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy_fixtures import write_version
+from live_server import make_project
+from marsmith.deploy_journal import JournalFile
+from marsmith.errors import FormatError, ServerError, UsageError
+from marsmith.formats.deploy_journal import Change, Journal, Release, parse_journal, render_journal
+from marsmith.observation import Limits, Sample, Window, probes_slower, read_counters, verdict
+from marsmith.rollout_plan import Situation, Target, plan, recovery, retirement, rollback_version
+from marsmith.rollout_store import copy_into_store, find, remove_copy
+from marsmith.settings import Project
+
+
+def release(version: str, workers: int = 1) -> Release:
+    return Release(version, f"echo-{version}.mar", None, workers)
+
+
+def target(version: str, **other: object) -> Target:
+    return replace(Target("deploy", "echo", release(version, 0), examples=3), **other)
+
+
+def steps(target: Target, seen: Situation, keep: int = 2, watch_s: float = 10) -> list[str]:
+    return [f"{step.action} {step.version}" for step in plan(target, seen, keep=keep, watch_s=watch_s)]
+
+
+THREE = Situation("3.0", {"1.0": 0, "2.0": 1, "3.0": 2}, (release("1.0"), release("2.0"), release("3.0")))
+
+
+def test_a_deploy_prepares_beside_the_old_version_switches_and_tidies_up() -> None:
+    assert steps(target("4.0", stored=True), THREE) == [
+        "verify 4.0",
+        "store 4.0",
+        "register 4.0",
+        "ready 4.0",
+        "probe 4.0",
+        "switch 4.0",
+        "watch 4.0",
+        "accept 4.0",
+        "drain 3.0",
+        "scale 2.0",
+        "unregister 1.0",
+    ]
+
+
+def test_the_words_of_a_plan_are_these() -> None:
+    seen = Situation("1.0", {"1.0": 1}, (release("1.0"),))
+    assert [step.detail for step in plan(target("2.0"), seen, keep=0, watch_s=5)] == [
+        "verify echo-2.0.mar: structure, digests, examples",
+        "register echo-2.0.mar; 1.0 goes on answering",
+        "wait until 2.0 has as many workers as its model config says, all READY",
+        "ask 2.0 its 3 examples by name, alone and together, and compare its latency",
+        "make 2.0 the default version instead of 1.0",
+        "watch errors and latency for 5 s; on trouble back to 1.0",
+        "accept 2.0: from here on an interrupted deploy is finished",
+        "wait until 1.0 has answered all that it was asked",
+        "drain 1.0 and unregister it; its archive stays in the model store",
+    ]
+
+
+def test_the_first_version_of_a_model_needs_no_switch() -> None:
+    assert steps(target("1.0"), Situation()) == [
+        "verify 1.0",
+        "register 1.0",
+        "ready 1.0",
+        "probe 1.0",
+        "watch 1.0",
+        "accept 1.0",
+    ]
+
+
+def test_a_version_that_is_registered_is_not_registered_again_and_the_default_needs_no_step() -> None:
+    assert "register 2.0" not in steps(target("2.0"), THREE)
+    assert steps(target("3.0"), THREE) == []
+
+
+def test_a_rollback_takes_off_the_version_that_it_leaves_and_registers_one_that_is_gone() -> None:
+    back = target("2.0", kind="rollback", release=release("2.0"))
+    rest = ["ready 2.0", "probe 2.0", "switch 2.0", "accept 2.0", "drain 3.0", "unregister 3.0"]
+    assert steps(back, THREE, watch_s=0) == rest
+    asked = next(step.detail for step in plan(back, THREE, keep=2, watch_s=0) if step.action == "probe")
+    assert asked == "ask 2.0 its 3 examples by name, alone"
+    gone = replace(THREE, workers={"3.0": 1})
+    assert steps(back, gone, watch_s=0) == ["verify 2.0", "register 2.0", *rest]
+
+
+def test_versions_that_were_never_the_default_are_left_alone() -> None:
+    seen = replace(THREE, workers={**THREE.workers, "9.9": 1})
+    retired = retirement(target("4.0"), seen, keep=0)
+    assert retired.unregister == ("3.0", "2.0", "1.0")
+    assert not retired.scale
+
+
+@given(keep=st.integers(0, 5), count=st.integers(0, 5))
+def test_so_many_earlier_versions_stay_as_are_to_be_kept(keep: int, count: int) -> None:
+    versions = [f"{i}.0" for i in range(1, count + 1)]
+    seen = Situation(versions[-1] if versions else None, dict.fromkeys(versions, 1), tuple(map(release, versions)))
+    retired = retirement(target("99.0"), seen, keep)
+    staying = [version for version in versions if version not in retired.unregister]
+    assert staying == versions[max(0, count - keep) :]
+    # Of those only the latest keeps its workers.
+    assert list(reversed(retired.scale)) == staying[:-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "remedy"),
+    [
+        ("deploy", "store", "undo"),
+        ("deploy", "register", "undo"),
+        ("deploy", "probe", "undo"),
+        ("deploy", "switch", "undo"),
+        ("deploy", "watch", "undo"),
+        ("deploy", "accept", "undo"),
+        ("deploy", "drain", "finish"),
+        ("deploy", "unregister", "finish"),
+        ("rollback", "probe", "undo"),
+        ("rollback", "switch", "finish"),
+        ("rollback", "drain", "finish"),
+    ],
+)
+def test_what_was_interrupted_is_undone_until_it_is_accepted_and_then_finished(
+    kind: str, step: str, remedy: str
+) -> None:
+    change = Change(kind, release("2.0"), release("1.0"), False, 0, False, 2, step)  # type: ignore[arg-type]
+    assert recovery(change) == remedy
+
+
+def test_a_rollback_goes_to_the_version_that_was_the_default_before_the_present_one() -> None:
+    assert rollback_version("3.0", THREE.releases) == "2.0"
+    assert rollback_version("2.0", THREE.releases) == "1.0"
+    assert rollback_version("1.0", THREE.releases) is None
+    # Someone set another default by hand: back to the last that was deployed.
+    assert rollback_version("7.0", THREE.releases) == "3.0"
+
+
+def test_the_history_grows_by_a_deploy_and_shrinks_by_a_rollback() -> None:
+    journal = Journal("echo", (release("1.0"), release("2.0")))
+    deploy = Change("deploy", release("3.0"), release("2.0"), False, 0, False, 2, "accept")
+    deployed = journal.begun(deploy).accepted().ended()
+    assert [r.version for r in deployed.releases] == ["1.0", "2.0", "3.0"]
+    assert deployed.begun(deploy).accepted().ended() == deployed
+    back = Change("rollback", release("2.0"), release("3.0"), True, 1, False, 2, "accept")
+    assert [r.version for r in deployed.begun(back).accepted().releases] == ["1.0", "2.0"]
+
+
+names = st.text("aZ1._-", min_size=1, max_size=5)
+releases = st.builds(Release, names, names, st.none() | names, st.integers(0, 9))
+changes = st.builds(
+    Change,
+    kind=st.sampled_from(["deploy", "rollback"]),
+    target=releases,
+    before=st.none() | releases,
+    registered_before=st.booleans(),
+    workers_before=st.integers(0, 9),
+    stored=st.booleans(),
+    keep=st.integers(0, 9),
+    step=names,
+)
+journals = st.builds(Journal, names, st.lists(releases, max_size=4).map(tuple), st.none() | changes)
+
+
+@settings(max_examples=30)
+@given(journal=journals)
+def test_a_journal_survives_being_written_and_read(journal: Journal) -> None:
+    assert parse_journal(render_journal(journal), "x.json") == journal
+
+
+@settings(max_examples=30)
+@given(journal=journals, data=st.data())
+def test_a_damaged_journal_is_refused_by_name(journal: Journal, data: st.DataObject) -> None:
+    text = render_journal(journal)
+    cut = data.draw(st.integers(0, len(text) - 2))
+    with pytest.raises(FormatError, match=r"^x\.json: "):
+        parse_journal(text[:cut], "x.json")
+
+
+def test_a_damaged_journal_on_disk_says_what_to_do(tmp_path: Path) -> None:
+    file = JournalFile.of(Project(tmp_path), "echo")
+    assert file.read() == Journal("echo")
+    file.write(Journal("echo", (release("1.0"),)))
+    assert file.read().releases == (release("1.0"),)
+    file.path.write_text("{")
+    with pytest.raises(ServerError, match="cannot be read") as caught:
+        file.read()
+    assert str(file.path) in str(caught.value.tip)
+
+
+def test_a_second_deploy_of_a_model_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
+    file = JournalFile.of(Project(tmp_path), "echo")
+    with file.locked():
+        with pytest.raises(ServerError, match=rf"another process, pid {os.getpid()}\b"), file.locked():
+            pass
+        with JournalFile.of(Project(tmp_path), "other").locked():
+            pass
+    with file.locked():
+        pass
+
+
+METRICS = """# HELP ts_inference_requests_total Torchserve prometheus counter metric with unit: Count
+ts_inference_requests_total{model_name="echo",model_version="default",hostname="a",} 120.0
+ts_inference_requests_total{model_name="echo",model_version="2.0",hostname="a",} 7.0
+ts_inference_requests_total{model_name="other",model_version="default",hostname="a",} 9.0
+ts_inference_latency_microseconds{model_name="echo",model_version="default",hostname="a",} 2.5E5
+Requests5XX{Level="Host",Hostname="a",} 3.0
+QueueTime{Level="Host",Hostname="a",} 0.0
+"""
+
+
+def test_the_counters_of_users_are_those_under_the_version_default() -> None:
+    assert read_counters(METRICS, "echo") == (120.0, 250000.0, 3.0)
+    assert read_counters("", "echo") == (0.0, 0.0, 0.0)
+
+
+def window(
+    requests: float = 100, latency_ms: float = 5, errors: float = 0, tracebacks: int = 0, seconds: float = 1
+) -> Window:
+    return Window(Sample(0, 0, 0, 0, 0), Sample(seconds, requests, requests * latency_ms * 1000, errors, tracebacks))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (window(), window(), None),
+        (window(), window(errors=1), None),
+        (window(), window(errors=5), "5 of 100 requests failed within 1.0 s"),
+        (window(), window(tracebacks=5), "5 of 100 requests failed"),
+        (window(errors=10), window(errors=12), None),
+        (window(errors=10), window(errors=40), "where 10.0 were usual"),
+        (window(latency_ms=50), window(latency_ms=90), None),
+        (window(latency_ms=50), window(latency_ms=200), "is 200.0 ms, 4.0 times the old version's 50.0 ms"),
+        # Too few requests, or so fast that the difference is noise.
+        (window(latency_ms=50), window(requests=5, latency_ms=200), None),
+        (window(latency_ms=1), window(latency_ms=20), None),
+    ],
+)
+def test_users_errors_and_latency_are_held_against_the_time_before(
+    before: Window, after: Window, says: str | None
+) -> None:
+    found = verdict(before, after, Limits(max_error_rate=0.02, max_latency_ratio=2))
+    assert (says in found) if says and found else found == says
+
+
+def test_probes_are_compared_by_their_median() -> None:
+    limits = Limits(max_latency_ratio=2)
+    assert probes_slower([100] * 5, [150, 150, 150, 900, 900], limits) is None
+    assert "300.0 ms, 3.0 times" in str(probes_slower([100] * 5, [300] * 5, limits))
+    assert probes_slower([100] * 2, [300] * 5, limits) is None
+
+
+def test_an_archive_is_copied_into_the_store_whole_and_the_copy_can_be_removed(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    archive = write_version(tmp_path, "1.0").rename(tmp_path / "built.mar")
+    found = find(project, str(archive))
+    assert (found.file_name, found.stored) == ("echo-1.0.mar", True)
+    copy_into_store(project, found)
+    assert (project.model_store / "echo-1.0.mar").read_bytes() == archive.read_bytes()
+    # Now it is there, under either name.
+    for reference in (str(archive), "echo-1.0", "echo-1.0.mar"):
+        assert not find(project, reference).stored
+    remove_copy(project, found.file_name)
+    assert sorted(path.name for path in project.model_store.iterdir()) == ["README.md"]
+
+
+def test_the_same_version_with_other_bytes_is_refused(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    write_version(project.model_store, "1.0").rename(project.model_store / "built.mar")
+    other = write_version(tmp_path, "1.0", at_request="time.sleep(0)")
+    with pytest.raises(UsageError, match=r"built\.mar is echo:1\.0 as well, with other bytes"):
+        find(project, str(other))
+
+
+def test_an_archive_that_changes_while_it_is_copied_leaves_nothing(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    archive = write_version(tmp_path, "1.0")
+    found = find(project, str(archive))
+    write_version(tmp_path, "1.0", at_request="time.sleep(0)")
+    with pytest.raises(ServerError, match="changed while it was copied"):
+        copy_into_store(project, found)
+    assert sorted(path.name for path in project.model_store.iterdir()) == ["README.md"]

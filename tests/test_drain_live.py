@@ -1,0 +1,164 @@
+"""Draining, scaling and unregistering versions of a real TorchServe that have work in hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from live_server import make_project, running, tiny_archive
+from marsmith.cli import main
+from marsmith.client import NO_RETRIES, Client, Reply
+from marsmith.drain import DrainProgress, drain
+from marsmith.errors import DeadlineError, NotFoundError, RequestRejectedError
+from marsmith.settings import Project
+
+pytestmark = pytest.mark.live
+
+# Each sleeps as long as it is told to; they differ in what they answer when they are asked to describe themselves.
+HANDLER = """
+import json, os, time
+
+def handle(data, context):
+    if data is None:
+        return None
+    if context.get_request_header(0, "describe") == "True":
+        return [DESCRIBED]
+    time.sleep(float(bytes(data[0]["body"])))
+    return [str(os.getpid()).encode()]
+"""
+NAMED = HANDLER.replace("DESCRIBED", 'json.dumps({"pid": os.getpid()})')
+MUTE = HANDLER.replace("DESCRIBED", 'data[0]["body"]')
+LISTED = HANDLER.replace("DESCRIBED", '"[1, 2]"')
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    root = tmp_path_factory.mktemp("drain")
+    made = [
+        ("named", "1.0", NAMED, 2),
+        ("named", "2.0", NAMED, 1),
+        ("mute", "1.0", MUTE, 1),
+        ("listed", "1.0", LISTED, 1),
+    ]
+    archives = {
+        f"{name}-{version}.mar": tiny_archive(
+            root / f"{name}-{version}.mar", name=name, version=version, handler=handler, workers=workers
+        )
+        for name, version, handler, workers in made
+    }
+    project = make_project(root / "project", archives)
+    with running(project):
+        yield project
+
+
+@pytest.fixture
+def client(project: Project) -> Iterator[Client]:
+    with Client.for_project(project, retries=NO_RETRIES) as client:
+        yield client
+
+
+def begin(pool: ThreadPoolExecutor, client: Client, model: str, *seconds: float) -> list[Future[Reply]]:
+    """Send requests to version 1.0 that take so long, and return once all of them are with a worker or in its queue."""
+    # Shorter than the client's own deadline: what TorchServe drops is waited for in vain.
+    asked = [pool.submit(client.predict, model, str(one).encode(), version="1.0", deadline_s=12) for one in seconds]
+    time.sleep(0.4)
+    return asked
+
+
+def test_a_probe_is_answered_by_the_worker_that_names_itself(client: Client) -> None:
+    pids = {worker.pid for worker in client.describe("named", "1.0")[0].workers}
+    assert {client.probe("named", "1.0") for _ in range(20)} == pids
+    with pytest.raises(NotFoundError):
+        client.probe("named", "9.0")
+
+
+def test_drain_waits_for_the_one_worker_of_two_that_is_still_busy(client: Client) -> None:
+    seen: list[DrainProgress] = []
+    with ThreadPoolExecutor(3) as pool:
+        asked = begin(pool, client, "named", 0.6, 2.0)
+        drain(client, "named", "1.0", timeout_s=20, on_progress=seen.append)
+        assert all(one.done() for one in asked)
+    assert {1, 2} <= {progress.busy for progress in seen}
+    assert seen[-1] == DrainProgress(pending=0, busy=0, workers=2)
+
+
+def test_drain_waits_for_the_queue(client: Client) -> None:
+    seen: list[DrainProgress] = []
+    with ThreadPoolExecutor(6) as pool:
+        asked = begin(pool, client, "named", *[0.5] * 6)
+        drain(client, "named", "1.0", timeout_s=20, on_progress=seen.append)
+        assert all(one.done() for one in asked)
+    assert max(progress.pending for progress in seen) > 0
+
+
+def test_a_single_worker_that_does_not_know_the_question_is_drained_too(client: Client) -> None:
+    with pytest.raises(RequestRejectedError, match="Prediction failed"):
+        client.probe("mute", "1.0")
+    with ThreadPoolExecutor(2) as pool:
+        asked = begin(pool, client, "mute", 0.7, 0.7)
+        drain(client, "mute", "1.0", timeout_s=20)
+        assert all(one.done() for one in asked)
+
+
+def test_a_handler_that_describes_itself_with_a_list_is_drained_too(client: Client) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        asked = begin(pool, client, "listed", 0.7)
+        drain(client, "listed", "1.0", timeout_s=20)
+        assert all(one.done() for one in asked)
+
+
+def test_what_is_still_at_work_at_the_end_is_said(client: Client) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        begin(pool, client, "named", 2.5)
+        with pytest.raises(DeadlineError, match=r"named:1\.0 still had work after 0\.5 s: 0 requests waited, and 1 of"):
+            drain(client, "named", "1.0", timeout_s=0.5)
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.root)
+
+
+def test_scale_sets_the_workers_of_the_version_that_is_named(
+    here: None, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["scale", "named:2.0", "--workers", "2", "--max", "3"]) == 0
+    assert capsys.readouterr().out == "named:2.0 has 2/2 workers ready, at least 2, at most 3\n"
+    assert main(["scale", "named", "--version", "2.0", "--workers", "1", "--drain", "5"]) == 0
+    assert len(client.describe("named", "2.0")[0].workers) == 1
+    assert len(client.describe("named", "1.0")[0].workers) == 2
+    assert main(["scale", "named:2.0", "--workers", "-1"]) == 2
+    assert main(["scale", "named:2.0", "--workers", "2", "--max", "1"]) == 2
+    assert main(["scale", "named:7.0", "--workers", "1"]) == 1
+    assert "registered versions of named: 1.0, 2.0" in capsys.readouterr().err
+
+
+def test_unregister_answers_what_was_sent_before_and_keeps_the_archive(
+    here: None, project: Project, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.set_default("named", "2.0")
+    assert main(["unregister", "named:2.0"]) == 2
+    assert "is the default version" in capsys.readouterr().err
+    with ThreadPoolExecutor(6) as pool:
+        asked = begin(pool, client, "named", *[0.6] * 6)
+        assert main(["unregister", "named:1.0"]) == 0
+        assert [one.result().status for one in asked] == [200] * 6
+    printed = capsys.readouterr()
+    assert printed.out == "named:1.0 is unregistered; named-1.0.mar stays in the model store\n"
+    assert "requests wait" in printed.err
+    assert [status.model_version for status in client.describe("named")] == ["2.0"]
+    assert (project.model_store / "named-1.0.mar").exists()
+
+
+def test_unregister_now_cuts_the_work_in_hand(here: None, client: Client) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        asked = begin(pool, client, "mute", 3.0)
+        assert main(["unregister", "mute", "--now"]) == 0
+        # What TorchServe drops while it removes the version gets no answer at all.
+        with pytest.raises((RequestRejectedError, DeadlineError), match=r"Worker (died|scaled down)|no answer"):
+            asked[0].result()
+    with pytest.raises(NotFoundError):
+        client.describe("mute")
