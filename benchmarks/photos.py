@@ -1,0 +1,21 @@
+"""The requests that benchmarks send: JPEG photos of 640x480, from scikit-image."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+from skimage import data
+
+NAMES = ("astronaut", "cat", "chelsea", "coffee", "rocket", "immunohistochemistry", "hubble_deep_field", "retina")
+
+
+def photos(count: int) -> list[bytes]:
+    """Return so many photos, in turn, 24 to 140 kB each."""
+    bodies = []
+    for number in range(count):
+        stream = io.BytesIO()
+        image = Image.fromarray(getattr(data, NAMES[number % len(NAMES)])()).convert("RGB")
+        image.resize((640, 480)).save(stream, "JPEG", quality=90)
+        bodies.append(stream.getvalue())
+    return bodies

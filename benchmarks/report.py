@@ -1,0 +1,221 @@
+"""The page with all figures, rendered from the results alone: tables, targets beside what was measured, plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from machine import machine_line
+
+Result = Mapping[str, Any]
+HEAD = """# Benchmarks
+
+Written by `make bench` (`benchmarks/run_all.py`); every figure is from the run whose machine is named, measured side
+by side, in turns. Ratios of one run can be compared; figures of two machines, or of two runs, cannot. What each file
+asks stands in [benchmarks/README.md](../benchmarks/README.md).
+
+Machine: {machine}.
+"""
+
+
+def render_page(results: Mapping[str, Result], plots: Path) -> str:
+    """Render docs/benchmarks.md from the results by name; plots go into the folder ``plots``.
+
+    Raises:
+        ValueError: the results are of different machines.
+    """
+    if not results:
+        return HEAD.format(machine="nothing has been measured yet")
+    machines = {name: result["machine"] for name, result in results.items()}
+    hardware = {(each["cpu"], each["cores"]) for each in machines.values()}
+    if len(hardware) > 1:
+        raise ValueError(f"results of different machines: {sorted(hardware)}; measure all again on one")
+    newest = max(machines.values(), key=lambda each: len(each["versions"]))
+    parts = [HEAD.format(machine=machine_line(newest)), _targets(results)]
+    parts += [render(results[name], plots) for name, render in SECTIONS.items() if name in results]
+    return "\n".join(parts)
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "|".join("---" for _ in columns) + "|"]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(value: float, goal: float, *, at_most: bool = False) -> str:
+    """Say whether a target is met."""
+    return "met" if (value <= goal if at_most else value >= goal) else "**not met**"
+
+
+def _targets(results: Mapping[str, Result]) -> str:
+    rows: list[tuple[str, str, str, str]] = []
+    for made in results.get("serving", {}).get("results", []):
+        model, ratios = made["model"], made["ratios"]
+        wanted = {
+            "limit": (f"{model}: 32 clients / decode + model in process", 0.93),
+            "server": (f"{model}: LoadGen server / offline, p99 <= 50 ms", 0.80),
+            "stock": (f"{model}: fastest form / stock TorchServe's defaults, 32 clients", 5.0),
+            "stock float32": (f"{model}: float32 / stock TorchServe's defaults, 32 clients", 1.5),
+            "one client": (f"{model}: fastest form / better stock, 1 client", 0.5),
+        }
+        rows += [
+            (text, f">= {goal:g}", f"{ratios[name]:.2f}", verdict(ratios[name], goal))
+            for name, (text, goal) in wanted.items()
+        ]
+    if "service_level" in results:
+        rows += _level_targets(results["service_level"])
+    for row in results.get("peers", {}).get("targets", []):
+        rows.append((row["what"], f">= {row['goal']:g}", f"{row['value']:.2f}", verdict(row["value"], row["goal"])))
+    for row in results.get("tuner", {}).get("targets", []):
+        rows.append((row["what"], row["goal"], row["value"], "met" if row["met"] else "**not met**"))
+    for row in results.get("optimize", {}).get("targets", []):
+        rows.append((row["what"], f">= {row['goal']:g}", f"{row['value']:.2f}", verdict(row["value"], row["goal"])))
+    return "## Targets\n\n" + markdown(("what", "target", "measured", ""), rows)
+
+
+def _level_targets(result: Result) -> list[tuple[str, str, str, str]]:
+    level, limit = result["level"], result["p99LimitMs"]
+    p99 = level["latencyMs"]["p99"]
+    minutes = level["seconds"] / 60
+    held = f"{level['rps']:g} requests/s, Poisson, for {minutes:.0f} minutes: p99"
+    failures = sum(level["errors"].values())
+    growth = level["memoryGrowth"]
+    return [
+        (held, f"<= {limit:g} ms", f"{p99:.1f} ms", verdict(p99, limit, at_most=True)),
+        ("the same: failed requests", "0", str(failures), verdict(failures, 0, at_most=True)),
+        ("the same: memory, last quarter / second", "<= 1.05", f"{growth:.3f}", verdict(growth, 1.05, at_most=True)),
+    ]
+
+
+def _serving(result: Result, _plots: Path) -> str:
+    parts = ["## Serving: against the limit, and against stock TorchServe\n"]
+    parts.append(
+        "`python benchmarks/serving.py`; answers per second, p99 in ms in brackets; JPEG of 640x480 over HTTP.\n"
+    )
+    for made in result["results"]:
+        columns = (made["model"], "1 client", "8 clients", "32 clients", "failed")
+        rows = [
+            (name, *(f"{row[c]['rps']:.1f} ({row[c]['p99Ms']:.0f})" for c in ("1", "8", "32")), _failed(row))
+            for name, row in made["servers"].items()
+        ]
+        rows += [(f"limit in process, {name}", "", "", f"{rate:.1f}", "") for name, rate in made["limit"].items()]
+        loads, grpc = made["loadgen"], made["grpc"]
+        parts.append(markdown(columns, rows))
+        judged = (
+            f"MLPerf LoadGen: offline {loads['offline']:.1f} samples/s, server {loads['server']:.1f} at p99 <= 50 ms."
+        )
+        parts.append(f"{judged} 8 clients: HTTP {grpc['http']:.1f}, gRPC {grpc['grpc']:.1f} answers/s.\n")
+        ratios = made["ratios"]
+        one = f"against stock with one worker: {ratios['stock, 1 worker']:.2f}"
+        parts.append(f"{one}, float32 {ratios['stock float32, 1 worker']:.2f} times at 32 clients.\n")
+    return "\n".join(parts)
+
+
+def _failed(row: Mapping[str, Any]) -> int:
+    return sum(int(cell["failed"]) for cell in row.values())
+
+
+def _service_level(result: Result, plots: Path) -> str:
+    names = _draw_level(result, plots)
+    rows = [
+        (f"{p['rps']:g}", p["latencyMs"]["p50"], p["latencyMs"]["p99"], sum(p["errors"].values()))
+        for p in result["load"]
+    ]
+    batches = [
+        (p["clients"], p["requestsPerSecond"], p["latencyMs"]["p50"], p["latencyMs"]["p99"]) for p in result["clients"]
+    ]
+    largest = f"{result['largestRate']:.0f} requests per second"
+    text = (
+        f"`python benchmarks/service_level.py`. The largest rate of Poisson arrivals with p99 <= "
+        f"{result['p99LimitMs']:g} ms is **{largest}**. The driver alone makes {result['driverAlone']:.0f} requests a "
+        "second against a server that does nothing.\n"
+    )
+    return "\n".join(
+        [
+            "## The service level of the default model\n",
+            text,
+            markdown(("requests/s, Poisson", "p50 ms", "p99 ms", "failed"), rows),
+            markdown(("clients, closed loop", "answers/s", "p50 ms", "p99 ms"), batches),
+            *(f"![{text}](plots/{name})\n" for name, text in names.items()),
+        ]
+    )
+
+
+def _draw_level(result: Result, plots: Path) -> dict[str, str]:
+    plots.mkdir(exist_ok=True)
+    load = result["load"]
+    rates = [p["rps"] for p in load]
+    _plot(
+        plots / "latency.svg",
+        ("requests per second, Poisson", "latency, ms"),
+        {name: (rates, [p["latencyMs"][name] for p in load]) for name in ("p50", "p90", "p99")},
+        limit=result["p99LimitMs"],
+        log=True,
+    )
+    clients = result["clients"]
+    _plot(
+        plots / "throughput.svg",
+        ("clients in a closed loop; batches form from them", "answers per second"),
+        {"": ([p["clients"] for p in clients], [p["requestsPerSecond"] for p in clients])},
+    )
+    memory = result["level"]["memoryMiB"]
+    _plot(
+        plots / "memory.svg",
+        ("seconds under load", "memory of the server and its workers, MiB"),
+        {"": ([at for at, _ in memory], [size for _, size in memory])},
+    )
+    return {"latency.svg": "latency against load", "throughput.svg": "throughput", "memory.svg": "memory under load"}
+
+
+def _plot(
+    path: Path,
+    axes_names: tuple[str, str],
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    limit: float | None = None,
+    log: bool = False,
+) -> None:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    # The same figures give the same file.
+    mpl.rcParams["svg.hashsalt"] = "marsmith"
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, (across, up) in lines.items():
+        axes.plot(across, up, marker="o", markersize=3, linewidth=1.2, label=name or None)
+    if limit is not None:
+        axes.axhline(limit, linestyle="--", linewidth=1, color="grey", label=f"limit, {limit:g} ms")
+    if log:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel(axes_names[0])
+    axes.set_ylabel(axes_names[1])
+    if limit is not None or len(lines) > 1:
+        axes.legend()
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _ready(result: Result, _plots: Path) -> str:
+    base = result["seconds"]["load the file"]
+    rows = [(name, f"{took:.2f}", f"{took / base:.2f}") for name, took in result["seconds"].items()]
+    table = markdown(("", "seconds", "/ loading the file in a plain Python"), rows)
+    return f"## Start-up\n\n`python benchmarks/ready.py`, medians.\n\n{table}"
+
+
+def _texts(title: str) -> Callable[[Result, Path], str]:
+    """Render a result that brings its own tables, as Markdown under ``tables``."""
+    return lambda result, _: f"## {title}\n\n" + "\n".join(result.get("tables", []))
+
+
+SECTIONS: dict[str, Callable[[Result, Path], str]] = {
+    "serving": _serving,
+    "service_level": _service_level,
+    "peers": _texts("Other servers with the same code"),
+    "tuner": _texts("The tuner"),
+    "optimize": _texts("Archives of the stock tool, optimized"),
+    "ready": _ready,
+}

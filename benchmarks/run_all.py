@@ -1,0 +1,59 @@
+"""Every benchmark of serving, one after the other, and the page that they end on: docs/benchmarks.md.
+
+Run: make bench              (about an hour and a half on 2 cores; nothing else should run)
+     make bench BENCH=--quick
+     python benchmarks/run_all.py --only serving peers       # measure these again, and render the page anew
+
+Results lie in benchmarks/results/ as JSON, one file a benchmark, each with its machine; the page says which machine it
+was, and refuses to mix machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from report import render_page
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+# In this order; the first is short, so that what is not set up shows soon.
+COMMANDS = {
+    "ready": ("ready.py", ["--rounds", "5"], ["--rounds", "2"]),
+    "serving": ("serving.py", ["--rounds", "3", "--seconds", "5"], ["--rounds", "1", "--seconds", "2"]),
+    "service_level": ("service_level.py", ["--minutes", "10"], ["--minutes", "1", "--seconds", "3"]),
+    "peers": ("peers.py", ["--rounds", "3", "--seconds", "4"], ["--rounds", "1", "--seconds", "2"]),
+    "tuner": ("tuner.py", [], ["--quick"]),
+    "optimize": ("optimize.py", [], ["--quick"]),
+}
+
+
+def main() -> int:
+    """Run what was asked for, and render the page from all results there are."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
+    parser.add_argument("--quick", action="store_true", help="shorter, with more noise")
+    parser.add_argument("--render", action="store_true", help="measure nothing, render the page")
+    args = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
+    failed = []
+    for name in [] if args.render else args.only:
+        file, usual, quick = COMMANDS[name]
+        command = [sys.executable, str(HERE / file), *(quick if args.quick else usual)]
+        print(f"== {' '.join(command[1:])}", file=sys.stderr, flush=True)
+        if subprocess.run([*command, "--json", str(RESULTS / f"{name}.json")], check=False).returncode:
+            failed.append(name)
+    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+    PAGE.write_text(render_page(results, PAGE.parent / "plots"), encoding="utf-8")
+    print(f"wrote {PAGE}", file=sys.stderr)
+    if failed:
+        print(f"failed: {', '.join(failed)}; the page shows their earlier results, if any", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""How much of what decoding and the model reach does the server pass on? And how much more than a stock TorchServe?
+
+Run: python benchmarks/serving.py [--rounds 3] [--seconds 5] [--model efficientnet_lite0|resnet18] [--json FILE]
+
+For the default model in the form that its lock names, and for ResNet-18 in int8, whose weights are drawn at random and
+fitted to a few photos as benchmarks/export.py does it (torchvision's hub is not reached from everywhere):
+
+- ``limit``: decoding and model in process, no server, the better of one process with all threads and one for each core;
+- ``marsmith``: the archive on TorchServe, each of these set-ups, JPEG over HTTP, closed loops of 1, 8 and 32 clients;
+- ``marsmith, float32``: the same model in TorchScript float32, run by torch;
+- ``stock``: torch-model-archiver, image_classifier, TorchServe's defaults (one worker a core, each with all cores), and
+  with one worker, which is what helps it most; the same weights;
+- MLPerf's load generator on our archive: offline, and the largest rate of its server scenario within the p99 limit;
+- gRPC beside HTTP at 8 clients.
+
+Servers take turns, in a new order each round; figures are medians over the rounds. Ratios are of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import forms
+import loadgen
+from contenders import Contender, jpeg_inputs, marsmith_server, stock_archive, stock_server
+from in_process import images_per_second
+from machine import machine_line, machine_record
+from marsmith import run_state
+from marsmith.archive import Archive
+from marsmith.bench import Load, Target, grpc_target, http_target, run_load
+from marsmith.load.measurement import Measurement
+from marsmith.recipe import load_image_recipe
+from marsmith.scratch_server import scratch_server
+from marsmith.tuning.setup import Placement, Setup
+from marsmith.weights import apply_weights, load_weights
+from photos import photos
+
+CLIENTS = (1, 8, 32)
+P99_MS = 50.0
+FITTED = "fitted"
+SETUPS = (Setup(Placement(0, 1, 2), 8, 1), Setup(Placement(0, 2, 1), 8, 1))
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TARGETS = {
+    "limit": "at 32 clients / limit in process",
+    "server": "LoadGen server / offline at p99 <= 50 ms",
+    "stock": "auto / stock defaults at 32 clients",
+    "stock float32": "float32 / stock defaults at 32 clients",
+}
+GOALS = {"limit": 0.93, "server": 0.80, "stock": 5.0, "stock float32": 1.5}
+
+
+@dataclass
+class Column:
+    """Runs of one contender at one number of clients."""
+
+    rates: list[float] = field(default_factory=list)
+    p50s: list[float] = field(default_factory=list)
+    p99s: list[float] = field(default_factory=list)
+    failed: int = 0
+
+    def add(self, measured: Measurement) -> None:
+        """Keep one run."""
+        self.rates.append(measured.requests_per_second)
+        self.p50s.append(measured.quantiles_ms[0.5])
+        self.p99s.append(measured.p99_ms)
+        self.failed += measured.failed
+
+    @property
+    def rate(self) -> float:
+        """Median answers per second."""
+        return statistics.median(self.rates) if self.rates else float("nan")
+
+
+class StockInput(torch.nn.Module):
+    """Takes what the stock handler makes of a photo, and gives the classifier what it was trained on."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, classifier: torch.nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.classifier = classifier
+        ours, theirs = (
+            (torch.tensor(mean), torch.tensor(std)),
+            (torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)),
+        )
+        self.register_buffer("scale", (theirs[1] / ours[1]).reshape(1, 3, 1, 1))
+        self.register_buffer("shift", ((theirs[0] - ours[0]) / ours[1]).reshape(1, 3, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Map normalised pixels (N, 3, H, W) to logits (N, classes)."""
+        logits: torch.Tensor = self.classifier(pixels * self.scale + self.shift)
+        return logits
+
+
+def stock_torchscript(model: str, weights: str, path: Path) -> None:
+    """Trace the eager module as people do for the stock handler: normalised floats in, logits out, not frozen."""
+    recipe = load_image_recipe(forms.REPOSITORY / "export" / f"{model}.py")
+    torch.manual_seed(0)
+    classifier = recipe.build()
+    apply_weights(classifier, load_weights(weights, recipe, forms.REPOSITORY))
+    module: torch.nn.Module = classifier.eval()
+    wanted = recipe.preprocessing
+    if wanted.mean != IMAGENET_MEAN:
+        module = StockInput(module, wanted.mean, wanted.std).eval()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(module, torch.rand(1, 3, *wanted.crop), check_trace=False), path)
+
+
+def contenders(model: str, weights: str, fast: dict[str, str], folder: Path, bodies: Sequence[bytes]) -> dict[str, Any]:
+    """Build every archive; return the contenders and the path of the fast archive."""
+    project = forms.scratch_project(folder)
+    if weights == FITTED:
+        weights = str(folder / "fitted.pth")
+        recipe = forms.REPOSITORY / "export" / f"{model}.py"
+        fit = [sys.executable, str(forms.REPOSITORY / "benchmarks" / "export.py"), "fit", str(recipe), weights]
+        subprocess.run(fit, check=True)
+    chosen = weights if weights != "recipe" else None
+    auto = forms.build(project, model, weights=chosen, **fast)
+    plain = forms.build(project, model, weights=chosen, precision="float32", engine="torch", format="torchscript")
+    stock = folder / "stock"
+    stock.mkdir()
+    stock_torchscript(model, weights, stock / "stock.pt")
+    (stock / "index_to_name.json").write_text(Archive.open(auto).text("index_to_name.json") or "{}")
+    archive = stock_archive(stock / "stock.pt", stock / "index_to_name.json", stock)
+    made = [Contender(f"marsmith, {setup}", marsmith_server(project, auto, bodies, setup)) for setup in SETUPS]
+    made += [Contender(f"float32, {setup}", marsmith_server(project, plain, bodies, setup)) for setup in SETUPS]
+    made += [
+        Contender("stock, its defaults", stock_server(archive, bodies)),
+        Contender("stock, 1 worker", stock_server(archive, bodies, workers=1)),
+    ]
+    return {"contenders": made, "archive": auto, "project": project}
+
+
+def take_turns(
+    made: Sequence[Contender], rounds: int, seconds: float, order: random.Random
+) -> dict[str, dict[int, Column]]:
+    """Measure every contender at every number of clients, in a new order each round."""
+    columns = {each.name: {clients: Column() for clients in CLIENTS} for each in made}
+    for number in range(rounds):
+        for each in order.sample(list(made), len(made)):
+            print(f"round {number + 1} of {rounds}: {each.name}", file=sys.stderr, flush=True)
+            with each.serve() as target:
+                run_load(target, Load(clients=8, seconds=1.0, warm_up_s=1.0))
+                for clients in CLIENTS:
+                    columns[each.name][clients].add(
+                        run_load(target, Load(clients=clients, seconds=seconds, warm_up_s=0.5))
+                    )
+    return columns
+
+
+def limits(archive: Path, bodies: Sequence[bytes], rounds: int, seconds: float) -> dict[str, float]:
+    """Measure decoding and model in process, each way to share the cores out."""
+    rates: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for workers, threads in ((1, 2), (2, 1)):
+            rate = images_per_second(archive, bodies, workers=workers, threads=threads, seconds=seconds)
+            rates.setdefault(f"{workers} x {threads} threads", []).append(rate)
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def judged(project: Any, archive: Path, bodies: Sequence[bytes], setup: Setup, seconds: float) -> dict[str, Any]:
+    """Let MLPerf's load generator judge a set-up, over HTTP; and measure gRPC beside HTTP."""
+    with marsmith_server(project, archive, bodies, setup)() as target:
+        run_load(target, Load(clients=8, seconds=2.0))
+        offline = loadgen.offline(target, seconds=seconds, expected_qps=150)
+        start = 0.8 * offline.samples_per_second
+        rate, runs = loadgen.largest_server_rate(target, start=start, seconds=seconds, p99_ms=P99_MS)
+    return {
+        "offline": offline.samples_per_second,
+        "server": rate,
+        "runs": [asdict(run) for run in runs],
+        "ratio": rate / offline.samples_per_second,
+    }
+
+
+def over_grpc(project: Any, archive: Path, bodies: Sequence[bytes], rounds: int, seconds: float) -> dict[str, float]:
+    """Measure HTTP and gRPC in turns on one server, 8 clients; answers per second."""
+    rates: dict[str, list[float]] = {"http": [], "grpc": []}
+    with scratch_server(project, {archive.name: archive}) as server:
+        state, model = run_state.read(server), Archive.open(archive).manifest.model_name
+        inputs = jpeg_inputs(bodies)
+        targets: dict[str, Target] = {
+            "http": http_target(state, model, None, inputs),
+            "grpc": grpc_target(state, model, None, inputs),
+        }
+        for _ in range(rounds):
+            for name, target in targets.items():
+                load = Load(clients=8, seconds=seconds, warm_up_s=1.0)
+                rates[name].append(run_load(target, load).requests_per_second)
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def measure(model: str, weights: str, fast: dict[str, str], args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one model in every way."""
+    bodies = photos(8)
+    order = random.Random(args.seed)
+    with tempfile.TemporaryDirectory(prefix="marsmith-bench-") as folder:
+        made = contenders(model, weights, fast, Path(folder), bodies)
+        columns = take_turns(made["contenders"], args.rounds, args.seconds, order)
+        ours = [name for name in columns if name.startswith("marsmith")]
+        best = max(ours, key=lambda name: columns[name][32].rate)
+        limit = limits(made["archive"], bodies, args.rounds, args.seconds)
+        setup = next(setup for setup in SETUPS if best.endswith(str(setup)))
+        loads = judged(made["project"], made["archive"], bodies, setup, max(args.seconds, 5.0))
+        grpc = over_grpc(made["project"], made["archive"], bodies, args.rounds, args.seconds)
+    ratios = _ratios(columns, max(limit.values()), loads)
+    servers = {name: {str(c): _record(column) for c, column in row.items()} for name, row in columns.items()}
+    return {"model": model, "limit": limit, "servers": servers, "loadgen": loads, "grpc": grpc, "ratios": ratios}
+
+
+def _ratios(columns: dict[str, dict[int, Column]], limit: float, loads: dict[str, Any]) -> dict[str, float]:
+    def best(prefix: str, clients: int) -> float:
+        return max(row[clients].rate for name, row in columns.items() if name.startswith(prefix))
+
+    stock = columns["stock, its defaults"]
+    return {
+        "limit": best("marsmith", 32) / limit,
+        "server": loads["ratio"],
+        "stock": best("marsmith", 32) / stock[32].rate,
+        "stock float32": best("float32", 32) / stock[32].rate,
+        "stock, 1 worker": best("marsmith", 32) / columns["stock, 1 worker"][32].rate,
+        "stock float32, 1 worker": best("float32", 32) / columns["stock, 1 worker"][32].rate,
+        "one client": best("marsmith", 1) / max(stock[1].rate, columns["stock, 1 worker"][1].rate),
+    }
+
+
+def _record(column: Column) -> dict[str, Any]:
+    return {
+        "rps": round(column.rate, 1),
+        "rpsOfRounds": [round(rate, 1) for rate in column.rates],
+        "p50Ms": round(statistics.median(column.p50s), 2),
+        "p99Ms": round(statistics.median(column.p99s), 2),
+        "failed": column.failed,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print one model's tables."""
+    print(f"\n{result['model']}")
+    print(f"{'server':<48}" + "".join(f"{f'{c} clients':>12}{'p99 ms':>9}" for c in CLIENTS))
+    for name, row in result["servers"].items():
+        cells = "".join(f"{row[str(c)]['rps']:>12.1f}{row[str(c)]['p99Ms']:>9.1f}" for c in CLIENTS)
+        print(f"{name:<48}{cells}")
+    for name, rate in result["limit"].items():
+        print(f"{'limit, ' + name:<48}{'':>42}{rate:>12.1f}")
+    loads = result["loadgen"]
+    print(f"LoadGen: offline {loads['offline']:.1f}, server {loads['server']:.1f} at p99 <= {P99_MS:g} ms")
+    print(f"8 clients: HTTP {result['grpc']['http']:.1f}, gRPC {result['grpc']['grpc']:.1f} answers/s")
+    for name, ratio in result["ratios"].items():
+        goal = f", target {GOALS[name]:g}: {'met' if ratio >= GOALS[name] else 'NOT met'}" if name in GOALS else ""
+        print(f"{TARGETS.get(name, name):<48}{ratio:>8.2f}{goal}")
+
+
+SUBJECTS = {
+    "efficientnet_lite0": ("recipe", {}),
+    "resnet18": (FITTED, {"precision": "int8", "format": "auto", "engine": "auto"}),
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", choices=sorted(SUBJECTS), help="one of them; both by default")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    machine = machine_record()
+    print(machine_line(machine))
+    results = [measure(model, *SUBJECTS[model], args) for model in args.model or SUBJECTS]
+    for result in results:
+        show(result)
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

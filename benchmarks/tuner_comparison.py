@@ -1,0 +1,122 @@
+"""What the tuner's search and the sweep found: tables, the verdict, targets, and all of it as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from marsmith.tuning.search import Prediction, Trial
+from marsmith.tuning.setup import Placement, Setup
+from tuner_replay import Table
+
+SHARE_OF_TRIALS = 0.25
+GOAL = 0.95
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the search and the sweep found.
+
+    Attributes:
+        predictions: of every set-up, best first.
+        search: the search's trials, in order.
+        sweep: one trial of every set-up.
+        finals: trials of the search's choice and of the sweep's best ones, in turns.
+        chosen: by the search; None where nothing worked.
+        p99_ms: the limit.
+        seconds: how long measuring batches, the search and the sweep took, all in all.
+    """
+
+    predictions: tuple[Prediction, ...]
+    search: tuple[Trial, ...]
+    sweep: tuple[Trial, ...]
+    finals: tuple[Trial, ...]
+    chosen: Setup | None
+    p99_ms: float
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def table(self) -> Table:
+        """The sweep, by set-up."""
+        return {trial.setup: trial for trial in self.sweep}
+
+    def final_score(self, setup: Setup) -> float:
+        """Median score of a set-up in the finals."""
+        return statistics.median(trial.score(self.p99_ms) for trial in self.finals if trial.setup == setup)
+
+    @property
+    def ratio(self) -> float:
+        """Score of the search's choice over the best in the finals; 0 where nothing was chosen."""
+        most = max((self.final_score(each) for each in {trial.setup for trial in self.finals}), default=0.0)
+        return self.final_score(self.chosen) / most if self.chosen and most else 0.0
+
+
+def sweep_table(comparison: Comparison) -> list[str]:
+    """Return the sweep, best first, as lines of a table in Markdown; the search's choice is bold."""
+    predicted = {each.setup: each.rate for each in comparison.predictions}
+    tried = {trial.setup for trial in comparison.search}
+    heads = ("set-up", "predicted req/s", "req/s", "p99 ms", "score", "tried by the search")
+    lines = [f"| {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---|"]
+    for trial in sorted(comparison.sweep, key=lambda trial: -trial.score(comparison.p99_ms)):
+        name = f"**{trial.setup}**" if trial.setup == comparison.chosen else str(trial.setup)
+        figures = f"{predicted.get(trial.setup, 0.0):.0f} | {trial.requests_per_second:.0f} | {trial.p99_ms:.0f}"
+        mark = "yes" if trial.setup in tried else ""
+        lines.append(f"| {name} | {figures} | {trial.score(comparison.p99_ms):.0f} | {mark} |")
+    return lines
+
+
+def verdict(comparison: Comparison) -> str:
+    """Say how the search did."""
+    trials, every = len(comparison.search), len(comparison.sweep)
+    met = comparison.ratio >= GOAL and trials <= SHARE_OF_TRIALS * every
+    took = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in comparison.seconds.items())
+    return (
+        f"chosen: {comparison.chosen}: {comparison.ratio:.3f} of the best, after {trials} trials of {every} ({took}); "
+        f"goal {GOAL:g} with at most a quarter: {'met' if met else 'NOT MET'}"
+    )
+
+
+def targets(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return what is wanted beside what is, as the page of all benchmarks takes it."""
+    trials, every = len(comparison.search), len(comparison.sweep)
+    return [
+        {
+            "what": "tuner: its choice / the best of all set-ups",
+            "goal": f">= {GOAL:g}",
+            "value": f"{comparison.ratio:.2f}",
+            "met": comparison.ratio >= GOAL,
+        },
+        {
+            "what": "tuner: trials / set-ups",
+            "goal": f"<= {SHARE_OF_TRIALS:g}",
+            "value": f"{trials}/{every}",
+            "met": trials <= SHARE_OF_TRIALS * every,
+        },
+    ]
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as JSON."""
+    return asdict(comparison) | {"ratio": comparison.ratio}
+
+
+def from_json(value: dict[str, Any]) -> Comparison:
+    """Read what ``to_json`` gave."""
+
+    def setup(each: dict[str, Any]) -> Setup:
+        return Setup(Placement(**each["placement"]), each["batch_size"], each["max_batch_delay_ms"])
+
+    def trials(key: str) -> tuple[Trial, ...]:
+        return tuple(Trial(**{**each, "setup": setup(each["setup"])}) for each in value[key])
+
+    predictions = tuple(Prediction(setup(each["setup"]), each["rate"]) for each in value["predictions"])
+    return Comparison(
+        predictions,
+        trials("search"),
+        trials("sweep"),
+        trials("finals"),
+        setup(value["chosen"]) if value["chosen"] else None,
+        value["p99_ms"],
+        value["seconds"],
+    )

@@ -1,0 +1,179 @@
+"""A load test on a server that runs: what is sent, how, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from marsmith.errors import UsageError
+from marsmith.inputs import Input, read_input
+from marsmith.load.arrivals import Kind, arrivals
+from marsmith.load.driver import Check, Drive, closed_loop, open_loop
+from marsmith.load.grpc_lane import GrpcLane, GrpcTarget
+from marsmith.load.http_lane import HttpLane, HttpTarget
+from marsmith.load.lane import Answer, OpenLane
+from marsmith.load.measurement import Measurement, measure
+from marsmith.names import check_model_name, check_model_version
+from marsmith.run_state import RunState
+from marsmith.tokens import read_key_file
+
+Target = HttpTarget | GrpcTarget
+
+
+@dataclass(frozen=True)
+class Load:
+    """How requests come.
+
+    Attributes:
+        clients: of a closed loop: each sends its next request when it has the answer; None: an open loop.
+        rps: requests per second of an open loop; None: a closed loop.
+        seconds: how long requests are sent, after the warm-up.
+        warm_up_s: sent before, and not counted, in seconds.
+        arrivals: of an open loop.
+        seed: of the arrivals.
+    """
+
+    clients: int | None = None
+    rps: float | None = None
+    seconds: float = 10.0
+    warm_up_s: float = 2.0
+    arrivals: Kind = "poisson"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a load that is none.
+
+        Raises:
+            UsageError: both or neither of clients and rps, or a number that is not positive.
+        """
+        if (self.clients is None) == (self.rps is None):
+            raise UsageError("a load has either clients (closed loop) or requests per second (open loop)")
+        if min(self.clients or 1, self.rps or 1, self.seconds) <= 0 or self.warm_up_s < 0:
+            raise UsageError("clients, requests per second and seconds must be positive")
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        if self.rps is None:
+            return f"{self.clients} client{'' if self.clients == 1 else 's'}, closed loop"
+        return f"{self.rps:g} requests/s, {self.arrivals} arrivals"
+
+
+def run_load(target: Target, load: Load, *, check: Check | None = None) -> Measurement:
+    """Put ``load`` on ``target`` and measure.
+
+    Raises:
+        ConnectionFailedError: nothing listens there.
+        MissingDependencyError: gRPC without grpcio.
+    """
+    return measure(drive(target, load, check=check), skip_s=load.warm_up_s)
+
+
+def drive(target: Target, load: Load, *, check: Check | None = None) -> Drive:
+    """Put ``load`` on ``target`` and return every sample, those of the warm-up too."""
+    return asyncio.run(_drive(target, load, check))
+
+
+async def _drive(target: Target, load: Load, check: Check | None) -> Drive:
+    open_lane, seconds = lane_opener(target), load.warm_up_s + load.seconds
+    if load.clients is not None:
+        return await closed_loop(open_lane, len(target.bodies), clients=load.clients, seconds=seconds, check=check)
+    due = arrivals(load.arrivals, load.rps or 0.0, seconds, seed=load.seed)
+    return await open_loop(open_lane, len(target.bodies), due=due, check=check)
+
+
+def lane_opener(target: Target) -> OpenLane:
+    """Return what opens connections to ``target``; the requests are put together once."""
+    messages = target.messages()
+    if isinstance(target, HttpTarget):
+        http = target
+        return lambda: HttpLane.open(http, messages)
+    grpc = target
+
+    async def open_channel() -> GrpcLane:
+        return GrpcLane(grpc, messages)
+
+    return open_channel
+
+
+def http_target(
+    state: RunState, model: str, version: str | None, inputs: Sequence[Input], *, deadline_s: float = 30.0
+) -> HttpTarget:
+    """Return the REST resource of a model on the project's server, with its token."""
+    names = (check_model_name(model), *((check_model_version(version),) if version else ()))
+    headers = {"Authorization": f"Bearer {_token(state)}"} if state.tokens else {}
+    return HttpTarget(
+        url=f"{state.inference}/predictions/{'/'.join(names)}",
+        bodies=[item.body for item in inputs],
+        content_types=[item.content_type for item in inputs],
+        headers=headers,
+        deadline_s=deadline_s,
+        tls=_tls(state),
+    )
+
+
+def grpc_target(
+    state: RunState, model: str, version: str | None, inputs: Sequence[Input], *, deadline_s: float = 30.0
+) -> GrpcTarget:
+    """Return the same model over gRPC."""
+    return GrpcTarget(
+        address=state.grpc_inference,
+        model=check_model_name(model),
+        version=check_model_version(version) if version else None,
+        bodies=[item.body for item in inputs],
+        token=_token(state) if state.tokens else None,
+        deadline_s=deadline_s,
+        root_certificate=state.ca_file.read_bytes() if state.ca_file else None,
+    )
+
+
+def _token(state: RunState) -> str:
+    return read_key_file(state.key_file).inference.value
+
+
+def _tls(state: RunState) -> ssl.SSLContext | None:
+    return ssl.create_default_context(cafile=str(state.ca_file)) if state.ca_file else None
+
+
+def read_inputs(references: Sequence[str], root: Path) -> list[Input]:
+    """Read inputs; a folder stands for the files in it, in the order of their names.
+
+    Raises:
+        UsageError: a file or folder is missing, or a folder has no files.
+    """
+    inputs: list[Input] = []
+    for reference in references:
+        folder = root / reference
+        if not folder.is_dir():
+            inputs.append(read_input(reference, root))
+            continue
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        if not files:
+            raise UsageError(f"no files in {folder}", tip="name a folder of inputs, or files")
+        inputs += [read_input(str(path), root) for path in files]
+    return inputs
+
+
+@dataclass
+class SameAnswer:
+    """Calls an answer wrong whose best label differs from that of the first answer to the same input."""
+
+    label_of: Callable[[bytes], str | None] = field(default=lambda body: best_label(body))
+    _first: dict[int, str | None] = field(default_factory=dict)
+
+    def __call__(self, body: int, answer: Answer) -> Answer:
+        """Return ``answer``, or one that is wrong."""
+        label = self.label_of(answer.body)
+        return answer if self._first.setdefault(body, label) == label else Answer("wrong answer", answer.body)
+
+
+def best_label(body: bytes) -> str | None:
+    """Return the first key of a JSON mapping: classifiers put the most probable label first; None for other bodies."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return None
+    return next(iter(value), None) if isinstance(value, dict) else None

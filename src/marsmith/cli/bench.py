@@ -1,0 +1,204 @@
+"""Put load on a model and report latency, throughput and errors without flattery.
+
+    marsmith bench efficientnet_lite0                                  # closed loops of 1, 8 and 32 clients
+    marsmith bench efficientnet_lite0 --rps 50 --seconds 60 --p99-ms 50
+    marsmith bench resnet18:2.0 --clients 8 --input photos/ --grpc --json
+
+With --rps requests come at random (Poisson) whether or not earlier ones are answered, and latency counts from when a
+request was due, so that a server that stalls cannot hide it. The driver watches itself: when it, and not the server,
+was the limit, it says so. The exit code is 1 when a request failed or --p99-ms was not held.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from marsmith.cli.output import add_json_flag, note, print_json, print_table
+from marsmith.errors import UsageError
+from marsmith.names import split_model_reference
+
+if TYPE_CHECKING:
+    from marsmith.bench import Load, Target
+    from marsmith.breakdown import Breakdown
+    from marsmith.inputs import Input
+    from marsmith.load.measurement import Measurement
+    from marsmith.run_state import RunState
+    from marsmith.settings import Project
+
+DEFAULT_CLIENTS = (1, 8, 32)
+BAR = 40
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``marsmith bench``."""
+    parser.add_argument("model", metavar="MODEL[:VERSION]", help="without a version, the default version answers")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--clients", type=_counts, metavar="N[,N...]", help="closed loops with so many clients (1,8,32)")
+    how.add_argument("--rps", type=float, metavar="RATE", help="an open loop with so many requests per second")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each loop (%(default)g)")
+    parser.add_argument("--warm-up", type=float, default=2.0, metavar="SECONDS", help="sent before (%(default)g)")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="PATH", help="a file, a folder of files, or package:NAME/PATH"
+    )
+    parser.add_argument("--arrivals", choices=("poisson", "constant"), default="poisson", help="of the open loop")
+    parser.add_argument("--seed", type=int, default=0, help="of the arrivals (%(default)d)")
+    parser.add_argument("--grpc", action="store_true", help="over gRPC instead of REST")
+    parser.add_argument("--deadline", type=float, default=30.0, metavar="SECONDS", help="for each reply (%(default)g)")
+    parser.add_argument("--p99-ms", type=float, metavar="MS", help="fail unless 99%% of the answers are this fast")
+    parser.add_argument("--same-answer", action="store_true", help="count an answer as wrong when its best label moves")
+    parser.add_argument("--breakdown", action="store_true", help="split a request's time into its stages")
+    parser.add_argument("--url", metavar="URL", help="another server's resource, as http://host:8080/predictions/m")
+    parser.add_argument("--token", metavar="TOKEN", help="with --url: its inference token")
+    add_json_flag(parser)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 1,8,32") from None
+    if min(counts) < 1:
+        raise argparse.ArgumentTypeError("a closed loop has at least one client")
+    return counts
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the loops and print what came of them."""
+    from marsmith.bench import SameAnswer, run_load
+
+    target, state = _target(args)
+    results: list[tuple[Load, Measurement, Breakdown | None]] = []
+    for load in _loads(args):
+        with _progress(f"{load}, {load.seconds:g} s"), _stages(args, state) as stages:
+            measured = run_load(target, load, check=SameAnswer() if args.same_answer else None)
+        results.append((load, measured, stages(measured) if stages else None))
+    if args.json:
+        print_json([_record(args.model, *result) for result in results])
+    else:
+        _print(results)
+    return 0 if all(_is_good(measured, args.p99_ms) for _, measured, _ in results) else 1
+
+
+def _loads(args: argparse.Namespace) -> list[Load]:
+    from marsmith.bench import Load
+
+    timing = {"seconds": args.seconds, "warm_up_s": args.warm_up, "arrivals": args.arrivals, "seed": args.seed}
+    if args.rps is not None:
+        return [Load(rps=args.rps, **timing)]
+    return [Load(clients=clients, **timing) for clients in args.clients or DEFAULT_CLIENTS]
+
+
+def _target(args: argparse.Namespace) -> tuple[Target, RunState | None]:
+    from marsmith.bench import grpc_target, http_target, read_inputs
+
+    model, version = split_model_reference(args.model)
+    if args.url:
+        return _foreign(args, read_inputs(args.input, Path.cwd())), None
+    from marsmith import run_state
+    from marsmith.settings import find_project
+
+    project = find_project()
+    state = run_state.read(project)
+    inputs = read_inputs(args.input, Path.cwd()) or _examples(project, model)
+    make = grpc_target if args.grpc else http_target
+    return make(state, model, version, inputs, deadline_s=args.deadline), state
+
+
+def _foreign(args: argparse.Namespace, inputs: Sequence[Input]) -> Target:
+    from marsmith.load.http_lane import HttpTarget
+
+    if args.grpc or args.breakdown:
+        raise UsageError("--url names a REST resource: it goes with neither --grpc nor --breakdown")
+    if not inputs:
+        raise UsageError("--url needs inputs", tip="add --input FILE or --input FOLDER")
+    headers = {"Authorization": f"Bearer {args.token}"} if args.token else {}
+    bodies, kinds = [item.body for item in inputs], [item.content_type for item in inputs]
+    return HttpTarget(args.url, bodies, kinds, headers, args.deadline)
+
+
+def _examples(project: Project, model: str) -> list[Input]:
+    from marsmith.inputs import read_input
+    from marsmith.project_spec import load_spec
+
+    inputs = [read_input(example.input, project.root) for example in load_spec(project, model).examples]
+    if not inputs:
+        raise UsageError(f"the spec of {model} has no examples", tip="add --input FILE or --input FOLDER")
+    return inputs
+
+
+@contextmanager
+def _stages(args: argparse.Namespace, state: RunState | None) -> Iterator[Any]:
+    if not args.breakdown or state is None:
+        yield None
+        return
+    from marsmith.breakdown import watch_stages
+
+    model, version = split_model_reference(args.model)
+    with watch_stages(state, model, version) as stages:
+        yield stages
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[None]:
+    """Say on stderr what is running."""
+    import sys
+
+    if not sys.stderr.isatty():
+        note(text)
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
+
+
+def _is_good(measured: Measurement, p99_ms: float | None) -> bool:
+    return not measured.failed and measured.requests > 0 and (p99_ms is None or measured.p99_ms <= p99_ms)
+
+
+def _record(model: str, load: Load, measured: Measurement, stages: Breakdown | None) -> dict[str, Any]:
+    described = {"clients": load.clients, "rps": load.rps, "arrivals": load.arrivals if load.rps else None}
+    record = {"model": model, "load": described, **measured.record()}
+    return record | ({"breakdown": stages.record()} if stages else {})
+
+
+def _print(results: Sequence[tuple[Load, Measurement, Breakdown | None]]) -> None:
+    columns = ("load", "answers/s", "mean ms", "p50", "p90", "p99", "p99.9", "max", "failed")
+    rows = []
+    for load, measured, _ in results:
+        shown = (measured.mean_ms, *(measured.quantiles_ms[q] for q in (0.5, 0.9, 0.99, 0.999)), measured.max_ms)
+        numbers = [f"{value:.1f}" for value in (measured.requests_per_second, *shown)]
+        rows.append((load, *numbers, measured.failed))
+    print_table(columns, rows)
+    for load, measured, stages in results:
+        _print_details(load, measured, stages, alone=len(results) == 1)
+
+
+def _print_details(load: Load, measured: Measurement, stages: Breakdown | None, *, alone: bool) -> None:
+    for verdict, number in measured.errors.items():
+        print(f"{load}: {number} of {measured.requests} requests failed: {verdict}")
+    if not measured.driver_kept_up:
+        print(
+            f"{load}: the driver was the limit, not the server: it used {measured.driver_cpu:.0%} of a core "
+            f"and sent up to {measured.lag_p99_ms:.1f} ms late (99th percentile)"
+        )
+    if alone and measured.histogram:
+        print()
+        print("\n".join(histogram_lines(measured.histogram)))
+    if stages:
+        print(f"\n{load}")
+        print("\n".join(stages.lines()))
+
+
+def histogram_lines(buckets: Sequence[tuple[float, int]]) -> list[str]:
+    """Draw buckets (upper bound in ms, count) as lines of text."""
+    most = max(number for _, number in buckets)
+    return [
+        f"up to {bound:>8.1f} ms {number:>7}  {'#' * max(round(BAR * number / most), int(number > 0))}".rstrip()
+        for bound, number in buckets
+    ]

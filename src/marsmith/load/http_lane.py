@@ -1,0 +1,172 @@
+"""Requests over HTTP/1.1 on a connection that is kept open.
+
+A general client spends more on one request than a small model does, on the very cores that are measured; this one
+writes bytes that were put together beforehand and reads no more of a reply than it must.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, urlsplit
+
+from marsmith.errors import ConnectionFailedError
+from marsmith.load.lane import OK, Answer, within
+
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
+_CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class HttpTarget:
+    """Where requests go.
+
+    Attributes:
+        url: of the resource, as ``http://127.0.0.1:8080/predictions/resnet18``.
+        bodies: the inputs.
+        content_types: one for each input.
+        headers: sent with each request.
+        deadline_s: how long a reply may take, in seconds.
+        tls: how certificates are checked, for https.
+    """
+
+    url: str
+    bodies: Sequence[bytes]
+    content_types: Sequence[str]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    deadline_s: float = 30.0
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def parts(self) -> SplitResult:
+        """The URL, split."""
+        return urlsplit(self.url)
+
+    def messages(self) -> list[bytes]:
+        """Return the whole request for each input, as it goes over the wire."""
+        fixed = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+        path = self.parts.path + (f"?{self.parts.query}" if self.parts.query else "")
+        return [
+            f"POST {path} HTTP/1.1\r\nHost: {self.parts.netloc}\r\nContent-Type: {kind}\r\n"
+            f"Content-Length: {len(body)}\r\n{fixed}\r\n".encode("latin-1")
+            + body
+            for kind, body in zip(self.content_types, self.bodies, strict=True)
+        ]
+
+
+class HttpLane(asyncio.Protocol):
+    """One connection to an HTTP server; it is opened anew where the server has closed it."""
+
+    def __init__(self, target: HttpTarget, messages: Sequence[bytes]) -> None:
+        self._target = target
+        self._messages = messages
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._waiting: asyncio.Future[Answer] | None = None
+
+    @classmethod
+    async def open(cls, target: HttpTarget, messages: Sequence[bytes]) -> HttpLane:
+        """Connect.
+
+        Raises:
+            ConnectionFailedError: nothing listens there.
+        """
+        lane = cls(target, messages)
+        try:
+            await lane._connect()
+        except OSError as error:
+            raise ConnectionFailedError(f"nothing answers at {target.url}: {error}", tip="marsmith serve") from None
+        return lane
+
+    async def call(self, body: int) -> Answer:
+        """Send the input of that index."""
+        try:
+            if self._transport is None or self._transport.is_closing():
+                await self._connect()
+        except OSError:
+            return Answer("connection refused")
+        if self._transport is None:
+            return Answer("connection lost")
+        self._waiting = asyncio.get_running_loop().create_future()
+        self._transport.write(self._messages[body])
+        answer = await within(self._target.deadline_s, self._waiting)
+        if answer.verdict == "timeout":
+            # What still comes would be taken for the next answer.
+            self._transport.abort()
+        return answer
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._transport:
+            self._transport.close()
+
+    async def _connect(self) -> None:
+        parts = self._target.parts
+        secure = parts.scheme == "https"
+        context = (self._target.tls or ssl.create_default_context()) if secure else None
+        port = parts.port or (443 if secure else 80)
+        await asyncio.get_running_loop().create_connection(lambda: self, parts.hostname or "", port, ssl=context)
+
+    # What asyncio calls ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        if isinstance(transport, asyncio.Transport):
+            self._transport = transport
+        self._buffer.clear()
+
+    def data_received(self, data: bytes) -> None:
+        """Gather the reply, and pass it on when it is whole."""
+        self._buffer += data
+        found = read_reply(self._buffer)
+        if found is None:
+            return
+        status, body, closes = found
+        self._buffer.clear()
+        if closes and self._transport:
+            self._transport.close()
+        self._settle(Answer(OK if 200 <= status < 300 else str(status), body))
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002, asyncio names it
+        """Whoever waits waits for nothing."""
+        self._transport = None
+        self._settle(Answer("connection lost"))
+
+    def _settle(self, answer: Answer) -> None:
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_result(answer)
+
+
+def read_reply(data: bytes | bytearray) -> tuple[int, bytes, bool] | None:
+    """Read an HTTP reply: status, body, and whether the server closes the connection; None while it is not whole."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    head = bytes(data[:end])
+    status, closes = int(head[9:12]), bool(_CLOSES.search(head))
+    if _CHUNKED.search(head):
+        body = _read_chunks(data, end + 4)
+        return None if body is None else (status, body, closes)
+    length = _LENGTH.search(head)
+    size = int(length.group(1)) if length else 0
+    return (status, bytes(data[end + 4 : end + 4 + size]), closes) if len(data) >= end + 4 + size else None
+
+
+def _read_chunks(data: bytes | bytearray, start: int) -> bytes | None:
+    parts: list[bytes] = []
+    while True:
+        line_end = data.find(b"\r\n", start)
+        if line_end < 0:
+            return None
+        size = int(bytes(data[start:line_end]).split(b";")[0], 16)
+        begin, stop = line_end + 2, line_end + 2 + size
+        if len(data) < stop + 2:
+            return None
+        if size == 0:
+            return b"".join(parts)
+        parts.append(bytes(data[begin:stop]))
+        start = stop + 2

@@ -1,0 +1,49 @@
+"""What carries requests to a server, one at a time each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+OK = "ok"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one request.
+
+    Attributes:
+        verdict: ``ok``, or in a few words what went wrong: ``503``, ``timeout``, ``connection lost``.
+        body: of the reply; empty where there was none.
+    """
+
+    verdict: str
+    body: bytes = b""
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the request was answered as it should be."""
+        return self.verdict == OK
+
+
+class Lane(Protocol):
+    """One connection; it carries a request at a time."""
+
+    async def call(self, body: int) -> Answer:
+        """Send the input of that index and return the answer; errors are answers too."""
+
+    async def close(self) -> None:
+        """Close the connection."""
+
+
+OpenLane = Callable[[], Awaitable[Lane]]
+
+
+async def within(seconds: float, answer: Awaitable[Answer]) -> Answer:
+    """Wait for an answer, at most ``seconds``."""
+    try:
+        return await asyncio.wait_for(answer, seconds)
+    except asyncio.TimeoutError:
+        return Answer("timeout")

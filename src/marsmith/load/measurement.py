@@ -1,0 +1,132 @@
+"""What samples say: rates, percentiles, errors, and whether the driver itself kept up."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from marsmith.load.driver import Drive, Sample
+from marsmith.load.lane import OK
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
+# A driver that takes more of a core, or sends later than this, measures itself.
+DRIVER_CPU_LIMIT = 0.7
+DRIVER_LAG_LIMIT_MS = 5.0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one run came to; latencies in milliseconds, of good answers only.
+
+    Attributes:
+        requests: sent and answered, one way or the other.
+        errors: what went wrong, and how often.
+        seconds: over which rates are reckoned.
+        requests_per_second: good answers a second.
+        mean_ms: mean latency; NaN without a good answer, as the next ones.
+        quantiles_ms: quantile, 0 to 1, to latency.
+        max_ms: the largest.
+        lag_p99_ms: how late the driver sent, 99th percentile.
+        driver_cpu: share of one core that the driver used.
+        histogram: ascending buckets: upper bound in ms, and how many good answers.
+    """
+
+    requests: int
+    errors: dict[str, int]
+    seconds: float
+    requests_per_second: float
+    mean_ms: float
+    quantiles_ms: dict[float, float]
+    max_ms: float
+    lag_p99_ms: float
+    driver_cpu: float
+    histogram: tuple[tuple[float, int], ...] = field(default=(), repr=False)
+
+    @property
+    def p99_ms(self) -> float:
+        """99th percentile of the latency, in milliseconds."""
+        return self.quantiles_ms[0.99]
+
+    @property
+    def failed(self) -> int:
+        """How many requests got no good answer."""
+        return sum(self.errors.values())
+
+    @property
+    def driver_kept_up(self) -> bool:
+        """Whether the figures are the server's, and not the driver's."""
+        return self.driver_cpu <= DRIVER_CPU_LIMIT and self.lag_p99_ms <= DRIVER_LAG_LIMIT_MS
+
+    def holds(self, p99_ms: float) -> bool:
+        """Tell whether every request was answered and the 99th percentile is within ``p99_ms``."""
+        return self.requests > 0 and not self.failed and self.p99_ms <= p99_ms
+
+    def record(self) -> dict[str, Any]:
+        """Return the measurement as JSON."""
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "seconds": round(self.seconds, 3),
+            "requestsPerSecond": round(self.requests_per_second, 2),
+            "latencyMs": {
+                "mean": _rounded(self.mean_ms),
+                **{f"p{100 * q:g}": _rounded(value) for q, value in self.quantiles_ms.items()},
+                "max": _rounded(self.max_ms),
+            },
+            "driver": {
+                "lagP99Ms": _rounded(self.lag_p99_ms),
+                "cpu": round(self.driver_cpu, 3),
+                "keptUp": self.driver_kept_up,
+            },
+            "histogram": [{"upToMs": _rounded(bound), "requests": number} for bound, number in self.histogram],
+        }
+
+
+def measure(drive: Drive, *, skip_s: float = 0.0) -> Measurement:
+    """Sum up a run, without the requests that were due in its first ``skip_s`` seconds."""
+    samples = [sample for sample in drive.samples if sample.due >= skip_s]
+    good = sorted(sample.latency_s * 1000 for sample in samples if sample.verdict == OK)
+    errors = Counter(sample.verdict for sample in samples if sample.verdict != OK)
+    lag = sorted((sample.sent - sample.due) * 1000 for sample in samples)
+    seconds = max(drive.seconds - skip_s, 1e-9)
+    return Measurement(
+        requests=len(samples),
+        errors=dict(errors.most_common()),
+        seconds=seconds,
+        requests_per_second=len(good) / _span(samples, skip_s, seconds),
+        mean_ms=sum(good) / len(good) if good else math.nan,
+        quantiles_ms={q: quantile(good, q) for q in QUANTILES},
+        max_ms=good[-1] if good else math.nan,
+        lag_p99_ms=quantile(lag, 0.99) if lag else 0.0,
+        driver_cpu=drive.driver_cpu,
+        histogram=histogram(good),
+    )
+
+
+def _span(samples: Sequence[Sample], skip_s: float, seconds: float) -> float:
+    """From the end of the warm-up to the last answer, in seconds."""
+    last = max((sample.done for sample in samples), default=0.0)
+    return max(last - skip_s, 1e-9) if samples else seconds
+
+
+def quantile(ascending: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least ``share`` of the values do not exceed (nearest rank); NaN for none."""
+    if not ascending:
+        return math.nan
+    return ascending[min(len(ascending) - 1, max(0, math.ceil(share * len(ascending)) - 1))]
+
+
+def histogram(ascending: Sequence[float], buckets_per_doubling: int = 2) -> tuple[tuple[float, int], ...]:
+    """Count latencies in buckets whose bounds grow by the same factor, from the first that is used to the last."""
+    counts = Counter(math.ceil(buckets_per_doubling * math.log2(max(value, 1e-3))) for value in ascending)
+    if not counts:
+        return ()
+    steps = range(min(counts), max(counts) + 1)
+    return tuple((2 ** (step / buckets_per_doubling), counts.get(step, 0)) for step in steps)
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 3)

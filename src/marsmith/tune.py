@@ -1,0 +1,239 @@
+"""Finding how to run a version: measure, predict, try, verify; see ``marsmith.tuning``."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from marsmith.bench import Load
+from marsmith.errors import MarsmithError, ServerError
+from marsmith.formats.model_spec import ModelSpec
+from marsmith.inputs import Input
+from marsmith.lint.fix import Fix
+from marsmith.load.measurement import Measurement
+from marsmith.scratch_server import scratch_server
+from marsmith.settings import Project
+from marsmith.tuning.search import Prediction, Trial, best, clients_for, halve, most_promising, predict
+from marsmith.tuning.service_time import ServiceTime
+from marsmith.tuning.setup import BATCH_SIZES, DELAYS_MS, Placement, Setup, placements, setups
+from marsmith.tuning.trials import LiveTrials, largest_rate, measure_service_time
+from marsmith.tuning.variant import VariantMaker
+
+# What a set-up costs besides its load: registering it, in seconds; torch alone takes two to import.
+REGISTERING_S = 7.0
+LONGEST_FIRST_ROUND_S = 3.0
+VERIFYING_SHARE = 0.3
+VERIFYING_LOADS = 5
+FEWEST, MOST = 2, 16
+# A queue that takes longer than this to work off answers nobody in time.
+QUEUE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is tuned, and for what.
+
+    Attributes:
+        archives: of one model; several compare precisions or engines.
+        inputs: requests to measure with.
+        p99_ms: the limit of the 99th percentile, in milliseconds.
+        rps: the rate to be held, in requests per second; None: as much as the limit allows.
+        minutes: about how long it may take.
+        cores: of this machine.
+        batch_sizes, delays_ms: to choose among.
+        most_trials: most set-ups that are tried on the server; None: as many as the time allows.
+    """
+
+    archives: tuple[Path, ...]
+    inputs: tuple[Input, ...]
+    p99_ms: float
+    rps: float | None
+    minutes: float
+    cores: int
+    batch_sizes: tuple[int, ...] = BATCH_SIZES
+    delays_ms: tuple[int, ...] = DELAYS_MS
+    most_trials: int | None = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What came of it.
+
+    Attributes:
+        wanted: what was asked for.
+        times: how long batches take, for each placement that loads.
+        predictions: every set-up, best first.
+        trials: those on the server, in their order.
+        chosen: the best one.
+        held_rps: largest rate of Poisson arrivals that the chosen one held the limit at, in requests per second.
+        held: the measurement at that rate; None where no rate was held.
+        at_rps: the measurement at the rate that was asked for; None where none was.
+        seconds: how long all of it took.
+    """
+
+    wanted: Wanted
+    times: dict[Placement, ServiceTime]
+    predictions: tuple[Prediction, ...]
+    trials: tuple[Trial, ...]
+    chosen: Trial
+    held_rps: float
+    held: Measurement | None
+    at_rps: Measurement | None
+    seconds: float
+    advice: tuple[str, ...] = field(default=())
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the limit is held, at the rate that was asked for."""
+        return self.at_rps.holds(self.wanted.p99_ms) if self.at_rps else self.held is not None
+
+    def serving(self) -> dict[str, Any]:
+        """Return the keys for the block ``serving`` of the spec."""
+        setup = self.chosen.setup
+        rate = max(self.held_rps, self.chosen.requests_per_second)
+        return {
+            "minWorkers": setup.placement.workers,
+            "maxWorkers": setup.placement.workers,
+            "batchSize": setup.batch_size,
+            "maxBatchDelay": setup.max_batch_delay_ms,
+            "jobQueueSize": max(2 * setup.placement.workers * setup.batch_size, math.ceil(rate * QUEUE_S)),
+        }
+
+    def handler_settings(self) -> dict[str, Any]:
+        """Return the keys for the block ``handler.settings`` of the spec."""
+        return {"threads": self.chosen.setup.placement.threads}
+
+
+def tune(project: Project, wanted: Wanted, on_step: Callable[[str], None] = lambda _: None) -> Tuning:
+    """Search on a server of its own; a server that runs is left alone, but takes cores while this measures.
+
+    Raises:
+        ServerError: no set-up works.
+        ArchiveError: an archive is damaged.
+    """
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="marsmith-tune-") as folder:
+        scratch = Path(folder)
+        makers = [VariantMaker(path, _made(scratch / str(index))) for index, path in enumerate(wanted.archives)]
+        times = _service_times(wanted, makers, scratch, on_step)
+        on_step("predicting every set-up")
+        predictions = predict(setups(times, wanted.batch_sizes, wanted.delays_ms), times, wanted.p99_ms)
+        left_s = wanted.minutes * 60 - (time.monotonic() - begun)
+        with scratch_server(project) as server:
+            return _on_server(wanted, server, makers, times, predictions, begun, left_s, on_step)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _service_times(
+    wanted: Wanted, makers: Sequence[VariantMaker], scratch: Path, on_step: Callable[[str], None]
+) -> dict[Placement, ServiceTime]:
+    times: dict[Placement, ServiceTime] = {}
+    reasons = []
+    for placement in placements(wanted.cores, len(makers)):
+        on_step(f"measuring batches: {_words(placement, makers)}")
+        try:
+            times[placement] = measure_service_time(
+                makers[placement.archive], placement, wanted.inputs, wanted.batch_sizes, scratch
+            )
+        except MarsmithError as error:
+            reasons.append(f"{_words(placement, makers)}: {error.message}")
+    if not times:
+        raise ServerError("no worker could be measured: " + "; ".join(reasons), tip="marsmith run ARCHIVE shows why")
+    return times
+
+
+def _words(placement: Placement, makers: Sequence[VariantMaker]) -> str:
+    archive = f"archive {placement.archive + 1}, " if len(makers) > 1 else ""
+    return f"{archive}{placement.workers} x {placement.threads} threads"
+
+
+def first_round_s(minutes: float) -> float:
+    """Return how long each set-up is tried at first, in seconds."""
+    return min(max(0.6 * minutes, 1.0), LONGEST_FIRST_ROUND_S)
+
+
+def trials_for(seconds: float, setups_predicted: int) -> int:
+    """Return how many set-ups can be tried in so many seconds; halving adds about two rounds to each one's first."""
+    each = REGISTERING_S + 3 * (LONGEST_FIRST_ROUND_S + 1)
+    return max(FEWEST, min(MOST, setups_predicted, int(seconds * (1 - VERIFYING_SHARE) / each)))
+
+
+def _on_server(
+    wanted: Wanted,
+    server: Project,
+    makers: Sequence[VariantMaker],
+    times: dict[Placement, ServiceTime],
+    predictions: tuple[Prediction, ...],
+    begun: float,
+    left_s: float,
+    on_step: Callable[[str], None],
+) -> Tuning:
+    count = wanted.most_trials or trials_for(left_s, len(predictions))
+    live = LiveTrials(server, makers, wanted.inputs, clients=clients_for(predictions[0].rate, wanted.p99_ms))
+
+    def attempt(setup: Setup, seconds: float) -> Trial:
+        on_step(f"trying {setup}, {seconds:g} s")
+        return live.attempt(setup, seconds)
+
+    try:
+        chosen_from = most_promising(predictions, count)
+        trials = halve(
+            chosen_from, attempt, p99_ms=wanted.p99_ms, seconds=first_round_s(wanted.minutes), on_done=live.drop
+        )
+        winner = best(trials, wanted.p99_ms)
+        if winner is None:
+            raise ServerError("no set-up answered: " + "; ".join({trial.reason for trial in trials}))
+        verifying = min(max(left_s * VERIFYING_SHARE / VERIFYING_LOADS, 1.0), 20.0)
+
+        def at(rate: float) -> Measurement:
+            on_step(f"verifying {winner.setup} at {rate:.0f} requests per second, {verifying:.0f} s")
+            return live.load(winner.setup, Load(rps=rate, seconds=verifying, warm_up_s=1.0))
+
+        live.register(winner.setup)
+        held_rps, held = largest_rate(at, 0.8 * winner.requests_per_second, p99_ms=wanted.p99_ms)
+        at_rps = at(wanted.rps) if wanted.rps else None
+    finally:
+        live.close()
+    seconds = time.monotonic() - begun
+    tuning = Tuning(wanted, times, predictions, trials, winner, held_rps, held, at_rps, seconds)
+    return tuning if tuning.is_met else Tuning(**{**vars(tuning), "advice": advice(tuning)})
+
+
+def advice(tuning: Tuning) -> tuple[str, ...]:
+    """Say what would meet a level that was not met."""
+    wanted, one = tuning.wanted, min(time_of(1) for time_of in tuning.times.values()) * 1000
+    if one > wanted.p99_ms:
+        faster = "a faster form does (marsmith export --precision auto --engine auto), or a smaller model or input"
+        return (f"a request alone takes {one:.0f} ms in the worker: no set-up holds {wanted.p99_ms:g} ms; {faster}",)
+    lines = []
+    if wanted.rps and tuning.held_rps:
+        cores = math.ceil(wanted.cores * wanted.rps / tuning.held_rps)
+        lines.append(f"about {cores} cores like these {wanted.cores} for {wanted.rps:g} requests per second")
+    most = max(time.most_per_second * placement.workers for placement, time in tuning.times.items())
+    lines.append(f"a faster form of the model: its workers reach {most:.0f} items per second at most, without a server")
+    if tuning.chosen.p99_ms:
+        reached = f"{tuning.chosen.requests_per_second:.0f} requests per second"
+        lines.append(f"a limit of about {math.ceil(tuning.chosen.p99_ms)} ms, at {reached}")
+    return tuple(lines)
+
+
+def spec_fixes(spec: ModelSpec, tuning: Tuning) -> list[Fix]:
+    """Return what to change in a spec, so that its archive is run as the tuning chose."""
+    blocks = {("serving",): tuning.serving(), ("handler", "settings"): tuning.handler_settings()}
+    present = {("serving",): "serving" in spec.model_fields_set, ("handler", "settings"): bool(spec.handler.settings)}
+    fixes = []
+    for path, values in blocks.items():
+        if present[path]:
+            fixes += [Fix("set", (*path, key), value) for key, value in values.items()]
+        else:
+            fixes.append(Fix("set", path, values))
+    return fixes

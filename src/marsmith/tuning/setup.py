@@ -1,0 +1,76 @@
+"""One way to run a version: what the tuner chooses among."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+DELAYS_MS = (1, 2, 5, 10, 20)
+
+
+@dataclass(frozen=True, order=True)
+class Placement:
+    """How the cores are used, and by which archive.
+
+    Attributes:
+        archive: index of the archive, where several are compared.
+        workers: worker processes.
+        threads: of each worker, within one operation.
+    """
+
+    archive: int
+    workers: int
+    threads: int
+
+
+@dataclass(frozen=True, order=True)
+class Setup:
+    """Everything that is tuned.
+
+    Attributes:
+        placement: archive, workers and threads.
+        batch_size: TorchServe's batchSize.
+        max_batch_delay_ms: TorchServe's maxBatchDelay, in milliseconds.
+    """
+
+    placement: Placement
+    batch_size: int
+    max_batch_delay_ms: int
+
+    def __str__(self) -> str:
+        """Say it in short."""
+        at = self.placement
+        return f"{at.workers} x {at.threads} threads, batch {self.batch_size}, delay {self.max_batch_delay_ms} ms"
+
+    @property
+    def version(self) -> str:
+        """A model version that names this set-up."""
+        at = self.placement
+        return f"a{at.archive}-w{at.workers}-t{at.threads}-b{self.batch_size}-d{self.max_batch_delay_ms}"
+
+
+def placements(cores: int, archives: int = 1) -> list[Placement]:
+    """Return the ways to share ``cores`` out: all to one worker, one to each, and what lies between.
+
+    Fewer threads than cores are among them: decoding and TorchServe's frontend need a core too.
+    """
+    shares = {(workers, cores // workers) for workers in _powers(cores)}
+    shares |= {(1, threads) for threads in _powers(cores)} | {(cores, 1)}
+    return sorted(Placement(archive, *share) for archive in range(archives) for share in shares)
+
+
+def _powers(most: int) -> list[int]:
+    return sorted({min(2**exponent, most) for exponent in range(most.bit_length() + 1)})
+
+
+def setups(
+    where: Iterable[Placement], batch_sizes: Sequence[int] = BATCH_SIZES, delays_ms: Sequence[int] = DELAYS_MS
+) -> list[Setup]:
+    """Return every set-up of these placements; without batches there is no delay to choose."""
+    return [
+        Setup(placement, size, delay)
+        for placement in where
+        for size in batch_sizes
+        for delay in (delays_ms if size > 1 else delays_ms[:1])
+    ]

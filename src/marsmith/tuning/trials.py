@@ -1,0 +1,142 @@
+"""Measuring set-ups: batches in workers without a server, and load on a live one."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from marsmith import run_state
+from marsmith.bench import Load, http_target, run_load
+from marsmith.client import Client
+from marsmith.errors import ClientError, MarsmithError
+from marsmith.inputs import Input
+from marsmith.load.measurement import Measurement
+from marsmith.runner import Request, Runner
+from marsmith.settings import Project
+from marsmith.tuning.search import Trial
+from marsmith.tuning.service_time import ServiceTime
+from marsmith.tuning.setup import Placement, Setup
+from marsmith.tuning.variant import VariantMaker
+
+WARM_UP_S = 1.0
+REPEATS = 5
+# Of one placement; long batches are repeated less often.
+MEASURING_LIMIT_S = 6.0
+
+
+def measure_service_time(
+    maker: VariantMaker, placement: Placement, inputs: Sequence[Input], batch_sizes: Sequence[int], scratch: Path
+) -> ServiceTime:
+    """Measure how long a worker takes for a batch while the other workers of the placement are busy too.
+
+    Raises:
+        HandlerError: the handler does not load with this many workers.
+    """
+    setup = Setup(placement, max(batch_sizes), 1)
+    archive = maker.write(setup, scratch / f"{setup.version}.mar")
+    requests = [Request(item.body, item.content_type) for item in inputs]
+    with ExitStack() as stack:
+        runners = [stack.enter_context(Runner(archive)) for _ in range(placement.workers)]
+        pool = stack.enter_context(ThreadPoolExecutor(placement.workers))
+        seconds: dict[int, float] = {}
+        spent = 0.0
+        for size in batch_sizes:
+            batch = [requests[index % len(requests)] for index in range(size)]
+            if spent > MEASURING_LIMIT_S:
+                break
+            took = [each for runs in pool.map(lambda runner, b=batch: _times(runner, b), runners) for each in runs]
+            seconds[size] = statistics.median(took)
+            spent += sum(took) / placement.workers
+    archive.unlink()
+    return ServiceTime(seconds)
+
+
+def _times(runner: Runner, batch: Sequence[Request]) -> list[float]:
+    runner.run(batch)
+    took = []
+    for _ in range(REPEATS):
+        runner.run(batch)
+        took.append(runner.last_batch_ms / 1000)
+    return took
+
+
+class LiveTrials:
+    """Tries set-ups on a server: each is registered once, and stays until it is out of the race."""
+
+    def __init__(
+        self, server: Project, makers: Sequence[VariantMaker], inputs: Sequence[Input], *, clients: int
+    ) -> None:
+        """Prepare trials with a closed loop of ``clients`` on the server of that project."""
+        self._server = server
+        self._makers = makers
+        self._inputs = inputs
+        self._clients = clients
+        self._registered: set[Setup] = set()
+        self._client = Client.for_project(server, deadline_s=120)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def attempt(self, setup: Setup, seconds: float) -> Trial:
+        """Try a set-up for so many seconds; what fails is part of the result."""
+        try:
+            self.register(setup)
+            measured = self.load(setup, Load(clients=self._clients, seconds=seconds, warm_up_s=WARM_UP_S))
+        except MarsmithError as error:
+            return Trial(setup, seconds, 0.0, float("nan"), reason=error.message)
+        return Trial(setup, seconds, measured.requests_per_second, measured.p99_ms, measured.failed)
+
+    def load(self, setup: Setup, load: Load) -> Measurement:
+        """Put any load on a set-up that is registered."""
+        state = run_state.read(self._server)
+        model = self._makers[setup.placement.archive].model_name
+        return run_load(http_target(state, model, setup.version, self._inputs), load)
+
+    def register(self, setup: Setup) -> None:
+        """Register a set-up, unless it is, and wait until its workers are ready."""
+        if setup in self._registered:
+            return
+        file = f"{setup.version}.mar"
+        self._makers[setup.placement.archive].write(setup, self._server.model_store / file)
+        self._client.register(file)
+        self._registered.add(setup)
+
+    def drop(self, setup: Setup) -> None:
+        """Unregister a set-up and delete its archive."""
+        if setup not in self._registered:
+            return
+        model = self._makers[setup.placement.archive].model_name
+        self._registered.discard(setup)
+        try:
+            self._client.unregister(model, setup.version)
+        except ClientError:
+            # The default version can go only as the last one: it stays, idle.
+            return
+        (self._server.model_store / f"{setup.version}.mar").unlink(missing_ok=True)
+
+
+def largest_rate(
+    load: Callable[[float], Measurement], start: float, *, p99_ms: float, steps: int = 4
+) -> tuple[float, Measurement | None]:
+    """Find the largest rate of Poisson arrivals that holds the limit, by bisection; 0 and None where none does.
+
+    Args:
+        load: puts so many requests per second on the server.
+        start: where to look first, in requests per second.
+        p99_ms: the limit, in milliseconds.
+        steps: how many loads.
+    """
+    low, high, held = 0.0, float("inf"), None
+    rate = start
+    for _ in range(steps):
+        measured = load(rate)
+        if measured.holds(p99_ms):
+            low, held = rate, measured
+        else:
+            high = rate
+        rate = (low + high) / 2 if high < float("inf") else rate * 1.15
+    return low, held

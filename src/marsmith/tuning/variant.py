@@ -1,0 +1,74 @@
+"""Archives that differ in how they are run only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from marsmith.archive.member import Member
+from marsmith.archive.read import Archive
+from marsmith.archive.write import write_archive
+from marsmith.errors import ConfigError
+from marsmith.formats import manifest as manifest_format
+from marsmith.formats import strict_yaml, sums
+from marsmith.formats.model_config import FILE_NAME as MODEL_CONFIG
+from marsmith.formats.model_config import HANDLER_KEY
+from marsmith.tuning.setup import Setup
+
+_REWRITTEN = frozenset({manifest_format.FILE_NAME, sums.FILE_NAME})
+
+
+class VariantMaker:
+    """Makes variants of one archive; its members are unpacked once."""
+
+    def __init__(self, archive: Path, scratch: Path) -> None:
+        """Unpack ``archive`` below ``scratch``.
+
+        Raises:
+            ArchiveError: it is damaged or hostile.
+        """
+        opened = Archive.open(archive)
+        self._manifest = opened.manifest
+        self._folder = opened.extract(scratch / "content")
+        self._names = [name for name in opened.members if name not in _REWRITTEN]
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model in the archive."""
+        return self._manifest.model_name
+
+    def write(self, setup: Setup, target: Path) -> Path:
+        """Write the archive with the workers, threads and batching of ``setup``, as a version of that name."""
+        config_name = self._manifest.config_file or MODEL_CONFIG
+        text = self._text(config_name)
+        config = changed_config(text, setup)
+        members = [
+            Member(name, self._folder / name if name != config_name else config.encode())
+            for name in {*self._names, config_name}
+        ]
+        manifest = replace(self._manifest, model_version=setup.version, config_file=config_name)
+        write_archive(manifest, members, target, force=True)
+        return target
+
+    def _text(self, config_name: str) -> str:
+        path = self._folder / config_name
+        return path.read_text(encoding="utf-8") if path.is_file() else "{}"
+
+
+def changed_config(text: str, setup: Setup) -> str:
+    """Return a model-config.yaml with what ``setup`` says; everything else stays."""
+    config: dict[str, Any] = dict(strict_yaml.load_mapping(text, MODEL_CONFIG, ConfigError))
+    workers, threads = setup.placement.workers, setup.placement.threads
+    config |= {
+        "minWorkers": workers,
+        "maxWorkers": workers,
+        "batchSize": setup.batch_size,
+        "maxBatchDelay": setup.max_batch_delay_ms,
+    }
+    config.setdefault("responseTimeout", 60)
+    config.setdefault("startupTimeout", 120)
+    # A full queue would be a failure of the trial, not of the set-up.
+    config["jobQueueSize"] = max(int(config.get("jobQueueSize") or 0), 1000)
+    config[HANDLER_KEY] = {**(config.get(HANDLER_KEY) or {}), "threads": threads}
+    return strict_yaml.dump(config)

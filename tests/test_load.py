@@ -1,0 +1,264 @@
+"""The load driver: what it sends, when, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marsmith.bench import Load, SameAnswer, best_label, read_inputs, run_load
+from marsmith.cli.bench import histogram_lines
+from marsmith.errors import ConnectionFailedError, UsageError
+from marsmith.load.arrivals import arrivals
+from marsmith.load.driver import Drive, Sample, closed_loop, open_loop
+from marsmith.load.http_lane import HttpLane, HttpTarget, read_reply
+from marsmith.load.lane import Answer, Lane
+from marsmith.load.measurement import histogram, measure, quantile
+
+Respond = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Server:
+    """A small HTTP server on a free port, with what it got."""
+
+    def __init__(self, respond: Respond) -> None:
+        self.respond = respond
+        self.bodies: list[bytes] = []
+        self.heads: list[bytes] = []
+        self.connections = 0
+
+    async def __aenter__(self) -> Server:  # noqa: PYI034, Self is not in Python 3.10
+        self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    def target(self, *bodies: bytes) -> HttpTarget:
+        return HttpTarget(f"http://127.0.0.1:{self.port}/predictions/m?x=1", bodies, ["image/jpeg"] * len(bodies))
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
+                self.heads.append(head)
+                self.bodies.append(await reader.readexactly(length))
+                await self.respond(self.bodies[-1], writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+async def _echo(body: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+
+
+def _opener(target: HttpTarget) -> Callable[[], Awaitable[Lane]]:
+    messages = target.messages()
+    return lambda: HttpLane.open(target, messages)
+
+
+def test_a_closed_loop_sends_the_inputs_in_turn_and_each_client_one_at_a_time() -> None:
+    async def scenario() -> None:
+        async with Server(_echo) as server:
+            drive = await closed_loop(_opener(server.target(b"a", b"bb", b"ccc")), 3, clients=2, seconds=0.2)
+            assert len(drive.samples) == len(server.bodies) > 6
+            assert server.connections == 2
+            assert {sample.verdict for sample in drive.samples} == {"ok"}
+            assert abs(server.bodies.count(b"a") - server.bodies.count(b"ccc")) <= 1
+            assert server.heads[0].startswith(b"POST /predictions/m?x=1 HTTP/1.1\r\n")
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_stalls_is_charged_for_the_requests_that_came_due_meanwhile() -> None:
+    stalled = False
+
+    async def stall_once(body: bytes, writer: asyncio.StreamWriter) -> None:
+        nonlocal stalled
+        if not stalled:
+            stalled = True
+            await asyncio.sleep(0.3)
+        await _echo(body, writer)
+
+    async def scenario() -> Drive:
+        async with Server(stall_once) as server:
+            due = [index * 0.01 for index in range(20)]
+            return await open_loop(_opener(server.target(b"a")), 1, due=due, most_lanes=1, first_lanes=1)
+
+    drive = asyncio.run(scenario())
+    # One connection: all wait for the first. A driver that counted from the sending would report one slow request.
+    assert sum(sample.latency_s > 0.1 for sample in drive.samples) >= 15
+    assert sum(sample.done - sample.sent > 0.1 for sample in drive.samples) == 1
+
+
+def test_an_open_loop_opens_connections_instead_of_waiting() -> None:
+    async def slow(body: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.1)
+        await _echo(body, writer)
+
+    async def scenario() -> None:
+        async with Server(slow) as server:
+            await open_loop(_opener(server.target(b"a")), 1, due=[0.0] * 12, first_lanes=1)
+            assert server.connections == 12
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("raw", "verdict"),
+    [
+        (b"HTTP/1.1 503 No worker\r\nContent-Length: 2\r\n\r\n{}", "503"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "ok"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", "ok"),
+        (None, "connection lost"),
+    ],
+)
+def test_what_a_server_does_to_a_request_is_what_is_counted(raw: bytes | None, verdict: str) -> None:
+    async def respond(_: bytes, writer: asyncio.StreamWriter) -> None:
+        if raw is None:
+            writer.transport.abort()
+        else:
+            writer.write(raw)
+
+    async def scenario() -> Drive:
+        async with Server(respond) as server:
+            return await closed_loop(_opener(server.target(b"a")), 1, clients=1, seconds=0.1)
+
+    drive = asyncio.run(scenario())
+    assert len(drive.samples) > 1
+    assert {sample.verdict for sample in drive.samples} == {verdict}
+
+
+def test_a_reply_that_never_comes_is_a_timeout_and_its_connection_is_not_used_again() -> None:
+    async def silent(_: bytes, __: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+
+    async def scenario() -> None:
+        async with Server(silent) as server:
+            target = HttpTarget(f"http://127.0.0.1:{server.port}/", [b"a"], ["text/plain"], deadline_s=0.05)
+            lane = await HttpLane.open(target, target.messages())
+            assert (await lane.call(0)).verdict == "timeout"
+            await asyncio.sleep(0.01)
+            assert (await lane.call(0)).verdict == "timeout"
+            assert server.connections == 2
+            await lane.close()
+
+    asyncio.run(scenario())
+
+
+def test_where_nothing_listens_the_error_names_the_address() -> None:
+    with pytest.raises(ConnectionFailedError, match=r"127\.0\.0\.1:9"):
+        run_load(HttpTarget("http://127.0.0.1:9/x", [b""], ["text/plain"]), Load(clients=1, seconds=0.1))
+
+
+@settings(max_examples=60)
+@given(body=st.binary(max_size=300), cut=st.integers(0, 400), chunked=st.booleans(), size=st.integers(1, 50))
+def test_a_reply_is_read_whole_or_not_at_all(body: bytes, cut: int, chunked: bool, size: int) -> None:
+    if chunked:
+        parts = [body[i : i + size] for i in range(0, len(body), size)]
+        sent = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    else:
+        sent, head = body, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    whole = head + sent
+    assert read_reply(whole) == (200, body, False)
+    if cut < len(whole):
+        assert read_reply(whole[:cut]) is None
+
+
+@given(rate=st.floats(1, 500), seconds=st.floats(0.1, 5), seed=st.integers(0, 99))
+@settings(max_examples=30)
+def test_arrivals_ascend_and_are_the_same_for_the_same_seed(rate: float, seconds: float, seed: int) -> None:
+    due = arrivals("poisson", rate, seconds, seed=seed)
+    assert due == sorted(due) == arrivals("poisson", rate, seconds, seed=seed)
+    assert all(0 < moment < seconds for moment in due)
+
+
+def test_poisson_arrivals_have_their_rate_and_gaps_of_every_length() -> None:
+    due = arrivals("poisson", 100, 100)
+    gaps = [later - earlier for earlier, later in pairwise(due)]
+    assert len(due) == pytest.approx(10_000, rel=0.05)
+    # Of exponential gaps, 1 - 1/e are shorter than the mean; of constant ones, none.
+    assert sum(gap < 0.01 for gap in gaps) / len(gaps) == pytest.approx(1 - 1 / math.e, abs=0.02)
+    assert arrivals("constant", 4, 1) == [0, 0.25, 0.5, 0.75]
+
+
+def test_warm_up_is_not_counted_and_failures_have_no_latency() -> None:
+    samples = (
+        Sample(0.5, 0.5, 5.5, 0, "ok"),
+        Sample(1.0, 1.0, 1.1, 0, "ok"),
+        Sample(1.5, 1.5, 1.7, 0, "ok"),
+        Sample(2.0, 2.0, 9.0, 0, "503"),
+        Sample(2.5, 2.5, 3.0, 0, "ok"),
+    )
+    measured = measure(Drive(samples, 9.0, 0.1), skip_s=1.0)
+    assert (measured.requests, measured.failed, measured.errors) == (4, 1, {"503": 1})
+    assert measured.quantiles_ms[0.5] == pytest.approx(200)
+    assert measured.max_ms == pytest.approx(500)
+    assert measured.requests_per_second == pytest.approx(3 / 8)
+    assert not measured.holds(1000)
+
+
+def test_a_driver_that_is_late_or_busy_says_so() -> None:
+    late = tuple(Sample(i * 0.1, i * 0.1 + 0.02, i * 0.1 + 0.03, 0, "ok") for i in range(10))
+    assert not measure(Drive(late, 1.0, 0.1)).driver_kept_up
+    on_time = tuple(Sample(i * 0.1, i * 0.1, i * 0.1 + 0.03, 0, "ok") for i in range(10))
+    assert measure(Drive(on_time, 1.0, 0.1)).driver_kept_up
+    assert not measure(Drive(on_time, 1.0, 0.9)).driver_kept_up
+
+
+def test_quantiles_are_values_that_occurred() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert [quantile(values, share) for share in (0.5, 0.99, 0.999)] == [50, 99, 100]
+    assert math.isnan(quantile([], 0.5))
+
+
+def test_the_histogram_counts_everything_once() -> None:
+    buckets = histogram([1.0, 1.2, 2.0, 7.9])
+    assert sum(number for _, number in buckets) == 4
+    assert histogram_lines(buckets) == [
+        "up to      1.0 ms       1  ########################################",
+        "up to      1.4 ms       1  ########################################",
+        "up to      2.0 ms       1  ########################################",
+        "up to      2.8 ms       0",
+        "up to      4.0 ms       0",
+        "up to      5.7 ms       0",
+        "up to      8.0 ms       1  ########################################",
+    ]
+
+
+def test_an_answer_with_another_best_label_is_wrong() -> None:
+    check = SameAnswer()
+    assert check(0, Answer("ok", b'{"cat": 0.9, "dog": 0.1}')).is_ok
+    assert check(1, Answer("ok", b'{"dog": 0.8}')).is_ok
+    assert check(0, Answer("ok", b'{"cat": 0.91}')).is_ok
+    assert check(0, Answer("ok", b'{"dog": 0.6}')).verdict == "wrong answer"
+    assert best_label(b"not json") is None
+
+
+def test_a_load_is_either_closed_or_open(tmp_path: object) -> None:
+    with pytest.raises(UsageError, match="either clients"):
+        Load(clients=1, rps=2)
+    with pytest.raises(UsageError, match="either clients"):
+        Load()
+    assert str(Load(clients=8)) == "8 clients, closed loop"
+    assert str(Load(rps=50)) == "50 requests/s, poisson arrivals"
+
+
+def test_a_folder_of_inputs_is_read_in_the_order_of_names(tmp_path) -> None:
+    for name in ("b.jpg", "a.png", ".hidden"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [item.name for item in read_inputs([str(tmp_path)], tmp_path)] == ["a.png", "b.jpg"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no files"):
+        read_inputs(["empty"], tmp_path)
