@@ -26,6 +26,7 @@ from marsmith.client import Client
 from marsmith.errors import ArchiveError, UsageError
 from marsmith.run_state import RunState
 from marsmith.settings import Project
+from marsmith.tokens import token as make_token
 from raw_calls import INFERENCE, MANAGEMENT, Answer, call, grpc_code, open_request
 
 pytestmark = pytest.mark.live
@@ -181,7 +182,7 @@ def test_tokens_are_rotated_under_running_clients_and_none_of_their_requests_fai
     for _ in range(3):
         for role in ("inference", "management"):
             seen = len(answers)
-            assert call(state.management, "GET", f"/token?type={role}", old["API"]).status == 200
+            assert make_token(state, role, rotate=True) != old[role]
             while len(answers) < seen + 10 and any(worker.is_alive() for worker in workers):
                 time.sleep(0.01)
     stop.set()
@@ -191,6 +192,8 @@ def test_tokens_are_rotated_under_running_clients_and_none_of_their_requests_fai
     assert len(answers) >= 60
     assert call(state.inference, "GET", "/ping", old["inference"]).status == 400
     assert call(state.management, "GET", "/models", old["management"]).status == 400
+    with pytest.raises(UsageError, match="at its start only"):
+        make_token(state, "api", rotate=True)
     assert state.key_file.stat().st_mode & 0o777 == 0o600
 
 
