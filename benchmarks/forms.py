@@ -29,6 +29,8 @@ def build(project: Project, model: str, *, weights: str | None = None, **form: s
     """Build the archive of a model in the form that is named, or as its spec says; return its path."""
     spec = load_spec(project, model)
     if form:
+        # It is for the form that the spec names.
+        (project.specs / f"{model}.lock").unlink(missing_ok=True)
         changed: Mapping[str, Any] = {**spec.export.model_dump(), **form}
         version = f"{spec.version}-{'-'.join(form.values())}"
         data = {**spec.model_dump(by_alias=True), "export": changed, "version": version}

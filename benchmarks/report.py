@@ -33,6 +33,9 @@ def render_page(results: Mapping[str, Result], plots: Path) -> str:
         raise ValueError(f"results of different machines: {sorted(hardware)}; measure all again on one")
     newest = max(machines.values(), key=lambda each: len(each["versions"]))
     parts = [HEAD.format(machine=machine_line(newest)), _targets(results)]
+    missing = [name for name in SECTIONS if name not in results]
+    if missing:
+        parts.append(f"Not measured on this machine yet: {', '.join(missing)}.\n")
     parts += [render(results[name], plots) for name, render in SECTIONS.items() if name in results]
     return "\n".join(parts)
 
