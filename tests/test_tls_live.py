@@ -130,7 +130,7 @@ def test_curl_trusts_the_server_with_the_certificate_alone(project: Project, sta
 def test_a_version_is_deployed_and_put_under_load_over_tls(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    second = tiny_archive(tmp_path / "echo-2.0.mar", version="2.0")
+    second = tiny_archive(tmp_path / "echo-3.0.mar", version="3.0")
     assert main(["deploy", str(second), "--watch-s", "0.3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"] == "deployed"
     (tmp_path / "body.bin").write_bytes(b"\x00\x01")
