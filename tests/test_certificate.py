@@ -25,7 +25,6 @@ from marsmith.settings import Project
 from marsmith.tls import ca_file, tls_problems
 
 COMMITTED = (REPOSITORY / "config.properties").read_text(encoding=ENCODING)
-NOW = datetime.now(timezone.utc)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,12 @@ def config_of(project: Project, **other: str) -> dict[str, str]:
     return effective_config(project, read_server_config(project), {}) | other
 
 
-def problems(project: Project, now: datetime = NOW, **other: str) -> list[str]:
+def right_now() -> datetime:
+    # Not once for the file: it is read long before its tests run.
+    return datetime.now(timezone.utc)
+
+
+def problems(project: Project, now: datetime | None = None, **other: str) -> list[str]:
     return [problem.message for problem in tls_problems(config_of(project, **other), now)]
 
 
@@ -59,7 +63,7 @@ def test_the_certificate_is_good_for_this_machine_and_the_hosts_and_for_no_other
     assert addresses == ["127.0.0.1", "::1", "10.1.2.3"]
     assert extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
     assert certificate.not_valid_after_utc == pair.expires
-    assert timedelta(hours=47) < pair.expires - NOW < timedelta(hours=49)
+    assert timedelta(hours=47) < pair.expires - right_now() < timedelta(hours=49)
 
 
 def test_two_pairs_have_nothing_in_common(pair: Pair) -> None:
@@ -156,7 +160,9 @@ def _signed_by_another(name: str) -> bytes:
     subject, issuer = (
         x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, text)]) for text in (name, "an authority")
     )
-    builder = x509.CertificateBuilder(issuer, subject, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+    builder = x509.CertificateBuilder(
+        issuer, subject, key.public_key(), 1, right_now(), right_now() + timedelta(days=1)
+    )
     from cryptography.hazmat.primitives import hashes
 
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
@@ -167,7 +173,7 @@ def test_every_problem_of_the_files_is_told(secured: Project, pair: Pair) -> Non
     key.chmod(0o640)
     assert problems(secured) == [f"the private key {key} can be read by others (mode 0640)"]
     key.chmod(0o600)
-    later, earlier = pair.expires + timedelta(seconds=1), NOW - timedelta(days=1)
+    later, earlier = pair.expires + timedelta(seconds=1), right_now() - timedelta(days=1)
     assert "has expired on" in problems(secured, later)[0]
     assert "is not valid before" in problems(secured, earlier)[0]
     key.write_bytes(make_pair().key)
