@@ -45,7 +45,7 @@ stop: setup  ## 5. stop the server
 	@$(MARSMITH) stop
 
 test: setup  ## all tests, with a real TorchServe
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # The peers come on top of .venv: the same torch, and nothing of requirements.txt changes.
 $(VENV)/.bench-installed: benchmarks/requirements.txt $(VENV)/.installed

@@ -56,9 +56,3 @@ def built_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def default_archive(built_project: Project) -> Path:
     """The default model's archive. Read only."""
     return built_project.model_store / "efficientnet_lite0-1.0.mar"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that start servers: they take longest, and must not be what one process is left with."""
-    waits = {item.path for item in items if item.get_closest_marker("live")}
-    items.sort(key=lambda item: item.path not in waits)
