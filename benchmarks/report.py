@@ -93,10 +93,9 @@ def _level_targets(result: Result) -> list[tuple[str, str, str, str]]:
 
 
 def _serving(result: Result, _plots: Path) -> str:
+    command = result.get("command", "python benchmarks/serving.py")
     parts = ["## Serving: against the limit, and against stock TorchServe\n"]
-    parts.append(
-        "`python benchmarks/serving.py`; answers per second, p99 in ms in brackets; JPEG of 640x480 over HTTP.\n"
-    )
+    parts.append(f"`{command}`; answers per second, p99 in ms in brackets; JPEG of 640x480 over HTTP.\n")
     for made in result["results"]:
         columns = (made["model"], "1 client", "8 clients", "32 clients", "failed")
         rows = [
