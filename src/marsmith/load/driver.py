@@ -174,5 +174,4 @@ async def _drive(
         return run.result()
     finally:
         gc.unfreeze()
-        for lane in lanes:
-            await lane.close()
+        await asyncio.gather(*(lane.close() for lane in lanes))

@@ -19,6 +19,7 @@ from marsmith.load.lane import OK, Answer, within
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
 _CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
+_GOODBYE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class HttpLane(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._waiting: asyncio.Future[Answer] | None = None
+        self._lost = asyncio.Event()
 
     @classmethod
     async def open(cls, target: HttpTarget, messages: Sequence[bytes]) -> HttpLane:
@@ -100,11 +102,19 @@ class HttpLane(asyncio.Protocol):
         return answer
 
     async def close(self) -> None:
-        """Close the connection."""
-        if self._transport:
-            self._transport.close()
+        """Close the connection, and wait until it is: TLS says goodbye first, which takes turns of the event loop."""
+        if self._transport is None:
+            return
+        self._transport.close()
+        try:
+            await asyncio.wait_for(self._lost.wait(), _GOODBYE_S)
+        except asyncio.TimeoutError:
+            self._transport.abort()
+            await self._lost.wait()
 
     async def _connect(self) -> None:
+        # The end of the old connection, told late, would be taken for the end of the new one.
+        await self.close()
         parts = self._target.parts
         secure = parts.scheme == "https"
         context = (self._target.tls or ssl.create_default_context()) if secure else None
@@ -117,6 +127,7 @@ class HttpLane(asyncio.Protocol):
         """Keep the transport."""
         if isinstance(transport, asyncio.Transport):
             self._transport = transport
+        self._lost.clear()
         self._buffer.clear()
 
     def data_received(self, data: bytes) -> None:
@@ -134,6 +145,7 @@ class HttpLane(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002, asyncio names it
         """Whoever waits waits for nothing."""
         self._transport = None
+        self._lost.set()
         self._settle(Answer("connection lost"))
 
     def _settle(self, answer: Answer) -> None:
