@@ -106,7 +106,8 @@ def _serving(result: Result, _plots: Path) -> str:
         loads, grpc = made["loadgen"], made["grpc"]
         parts.append(markdown(columns, rows))
         judged = (
-            f"MLPerf LoadGen: offline {loads['offline']:.1f} samples/s, server {loads['server']:.1f} at p99 <= 50 ms."
+            f"MLPerf LoadGen: offline {loads['offline']:.1f} samples/s, server {loads['server']:.1f} at p99 <= 50 ms;"
+            f" by the tuner's queue {loads['bound']:.1f} if a request cost decode and model alone."
         )
         parts.append(f"{judged} 8 clients: HTTP {grpc['http']:.1f}, gRPC {grpc['grpc']:.1f} answers/s.\n")
         ratios = made["ratios"]
@@ -216,6 +217,7 @@ def _texts(title: str) -> Callable[[Result, Path], str]:
 SECTIONS: dict[str, Callable[[Result, Path], str]] = {
     "serving": _serving,
     "service_level": _service_level,
+    "frontend": _texts("What the frontend takes"),
     "peers": _texts("Other servers with the same code"),
     "tuner": _texts("The tuner"),
     "optimize": _texts("Archives of the stock tool, optimized"),

@@ -26,6 +26,7 @@ COMMANDS = {
     "ready": ("ready.py", ["--rounds", "5"], ["--rounds", "2"]),
     "serving": ("serving.py", ["--rounds", "3", "--seconds", "5"], ["--rounds", "1", "--seconds", "2"]),
     "service_level": ("service_level.py", ["--minutes", "10"], ["--minutes", "1", "--seconds", "3"]),
+    "frontend": ("frontend.py", ["--rounds", "2"], ["--rounds", "1", "--seconds", "5"]),
     "peers": ("peers.py", ["--rounds", "3", "--seconds", "4"], ["--rounds", "1", "--seconds", "2"]),
     "tuner": ("tuner.py", [], ["--quick"]),
     "optimize": ("optimize.py", [], ["--quick"]),

@@ -23,6 +23,7 @@ from batch_slot import Slot
 from example_replay import prove_answers, read_examples
 from failures import is_fatal, item_error, leave, log_exception, printable
 from freed_memory import keep_freed_memory
+from gathered_lines import gather_metric_lines
 from handler_settings import HandlerSettings, read_settings
 from isolation import infer_isolated
 from item_errors import ItemError
@@ -228,6 +229,7 @@ class BaseHandler:
 
     def _observe(self, context: Any) -> None:
         self._metrics = StageMetrics.of(context.metrics, self.model_name, self.model_version)
+        gather_metric_lines()
         log = self.settings.prediction_log
         self._prediction_log = PredictionLog.of(log) if log else None
 

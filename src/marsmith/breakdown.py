@@ -7,6 +7,7 @@ other the frontend's own work and its pipe to the worker.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from marsmith.load.measurement import Measurement
 from marsmith.run_state import RunState
 
 BAR = 30
+# Workers gather their metric lines for half of it (handlers/gathered_lines.py).
+_SETTLE_S = 0.4
 # A version that fills its batches to this share has no batch that waits for company.
 FULL = 0.9
 
@@ -145,12 +148,14 @@ def watch_stages(state: RunState, model: str, version: str | None) -> Iterator[C
     with Client(state.inference, state.management, key_file=_key_file(state), ca_file=state.ca_file) as client:
         described = client.describe(model, version)
         found = next((each for each in described if each.default), described[0])
+    time.sleep(_SETTLE_S)
     before = read_counters(state)
     if before is None:
         where = f"the metrics API at {state.metrics}"
         raise ServerError(f"{where} does not answer", tip="set metrics_mode=prometheus in config.properties")
 
     def breakdown(measured: Measurement) -> Breakdown:
+        time.sleep(_SETTLE_S)
         now = read_counters(state)
         if now is None:
             raise ServerError(f"the metrics API at {state.metrics} does not answer any more")

@@ -27,6 +27,8 @@ _CHUNK = 1 << 18
 _MAX_SOCKET_PATH = 100
 # As long as the frontend waits for a worker process to come up.
 _START_TIMEOUT_S = 120.0
+# Seconds for which our handlers gather metric lines (handlers/gathered_lines.py).
+METRIC_LINES = "MARSMITH_METRIC_LINES_S"
 
 
 class WorkerEndedError(Exception):
@@ -49,8 +51,8 @@ def torchserve_folder() -> Path:
 def worker_environment(model_dir: Path, handler: str, base: Mapping[str, str]) -> dict[str, str]:
     """Return a worker's environment variables, as the frontend makes them from its own.
 
-    Two are added: bytecode is not cached, because the folder may be an archive whose members are all listed, and output
-    is not buffered, so that what a handler prints stands where it belongs.
+    Three are added: bytecode is not cached, because the folder may be an archive whose members are all listed; output
+    is not buffered, so that what a handler prints stands where it belongs; and metric lines come with their batch.
     """
     module, colon, _ = handler.partition(":")
     parts = [module.rpartition("/")[0] or module] if colon else []
@@ -58,7 +60,14 @@ def worker_environment(model_dir: Path, handler: str, base: Mapping[str, str]) -
     # The empty last part, which is the working folder, is TorchServe's.
     python_path = os.pathsep.join([*parts, str(model_dir), ""])
     own = {"TS_DECODE_INPUT_REQUEST": "true", "TS_IPEX_ENABLE": "false", "TS_IPEX_GPU_ENABLE": "false"}
-    return {**base, **own, "PYTHONPATH": python_path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    return {
+        **base,
+        **own,
+        "PYTHONPATH": python_path,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        METRIC_LINES: "0",
+    }
 
 
 class Process(Protocol):

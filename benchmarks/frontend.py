@@ -1,0 +1,143 @@
+"""What does TorchServe's frontend take from the model, and what do two settings of ours change about it?
+
+Run: python benchmarks/frontend.py [--rounds 3] [--seconds 10] [--json FILE]
+
+The default model in its locked form, as many workers as cores, one thread each, JPEG over HTTP, 32 clients in a closed
+loop; servers take turns, in a new order each round:
+
+- ``as shipped``: config.properties as it is: the JVM compiles with its first compiler only, metric lines are gathered;
+- ``second compiler``: without ``-XX:TieredStopAtLevel=1``, as TorchServe comes;
+- ``lines at once``: each metric line leaves the worker by itself, as TorchServe's own handlers do it.
+
+Each new server is measured over its first seconds under load and again after 40 s of load. Figures are medians:
+answers per second, and the processor time of the frontend and of all workers, in milliseconds a request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+import forms
+from contenders import marsmith_server
+from machine import machine_line, machine_record
+from marsmith.bench import Load, run_load
+from marsmith.load.http_lane import HttpTarget
+from marsmith.tuning.setup import Placement, Setup
+from photos import photos
+
+SHIPPED, SECOND, AT_ONCE = "as shipped", "second compiler", "lines at once"
+FLAG = "-XX:TieredStopAtLevel=1"
+VARIABLE = "MARSMITH_METRIC_LINES_S"
+WARM_S = 30.0
+SPANS = ("first seconds", "after 40 s")
+Figures = dict[str, list[float]]
+
+
+def processor_seconds() -> dict[str, float]:
+    """Return what the server's frontend and its workers have used, in seconds."""
+    used = {"frontend": 0.0, "workers": 0.0}
+    for process in psutil.Process().children(recursive=True):
+        with process.oneshot():
+            times = process.cpu_times()
+            part = "frontend" if process.name() == "java" else "workers"
+            used[part] += times.user + times.system
+    return used
+
+
+def span(target: HttpTarget, seconds: float) -> dict[str, float]:
+    """Measure one span of load: answers per second, milliseconds a request, 99th percentile in milliseconds."""
+    before = processor_seconds()
+    measured = run_load(target, Load(clients=32, seconds=seconds, warm_up_s=0.0))
+    after = processor_seconds()
+    requests = measured.requests_per_second * seconds
+    spent = {f"{part} ms": (after[part] - before[part]) * 1000 / requests for part in before}
+    return {"answers/s": measured.requests_per_second, "p99 ms": measured.p99_ms, **spent}
+
+
+@contextmanager
+def environment(lines_s: str) -> Iterator[None]:
+    """Set how long workers gather metric lines, for servers that are started meanwhile."""
+    os.environ[VARIABLE] = lines_s
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+
+
+def measure(rounds: int, seconds: float, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the medians by server and span."""
+    order = random.Random(seed)
+    cores = os.cpu_count() or 1
+    bodies = photos(8)
+    found: dict[str, dict[str, Figures]] = {name: {when: {} for when in SPANS} for name in (SHIPPED, SECOND, AT_ONCE)}
+    with tempfile.TemporaryDirectory(prefix="marsmith-bench-") as folder:
+        project = forms.scratch_project(Path(folder))
+        archive = forms.build(project, "efficientnet_lite0")
+        shipped = project.server_config.read_text(encoding="utf-8")
+        serve = marsmith_server(project, archive, bodies, Setup(Placement(0, cores, 1), 8, 1))
+        for number in range(rounds):
+            for name in order.sample(list(found), len(found)):
+                print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+                project.server_config.write_text(shipped.replace(FLAG, "") if name == SECOND else shipped)
+                with environment("0" if name == AT_ONCE else "0.2"), serve() as target:
+                    _add(found[name][SPANS[0]], span(target, seconds))
+                    run_load(target, Load(clients=32, seconds=WARM_S, warm_up_s=0.0))
+                    _add(found[name][SPANS[1]], span(target, seconds))
+    return {
+        name: {
+            when: {key: statistics.median(values) for key, values in figures.items()} for when, figures in of.items()
+        }
+        for name, of in found.items()
+    }
+
+
+def _add(figures: Figures, one: dict[str, float]) -> None:
+    for key, value in one.items():
+        figures.setdefault(key, []).append(value)
+
+
+def tables(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """Return the table of the page, as Markdown."""
+    columns = {"answers/s": 1, "p99 ms": 0, "frontend ms": 2, "workers ms": 2}
+    lines = [f"| server | | {' | '.join(columns)} |", "|---|---|--:|--:|--:|--:|"]
+    for name, spans in found.items():
+        for when, figures in spans.items():
+            cells = " | ".join(f"{figures[key]:.{digits}f}" for key, digits in columns.items())
+            lines.append(f"| {name} | {when} | {cells} |")
+    note = (
+        "`python benchmarks/frontend.py`; the default model, 32 clients; processor time in milliseconds a request, of"
+        " the JVM and of all workers together."
+    )
+    return [f"{note}\n", "\n".join(lines) + "\n"]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    machine = machine_record()
+    print(machine_line(machine))
+    found = measure(args.rounds, args.seconds, args.seed)
+    shown = tables(found)
+    print("\n".join(shown))
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine, "found": found, "tables": shown}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
