@@ -44,7 +44,8 @@ def scratch_server(project: Project, archives: Mapping[str, Path] | None = None)
         try:
             yield scratch
         finally:
-            server.stop(scratch)
+            # Nobody waits for an answer any more.
+            server.stop(scratch, timeout_s=0)
 
 
 def _free_addresses() -> dict[str, str]:

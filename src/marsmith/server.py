@@ -113,7 +113,8 @@ def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
 
     Args:
         project: whose server.
-        timeout_s: how long the frontend may take to end by itself; then it is ended by force.
+        timeout_s: how long the frontend may take to end by itself; then it is ended by force. 0: by force at once,
+            which saves the two seconds that TorchServe waits for more requests, and cuts those in hand.
     """
     if not project.run.exists():
         return False
@@ -268,7 +269,8 @@ def _end_supervisor(project: Project, timeout_s: float) -> bool:
     supervisor = supervisor_state.read(project)
     if supervisor is None or supervisor.pid == os.getpid():
         return False
-    server_process.end_one(supervisor.pid, supervisor.created, timeout_s + _SUPERVISOR_GRACE_S)
+    patience = timeout_s + _SUPERVISOR_GRACE_S if timeout_s > 0 else 0.0
+    server_process.end_one(supervisor.pid, supervisor.created, patience)
     return True
 
 

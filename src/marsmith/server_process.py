@@ -47,10 +47,11 @@ def processes_of(run_folder: Path) -> list[psutil.Process]:
 def end(run_folder: Path, timeout_s: float) -> list[int]:
     """End every process of the server, the frontend first, kindly and then by force; return the pids that were forced.
 
-    The frontend gets ``timeout_s`` seconds to unregister its models, which ends the workers.
+    The frontend gets ``timeout_s`` seconds to unregister its models, which ends the workers; 0: by force at once.
     """
-    _terminate(_roots(processes_of(run_folder)), timeout_s)
-    _terminate(processes_of(run_folder), _GRACE_FOR_WORKERS_S)
+    if timeout_s > 0:
+        _terminate(_roots(processes_of(run_folder)), timeout_s)
+        _terminate(processes_of(run_folder), _GRACE_FOR_WORKERS_S)
     forced: list[int] = []
     while remaining := processes_of(run_folder):
         for process in remaining:

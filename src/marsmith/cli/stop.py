@@ -2,8 +2,9 @@
 
     marsmith stop
 
-The frontend unregisters its models and ends; what has not ended after --timeout seconds is ended by force. What was
-served is remembered for the next `marsmith serve`. Where no server runs, nothing happens and that is said.
+The frontend unregisters its models and ends; what has not ended after --timeout seconds is ended by force, with 0 at
+once. What was served is remembered for the next `marsmith serve`. Where no server runs, nothing happens, and that is
+said.
 """
 
 from __future__ import annotations
