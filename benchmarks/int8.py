@@ -32,7 +32,7 @@ from marsmith.errors import ExportError
 from marsmith.formats.form import Form
 from marsmith.image_crops import random_crops
 from marsmith.image_graph import ImageGraph
-from marsmith.int8 import quantize, search_plan
+from marsmith.int8 import ExpectedAgreement, quantize, search_plan
 from marsmith.int8_engines import open_in_engine
 from marsmith.int8_plan import Int8Plan
 from marsmith.recipe import ImagePreprocessing, Recipe, load_image_recipe
@@ -137,11 +137,7 @@ def measure(name: str, form: Form, wanted: float, rounds: int) -> Row:
     sets = (crops(pictures, recipe.preprocessing, *which) for which in (CALIBRATION, TUNING, VALIDATION))
     calibration, tuning, held_out = sets
     graph = network(recipe, calibration, len(pictures))
-    best = outputs(graph, tuning).argmax(1)
-
-    def agreement(forward: Forward) -> float:
-        return float((outputs(forward, tuning).argmax(1) == best).double().mean())
-
+    agreement = ExpectedAgreement.of(graph, tuning)
     start = time.perf_counter()
     plan = search_plan(graph, form, calibration, agreement, wanted, lambda step: print(f"  {step}", file=sys.stderr))
     seconds = time.perf_counter() - start

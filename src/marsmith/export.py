@@ -168,6 +168,7 @@ class _Run:
                 self.inputs.request(BASE, work, machine.cores),
                 thorough=bool(self.inputs.images.validation),
                 reference=str(work / "eager.pt"),
+                int8_plans=str(work),
             ),
             wanted,
             work,

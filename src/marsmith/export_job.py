@@ -65,6 +65,7 @@ class Job:
     graph: torch.nn.Module = field(init=False)
     images: JobImages = field(init=False)
     exported: Forward = field(init=False)
+    searched: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.form = Form.parse(self.request.form)
@@ -90,13 +91,16 @@ class Job:
         want = self._wanted()
         classes = int(want.shape[1])
         names = labels_of(self.recipe.labels(), classes)
-        result, plan = self._attempt(want, names, self._plan(0))
-        if plan is not None and result.problems and not self.request.int8_plan:
+        plan = self._plan(0)
+        result = self._attempt(want, names, plan)
+        if plan is not None and result.problems and self.searched:
             self.on_step(f"int8 is refused ({result.problems[0]}): searching again, with a higher aim")
-            result, plan = self._attempt(want, names, self._plan(1))
+            higher = self._plan(1)
+            # The same plan gives the same bytes, and the same verdict.
+            return result if higher == plan else self._attempt(want, names, higher)
         return result
 
-    def _attempt(self, want: torch.Tensor, names: dict[str, str], plan: Int8Plan | None) -> tuple[JobResult, Any]:
+    def _attempt(self, want: torch.Tensor, names: dict[str, str], plan: Int8Plan | None) -> JobResult:
         self.on_step(f"making {self.form}")
         files = self._serialize(plan)
         started = time.perf_counter()
@@ -107,7 +111,7 @@ class Job:
             module = load_torchscript(files.serialized_file, self.spec.device)
             check_exported(self.eager, module, self.images.traced_with, device=self.spec.device)
         measured = self._compare(want, names)
-        result = JobResult(
+        return JobResult(
             serialized_file=str(files.serialized_file),
             companions=[str(path) for path in files.companions],
             engine_file=files.engine_file,
@@ -122,7 +126,6 @@ class Job:
             bytes=sum(Path(path).stat().st_size for path in (files.serialized_file, *files.companions)),
             load_s=load_s,
         )
-        return result, plan
 
     def _build(self) -> None:
         root = Path(self.request.root)
@@ -162,26 +165,34 @@ class Job:
             return self._found_plan(attempt)
 
     def _found_plan(self, attempt: int) -> Int8Plan:
-        from marsmith import int8
         from marsmith.int8_plan import Int8Plan
+        from marsmith.int8_shared import SharedPlans
 
         if self.request.int8_plan:
             return Int8Plan.from_record(self.request.int8_plan)
-        images = self.images.tuning()
-        with torch.inference_mode():
-            best = parity.eager_outputs(self.eager, images).argmax(1)
+        folder = self.request.int8_plans
+        shared = SharedPlans(Path(folder) if folder else None, self.form.engine)
+        found = None if self.searched else shared.own()
+        if found is not None:
+            self.on_step(f"int8 as another {self.form.engine} form of the run has it")
+            return found
+        self.searched = True
+        try:
+            found = self._search(attempt, shared.of_others())
+        except ExportError as error:
+            shared.refuse(error)
+            raise
+        shared.keep(found)
+        return found
 
-        def agreement(forward: Forward) -> float:
-            with torch.inference_mode():
-                outputs = torch.cat([forward(torch.stack(images[i : i + 8])) for i in range(0, len(images), 8)])
-            return float((outputs.argmax(1) == best).double().mean())
+    def _search(self, attempt: int, known: Int8Plan | None) -> Int8Plan:
+        from marsmith import int8
 
         wanted = self.limits.top1_agreement or 0.0
         wanted += (1 - wanted) * (_MARGIN + attempt * 0.5)
-        plan: Int8Plan = int8.search_plan(
-            self.graph, self.form, self.images.calibration(), agreement, wanted, self.on_step
-        )
-        return plan
+        agreement = int8.ExpectedAgreement.of(self.eager, self.images.tuning())
+        calibration = self.images.calibration()
+        return int8.search_plan(self.graph, self.form, calibration, agreement, wanted, self.on_step, known)
 
     def _serialize(self, plan: Int8Plan | None) -> Any:
         from marsmith.serialize import serialize

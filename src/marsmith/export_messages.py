@@ -23,6 +23,7 @@ class JobRequest:
         thorough: compare on all validation images and crops; otherwise on the examples only.
         labels: file with the right classes of the validation images.
         reference: file that keeps the eager module's outputs for the next job of the run.
+        int8_plans: folder where the jobs of the run keep plans of int8 for each other; see ``int8_shared``.
         locked: the form was gated before; confirm it only.
         locked_weights: record of the weights that the lock fits.
         int8_plan: record of the plan that the lock holds.
@@ -41,6 +42,7 @@ class JobRequest:
     thorough: bool = False
     labels: str | None = None
     reference: str | None = None
+    int8_plans: str | None = None
     locked: bool = False
     locked_weights: dict[str, Any] | None = None
     int8_plan: dict[str, Any] | None = None

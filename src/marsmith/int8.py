@@ -12,13 +12,15 @@ import torch
 from marsmith.errors import ExportError
 from marsmith.formats.form import Form
 from marsmith.int8_plan import Int8Plan
-from marsmith.int8_search import Forward, Judge, best_settings, give_back
+from marsmith.int8_search import ExpectedAgreement, Forward, Judge, best_settings, give_back
 
 # One in so many calibration images judges settings and layers instead of calibrating.
 _JUDGING = 4
 _JUDGES = 24
 ONNX_FILE = "model.onnx"
 TORCHSCRIPT_FILE = "model.pt"
+
+__all__ = ["ExpectedAgreement", "quantize", "search_plan"]
 
 
 def quantize(
@@ -67,12 +69,13 @@ def search_plan(
     validate: Callable[[Forward], float],
     wanted: float,
     on_step: Callable[[str], None],
+    known: Int8Plan | None = None,
 ) -> Int8Plan:
     """Find how to quantise ``graph`` so that ``validate`` of the result is at least ``wanted``.
 
-    Settings are compared; then each run of a few layers is left in float32 by itself, to see what noise that takes off.
-    The noisiest for what they cost stay in float32, as many as it takes. The time is bounded: one short trial a layer,
-    and about ten validations.
+    Settings are compared, and where all layers can be int8 that is all. Otherwise each run of a few layers is left in
+    float32 by itself, to see what noise that takes off; the noisiest for what they cost stay in float32, as many as it
+    takes. The time is bounded: one short trial a layer, and as many validations as halving takes.
 
     Args:
         graph: the eager float32 module.
@@ -81,6 +84,7 @@ def search_plan(
         validate: agreement, 0 to 1, of a function of uint8 (N, 3, H, W) with the eager module, on images of its own.
         wanted: agreement to reach.
         on_step: is told each step, in words.
+        known: a plan that another engine of the run has; is taken, without a search, where it holds here too.
 
     Raises:
         ExportError: no plan reaches ``wanted``, or the module cannot be quantised at all.
@@ -93,10 +97,15 @@ def search_plan(
         fitting, judging = _split(calibration)
         judge = Judge.of(graph, judging)
         trials = trials_of(graph, form, fitting, judge, Path(folder))
+        if known is not None:
+            reached = validate(trials.forward(known))
+            on_step(f"int8 by the plan of another engine: agreement {reached:.4f}, wanted {wanted:.4f}")
+            if reached >= wanted:
+                return known
         plan = best_settings(trials.settings(), trials.noise_db, on_step)
-        on_step("int8: measuring what noise each layer adds")
-        ranked = trials.ranked(plan)
-        found = give_back(plan, ranked, lambda tried: validate(trials.forward(tried)), wanted, on_step)
+        found = give_back(
+            plan, lambda: trials.ranked(plan), lambda tried: validate(trials.forward(tried)), wanted, on_step
+        )
     return replace(found, images=len(fitting))
 
 
