@@ -27,9 +27,10 @@ from gathered_lines import gather_metric_lines
 from handler_settings import HandlerSettings, read_settings
 from isolation import infer_isolated
 from item_errors import ItemError
+from model_request import Request
 from prediction_log import PredictionLog, prediction_of
 from replies import Reply, encode_reply, error_reply, limited
-from request_envelope import Request, seal
+from request_envelope import seal
 from stage_metrics import StageClock, StageMetrics
 from warm_up import warm_up
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from handler_settings import HandlerSettings
 from item_errors import DeadlinePassed, ItemError, MalformedRequest, TooLarge
-from request_envelope import Envelope, Request, identity, open_envelope
+from model_request import Request
+from request_envelope import Envelope, identity, open_envelope
 
 
 @dataclass

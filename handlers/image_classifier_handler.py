@@ -12,7 +12,7 @@ import torch
 import devices
 from image_handler import ImageHandler
 from labels import read_labels
-from request_envelope import Request
+from model_request import Request
 
 
 class ImageClassifierHandler(ImageHandler):

@@ -8,7 +8,7 @@ import torch
 
 from base_handler import BaseHandler
 from image_decoding import MAX_PIXELS, decode_image
-from request_envelope import Request
+from model_request import Request
 
 
 class ImageHandler(BaseHandler):

@@ -16,8 +16,8 @@ import torch
 
 import devices
 from image_handler import ImageHandler
+from model_request import Request
 from replies import Reply
-from request_envelope import Request
 from tensor_formats import NPY_TYPE, write_npy
 
 # Of ImageNet, which torchvision's weights are trained with.

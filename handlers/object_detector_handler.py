@@ -15,7 +15,7 @@ import torch
 from base_handler import BaseHandler
 from image_decoding import decode_whole_image
 from labels import read_labels
-from request_envelope import Request
+from model_request import Request
 
 # Smaller than for classifiers: nothing is shrunk before the model, and a pixel takes 12 bytes there.
 MAX_PIXELS = 16_000_000

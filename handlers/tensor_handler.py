@@ -22,8 +22,8 @@ import torch
 import devices
 from base_handler import BaseHandler
 from item_errors import MalformedRequest, Unusable
+from model_request import Request
 from replies import JSON_TYPE, Reply
-from request_envelope import Request
 from tensor_formats import (
     NPY_MAGIC,
     NPY_TYPE,

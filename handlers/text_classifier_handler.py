@@ -16,7 +16,7 @@ from base_handler import BaseHandler
 from english_words import ngrams_of, words_of
 from item_errors import Unusable
 from labels import read_labels
-from request_envelope import Request
+from model_request import Request
 from text_requests import MAX_CHARACTERS, read_text
 from vocabulary import read_vocabulary
 

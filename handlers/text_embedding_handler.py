@@ -14,7 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from base_handler import BaseHandler
-from request_envelope import Request
+from model_request import Request
 from text_requests import MAX_CHARACTERS, read_text
 from vocabulary import read_vocabulary
 from word_pieces import WordPieces

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from item_errors import TooLarge, Unusable
-from request_envelope import Request
+from model_request import Request
 
 # Some forty pages: far more than the models here read, and cut into words in less than a second.
 MAX_CHARACTERS = 100_000

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from audio_decoding import decode_wav
 from base_handler import BaseHandler
-from request_envelope import Request
+from model_request import Request
 from speech_spans import RATE, WINDOW, speech_spans
 
 

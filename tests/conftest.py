@@ -7,12 +7,17 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from marsmith.settings import Project
 
 # Tests import ONNX Runtime themselves, and it reports home from its import on unless this is set.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# How busy the machine is decides no test.
+hypothesis.settings.register_profile("marsmith", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("marsmith")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

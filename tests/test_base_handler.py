@@ -19,8 +19,9 @@ from handler_fixtures import Doubling, Worker, classifier_folder, picture, write
 from isolation import infer_isolated
 from item_errors import ItemError, OutOfMemory
 from marsmith.fake_context import FakeContext
+from model_request import Request
 from replies import Reply
-from request_envelope import Request, open_envelope, seal
+from request_envelope import open_envelope, seal
 
 # A model of its own kind: items are words, the answer is the word in capitals. Some words go wrong on purpose.
 SHOUT = """

@@ -12,7 +12,8 @@ from tritonclient.http import InferInput
 from tritonclient.http._utils import _get_inference_request
 
 from item_errors import ItemError
-from request_envelope import V2_DTYPES, V2_JSON_LENGTH, Envelope, open_envelope, seal
+from kserve_v2 import V2_DTYPES, V2_JSON_LENGTH
+from request_envelope import Envelope, open_envelope, seal
 
 
 def sent(*inputs: InferInput, request_id: str = "mine") -> tuple[bytes, dict[str, str]]:
