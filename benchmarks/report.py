@@ -18,6 +18,12 @@ asks stands in [benchmarks/README.md](../benchmarks/README.md).
 Machine: {machine}.
 """
 
+# Another machine's figures would not belong on this page.
+GPU = """## On a GPU
+
+`python benchmarks/gpu.py` measures the same on a CUDA machine, without a network. It has not been run: there was none.
+"""
+
 
 def render_page(results: Mapping[str, Result], plots: Path) -> str:
     """Render docs/benchmarks.md from the results by name; plots go into the folder ``plots``.
@@ -37,6 +43,7 @@ def render_page(results: Mapping[str, Result], plots: Path) -> str:
     if missing:
         parts.append(f"Not measured on this machine yet: {', '.join(missing)}.\n")
     parts += [render(results[name], plots) for name, render in SECTIONS.items() if name in results]
+    parts.append(GPU)
     return "\n".join(parts)
 
 
