@@ -1,8 +1,13 @@
-"""The requests that benchmarks send: JPEG photos of 640x480, from scikit-image."""
+"""The requests that benchmarks send: JPEG photos of 640x480, from scikit-image.
+
+Run: python benchmarks/photos.py FOLDER        # writes eight, for `marsmith bench` and `marsmith tune --input FOLDER`
+"""
 
 from __future__ import annotations
 
 import io
+import sys
+from pathlib import Path
 
 from PIL import Image
 from skimage import data
@@ -19,3 +24,10 @@ def photos(count: int) -> list[bytes]:
         image.resize((640, 480)).save(stream, "JPEG", quality=90)
         bodies.append(stream.getvalue())
     return bodies
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, body in zip(NAMES, photos(len(NAMES)), strict=True):
+        (folder / f"{name}.jpg").write_bytes(body)

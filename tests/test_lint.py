@@ -403,6 +403,12 @@ def test_a_rename_keeps_the_comment_beside_the_key() -> None:
     assert fixed == text.replace("batchsize", "batchSize")
 
 
+def test_a_key_that_is_added_stands_with_its_block_and_not_behind_the_empty_line() -> None:
+    text = "handler:\n  settings:\n    top_k: 5\n\n# What it must answer.\nexamples:\n  - a: 1  # one\n"
+    fixed = fix_yaml(text, [Fix("set", ("handler", "settings", "threads"), 1), Fix("set", ("examples", "0", "b"), 2)])
+    assert fixed == text.replace("top_k: 5\n", "top_k: 5\n    threads: 1\n") + "    b: 2\n"
+
+
 def test_a_line_that_goes_on_below_is_replaced_whole() -> None:
     text = "# top\nallowed_urls=http://a,\\\n   http://b\n# end\nport=1\n"
     fixed = fix_properties(text, [Fix("set", ("allowed_urls",), "(?!)", 2), Fix("set", ("new",), "x y")])

@@ -88,7 +88,7 @@ def fix_yaml(text: str, fixes: Iterable[Fix]) -> str:
     for fix in fixes:
         parent = _parent(data, fix.path)
         if fix.action == "set":
-            parent[fix.path[-1]] = DoubleQuotedScalarString(fix.value) if isinstance(fix.value, str) else fix.value
+            _set(parent, fix.path[-1], DoubleQuotedScalarString(fix.value) if isinstance(fix.value, str) else fix.value)
         elif fix.action == "rename":
             _rename(parent, fix.path[-1], str(fix.value))
         else:
@@ -104,6 +104,15 @@ def _parent(data: Any, path: tuple[str, ...]) -> MutableMapping[str, Any]:
     if not isinstance(data, MutableMapping):
         raise TypeError(f"{'.'.join(path)} does not lie in a mapping")
     return data
+
+
+def _set(parent: Any, key: str, value: Any) -> None:
+    last = None if key in parent else next(reversed(parent), None)
+    parent[key] = value
+    # ruamel keeps the empty lines and comments behind a mapping with its last key.
+    behind = parent.ca.items.get(last)
+    if behind and behind[2] and behind[2].value.startswith("\n"):
+        parent.ca.items[key] = parent.ca.items.pop(last)
 
 
 def _rename(parent: Any, old: str, new: str) -> None:
