@@ -26,7 +26,7 @@ COMMANDS = {
     "ready": ("ready.py", ["--rounds", "3"], ["--rounds", "2"]),
     "serving": ("serving.py", ["--rounds", "2", "--seconds", "3"], ["--rounds", "1", "--seconds", "2"]),
     "service_level": ("service_level.py", ["--minutes", "10", "--seconds", "5"], ["--minutes", "1", "--seconds", "3"]),
-    "frontend": ("frontend.py", ["--rounds", "2"], ["--rounds", "1", "--seconds", "5"]),
+    "frontend": ("frontend.py", ["--rounds", "1", "--seconds", "8"], ["--rounds", "1", "--seconds", "5"]),
     "peers": ("peers.py", ["--rounds", "2", "--seconds", "3"], ["--rounds", "1", "--seconds", "2"]),
     "tuner": ("tuner.py", [], ["--quick"]),
     "optimize": ("optimize.py", ["--seconds", "5"], ["--quick", "--seconds", "2", "--rounds", "1"]),

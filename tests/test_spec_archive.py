@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from conftest import REPOSITORY
 from marsmith.errors import MarsmithError
 from marsmith.project_spec import load_spec
 from marsmith.settings import Project
@@ -28,7 +29,8 @@ def test_the_archive_holds_all_that_the_design_names(default_archive: Path) -> N
     assert {"image_classifier_handler.py", "base_handler.py", "image_decoding.py"} <= set(names)
     assert manifest["model"]["modelName"] == "efficientnet_lite0"
     assert manifest["model"]["handler"] == "image_classifier_handler.py"
-    assert config["batchSize"] == 8
+    serving = yaml.safe_load((REPOSITORY / "config/models/efficientnet_lite0.yaml").read_text())["serving"]
+    assert {key: config[key] for key in serving} == serving
     assert config["handler"]["crop"] == [224, 224]
     assert config["handler"]["interpolation"] == "bicubic"
     assert report["weights"]["sha256"].startswith("57934424")

@@ -30,10 +30,14 @@ from marsmith.errors import RequestRejectedError
 from marsmith.grpc_api import InferenceChannel
 from marsmith.rest import Reply
 from marsmith.run_state import RunState
+from marsmith.tuning.setup import Placement, Setup
+from marsmith.tuning.variant import VariantMaker
 
 pytestmark = pytest.mark.live
 
 MODEL = "efficientnet_lite0"
+# One worker with batches of eight: what shares a batch is what is tested.
+SETUP = Setup(Placement(0, 1, 2), 8, 1)
 PREDICT = f"/predictions/{MODEL}"
 V1 = f"/v1/models/{MODEL}:predict"
 V2 = f"/v2/models/{MODEL}/infer"
@@ -120,8 +124,10 @@ def bad_cases() -> list[Case]:
 
 @pytest.fixture(scope="module")
 def server(default_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunState]:
+    together = tmp_path_factory.mktemp("together")
+    archive = VariantMaker(default_archive, together).write(SETUP, together / "one.mar")
     root = tmp_path_factory.mktemp("torture") / "project"
-    project = make_project(root, {default_archive.name: default_archive}, disable_token_authorization="true")
+    project = make_project(root, {archive.name: archive}, disable_token_authorization="true")
     with running(project) as state:
         yield state
 
@@ -304,7 +310,7 @@ def test_kserve_v2_answers_every_input_of_every_request_of_a_batch(
     for number, (names, answer) in enumerate(zip(pairs(), answers, strict=True)):
         assert answer.status == 200, answer
         reply = answer.json()
-        assert (reply["id"], reply["model_name"], reply["model_version"]) == (f"own-{number}", MODEL, "1.0")
+        assert (reply["id"], reply["model_name"], reply["model_version"]) == (f"own-{number}", MODEL, SETUP.version)
         assert [output["name"] for output in reply["outputs"]] == list(names)
         for name, output in zip(names, reply["outputs"], strict=True):
             (result,) = output["data"]
