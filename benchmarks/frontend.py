@@ -115,11 +115,8 @@ def tables(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
         for when, figures in spans.items():
             cells = " | ".join(f"{figures[key]:.{digits}f}" for key, digits in columns.items())
             lines.append(f"| {name} | {when} | {cells} |")
-    note = (
-        "`python benchmarks/frontend.py`; the default model, 32 clients; processor time in milliseconds a request, of"
-        " the JVM and of all workers together."
-    )
-    return [f"{note}\n", "\n".join(lines) + "\n"]
+    load = "The default model, 32 clients; processor time in milliseconds a request,"
+    return [f"{load} of the JVM and of all workers together.\n", "\n".join(lines) + "\n"]
 
 
 def main() -> None:

@@ -100,9 +100,8 @@ def _level_targets(result: Result) -> list[tuple[str, str, str, str]]:
 
 
 def _serving(result: Result, _plots: Path) -> str:
-    command = result.get("command", "python benchmarks/serving.py")
     parts = ["## Serving: against the limit, and against stock TorchServe\n"]
-    parts.append(f"`{command}`; answers per second, p99 in ms in brackets; JPEG of 640x480 over HTTP.\n")
+    parts.append(f"`{result['command']}`; answers per second, p99 in ms in brackets; JPEG of 640x480 over HTTP.\n")
     for made in result["results"]:
         columns = (made["model"], "1 client", "8 clients", "32 clients", "failed")
         rows = [
@@ -138,7 +137,7 @@ def _service_level(result: Result, plots: Path) -> str:
     ]
     largest = f"{result['largestRate']:.0f} requests per second"
     text = (
-        f"`python benchmarks/service_level.py`. The largest rate of Poisson arrivals with p99 <= "
+        f"`{result['command']}`. The largest rate of Poisson arrivals with p99 <= "
         f"{result['p99LimitMs']:g} ms is **{largest}**. The driver alone makes {result['driverAlone']:.0f} requests a "
         "second against a server that does nothing.\n"
     )
@@ -213,12 +212,12 @@ def _ready(result: Result, _plots: Path) -> str:
     base = result["seconds"]["load the file"]
     rows = [(name, f"{took:.2f}", f"{took / base:.2f}") for name, took in result["seconds"].items()]
     table = markdown(("", "seconds", "/ loading the file in a plain Python"), rows)
-    return f"## Start-up\n\n`python benchmarks/ready.py`, medians.\n\n{table}"
+    return f"## Start-up\n\n`{result['command']}`, medians.\n\n{table}"
 
 
 def _texts(title: str) -> Callable[[Result, Path], str]:
     """Render a result that brings its own tables, as Markdown under ``tables``."""
-    return lambda result, _: f"## {title}\n\n" + "\n".join(result.get("tables", []))
+    return lambda result, _: f"## {title}\n\n`{result['command']}`\n\n" + "\n".join(result.get("tables", []))
 
 
 SECTIONS: dict[str, Callable[[Result, Path], str]] = {

@@ -44,10 +44,15 @@ def main() -> int:
     failed = []
     for name in [] if args.render else args.only:
         file, usual, quick = COMMANDS[name]
-        command = [sys.executable, str(HERE / file), *(quick if args.quick else usual)]
-        print(f"== {' '.join(command[1:])}", file=sys.stderr, flush=True)
-        if subprocess.run([*command, "--json", str(RESULTS / f"{name}.json")], check=False).returncode:
+        options, result = quick if args.quick else usual, RESULTS / f"{name}.json"
+        command = " ".join(["python", f"benchmarks/{file}", *options])
+        print(f"== {command}", file=sys.stderr, flush=True)
+        if subprocess.run([sys.executable, str(HERE / file), *options, "--json", str(result)], check=False).returncode:
             failed.append(name)
+            continue
+        # The page says how each figure was made.
+        measured = json.loads(result.read_text(encoding="utf-8")) | {"command": command}
+        result.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
     PAGE.write_text(render_page(results, PAGE.parent / "plots"), encoding="utf-8")
     print(f"wrote {PAGE}", file=sys.stderr)
