@@ -38,6 +38,8 @@ from marsmith.project_spec import load_spec
 from marsmith.settings import Project
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -175,8 +177,13 @@ def _row(one: Candidate, *, chosen: bool) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def fit(recipe_file: Path, target: Path) -> None:
-    """Draw weights at random, fit them to the photos (see the module), and save them as a state dict.
+def fit(recipe_file: Path, target: Path, photos: Sequence[bytes]) -> None:
+    """Draw weights at random, fit them to photos (see the module), and save them as a state dict.
+
+    Args:
+        recipe_file: of an image classifier.
+        target: the file to write.
+        photos: JPEG or PNG, at least as many as SHARES has.
 
     Raises:
         SystemExit: the recipe is none of an image classifier whose stages are known here.
@@ -185,7 +192,6 @@ def fit(recipe_file: Path, target: Path) -> None:
 
     from marsmith.image_crops import random_crops
     from marsmith.image_graph import ImageGraph
-    from marsmith.image_sets import find_images
     from marsmith.recipe import Recipe, load_recipe
 
     recipe = load_recipe(recipe_file)
@@ -195,7 +201,6 @@ def fit(recipe_file: Path, target: Path) -> None:
     module = recipe.build().eval()
     _damp_branches(module)
     graph = ImageGraph(module, recipe.preprocessing).eval()
-    photos = [path.read_bytes() for path in find_images(PHOTOS, REPOSITORY)]
     crops = torch.stack(random_crops(photos, recipe.preprocessing, count=CROPS_A_PHOTO * len(photos), seed=FIT_SEED))
     trunk, rest = _stages(module)
     with torch.no_grad():
@@ -203,6 +208,13 @@ def fit(recipe_file: Path, target: Path) -> None:
         seen = torch.cat([trunk((part - graph.mean) / graph.std) for part in crops.split(16)])
     _train(rest, seen, torch.arange(len(crops)) % len(photos), len(photos))
     torch.save(module.state_dict(), target)
+
+
+def own_photos() -> list[bytes]:
+    """Return the photos that the table is about."""
+    from marsmith.image_sets import find_images
+
+    return [path.read_bytes() for path in find_images(PHOTOS, REPOSITORY)]
 
 
 def _stages(module: torch.nn.Module) -> tuple[torch.nn.Sequential, torch.nn.Sequential]:
@@ -264,9 +276,9 @@ def _train(rest: torch.nn.Module, seen: torch.Tensor, photos: torch.Tensor, coun
 
     last = [part for part in rest.modules() if isinstance(part, torch.nn.Linear)][-1]
     # The class that comes second, third and so on is the next photo's: top 5 then mean something too.
-    order = (photos[:, None] + torch.arange(count)) % count
+    order = (photos[:, None] + torch.arange(len(SHARES))) % count
     wanted = torch.zeros(len(photos), last.out_features)
-    wanted.scatter_(1, order * (last.out_features // count), torch.tensor(SHARES).expand(len(photos), count))
+    wanted.scatter_(1, order * (last.out_features // count), torch.tensor(SHARES).expand(len(photos), len(SHARES)))
     with torch.no_grad():
         _fit_last_layer(rest, last, seen, wanted)
     optimizer = torch.optim.Adam(rest.parameters(), lr=LEARNING_RATE)
@@ -300,6 +312,6 @@ def _fit_last_layer(rest: torch.nn.Module, last: torch.nn.Linear, seen: torch.Te
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["fit"]:
-        fit(Path(sys.argv[2]), Path(sys.argv[3]))
+        fit(Path(sys.argv[2]), Path(sys.argv[3]), own_photos())
         sys.exit(0)
     sys.exit(main())

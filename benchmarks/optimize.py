@@ -9,8 +9,9 @@ Then it is optimized, and served as `marsmith serve` does. Both servers run at o
 in another order each round; a server without requests takes next to nothing. Ratios of one run can be compared,
 requests per second of two runs cannot.
 
-ResNet-18 has weights drawn at random, batch norms and last layer fitted to photos (see benchmarks/export.py);
-EfficientNet-Lite0 its real ImageNet weights, with the stock handler's normalisation undone inside the module.
+ResNet-18 has weights drawn at random, fitted to the photos that are asked (see benchmarks/export.py);
+EfficientNet-Lite0 its real ImageNet weights, with the stock handler's normalisation undone inside the module. The same
+photos are the examples that the export is judged with.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from marsmith.load.http_lane import HttpTarget
 from marsmith.optimize import Optimized, optimize
 from marsmith.optimize_task import Wish
 from marsmith.settings import Project
-from photos import NAMES, photos
+from photos import NAMES, photos, write_photos
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = ("resnet18", "efficientnet_lite0")
@@ -70,7 +71,9 @@ def _measured(name: str, args: argparse.Namespace) -> dict[str, Any]:
         # In a process of its own, so that this one stays without torch and its memory.
         subprocess.run([sys.executable, __file__, "make", name, str(folder)], check=True)
         old = stock_archive(folder / "model.pt", folder / "index_to_name.json", folder)
-        wish = Wish(args.precision, args.engine, version="2.0", output=folder / "stock-2.0.mar")
+        examples = folder / "examples"
+        write_photos(examples)
+        wish = Wish(args.precision, args.engine, "2.0", output=folder / "stock-2.0.mar", examples=examples)
         effort = Effort(rounds=2, turn_s=0.1) if args.quick else USUAL_EFFORT
         done = optimize(Project(REPOSITORY), old, wish, effort=effort, progress=Progress(step=_say))
         return _served(name, old, done, args)
@@ -174,7 +177,7 @@ def make(name: str, folder: Path) -> None:
     if not isinstance(recipe, Recipe):
         raise SystemExit(f"{file} is no image classifier")
     if recipe.bundled_weights is None:
-        fit(file, folder / "weights.pth")
+        fit(file, folder / "weights.pth", photos(len(NAMES)))
     weights = folder / "weights.pth" if recipe.bundled_weights is None else recipe.bundled_weights()
     module = recipe.build()
     module.load_state_dict(torch.load(weights, weights_only=True))

@@ -17,6 +17,8 @@ from peer_servers.peer_model import PeerSettings
 
 SERVERS = Path(__file__).resolve().parent / "peer_servers"
 BATCH = 8
+# With as many workers as cores, what 8 clients fill.
+SMALL_BATCH = 4
 # Workers x threads: one process with both cores, and one for each core.
 SHARES = ((1, 2), (2, 1))
 BOUNDARY = "marsmith-benchmark"
@@ -44,6 +46,8 @@ MODULES = {"LitServe": "litserve", "FastAPI": "fastapi", "BentoML": "bentoml", "
 def variants(server: str, workers: int, threads: int) -> list[PeerSettings]:
     """Return the set-ups of a peer with so many workers and threads; folder and port come later.
 
+    Each that forms batches gets its better timeouts with small batches too.
+
     - LitServe: batch_timeout 10 ms stands in its benchmark; it advises ZeroMQ from 100 requests per second on.
     - FastAPI: one request at once in a process, so that threads are not shared out twice, and its default, 40.
     - BentoML: max_latency_ms is a bound beyond which it refuses; by default a minute, and the least for 32 clients.
@@ -56,6 +60,8 @@ def variants(server: str, workers: int, threads: int) -> list[PeerSettings]:
         return [
             replace(zeromq, timeout_ms=10),
             replace(zeromq, timeout_ms=1),
+            replace(zeromq, timeout_ms=10, batch_size=SMALL_BATCH),
+            replace(zeromq, timeout_ms=1, batch_size=SMALL_BATCH),
             replace(zeromq, timeout_ms=10, payload="json"),
             replace(zeromq, timeout_ms=10, option=""),
             replace(one, payload="multipart", option="fast_queue"),
@@ -64,9 +70,13 @@ def variants(server: str, workers: int, threads: int) -> list[PeerSettings]:
         return [replace(one, option="1"), one]
     if server == "BentoML":
         form = replace(batched, payload="multipart")
-        return [replace(form, timeout_ms=60_000), replace(form, timeout_ms=500), one]
+        small = replace(form, timeout_ms=60_000, batch_size=SMALL_BATCH)
+        return [replace(form, timeout_ms=60_000), replace(form, timeout_ms=500), small, one]
     fast = replace(batched, option="throughput")
-    return [replace(batched, timeout_ms=10), replace(fast, timeout_ms=10), replace(fast, timeout_ms=1)]
+    small = replace(fast, batch_size=SMALL_BATCH)
+    return [replace(batched, timeout_ms=10)] + [
+        replace(each, timeout_ms=wait) for each in (fast, small) for wait in (10, 1)
+    ]
 
 
 def described(settings: PeerSettings) -> str:

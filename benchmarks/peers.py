@@ -3,11 +3,11 @@
     python benchmarks/peers.py                                   # about 45 minutes
     python benchmarks/peers.py --rounds 1 --seconds 1 --only marsmith,litserve
 
-Each server is set up as its documentation advises and gets several set-ups (workers x threads, batches of 8 with the
-advised and with a small timeout); its best one in each column counts. A round starts every server in a new order, warms
-it up, loads it with 1, 8 and 32 clients over HTTP on loopback, and stops it. All send the same photos, and every answer
-must have the best label that the others gave to the same photo. Set-ups that are far from their server's best after
-the first round are not tried again.
+Each server is set up as its documentation advises and gets several set-ups (workers x threads, batches of 8 and of 4
+with the advised and with a small timeout); its best one in each column counts. A round starts every server in a new
+order, warms it up, loads it with 1, 8 and 32 clients over HTTP on loopback, and stops it. All send the same photos, and
+every answer must have the best label that the others gave to the same photo. Set-ups that are far from their server's
+best after the first round are not tried again.
 
 ``--part payload`` repeats LitServe's own benchmark, which its CI runs: ResNet-18, base64 in JSON of a 224x224 JPEG, 50
 requests at once; with random weights, which change nothing about the time.
@@ -44,7 +44,7 @@ from marsmith.tuning.setup import Placement, Setup
 from marsmith.tuning.variant import VariantMaker
 from marsmith.unpacked_archive import unpacked
 from peer_servers.peer_model import PeerSettings
-from peer_setups import BATCH, MODULES, SHARES, described, in_json, peer_server, peers
+from peer_setups import BATCH, MODULES, SHARES, SMALL_BATCH, described, in_json, peer_server, peers
 from photos import photos
 from turns import OURS, Row, records, table, take_turns, verdicts
 
@@ -57,8 +57,13 @@ PAYLOAD_CLIENTS = 50
 
 
 def our_setups() -> list[Setup]:
-    """Return ours: the same workers and threads, batches of 8, and TorchServe's smallest and a longer delay."""
-    return [Setup(Placement(0, workers, threads), BATCH, delay) for workers, threads in SHARES for delay in (1, 5)]
+    """Return ours: the same workers, threads and batches, and TorchServe's smallest and a longer delay."""
+    return [
+        Setup(Placement(0, workers, threads), size, delay)
+        for workers, threads in SHARES
+        for size in (BATCH, SMALL_BATCH)
+        for delay in (1, 5)
+    ]
 
 
 def ours(project: Project, archive: Path, bodies: Sequence[bytes]) -> list[Contender]:
@@ -151,7 +156,7 @@ def compare_payload(names: Sequence[str], *, rounds: int, seconds: float, most: 
             contenders = [
                 Contender(OURS, our_json_server(Project(REPOSITORY), archive, bodies, setup), _words(setup))
                 for setup in our_setups()
-                if OURS in names
+                if OURS in names and setup.batch_size == BATCH
             ]
             for workers, threads in SHARES if "LitServe" in names else ():
                 one = PeerSettings(str(content.folder), 0, workers, threads, BATCH, 10, "json")

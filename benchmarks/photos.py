@@ -26,8 +26,12 @@ def photos(count: int) -> list[bytes]:
     return bodies
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def write_photos(folder: Path) -> None:
+    """Write each photo once into a folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, body in zip(NAMES, photos(len(NAMES)), strict=True):
         (folder / f"{name}.jpg").write_bytes(body)
+
+
+if __name__ == "__main__":
+    write_photos(Path(sys.argv[1]))

@@ -24,7 +24,7 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 # In this order; the first is short, so that what is not set up shows soon.
 COMMANDS = {
     "ready": ("ready.py", ["--rounds", "3"], ["--rounds", "2"]),
-    "serving": ("serving.py", ["--rounds", "2", "--seconds", "3"], ["--rounds", "1", "--seconds", "2"]),
+    "serving": ("serving.py", ["--rounds", "2", "--seconds", "5"], ["--rounds", "1", "--seconds", "2"]),
     "service_level": ("service_level.py", ["--minutes", "10", "--seconds", "5"], ["--minutes", "1", "--seconds", "3"]),
     "frontend": ("frontend.py", ["--rounds", "1", "--seconds", "8"], ["--rounds", "1", "--seconds", "5"]),
     "peers": ("peers.py", ["--rounds", "2", "--seconds", "3"], ["--rounds", "1", "--seconds", "2"]),

@@ -54,6 +54,10 @@ from photos import photos
 
 CLIENTS = (1, 8, 32)
 P99_MS = 50.0
+# Of full load before anything counts: so long the JVM still compiles what it runs most.
+WARM_S = 8.0
+# Of each run of LoadGen at least: one pause of the machine must not decide about the 99th percentile.
+JUDGED_S = 10.0
 FITTED = "fitted"
 JUDGED_BATCHES = (2, 3, 8)
 SETUPS = (Setup(Placement(0, 1, 2), 8, 1), Setup(Placement(0, 2, 1), 8, 1))
@@ -160,7 +164,7 @@ def take_turns(
         for each in order.sample(list(made), len(made)):
             print(f"round {number + 1} of {rounds}: {each.name}", file=sys.stderr, flush=True)
             with each.serve() as target:
-                run_load(target, Load(clients=32, seconds=3.0, warm_up_s=1.0))
+                run_load(target, Load(clients=32, seconds=WARM_S, warm_up_s=0.0))
                 for clients in CLIENTS:
                     columns[each.name][clients].add(
                         run_load(target, Load(clients=clients, seconds=seconds, warm_up_s=0.5))
@@ -186,7 +190,7 @@ def judged(
     for size in JUDGED_BATCHES:
         print(f"LoadGen: batch {size}", file=sys.stderr, flush=True)
         with marsmith_server(project, archive, bodies, Setup(placement, size, 1))() as target:
-            run_load(target, Load(clients=32, seconds=4.0, warm_up_s=1.0))
+            run_load(target, Load(clients=32, seconds=WARM_S, warm_up_s=0.0))
             offline = loadgen.offline(target, seconds=seconds, expected_qps=250)
             start = 0.65 * offline.samples_per_second
             rate, runs = loadgen.largest_server_rate(target, start=start, seconds=seconds, p99_ms=P99_MS, steps=5)
@@ -240,7 +244,7 @@ def measure(model: str, weights: str, fast: dict[str, str], args: argparse.Names
         best = max(ours, key=lambda name: columns[name][32].rate)
         limit = limits(made["archive"], bodies, args.rounds, args.seconds)
         setup = next(setup for setup in SETUPS if best.endswith(str(setup)))
-        loads = judged(made["project"], made["archive"], bodies, setup.placement, max(args.seconds, 6.0))
+        loads = judged(made["project"], made["archive"], bodies, setup.placement, max(args.seconds, JUDGED_S))
         grpc = over_grpc(made["project"], made["archive"], bodies, args.rounds, args.seconds)
     ratios = _ratios(columns, max(limit.values()), loads)
     servers = {name: {str(c): _record(column) for c, column in row.items()} for name, row in columns.items()}

@@ -14,6 +14,8 @@ from marsmith.settings import Project
 
 # Tests import ONNX Runtime themselves, and it reports home from its import on unless this is set.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# Tests and their servers share the cores: threads that spin while they wait take them from all others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # How busy the machine is decides no test.
 hypothesis.settings.register_profile("marsmith", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
