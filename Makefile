@@ -44,8 +44,9 @@ status: setup  ## 4. what the server runs
 stop: setup  ## 5. stop the server
 	@$(MARSMITH) stop
 
+# Three on two cores: while one test waits for a server, another one works.
 test: setup  ## all tests, with a real TorchServe
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 # The peers come on top of .venv: the same torch, and nothing of requirements.txt changes.
 $(VENV)/.bench-installed: benchmarks/requirements.txt $(VENV)/.installed

@@ -26,8 +26,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 import forms
 from contenders import marsmith_server
 from machine import machine_line, machine_record
@@ -35,6 +33,7 @@ from marsmith.bench import Load, run_load
 from marsmith.load.http_lane import HttpTarget
 from marsmith.tuning.setup import Placement, Setup
 from photos import photos
+from processor_time import with_processor_time
 
 SHIPPED, SECOND, AT_ONCE = "as shipped", "second compiler", "lines at once"
 FLAG = "-XX:TieredStopAtLevel=1"
@@ -44,24 +43,11 @@ SPANS = ("first seconds", "after 40 s")
 Figures = dict[str, list[float]]
 
 
-def processor_seconds() -> dict[str, float]:
-    """Return what the server's frontend and its workers have used, in seconds."""
-    used = {"frontend": 0.0, "workers": 0.0}
-    for process in psutil.Process().children(recursive=True):
-        with process.oneshot():
-            times = process.cpu_times()
-            part = "frontend" if process.name() == "java" else "workers"
-            used[part] += times.user + times.system
-    return used
-
-
 def span(target: HttpTarget, seconds: float) -> dict[str, float]:
     """Measure one span of load: answers per second, milliseconds a request, 99th percentile in milliseconds."""
-    before = processor_seconds()
-    measured = run_load(target, Load(clients=32, seconds=seconds, warm_up_s=0.0))
-    after = processor_seconds()
-    requests = measured.requests_per_second * seconds
-    spent = {f"{part} ms": (after[part] - before[part]) * 1000 / requests for part in before}
+    load = Load(clients=32, seconds=seconds, warm_up_s=0.0)
+    measured, used = with_processor_time(lambda: run_load(target, load))
+    spent = {f"{part} ms": used[part] * 1000 / measured.requests for part in ("frontend", "workers")}
     return {"answers/s": measured.requests_per_second, "p99 ms": measured.p99_ms, **spent}
 
 

@@ -18,6 +18,7 @@ asks stands in [benchmarks/README.md](../benchmarks/README.md).
 Machine: {machine}.
 """
 
+PARTS = ("workers", "frontend", "driver")
 # Another machine's figures would not belong on this page.
 GPU = """## On a GPU
 
@@ -101,12 +102,12 @@ def _level_targets(result: Result) -> list[tuple[str, str, str, str]]:
 
 def _serving(result: Result, _plots: Path) -> str:
     parts = ["## Serving: against the limit, and against stock TorchServe\n"]
-    parts.append(f"`{result['command']}`; answers per second, p99 in ms in brackets; JPEG of 640x480 over HTTP.\n")
+    units = "answers per second ± half the range over the rounds, p99 in ms in brackets; JPEG of 640x480 over HTTP"
+    parts.append(f"`{result['command']}`; {units}.\n")
     for made in result["results"]:
         columns = (made["model"], "1 client", "8 clients", "32 clients", "failed")
         rows = [
-            (name, *(f"{row[c]['rps']:.1f} ({row[c]['p99Ms']:.0f})" for c in ("1", "8", "32")), _failed(row))
-            for name, row in made["servers"].items()
+            (name, *(_rate(row[c]) for c in ("1", "8", "32")), _failed(row)) for name, row in made["servers"].items()
         ]
         rows += [(f"limit in process, {name}", "", "", f"{rate:.1f}", "") for name, rate in made["limit"].items()]
         loads, grpc = made["loadgen"], made["grpc"]
@@ -116,10 +117,40 @@ def _serving(result: Result, _plots: Path) -> str:
             f" by the tuner's queue {loads['bound']:.1f} if a request cost decode and model alone."
         )
         parts.append(f"{judged} 8 clients: HTTP {grpc['http']:.1f}, gRPC {grpc['grpc']:.1f} answers/s.\n")
+        parts.append(_costs(made, result["machine"]["cores"]))
         ratios = made["ratios"]
         one = f"against stock with one worker: {ratios['stock, 1 worker']:.2f}"
         parts.append(f"{one}, float32 {ratios['stock float32, 1 worker']:.2f} times at 32 clients.\n")
     return "\n".join(parts)
+
+
+def _rate(cell: Mapping[str, Any]) -> str:
+    rounds = cell["rpsOfRounds"]
+    return f"{cell['rps']:.1f} ±{(max(rounds) - min(rounds)) / 2:.1f} ({cell['p99Ms']:.0f})"
+
+
+def _costs(made: Mapping[str, Any], cores: int) -> str:
+    """Return what a request takes of the processor where, and what bounds follow from it."""
+    limit, offline = max(made["limit"].values()), made["loadgen"]["offline"]
+    ours = [row["32"] for name, row in made["servers"].items() if name.startswith("marsmith")]
+    busy = max(ours, key=lambda cell: float(cell["rps"]))
+    judged = max(made["loadgen"]["tried"], key=lambda each: float(each["server"]))
+    alone_ms, spent = cores * 1000 / limit, judged["spentMs"]
+    rows: list[tuple[str, ...]] = [("decode + model in process", f"{limit:.0f}", f"{alone_ms:.2f}", "", "")]
+    for name, rate, parts in (
+        ("32 clients", busy["rps"], busy["spentMs"]),
+        (f"Poisson, batches of up to {judged['batchSize']}", judged["server"], spent),
+    ):
+        rows.append((name, f"{rate:.0f}", *(f"{parts[part]:.2f}" for part in PARTS)))
+    around = busy["spentMs"]["frontend"] + busy["spentMs"]["driver"]
+    most, full = alone_ms / (alone_ms + around), cores * 1000 / sum(spent[part] for part in PARTS)
+    table = markdown(("processor time a request, ms", "requests/s", *PARTS), rows)
+    return (
+        f"{table}\nFrontend and driver run on the same cores: with workers as quick as the process alone, 32 clients"
+        f" would get {most:.2f} of the limit. Under Poisson arrivals batches stay small, and cost more a request: the"
+        f" cores are full at {full:.0f} requests/s, {full / offline:.2f} of offline, and a 99th percentile needs room"
+        " below that.\n"
+    )
 
 
 def _failed(row: Mapping[str, Any]) -> int:

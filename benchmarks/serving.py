@@ -15,7 +15,9 @@ fitted to a few photos as benchmarks/export.py does it (torchvision's hub is not
   ``bound``, the largest rate by the queue of ``marsmith tune`` where a request costs decode and model alone;
 - gRPC beside HTTP at 8 clients.
 
-Servers take turns, in a new order each round; figures are medians over the rounds. Ratios are of medians.
+Servers and limits take turns, in a new order each round; figures are medians over the rounds, ratios are of medians.
+Beside them stands what a request takes of the processor: in the workers, in the frontend, and in the driver, which is
+this process.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ from machine import machine_line, machine_record
 from marsmith import run_state
 from marsmith.archive import Archive
 from marsmith.bench import Load, Target, grpc_target, http_target, run_load
+from marsmith.load.http_lane import HttpTarget
 from marsmith.load.measurement import Measurement
 from marsmith.recipe import load_image_recipe
 from marsmith.scratch_server import scratch_server
@@ -51,7 +54,9 @@ from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import Placement, Setup
 from marsmith.weights import apply_weights, load_weights
 from photos import photos
+from processor_time import with_processor_time
 
+Costs = dict[str, float]
 CLIENTS = (1, 8, 32)
 P99_MS = 50.0
 # Of full load before anything counts: so long the JVM still compiles what it runs most.
@@ -60,7 +65,9 @@ WARM_S = 8.0
 JUDGED_S = 10.0
 FITTED = "fitted"
 JUDGED_BATCHES = (2, 3, 8)
-SETUPS = (Setup(Placement(0, 1, 2), 8, 1), Setup(Placement(0, 2, 1), 8, 1))
+# Workers x threads of each.
+SHARES = ((1, 2), (2, 1))
+SETUPS = tuple(Setup(Placement(0, workers, threads), 8, 1) for workers, threads in SHARES)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TARGETS = {
     "limit": "at 32 clients / limit in process",
@@ -79,9 +86,11 @@ class Column:
     p50s: list[float] = field(default_factory=list)
     p99s: list[float] = field(default_factory=list)
     failed: int = 0
+    spent: list[Costs] = field(default_factory=list)
 
-    def add(self, measured: Measurement) -> None:
-        """Keep one run."""
+    def add(self, measured: Measurement, spent: Costs) -> None:
+        """Keep one run, and what a request took of the processor."""
+        self.spent.append(spent)
         self.rates.append(measured.requests_per_second)
         self.p50s.append(measured.quantiles_ms[0.5])
         self.p99s.append(measured.p99_ms)
@@ -91,6 +100,12 @@ class Column:
     def rate(self) -> float:
         """Median answers per second."""
         return statistics.median(self.rates) if self.rates else float("nan")
+
+
+def costed(target: HttpTarget, load: Load) -> tuple[Measurement, Costs]:
+    """Apply a load; return what it gave, and processor time a request by part, in milliseconds."""
+    measured, used = with_processor_time(lambda: run_load(target, load))
+    return measured, {part: seconds * 1000 / max(1, measured.requests) for part, seconds in used.items()}
 
 
 class StockInput(torch.nn.Module):
@@ -156,30 +171,40 @@ def contenders(model: str, weights: str, fast: dict[str, str], folder: Path, bod
 
 
 def take_turns(
-    made: Sequence[Contender], rounds: int, seconds: float, order: random.Random
-) -> dict[str, dict[int, Column]]:
-    """Measure every contender at every number of clients, in a new order each round."""
+    made: Sequence[Contender], limit: Callable[[int, int], float], rounds: int, seconds: float, order: random.Random
+) -> tuple[dict[str, dict[int, Column]], dict[str, float]]:
+    """Measure every contender at every number of clients, and the limits, in a new order each round.
+
+    Args:
+        made: the servers.
+        limit: gives decoded and classified images per second, in process, of so many workers and threads of each.
+        rounds: of turns.
+        seconds: of each measurement.
+        order: draws the order.
+
+    Returns:
+        Columns by contender and number of clients, and medians of the limits by how the cores are shared out.
+    """
     columns = {each.name: {clients: Column() for clients in CLIENTS} for each in made}
+    limits: dict[tuple[int, int], list[float]] = {shape: [] for shape in SHARES}
+    turns: list[Contender | tuple[int, int]] = [*made, *SHARES]
     for number in range(rounds):
-        for each in order.sample(list(made), len(made)):
-            print(f"round {number + 1} of {rounds}: {each.name}", file=sys.stderr, flush=True)
+        for each in order.sample(turns, len(turns)):
+            name = each.name if isinstance(each, Contender) else f"limit, {_shape(*each)}"
+            print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+            if not isinstance(each, Contender):
+                limits[each].append(limit(*each))
+                continue
             with each.serve() as target:
                 run_load(target, Load(clients=32, seconds=WARM_S, warm_up_s=0.0))
                 for clients in CLIENTS:
-                    columns[each.name][clients].add(
-                        run_load(target, Load(clients=clients, seconds=seconds, warm_up_s=0.5))
-                    )
-    return columns
+                    load = Load(clients=clients, seconds=seconds, warm_up_s=0.0)
+                    columns[each.name][clients].add(*costed(target, load))
+    return columns, {_shape(*shape): statistics.median(rates) for shape, rates in limits.items()}
 
 
-def limits(archive: Path, bodies: Sequence[bytes], rounds: int, seconds: float) -> dict[str, float]:
-    """Measure decoding and model in process, each way to share the cores out."""
-    rates: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for workers, threads in ((1, 2), (2, 1)):
-            rate = images_per_second(archive, bodies, workers=workers, threads=threads, seconds=seconds)
-            rates.setdefault(f"{workers} x {threads} threads", []).append(rate)
-    return {name: statistics.median(values) for name, values in rates.items()}
+def _shape(workers: int, threads: int) -> str:
+    return f"{workers} x {threads} threads"
 
 
 def judged(
@@ -194,8 +219,9 @@ def judged(
             offline = loadgen.offline(target, seconds=seconds, expected_qps=250)
             start = 0.65 * offline.samples_per_second
             rate, runs = loadgen.largest_server_rate(target, start=start, seconds=seconds, p99_ms=P99_MS, steps=5)
+            _, spent = costed(target, Load(rps=rate or start / 2, seconds=seconds, warm_up_s=0.0))
         found = {"offline": offline.samples_per_second, "server": rate, "runs": [asdict(run) for run in runs]}
-        tried.append({"batchSize": size, **found})
+        tried.append({"batchSize": size, **found, "spentMs": spent})
     best = {scenario: max(each[scenario] for each in tried) for scenario in ("offline", "server")}
     bound = _bound(archive, bodies, placement, seconds / 2)
     return {**best, "ratio": best["server"] / best["offline"], "bound": bound, "tried": tried}
@@ -239,10 +265,13 @@ def measure(model: str, weights: str, fast: dict[str, str], args: argparse.Names
     order = random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="marsmith-bench-") as folder:
         made = contenders(model, weights, fast, Path(folder), bodies)
-        columns = take_turns(made["contenders"], args.rounds, args.seconds, order)
+
+        def in_process(workers: int, threads: int) -> float:
+            return images_per_second(made["archive"], bodies, workers=workers, threads=threads, seconds=args.seconds)
+
+        columns, limit = take_turns(made["contenders"], in_process, args.rounds, args.seconds, order)
         ours = [name for name in columns if name.startswith("marsmith")]
         best = max(ours, key=lambda name: columns[name][32].rate)
-        limit = limits(made["archive"], bodies, args.rounds, args.seconds)
         setup = next(setup for setup in SETUPS if best.endswith(str(setup)))
         loads = judged(made["project"], made["archive"], bodies, setup.placement, max(args.seconds, JUDGED_S))
         grpc = over_grpc(made["project"], made["archive"], bodies, args.rounds, args.seconds)
@@ -274,6 +303,7 @@ def _record(column: Column) -> dict[str, Any]:
         "p50Ms": round(statistics.median(column.p50s), 2),
         "p99Ms": round(statistics.median(column.p99s), 2),
         "failed": column.failed,
+        "spentMs": {part: round(statistics.median(one[part] for one in column.spent), 2) for part in column.spent[0]},
     }
 
 

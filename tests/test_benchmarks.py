@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -239,8 +241,6 @@ def test_optuna_takes_part_with_the_same_trials() -> None:
 
 
 def test_a_comparison_reads_back_from_its_json(tmp_path: Path) -> None:
-    import json
-
     from tuner_comparison import Comparison, from_json, sweep_table, to_json, verdict
 
     known = a_table()
@@ -253,6 +253,30 @@ def test_a_comparison_reads_back_from_its_json(tmp_path: Path) -> None:
     assert made.ratio == 1
     assert sweep_table(made)[2].startswith(f"| **{chosen}** |")
     assert "met" in verdict(made)
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def stored_results() -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((BENCHMARKS / "results").glob("*.json"))}
+
+
+def test_the_page_shows_what_the_results_say(tmp_path: Path) -> None:
+    from report import SECTIONS, render_page
+
+    results = stored_results()
+    assert set(results) == set(SECTIONS)
+    assert render_page(results, tmp_path) == (REPOSITORY / "docs" / "benchmarks.md").read_text()
+
+
+def test_results_of_two_machines_make_no_page(tmp_path: Path) -> None:
+    from report import render_page
+
+    results = stored_results()
+    results["ready"]["machine"] |= {"cores": 64}
+    with pytest.raises(ValueError, match="different machines"):
+        render_page(results, tmp_path)
 
 
 # The GPU --------------------------------------------------------------------------------------------------------------
