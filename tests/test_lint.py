@@ -19,7 +19,7 @@ from marsmith.formats.properties import as_mapping, parse_properties, render_pro
 from marsmith.formats.server_key_types import KEY_TYPES, is_true, number
 from marsmith.formats.server_keys import KNOWN_KEYS
 from marsmith.lint import RULES, Found, lint_paths, lint_project
-from marsmith.lint.fix import Fix, fix_properties, fix_yaml
+from marsmith.lint.fix import Fix, apply, fix_properties, fix_yaml
 from marsmith.lint.handler_metrics import written_metrics
 from marsmith.lint.metrics_rules import FRONTEND_METRICS
 from marsmith.lint.report import as_github, as_sarif, as_text
@@ -407,6 +407,15 @@ def test_a_key_that_is_added_stands_with_its_block_and_not_behind_the_empty_line
     text = "handler:\n  settings:\n    top_k: 5\n\n# What it must answer.\nexamples:\n  - a: 1  # one\n"
     fixed = fix_yaml(text, [Fix("set", ("handler", "settings", "threads"), 1), Fix("set", ("examples", "0", "b"), 2)])
     assert fixed == text.replace("top_k: 5\n", "top_k: 5\n    threads: 1\n") + "    b: 2\n"
+
+
+def test_a_block_is_added_once_and_not_behind_the_empty_line(tmp_path: Path) -> None:
+    text = "handler:\n  entry_point: a.py\n\n# What it must answer.\nexamples: []\n"
+    file = tmp_path / "m.yaml"
+    file.write_text(text)
+    block = Fix("set", ("handler", "settings"), {"threads": 1, "top_k": 3})
+    apply(file, [block, block])
+    assert file.read_text() == text.replace("a.py\n", "a.py\n  settings:\n    threads: 1\n    top_k: 3\n")
 
 
 def test_a_line_that_goes_on_below_is_replaced_whole() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from marsmith.formats.properties import ENCODING, parse_properties, render_properties
@@ -44,7 +45,11 @@ def apply(file: Path, fixes: Iterable[Fix]) -> None:
     Raises:
         OSError: it cannot be read or written.
     """
-    wanted = list(dict.fromkeys(fixes))
+    wanted: list[Fix] = []
+    for fix in fixes:
+        # A value may be a mapping, which has no hash.
+        if fix not in wanted:
+            wanted.append(fix)
     if file.suffix == ".properties":
         text = fix_properties(file.read_bytes().decode(ENCODING), wanted)
         _write(file, text.encode(ENCODING))
@@ -108,11 +113,13 @@ def _parent(data: Any, path: tuple[str, ...]) -> MutableMapping[str, Any]:
 
 def _set(parent: Any, key: str, value: Any) -> None:
     last = None if key in parent else next(reversed(parent), None)
-    parent[key] = value
+    block = CommentedMap(value) if isinstance(value, Mapping) and value else None
+    parent[key] = value if block is None else block
     # ruamel keeps the empty lines and comments behind a mapping with its last key.
     behind = parent.ca.items.get(last)
     if behind and behind[2] and behind[2].value.startswith("\n"):
-        parent.ca.items[key] = parent.ca.items.pop(last)
+        holder, end = (parent, key) if block is None else (block, next(reversed(block)))
+        holder.ca.items[end] = parent.ca.items.pop(last)
 
 
 def _rename(parent: Any, old: str, new: str) -> None:
