@@ -1,6 +1,6 @@
 """Every benchmark of serving, one after the other, and the page that they end on: docs/benchmarks.md.
 
-Run: make bench              (about an hour and a half on 2 cores; nothing else should run)
+Run: make bench              (about two hours on 2 cores; nothing else should run)
      make bench BENCH=--quick
      python benchmarks/run_all.py --only serving peers       # measure these again, and render the page anew
 

@@ -348,11 +348,7 @@ def main() -> None:
     for result in results:
         show(result)
     if args.json:
-        models = " ".join(f"--model {result['model']}" for result in results)
-        command = f"python benchmarks/serving.py {models} --rounds {args.rounds} --seconds {args.seconds:g}"
-        args.json.write_text(
-            json.dumps({"command": command, "machine": machine, "results": results}, indent=1) + "\n", encoding="utf-8"
-        )
+        args.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
