@@ -27,7 +27,6 @@ from marsmith.errors import (
 from marsmith.failures import failure, is_authorization_failure, problem_in, reply_of, restore_status, was_not_taken
 from marsmith.inputs import guess_content_type, read_input
 from marsmith.management import Registration, parse_version
-from marsmith.registration import is_cut_off
 from marsmith.rest import Reply, Request
 
 BASE = "http://127.0.0.1:8081"
@@ -248,13 +247,6 @@ def test_a_wrong_command_line_has_exit_code_2(
     monkeypatch.chdir(tmp_path)
     assert main(["predict", *arguments]) == 2
     assert json.dumps(capsys.readouterr().out) == '""'
-
-
-def test_a_traceback_that_is_still_being_written_is_told_from_a_whole_one() -> None:
-    whole = 'Traceback (most recent call last):\n  File "h.py", line 1\n    import x\nModuleNotFoundError: x'
-    assert not is_cut_off(whole)
-    assert not is_cut_off(None)
-    assert all(is_cut_off("\n".join(whole.splitlines()[:count])) for count in (1, 2, 3))
 
 
 def test_a_scale_that_makes_no_sense_is_refused_before_anything_is_sent() -> None:

@@ -124,6 +124,22 @@ def test_a_traceback_that_the_first_process_took_with_it_is_found_in_the_next() 
     assert death.last_lines[-1].startswith("Connection accepted")
 
 
+def test_a_traceback_that_the_first_process_took_the_end_of_with_it_is_found_whole_in_the_next() -> None:
+    whole = [line for line in of("imp", WORKERS) if line.time < "2026-11-21T06:44:17"]
+    texts = [line.text for line in whole]
+    first_traceback, second_traceback = (at for at, text in enumerate(texts) if text.startswith("Traceback"))
+    exception = texts.index("ModuleNotFoundError: No module named 'not_installed_here'")
+    assert first_traceback < exception < second_traceback
+    for end in (first_traceback + 1, exception, second_traceback + 1, len(whole) - 1):
+        cut = first_death(whole[:end], of("imp", FRONTEND))
+        assert cut is not None
+        assert cut.is_cut_off
+        death = first_death([*whole[:end], *whole], of("imp", FRONTEND))
+        assert death is not None
+        assert death.traceback == IMPORT
+        assert not death.is_cut_off
+
+
 def through_a_json_log(*chunks: bytes) -> list[dict[str, str]]:
     """Send chunks through a JSON log and return the objects that come out, one a line."""
     reading, writing = os.pipe()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _START = "Traceback (most recent call last):"
+_CUT_OFF = "(the traceback is cut off)"
 _CHAINS = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
@@ -58,6 +59,11 @@ def handler_traceback(lines: Sequence[str], folder: Path) -> str | None:
     *causes, last = (block.from_first_frame_in(prefix) for block in chain)
     text = "".join(f"{block.text()}\n\n{block.link}\n\n" for block in causes) + last.text()
     return text.replace(f'"{prefix}', '"') + "\n"
+
+
+def is_cut_off(traceback: str) -> bool:
+    """Tell whether what ``handler_traceback`` returned ends before the line that names the exception."""
+    return summary(traceback) == _CUT_OFF
 
 
 def summary(traceback: str) -> str:
@@ -108,7 +114,7 @@ def _block(lines: Sequence[str]) -> _Block:
         frames[-1].append(rest.pop(0))
     link = next((line for line in rest if line in _CHAINS), "")
     end = next((i for i, line in enumerate(rest) if line in _CHAINS or line.startswith(_NOT_A_MESSAGE)), len(rest))
-    message = "\n".join(rest[: min(end, _MESSAGE_LINES)]).rstrip() or "(the traceback is cut off)"
+    message = "\n".join(rest[: min(end, _MESSAGE_LINES)]).rstrip() or _CUT_OFF
     return _Block(tuple(tuple(frame) for frame in frames), tuple(message.split("\n")), link)
 
 

@@ -98,7 +98,7 @@ class ArchiveRegistration:
         late = time.monotonic() + _LATEST_WORDS_S
         time.sleep(_LAST_WORDS_S)
         death = self._death(model, version, before)
-        while time.monotonic() < late and (death is None or is_cut_off(death.traceback)):
+        while time.monotonic() < late and (death is None or death.is_cut_off):
             time.sleep(_POLL_S)
             death = self._death(model, version, before)
         if death is None:
@@ -137,12 +137,6 @@ def register_stored(project: Project, client: Client, archive: Path, *, workers:
         ClientError: the server refused it.
     """
     return ArchiveRegistration(project, client, archive).register(workers)
-
-
-def is_cut_off(traceback: str | None) -> bool:
-    """Tell whether a traceback ends before the line that names the exception, which stands at the margin."""
-    lines = (traceback or "").rstrip().splitlines()
-    return bool(lines) and (len(lines) == 1 or lines[-1].startswith(" "))
 
 
 def _first_existing(paths: list[Path]) -> Path | None:

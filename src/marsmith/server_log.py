@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from marsmith.handler_traceback import handler_traceback
+from marsmith.handler_traceback import handler_traceback, is_cut_off
 
 _LINE = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}) \[(?P<level>[A-Z]+) *\] "
@@ -48,7 +48,8 @@ class WorkerDeath:
     Attributes:
         worker: id of the worker, as ``9000``.
         model: ``<model name>_<model version>``, as TorchServe names a version in its logs.
-        traceback: the Python traceback that it died from, cut to the handler's frames; None where none was read.
+        traceback: the Python traceback that it died from, cut to the handler's frames, from a process that printed it
+            whole if there is one; None where none was read.
         last_lines: what its first process printed last.
     """
 
@@ -56,6 +57,11 @@ class WorkerDeath:
     model: str
     traceback: str | None
     last_lines: tuple[str, ...]
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether a traceback was read, but not to its end."""
+        return self.traceback is not None and is_cut_off(self.traceback)
 
 
 def parse_line(raw: str) -> LogLine | None:
@@ -111,8 +117,10 @@ def first_death(workers: Iterable[LogLine], frontend: Iterable[LogLine]) -> Work
         return None
     worker, model = match["id"], match["model"]
     lives = [life for stream in ("stdout", "stderr") for life in _lives(printed, f"W-{worker}-{model}-{stream}")]
-    causes = (cause for life in lives if (cause := _cause(life)))
-    return WorkerDeath(worker, model, next(causes, None), tuple(lives[0][-_LAST_LINES:]) if lives else ())
+    causes = [cause for life in lives if (cause := _cause(life))]
+    whole = [cause for cause in causes if not is_cut_off(cause)]
+    last_lines = tuple(lives[0][-_LAST_LINES:]) if lives else ()
+    return WorkerDeath(worker, model, next(iter(whole or causes), None), last_lines)
 
 
 def _lives(printed: Iterable[LogLine], thread: str) -> list[list[str]]:

@@ -106,14 +106,16 @@ class StartingServer:
             )
 
     def _last_words(self, death: WorkerDeath) -> WorkerDeath:
-        """Look again until nothing is added, and without a traceback until the worker has died once more.
+        """Look again until nothing is added, and without a whole traceback until the worker has died once more.
 
         The frontend may still be reading what the worker printed, and what it does not read in time is lost; but it
         starts the worker again after a second.
         """
         equal_looks = 0
         deadline = time.monotonic() + _LAST_WORDS_TIMEOUT_S
-        while time.monotonic() < deadline and not (death.traceback and equal_looks >= _EQUAL_LOOKS):
+        while time.monotonic() < deadline and not (
+            death.traceback and not death.is_cut_off and equal_looks >= _EQUAL_LOOKS
+        ):
             time.sleep(_POLL_S)
             again = self._death() or death
             equal_looks = equal_looks + 1 if again == death else 0
