@@ -3,7 +3,8 @@
 Run: python benchmarks/loadgen.py URL PHOTO [PHOTO ...] [--token TOKEN] [--p99-ms 50] [--seconds 20]
 
 The system under test that it drives is a client: it sends each query's photo to the server and reports the answer.
-Server: Poisson arrivals, valid while the 99th percentile is within the limit; the largest valid rate is searched for.
+Server: Poisson arrivals, valid while the 99th percentile is within the limit; the largest rate is searched for that
+is valid in most of up to three runs.
 Offline: all samples at once, sent over 32 connections; samples per second.
 """
 
@@ -26,6 +27,7 @@ import mlperf_loadgen as lg
 from marsmith.bench import lane_opener
 from marsmith.load.http_lane import HttpTarget
 from marsmith.load.lane import Lane
+from marsmith.tuning.rate_search import largest_rate, most_of_three
 
 CONNECTIONS = 32
 SUMMARY = "mlperf_log_summary.txt"
@@ -126,14 +128,19 @@ def server(target: HttpTarget, *, qps: float, seconds: float, p99_ms: float) -> 
 def largest_server_rate(
     target: HttpTarget, *, start: float, seconds: float, p99_ms: float, steps: int = 6
 ) -> tuple[float, list[Verdict]]:
-    """Search for the largest rate that is valid in the server scenario; return it with every run."""
-    low, high, runs = 0.0, float("inf"), []
-    qps = start
-    for _ in range(steps):
+    """Search for the largest rate that is valid in most of up to three runs of the server scenario.
+
+    Returns:
+        The rate, and every run.
+    """
+    runs: list[Verdict] = []
+
+    def valid(qps: float) -> Verdict | None:
         runs.append(server(target, qps=qps, seconds=seconds, p99_ms=p99_ms))
-        low, high = (qps, high) if runs[-1].valid else (low, qps)
-        qps = (low + high) / 2 if high < float("inf") else qps * 1.15
-    return low, runs
+        return runs[-1] if runs[-1].valid else None
+
+    rate, _ = largest_rate(lambda qps: most_of_three(lambda: valid(qps)), start, steps=steps)
+    return rate, runs
 
 
 def _settings(scenario: Any, seconds: float) -> Any:

@@ -171,6 +171,7 @@ def make(name: str, folder: Path) -> None:
     from export import fit
     from marsmith.image_classifier import labels_of
     from marsmith.recipe import Recipe, imagenet_labels, load_recipe
+    from stock_torchscript import for_stock_handler
 
     file = REPOSITORY / "export" / f"{name}.py"
     recipe = load_recipe(file)
@@ -183,37 +184,10 @@ def make(name: str, folder: Path) -> None:
     module.load_state_dict(torch.load(weights, weights_only=True))
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        fitting = _for_stock(module, recipe).eval()
+        fitting = for_stock_handler(module, recipe.preprocessing).eval()
         torch.jit.save(torch.jit.trace(fitting, torch.zeros(2, 3, 224, 224), check_trace=False), folder / "model.pt")
     names = labels_of(imagenet_labels(), 1000)
     (folder / "index_to_name.json").write_text(json.dumps(names), encoding="utf-8")
-
-
-def _for_stock(module: Any, recipe: Any) -> Any:
-    """Return the module behind what turns the stock handler's normalisation into its own."""
-    import torch
-
-    from marsmith.recipe import IMAGENET_MEAN, IMAGENET_STD
-
-    own = recipe.preprocessing
-    if (own.mean, own.std) == (IMAGENET_MEAN, IMAGENET_STD):
-        return module
-
-    class Renormalised(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = module
-            stock_mean, stock_std, mean, std = (
-                torch.tensor(values).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD, own.mean, own.std)
-            )
-            self.scale = torch.nn.Buffer(stock_std / std)
-            self.shift = torch.nn.Buffer((stock_mean - mean) / std)
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            outputs: torch.Tensor = self.module(images * self.scale + self.shift)
-            return outputs
-
-    return Renormalised()
 
 
 if __name__ == "__main__":

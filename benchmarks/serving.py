@@ -29,13 +29,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import forms
 import loadgen
@@ -47,14 +44,13 @@ from marsmith.archive import Archive
 from marsmith.bench import Load, Target, grpc_target, http_target, run_load
 from marsmith.load.http_lane import HttpTarget
 from marsmith.load.measurement import Measurement
-from marsmith.recipe import load_image_recipe
 from marsmith.scratch_server import scratch_server
 from marsmith.tuning.batch_queue import predicted_rate
 from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import Placement, Setup
-from marsmith.weights import apply_weights, load_weights
 from photos import photos
 from processor_time import with_processor_time
+from stock_torchscript import write_stock_torchscript
 
 Costs = dict[str, float]
 CLIENTS = (1, 8, 32)
@@ -68,7 +64,6 @@ JUDGED_BATCHES = (2, 3, 8)
 # Workers x threads of each.
 SHARES = ((1, 2), (2, 1))
 SETUPS = tuple(Setup(Placement(0, workers, threads), 8, 1) for workers, threads in SHARES)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TARGETS = {
     "limit": "at 32 clients / limit in process",
     "server": "LoadGen server / offline at p99 <= 50 ms",
@@ -108,43 +103,6 @@ def costed(target: HttpTarget, load: Load) -> tuple[Measurement, Costs]:
     return measured, {part: seconds * 1000 / max(1, measured.requests) for part, seconds in used.items()}
 
 
-class StockInput(torch.nn.Module):
-    """Takes what the stock handler makes of a photo, and gives the classifier what it was trained on."""
-
-    scale: torch.Tensor
-    shift: torch.Tensor
-
-    def __init__(self, classifier: torch.nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.classifier = classifier
-        ours, theirs = (
-            (torch.tensor(mean), torch.tensor(std)),
-            (torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)),
-        )
-        self.register_buffer("scale", (theirs[1] / ours[1]).reshape(1, 3, 1, 1))
-        self.register_buffer("shift", ((theirs[0] - ours[0]) / ours[1]).reshape(1, 3, 1, 1))
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Map normalised pixels (N, 3, H, W) to logits (N, classes)."""
-        logits: torch.Tensor = self.classifier(pixels * self.scale + self.shift)
-        return logits
-
-
-def stock_torchscript(model: str, weights: str, path: Path) -> None:
-    """Trace the eager module as people do for the stock handler: normalised floats in, logits out, not frozen."""
-    recipe = load_image_recipe(forms.REPOSITORY / "export" / f"{model}.py")
-    torch.manual_seed(0)
-    classifier = recipe.build()
-    apply_weights(classifier, load_weights(weights, recipe, forms.REPOSITORY))
-    module: torch.nn.Module = classifier.eval()
-    wanted = recipe.preprocessing
-    if wanted.mean != IMAGENET_MEAN:
-        module = StockInput(module, wanted.mean, wanted.std).eval()
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(module, torch.rand(1, 3, *wanted.crop), check_trace=False), path)
-
-
 def contenders(model: str, weights: str, fast: dict[str, str], folder: Path, bodies: Sequence[bytes]) -> dict[str, Any]:
     """Build every archive; return the contenders and the path of the fast archive."""
     project = forms.scratch_project(folder)
@@ -158,7 +116,7 @@ def contenders(model: str, weights: str, fast: dict[str, str], folder: Path, bod
     plain = forms.build(project, model, weights=chosen, precision="float32", engine="torch", format="torchscript")
     stock = folder / "stock"
     stock.mkdir()
-    stock_torchscript(model, weights, stock / "stock.pt")
+    write_stock_torchscript(model, weights, stock / "stock.pt")
     (stock / "index_to_name.json").write_text(Archive.open(auto).text("index_to_name.json") or "{}")
     archive = stock_archive(stock / "stock.pt", stock / "index_to_name.json", stock)
     made = [Contender(f"marsmith, {setup}", marsmith_server(project, auto, bodies, setup)) for setup in SETUPS]

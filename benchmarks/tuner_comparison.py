@@ -15,14 +15,22 @@ GOAL = 0.95
 
 
 @dataclass(frozen=True)
+class Final:
+    """The largest rate of random arrivals at which a set-up held the limit, in requests per second."""
+
+    setup: Setup
+    rate: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What the search and the sweep found.
 
     Attributes:
         predictions: of every set-up, best first.
         search: the search's trials, in order.
-        sweep: one trial of every set-up.
-        finals: trials of the search's choice and of the sweep's best ones, in turns.
+        sweep: one trial of every set-up, all at one rate.
+        finals: the search's choice and the sweep's best ones, in turns.
         chosen: by the search; None where nothing worked.
         p99_ms: the limit.
         seconds: how long measuring batches, the search and the sweep took, all in all.
@@ -31,7 +39,7 @@ class Comparison:
     predictions: tuple[Prediction, ...]
     search: tuple[Trial, ...]
     sweep: tuple[Trial, ...]
-    finals: tuple[Trial, ...]
+    finals: tuple[Final, ...]
     chosen: Setup | None
     p99_ms: float
     seconds: dict[str, float] = field(default_factory=dict)
@@ -41,15 +49,15 @@ class Comparison:
         """The sweep, by set-up."""
         return {trial.setup: trial for trial in self.sweep}
 
-    def final_score(self, setup: Setup) -> float:
-        """Median score of a set-up in the finals."""
-        return statistics.median(trial.score(self.p99_ms) for trial in self.finals if trial.setup == setup)
+    def final_rate(self, setup: Setup) -> float:
+        """Median of the rates that a set-up held in the finals, in requests per second."""
+        return statistics.median(final.rate for final in self.finals if final.setup == setup)
 
     @property
     def ratio(self) -> float:
-        """Score of the search's choice over the best in the finals; 0 where nothing was chosen."""
-        most = max((self.final_score(each) for each in {trial.setup for trial in self.finals}), default=0.0)
-        return self.final_score(self.chosen) / most if self.chosen and most else 0.0
+        """Rate of the search's choice over the largest in the finals; 0 where nothing was chosen."""
+        most = max((self.final_rate(each) for each in {final.setup for final in self.finals}), default=0.0)
+        return self.final_rate(self.chosen) / most if self.chosen and most else 0.0
 
 
 def sweep_table(comparison: Comparison) -> list[str]:
@@ -63,6 +71,16 @@ def sweep_table(comparison: Comparison) -> list[str]:
         figures = f"{predicted.get(trial.setup, 0.0):.0f} | {trial.requests_per_second:.0f} | {trial.p99_ms:.0f}"
         mark = "yes" if trial.setup in tried else ""
         lines.append(f"| {name} | {figures} | {trial.score(comparison.p99_ms):.0f} | {mark} |")
+    return lines
+
+
+def finals_table(comparison: Comparison) -> list[str]:
+    """Return what the finalists held, best first, as lines of a table in Markdown."""
+    lines = ["| set-up | holds, req/s | in each round |", "|---|---:|---|"]
+    for setup in sorted({final.setup for final in comparison.finals}, key=comparison.final_rate, reverse=True):
+        name = f"**{setup}**" if setup == comparison.chosen else str(setup)
+        rounds = ", ".join(f"{final.rate:.0f}" for final in comparison.finals if final.setup == setup)
+        lines.append(f"| {name} | {comparison.final_rate(setup):.0f} | {rounds} |")
     return lines
 
 
@@ -115,7 +133,7 @@ def from_json(value: dict[str, Any]) -> Comparison:
         predictions,
         trials("search"),
         trials("sweep"),
-        trials("finals"),
+        tuple(Final(setup(each["setup"]), each["rate"]) for each in value["finals"]),
         setup(value["chosen"]) if value["chosen"] else None,
         value["p99_ms"],
         value["seconds"],

@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from marsmith.tuning.search import Prediction, Trial, best, halve, most_promising
 from marsmith.tuning.setup import Setup
 
-# Relative standard deviation of a rate that was measured for NOISE_SECONDS; longer trials are that much better.
-NOISE = 0.03
-NOISE_SECONDS = 3.0
+# Relative standard deviation of a 99th percentile measured for NOISE_SECONDS; of longer trials it is that much less.
+NOISE = 0.15
+NOISE_SECONDS = 4.0
+ANY_RATE = 1.0
 # How many random trials optuna makes first, if nothing else is said.
 TPE_DEFAULT = 10
 OURS = "predict, then halve"
 Table = Mapping[Setup, Trial]
-Attempt = Callable[[Setup, float], Trial]
+Attempt = Callable[[Setup, float, float], Trial]
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ def count_for(trials: int) -> int:
 
 
 def noisy(table: Table, seed: int, noise: float = NOISE) -> Attempt:
-    """Return trials that give the table's figures with noise."""
+    """Return trials that give the table's figures with noise, at whatever rate: a table has one."""
     numbers = random.Random(seed)
 
-    def attempt(setup: Setup, seconds: float) -> Trial:
+    def attempt(setup: Setup, seconds: float, _rate: float) -> Trial:
         spread = noise * (NOISE_SECONDS / seconds) ** 0.5
-        rate = table[setup].requests_per_second * max(0.01, numbers.gauss(1, spread))
-        return replace(table[setup], seconds=seconds, requests_per_second=rate)
+        p99_ms = table[setup].p99_ms * max(0.01, numbers.gauss(1, spread))
+        return replace(table[setup], seconds=seconds, p99_ms=p99_ms)
 
     return attempt
 
@@ -72,7 +73,8 @@ def regret(table: Table, chosen: Setup | None, p99_ms: float) -> float:
 
 def our_choice(predictions: Sequence[Prediction], attempt: Attempt, trials: int, p99_ms: float) -> Setup | None:
     """Choose as ``marsmith tune`` does: try the most promising ones, the better half of them for longer."""
-    tried = halve(most_promising(predictions, count_for(trials)), attempt, p99_ms=p99_ms, seconds=NOISE_SECONDS)
+    setups = most_promising(predictions, count_for(trials))
+    tried = halve(setups, attempt, p99_ms=p99_ms, rate=ANY_RATE, seconds=NOISE_SECONDS)
     found = best(tried, p99_ms)
     return found.setup if found else None
 
@@ -80,7 +82,7 @@ def our_choice(predictions: Sequence[Prediction], attempt: Attempt, trials: int,
 def random_choice(table: Table, attempt: Attempt, trials: int, p99_ms: float, seed: int) -> Setup | None:
     """Choose the best of some set-ups drawn at random."""
     drawn = random.Random(seed).sample(sorted(table), min(trials, len(table)))
-    return max(drawn, key=lambda setup: attempt(setup, NOISE_SECONDS).score(p99_ms), default=None)
+    return max(drawn, key=lambda setup: attempt(setup, NOISE_SECONDS, ANY_RATE).score(p99_ms), default=None)
 
 
 def optuna_choice(table: Table, attempt: Attempt, trials: int, p99_ms: float, seed: int, startup: int) -> Setup | None:
@@ -95,7 +97,7 @@ def optuna_choice(table: Table, attempt: Attempt, trials: int, p99_ms: float, se
     def objective(trial: optuna.Trial) -> float:
         setup = _suggested(trial, sorted(table))
         seen[trial.number] = setup
-        return attempt(setup, NOISE_SECONDS).score(p99_ms)
+        return attempt(setup, NOISE_SECONDS, ANY_RATE).score(p99_ms)
 
     study.optimize(objective, n_trials=trials)
     return seen[study.best_trial.number]

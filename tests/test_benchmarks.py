@@ -187,7 +187,7 @@ def test_halving_makes_as_many_trials_as_it_is_said_to() -> None:
 
     known = a_table()
     for count in range(1, 12):
-        made = halve(list(known)[:count], lambda setup, _: known[setup], p99_ms=50, seconds=1)
+        made = halve(list(known)[:count], lambda setup, *_: known[setup], p99_ms=50, rate=1, seconds=1)
         assert len(made) == trials_of(count)
 
 
@@ -198,7 +198,7 @@ def test_no_more_trials_are_made_than_allowed() -> None:
 
 def test_the_best_prediction_is_chosen_where_predictions_are_right() -> None:
     known = a_table()
-    chosen = our_choice(exact(known), lambda setup, _: known[setup], 6, 50)
+    chosen = our_choice(exact(known), lambda setup, *_: known[setup], 6, 50)
     assert regret(known, chosen, 50) == 0
 
 
@@ -211,7 +211,7 @@ def test_regret_is_what_is_lost_of_the_best_score() -> None:
 
 def test_as_many_random_trials_as_set_ups_find_the_best() -> None:
     known = a_table()
-    chosen = random_choice(known, lambda setup, _: known[setup], len(known), 50, seed=1)
+    chosen = random_choice(known, lambda setup, *_: known[setup], len(known), 50, seed=1)
     assert regret(known, chosen, 50) == 0
 
 
@@ -221,7 +221,7 @@ def test_the_same_seed_gives_the_same_noise() -> None:
     known = a_table()
     some = random.Random(0).sample(sorted(known), 5)
     one, two = noisy(known, 7), noisy(known, 7)
-    assert [one(each, 3.0) for each in some] == [two(each, 3.0) for each in some]
+    assert [one(each, 4.0, 100.0) for each in some] == [two(each, 4.0, 100.0) for each in some]
 
 
 def test_optuna_takes_part_with_the_same_trials() -> None:
@@ -241,17 +241,18 @@ def test_optuna_takes_part_with_the_same_trials() -> None:
 
 
 def test_a_comparison_reads_back_from_its_json(tmp_path: Path) -> None:
-    from tuner_comparison import Comparison, from_json, sweep_table, to_json, verdict
+    from tuner_comparison import Comparison, Final, finals_table, from_json, sweep_table, to_json, verdict
 
     known = a_table()
     trials = tuple(known.values())
     chosen = exact(known)[0].setup
-    made = Comparison(tuple(exact(known)), trials[:3], trials, (known[chosen],), chosen, 50.0, {"sweep": 60.0})
+    made = Comparison(tuple(exact(known)), trials[:3], trials, (Final(chosen, 90.0),), chosen, 50.0, {"sweep": 60.0})
     file = tmp_path / "tuner.json"
     file.write_text(json.dumps(to_json(made)))
     assert from_json(json.loads(file.read_text())) == made
     assert made.ratio == 1
     assert sweep_table(made)[2].startswith(f"| **{chosen}** |")
+    assert finals_table(made)[2] == f"| **{chosen}** | 90 | 90 |"
     assert "met" in verdict(made)
 
 

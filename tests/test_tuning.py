@@ -16,10 +16,21 @@ from marsmith.errors import ConfigError
 from marsmith.formats import strict_yaml
 from marsmith.inputs import Input
 from marsmith.load.arrivals import arrivals
-from marsmith.tune import Tuning, Wanted, advice, trials_for, tune
+from marsmith.tune import Tuning, Wanted, advice, tune
 from marsmith.tuning.batch_queue import latencies, predicted_rate
 from marsmith.tuning.plot import plot_trials
-from marsmith.tuning.search import Prediction, Trial, best, clients_for, halve, most_promising, pareto_front
+from marsmith.tuning.rate_search import largest_rate, most_of_three
+from marsmith.tuning.schedule import schedule
+from marsmith.tuning.search import (
+    Prediction,
+    Trial,
+    best,
+    first_rate,
+    halve,
+    most_promising,
+    next_rate,
+    pareto_front,
+)
 from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import Placement, Setup, placements, setups
 from marsmith.tuning.variant import VariantMaker, changed_config
@@ -131,8 +142,9 @@ def test_halving_spends_most_time_on_the_best_and_finds_it() -> None:
     dropped: list[Setup] = []
     trials = halve(
         candidates,
-        lambda setup, seconds: _trial(setup, 100 - abs(setup.batch_size - 8), seconds=seconds),
+        lambda setup, seconds, rate: _trial(setup, rate, 50 + abs(setup.batch_size - 8), seconds),
         p99_ms=50,
+        rate=100,
         seconds=3,
         on_done=dropped.append,
     )
@@ -146,7 +158,7 @@ def test_halving_spends_most_time_on_the_best_and_finds_it() -> None:
 
 def test_a_set_up_over_the_limit_or_with_failures_does_not_win() -> None:
     over, failing, right = _trial(_setup(32), 200, 100), _trial(_setup(16), 300, 10, failed=1), _trial(_setup(8), 120)
-    assert [trial.score(50) for trial in (over, failing, right)] == [100, 0, 120]
+    assert [trial.score(50) for trial in (over, failing, right)] == [100, 0, 600]
     assert best([over, failing, right], 50) == right
     assert best([failing], 50) is None
     assert _trial(_setup(), 0, float("nan"), reason="does not load").score(50) == 0
@@ -157,14 +169,84 @@ def test_the_pareto_front_holds_what_nothing_beats_in_both() -> None:
     assert pareto_front([c, b, a]) == (a, b)
 
 
-def test_the_loop_has_as_many_clients_as_fit_into_the_limit() -> None:
-    assert [clients_for(rate, 50) for rate in (10, 200, 10_000)] == [2, 10, 64]
+def test_all_of_a_round_are_tried_at_one_rate_which_moves_to_where_the_best_reaches_the_limit() -> None:
+    rates: list[tuple[float, float]] = []
+
+    def attempt(setup: Setup, seconds: float, rate: float) -> Trial:
+        rates.append((seconds, rate))
+        return _trial(setup, rate, rate / 2 + setup.batch_size, seconds)
+
+    halve([_setup(batch) for batch in (1, 2, 4, 8)], attempt, p99_ms=50, rate=40, seconds=1)
+    first, second = (sorted({rate for seconds, rate in rates if seconds == each}) for each in (1, 2))
+    assert first == [40]
+    assert second == [50]
+
+
+def test_the_rate_moves_half_the_way_and_never_far() -> None:
+    def moved(p99_ms: float, **more: object) -> float:
+        return next_rate(100, _trial(_setup(), 100, p99_ms, **more), 50)
+
+    assert moved(50) == 100
+    assert moved(72) == pytest.approx(100 * (50 / 72) ** 0.5)
+    assert (moved(1), moved(9000)) == (125, 50)
+    assert moved(10, failed=3) == 100
+
+
+def test_trials_begin_near_what_is_predicted_and_where_nothing_is_at_half_of_what_workers_can_do() -> None:
+    predictions = [Prediction(_setup(1), 100), Prediction(_setup(2), 200)]
+    times = {ONE: ServiceTime({1: 0.02, 8: 0.1})}
+    assert first_rate(predictions, times) == pytest.approx(140)
+    assert first_rate([Prediction(_setup(), 0.0)], times) == pytest.approx(40)
+
+
+@given(most=st.floats(5, 500), start=st.floats(5, 500))
+def test_the_largest_rate_is_found_from_wherever_the_search_begins(most: float, start: float) -> None:
+    tried: list[float] = []
+
+    def attempt(rate: float) -> float | None:
+        tried.append(rate)
+        return rate if rate <= most else None
+
+    found, seen = largest_rate(attempt, start, steps=16)
+    assert found == seen
+    assert found <= most < 1.05 * found
+    assert len(set(tried)) == len(tried)
+
+
+def test_where_no_rate_holds_none_is_named() -> None:
+    assert largest_rate(lambda _: None, 100, steps=4) == (0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("answers", "held", "attempts"),
+    [
+        ([1, 2], 2, 2),
+        ([None, None], None, 2),
+        ([1, None, 3], 1, 3),
+        ([None, 2, None], None, 3),
+        ([None, 2, 3], 2, 3),
+    ],
+)
+def test_two_of_three_attempts_decide(answers: list[int | None], held: int | None, attempts: int) -> None:
+    left = list(answers)
+    assert most_of_three(lambda: left.pop(0)) == held
+    assert len(answers) - len(left) == attempts
 
 
 def test_more_time_buys_more_trials() -> None:
-    assert trials_for(10, 100) == 2
-    assert 5 < trials_for(250, 100) < trials_for(600, 100) == 16
-    assert trials_for(600, 3) == 3
+    def trials(left_s: float, setups: int = 100) -> int:
+        return schedule(5, left_s=left_s, rate=100, setups=setups).trials
+
+    assert trials(10) == 2
+    assert 5 < trials(250) < trials(600) == 16
+    assert trials(600, setups=3) == 3
+
+
+def test_a_slow_model_is_tried_for_longer_and_with_fewer_set_ups() -> None:
+    fast, slow, slowest = (schedule(5, left_s=250, rate=rate, setups=100) for rate in (100, 10, 0.1))
+    assert (fast.trial_s, slow.trial_s, slowest.trial_s) == (3, 5, 15)
+    assert fast.trials > slow.trials > slowest.trials == 3
+    assert fast.verify_s == slow.verify_s < slowest.verify_s == 20
 
 
 # Archives and advice --------------------------------------------------------------------------------------------------
@@ -185,6 +267,8 @@ def test_a_variant_differs_in_how_it_is_run_only(default_archive: Path, tmp_path
 def test_a_config_without_our_block_gets_one() -> None:
     config = strict_yaml.load_mapping(changed_config("{}", _setup()), "c", ConfigError)
     assert config["handler"] == {"threads": 2}
+    shorter = strict_yaml.load_mapping(changed_config("{}", _setup(), {"warm_up_s": 0.1}), "c", ConfigError)
+    assert shorter["handler"] == {"threads": 2, "warm_up_s": 0.1}
     assert config["jobQueueSize"] == 1000
 
 

@@ -18,18 +18,14 @@ from marsmith.lint.fix import Fix
 from marsmith.load.measurement import Measurement
 from marsmith.scratch_server import scratch_server
 from marsmith.settings import Project
-from marsmith.tuning.search import Prediction, Trial, best, clients_for, halve, most_promising, predict
+from marsmith.tuning.rate_search import largest_rate
+from marsmith.tuning.schedule import VERIFYING_LOADS, schedule
+from marsmith.tuning.search import Prediction, Trial, best, first_rate, halve, most_promising, next_rate, predict
 from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import BATCH_SIZES, DELAYS_MS, Placement, Setup, placements, setups
-from marsmith.tuning.trials import LiveTrials, largest_rate, measure_service_time
+from marsmith.tuning.trials import LiveTrials, measure_service_time
 from marsmith.tuning.variant import VariantMaker
 
-# What a set-up costs besides its load: registering it, in seconds; torch alone takes two to import.
-REGISTERING_S = 7.0
-LONGEST_FIRST_ROUND_S = 3.0
-VERIFYING_SHARE = 0.3
-VERIFYING_LOADS = 5
-FEWEST, MOST = 2, 16
 # A queue that takes longer than this to work off answers nobody in time.
 QUEUE_S = 2.0
 
@@ -156,17 +152,6 @@ def _words(placement: Placement, makers: Sequence[VariantMaker]) -> str:
     return f"{archive}{placement.workers} x {placement.threads} threads"
 
 
-def first_round_s(minutes: float) -> float:
-    """Return how long each set-up is tried at first, in seconds."""
-    return min(max(0.6 * minutes, 1.0), LONGEST_FIRST_ROUND_S)
-
-
-def trials_for(seconds: float, setups_predicted: int) -> int:
-    """Return how many set-ups can be tried in so many seconds; halving adds about two rounds to each one's first."""
-    each = REGISTERING_S + 3 * (LONGEST_FIRST_ROUND_S + 1)
-    return max(FEWEST, min(MOST, setups_predicted, int(seconds * (1 - VERIFYING_SHARE) / each)))
-
-
 def _on_server(
     wanted: Wanted,
     server: Project,
@@ -177,29 +162,34 @@ def _on_server(
     left_s: float,
     on_step: Callable[[str], None],
 ) -> Tuning:
-    count = wanted.most_trials or trials_for(left_s, len(predictions))
-    live = LiveTrials(server, makers, wanted.inputs, clients=clients_for(predictions[0].rate, wanted.p99_ms))
+    rate = first_rate(predictions, times)
+    plan = schedule(wanted.minutes, left_s=left_s, rate=rate, setups=len(predictions))
+    live = LiveTrials(server, makers, wanted.inputs)
 
-    def attempt(setup: Setup, seconds: float) -> Trial:
-        on_step(f"trying {setup}, {seconds:g} s")
-        return live.attempt(setup, seconds)
+    def attempt(setup: Setup, seconds: float, rate: float) -> Trial:
+        on_step(f"trying {setup} at {rate:.3g} requests per second, {seconds:.3g} s")
+        return live.attempt(setup, seconds, rate)
 
     try:
-        chosen_from = most_promising(predictions, count)
-        trials = halve(
-            chosen_from, attempt, p99_ms=wanted.p99_ms, seconds=first_round_s(wanted.minutes), on_done=live.drop
-        )
+        chosen_from = most_promising(predictions, wanted.most_trials or plan.trials)
+        on_step("warming the server up")
+        live.warm_up(chosen_from[0], plan.warm_up_s)
+        trials = halve(chosen_from, attempt, p99_ms=wanted.p99_ms, rate=rate, seconds=plan.trial_s, on_done=live.drop)
         winner = best(trials, wanted.p99_ms)
         if winner is None:
             raise ServerError("no set-up answered: " + "; ".join({trial.reason for trial in trials}))
-        verifying = min(max(left_s * VERIFYING_SHARE / VERIFYING_LOADS, 1.0), 20.0)
 
         def at(rate: float) -> Measurement:
-            on_step(f"verifying {winner.setup} at {rate:.0f} requests per second, {verifying:.0f} s")
-            return live.load(winner.setup, Load(rps=rate, seconds=verifying, warm_up_s=1.0))
+            on_step(f"verifying {winner.setup} at {rate:.3g} requests per second, {plan.verify_s:.3g} s")
+            return live.load(winner.setup, Load(rps=rate, seconds=plan.verify_s, warm_up_s=1.0))
+
+        def held_at(rate: float) -> Measurement | None:
+            measured = at(rate)
+            return measured if measured.holds(wanted.p99_ms) else None
 
         live.register(winner.setup)
-        held_rps, held = largest_rate(at, 0.8 * winner.requests_per_second, p99_ms=wanted.p99_ms)
+        start = next_rate(winner.requests_per_second, winner, wanted.p99_ms)
+        held_rps, held = largest_rate(held_at, start, steps=VERIFYING_LOADS - 1)
         at_rps = at(wanted.rps) if wanted.rps else None
     finally:
         live.close()

@@ -37,7 +37,7 @@ def plot_trials(trials: Sequence[Trial], p99_ms: float, path: Path) -> None:
     front = pareto_front(good)
     axes.plot([t.requests_per_second for t in front], [t.p99_ms for t in front], linewidth=1, label="Pareto front")
     axes.axhline(p99_ms, linestyle="--", linewidth=1, color="grey", label=f"limit, {p99_ms:g} ms")
-    axes.set_xlabel("answers per second (closed loop)")
+    axes.set_xlabel("answers per second (random arrivals)")
     axes.set_ylabel("p99 latency, ms")
     axes.set_ylim(bottom=0)
     axes.legend()

@@ -12,6 +12,12 @@ from marsmith.tuning.setup import Placement, Setup
 
 # A placement whose times were measured a little too kindly must not take every place.
 MOST_OF_ONE_PLACEMENT = 0.5
+# Predictions count neither the frontend nor the driver, which need the cores too.
+HOPED_FOR = 0.7
+# Of what workers do when they are never idle; for trials where no set-up should hold the limit.
+WITHOUT_HOPE = 0.5
+# Between rounds the rate moves at most so much: a bad moment of the machine must not decide it.
+LEAST_MOVE, MOST_MOVE = 0.5, 1.25
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a set-up did on the live server under a closed loop.
+    """What a set-up did on the live server under random arrivals.
 
     Attributes:
         setup: what was tried.
         seconds: how long.
-        requests_per_second: answers.
+        requests_per_second: answers; the rate at which requests came, unless that was too much.
         p99_ms: 99th percentile of the latency, in milliseconds.
         failed: requests without an answer.
         reason: why it could not be tried; empty where it was.
@@ -43,10 +49,14 @@ class Trial:
     reason: str = ""
 
     def score(self, p99_ms: float) -> float:
-        """Return what is to be large: the rate, less in proportion where the limit was not held; 0 for failures."""
+        """Return what is to be large: the rate, as often as the 99th percentile fits into the limit; 0 for failures.
+
+        Set-ups are compared at one rate, so that this orders them by their 99th percentile, and those that could not
+        keep up by both.
+        """
         if self.reason or self.failed or not self.p99_ms > 0:
             return 0.0
-        return self.requests_per_second * min(1.0, p99_ms / self.p99_ms)
+        return self.requests_per_second * p99_ms / self.p99_ms
 
 
 def predict(
@@ -89,31 +99,37 @@ def most_promising(predictions: Sequence[Prediction], count: int) -> tuple[Setup
 
 def halve(
     setups: Sequence[Setup],
-    attempt: Callable[[Setup, float], Trial],
+    attempt: Callable[[Setup, float, float], Trial],
     *,
     p99_ms: float,
+    rate: float,
     seconds: float,
     on_done: Callable[[Setup], None] = lambda _: None,
 ) -> tuple[Trial, ...]:
     """Try all, then the better half for twice as long, until two are left; return every trial, in order.
 
+    All of a round are tried at one rate, which moves from round to round to where the best of them reaches the limit:
+    a set-up that is quick while there is little to do may be the first that cannot keep up.
+
     Args:
         setups: to try, the most promising first.
-        attempt: tries one for so many seconds.
+        attempt: tries one for so many seconds, at so many requests per second.
         p99_ms: the limit that scores count against, in milliseconds.
+        rate: of the first round, in requests per second.
         seconds: of the first round.
         on_done: is told each set-up that is out of the race.
     """
     trials: list[Trial] = []
     left = list(setups)
     while left:
-        made = [attempt(setup, seconds) for setup in left]
+        made = [attempt(setup, seconds, rate) for setup in left]
         trials += made
         ranked = sorted(made, key=lambda trial: -trial.score(p99_ms))
         keep = 0 if len(left) <= 2 else math.ceil(len(left) / 2)
         for trial in ranked[max(keep, 1) :]:
             on_done(trial.setup)
         left = [trial.setup for trial in ranked[:keep] if trial.score(p99_ms) > 0]
+        rate = next_rate(rate, ranked[0], p99_ms)
         seconds *= 2
     return tuple(trials)
 
@@ -142,6 +158,15 @@ def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     return tuple(sorted(front, key=lambda trial: trial.requests_per_second))
 
 
-def clients_for(rate: float, p99_ms: float) -> int:
-    """Return how many clients of a closed loop keep a server at ``rate`` busy within the limit (Little's law)."""
-    return max(2, min(64, round(rate * p99_ms / 1000)))
+def first_rate(predictions: Sequence[Prediction], times: Mapping[Placement, ServiceTime]) -> float:
+    """Return the rate to try set-ups at first, in requests per second: near what the best one should hold."""
+    hoped_for = HOPED_FOR * max(each.rate for each in predictions)
+    most = max(time.most_per_second * placement.workers for placement, time in times.items())
+    return hoped_for or WITHOUT_HOPE * most
+
+
+def next_rate(rate: float, best: Trial, p99_ms: float) -> float:
+    """Return the rate of the next round: half the way, in proportion, to where the best set-up reaches the limit."""
+    if not best.score(p99_ms) > 0:
+        return rate
+    return rate * min(max(math.sqrt(p99_ms / best.p99_ms), LEAST_MOVE), MOST_MOVE)

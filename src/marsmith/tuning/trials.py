@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from marsmith import run_state
@@ -23,6 +23,10 @@ from marsmith.tuning.variant import VariantMaker
 
 WARM_UP_S = 1.0
 REPEATS = 5
+# TorchScript specialises on the second run of a new size.
+UNTIMED = 3
+# Every size is warmed up where it is measured; a slow model would be warmed up for longer than it is measured.
+WARM_UP_OF_WORKERS_S = 0.1
 # Of one placement; long batches are repeated less often.
 MEASURING_LIMIT_S = 6.0
 
@@ -36,7 +40,7 @@ def measure_service_time(
         HandlerError: the handler does not load with this many workers.
     """
     setup = Setup(placement, max(batch_sizes), 1)
-    archive = maker.write(setup, scratch / f"{setup.version}.mar")
+    archive = maker.write(setup, scratch / f"{setup.version}.mar", warm_up_s=WARM_UP_OF_WORKERS_S)
     requests = [Request(item.body, item.content_type) for item in inputs]
     with ExitStack() as stack:
         runners = [stack.enter_context(Runner(archive)) for _ in range(placement.workers)]
@@ -55,7 +59,8 @@ def measure_service_time(
 
 
 def _times(runner: Runner, batch: Sequence[Request]) -> list[float]:
-    runner.run(batch)
+    for _ in range(UNTIMED):
+        runner.run(batch)
     took = []
     for _ in range(REPEATS):
         runner.run(batch)
@@ -66,14 +71,11 @@ def _times(runner: Runner, batch: Sequence[Request]) -> list[float]:
 class LiveTrials:
     """Tries set-ups on a server: each is registered once, and stays until it is out of the race."""
 
-    def __init__(
-        self, server: Project, makers: Sequence[VariantMaker], inputs: Sequence[Input], *, clients: int
-    ) -> None:
-        """Prepare trials with a closed loop of ``clients`` on the server of that project."""
+    def __init__(self, server: Project, makers: Sequence[VariantMaker], inputs: Sequence[Input]) -> None:
+        """Prepare trials on the server of that project."""
         self._server = server
         self._makers = makers
         self._inputs = inputs
-        self._clients = clients
         self._registered: set[Setup] = set()
         self._client = Client.for_project(server, deadline_s=120)
 
@@ -81,11 +83,22 @@ class LiveTrials:
         """Close the connections."""
         self._client.close()
 
-    def attempt(self, setup: Setup, seconds: float) -> Trial:
-        """Try a set-up for so many seconds; what fails is part of the result."""
+    def warm_up(self, setup: Setup, seconds: float) -> None:
+        """Keep the server busy for so many seconds: the JVM compiles meanwhile, which no trial is to pay for."""
+        # What is wrong with the set-up, its trial tells.
+        with suppress(MarsmithError):
+            self.register(setup)
+            clients = 2 * setup.placement.workers * setup.batch_size
+            self.load(setup, Load(clients=clients, seconds=seconds, warm_up_s=0.0))
+
+    def attempt(self, setup: Setup, seconds: float, rate: float) -> Trial:
+        """Try a set-up for so many seconds with requests that come at random, ``rate`` of them a second.
+
+        They come at the same moments in every trial of one rate. What fails is part of the result.
+        """
         try:
             self.register(setup)
-            measured = self.load(setup, Load(clients=self._clients, seconds=seconds, warm_up_s=WARM_UP_S))
+            measured = self.load(setup, Load(rps=rate, seconds=seconds, warm_up_s=WARM_UP_S))
         except MarsmithError as error:
             return Trial(setup, seconds, 0.0, float("nan"), reason=error.message)
         return Trial(setup, seconds, measured.requests_per_second, measured.p99_ms, measured.failed)
@@ -117,26 +130,3 @@ class LiveTrials:
             # The default version can go only as the last one: it stays, idle.
             return
         (self._server.model_store / f"{setup.version}.mar").unlink(missing_ok=True)
-
-
-def largest_rate(
-    load: Callable[[float], Measurement], start: float, *, p99_ms: float, steps: int = 4
-) -> tuple[float, Measurement | None]:
-    """Find the largest rate of Poisson arrivals that holds the limit, by bisection; 0 and None where none does.
-
-    Args:
-        load: puts so many requests per second on the server.
-        start: where to look first, in requests per second.
-        p99_ms: the limit, in milliseconds.
-        steps: how many loads.
-    """
-    low, high, held = 0.0, float("inf"), None
-    rate = start
-    for _ in range(steps):
-        measured = load(rate)
-        if measured.holds(p99_ms):
-            low, held = rate, measured
-        else:
-            high = rate
-        rate = (low + high) / 2 if high < float("inf") else rate * 1.15
-    return low, held

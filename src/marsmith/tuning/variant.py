@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,17 @@ class VariantMaker:
         """Name of the model in the archive."""
         return self._manifest.model_name
 
-    def write(self, setup: Setup, target: Path) -> Path:
-        """Write the archive with the workers, threads and batching of ``setup``, as a version of that name."""
+    def write(self, setup: Setup, target: Path, *, warm_up_s: float | None = None) -> Path:
+        """Write the archive with the workers, threads and batching of ``setup``, as a version of that name.
+
+        Args:
+            setup: how it is run.
+            target: where.
+            warm_up_s: after which the handler stops warming up, in seconds; None: as the archive says.
+        """
         config_name = self._manifest.config_file or MODEL_CONFIG
         text = self._text(config_name)
-        config = changed_config(text, setup)
+        config = changed_config(text, setup, {} if warm_up_s is None else {"warm_up_s": warm_up_s})
         members = [
             Member(name, self._folder / name if name != config_name else config.encode())
             for name in {*self._names, config_name}
@@ -56,8 +63,8 @@ class VariantMaker:
         return path.read_text(encoding="utf-8") if path.is_file() else "{}"
 
 
-def changed_config(text: str, setup: Setup) -> str:
-    """Return a model-config.yaml with what ``setup`` says; everything else stays."""
+def changed_config(text: str, setup: Setup, handler_settings: Mapping[str, Any] | None = None) -> str:
+    """Return a model-config.yaml with what ``setup`` and ``handler_settings`` say; everything else stays."""
     config: dict[str, Any] = dict(strict_yaml.load_mapping(text, MODEL_CONFIG, ConfigError))
     workers, threads = setup.placement.workers, setup.placement.threads
     config |= {
@@ -70,5 +77,5 @@ def changed_config(text: str, setup: Setup) -> str:
     config.setdefault("startupTimeout", 120)
     # A full queue would be a failure of the trial, not of the set-up.
     config["jobQueueSize"] = max(int(config.get("jobQueueSize") or 0), 1000)
-    config[HANDLER_KEY] = {**(config.get(HANDLER_KEY) or {}), "threads": threads}
+    config[HANDLER_KEY] = {**(config.get(HANDLER_KEY) or {}), **(handler_settings or {}), "threads": threads}
     return strict_yaml.dump(config)
