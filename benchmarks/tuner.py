@@ -1,6 +1,6 @@
 """The tuner against a sweep of every set-up on the live server, and its search against optuna's.
 
-    python benchmarks/tuner.py --json tuner.json            # about 17 minutes on 2 cores
+    python benchmarks/tuner.py --json tuner.json            # about 14 minutes on 2 cores
     python benchmarks/tuner.py --replay tuner.json          # the second part again, from the figures of the first
 
 First the tuner's own search (``marsmith tune``: measure batches, predict, try the most promising ones) with at most a
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2, help="to share out among workers and threads")
     parser.add_argument("--batch-sizes", type=numbers, default=(1, 2, 4, 8))
     parser.add_argument("--delays-ms", type=numbers, default=(1, 5, 20))
-    parser.add_argument("--final-rounds", type=int, default=3)
+    parser.add_argument("--final-rounds", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=200, help="of the replay (default: 200)")
     parser.add_argument("--replay", type=Path, help="a file that --json wrote: the second part alone")
     parser.add_argument("--quick", action="store_true", help="two batch sizes, one delay, trials of a second")

@@ -287,7 +287,7 @@ def test_a_level_that_cannot_be_met_gets_an_honest_answer() -> None:
 
 
 def test_the_queue_is_no_longer_than_what_can_be_answered_in_time() -> None:
-    assert _tuning().serving()["jobQueueSize"] == 300
+    assert _tuning().serving()["jobQueueSize"] == 445
     assert _tuning().handler_settings() == {"threads": 2}
 
 

@@ -91,7 +91,7 @@ class Tuning:
     def serving(self) -> dict[str, Any]:
         """Return the keys for the block ``serving`` of the spec."""
         setup = self.chosen.setup
-        rate = max(self.held_rps, self.chosen.requests_per_second)
+        rate = self.times[setup.placement].most_per_second * setup.placement.workers
         return {
             "minWorkers": setup.placement.workers,
             "maxWorkers": setup.placement.workers,
