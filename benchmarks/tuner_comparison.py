@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,14 +14,16 @@ from tuner_replay import Table
 
 SHARE_OF_TRIALS = 0.25
 GOAL = 0.95
+LEAST_SLOPE = 0.5
 
 
 @dataclass(frozen=True)
 class Final:
-    """The largest rate of random arrivals at which a set-up held the limit, in requests per second."""
+    """What a set-up did in a turn of the finals: at so many requests per second, that 99th percentile, in ms."""
 
     setup: Setup
     rate: float
+    p99_ms: float
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,22 @@ class Comparison:
         return {trial.setup: trial for trial in self.sweep}
 
     def final_rate(self, setup: Setup) -> float:
-        """Median of the rates that a set-up held in the finals, in requests per second."""
-        return statistics.median(final.rate for final in self.finals if final.setup == setup)
+        """The rate at which a set-up reaches the limit, by all its turns in the finals, in requests per second."""
+        points = {rate: self.final_p99_ms(setup, rate) for rate in self.final_rates}
+        return rate_at(points, self.p99_ms)
+
+    @property
+    def final_rates(self) -> list[float]:
+        """The rates of the finals, ascending."""
+        return sorted({final.rate for final in self.finals})
+
+    def final_p99_ms(self, setup: Setup, rate: float) -> float:
+        """Median 99th percentile of a set-up at a rate of the finals, in milliseconds."""
+        return statistics.median(each.p99_ms for each in self.finals if (each.setup, each.rate) == (setup, rate))
 
     @property
     def ratio(self) -> float:
-        """Rate of the search's choice over the largest in the finals; 0 where nothing was chosen."""
+        """Rate of the search's choice over the largest of the finals; 0 where nothing was chosen."""
         most = max((self.final_rate(each) for each in {final.setup for final in self.finals}), default=0.0)
         return self.final_rate(self.chosen) / most if self.chosen and most else 0.0
 
@@ -76,12 +90,29 @@ def sweep_table(comparison: Comparison) -> list[str]:
 
 def finals_table(comparison: Comparison) -> list[str]:
     """Return what the finalists held, best first, as lines of a table in Markdown."""
-    lines = ["| set-up | holds, req/s | in each round |", "|---|---:|---|"]
+    rates = comparison.final_rates
+    heads = ("finals", f"reaches {comparison.p99_ms:g} ms at, req/s", *(f"p99 ms at {rate:.0f}/s" for rate in rates))
+    lines = [f"| {' | '.join(heads)} |", "|---" + "|---:" * (len(heads) - 1) + "|"]
     for setup in sorted({final.setup for final in comparison.finals}, key=comparison.final_rate, reverse=True):
         name = f"**{setup}**" if setup == comparison.chosen else str(setup)
-        rounds = ", ".join(f"{final.rate:.0f}" for final in comparison.finals if final.setup == setup)
-        lines.append(f"| {name} | {comparison.final_rate(setup):.0f} | {rounds} |")
+        p99s = " | ".join(f"{comparison.final_p99_ms(setup, rate):.0f}" for rate in rates)
+        lines.append(f"| {name} | {comparison.final_rate(setup):.0f} | {p99s} |")
     return lines
+
+
+def rate_at(p99s_ms: Mapping[float, float], limit_ms: float) -> float:
+    """Return the rate at which the 99th percentile reaches a limit: by a line through the logarithms of both.
+
+    Args:
+        p99s_ms: rate to 99th percentile, in milliseconds; at least two.
+        limit_ms: in milliseconds.
+    """
+    rates, latencies = ([math.log(value) for value in values] for values in (p99s_ms.keys(), p99s_ms.values()))
+    slope, _ = statistics.linear_regression(rates, latencies)
+    # A longer queue never made a server quicker: a flatter line is noise.
+    slope = max(slope, LEAST_SLOPE)
+    middle, usual = statistics.mean(rates), statistics.mean(latencies)
+    return math.exp(middle + (math.log(limit_ms) - usual) / slope)
 
 
 def verdict(comparison: Comparison) -> str:
@@ -133,7 +164,7 @@ def from_json(value: dict[str, Any]) -> Comparison:
         predictions,
         trials("search"),
         trials("sweep"),
-        tuple(Final(setup(each["setup"]), each["rate"]) for each in value["finals"]),
+        tuple(Final(setup(each["setup"]), each["rate"], each["p99_ms"]) for each in value["finals"]),
         setup(value["chosen"]) if value["chosen"] else None,
         value["p99_ms"],
         value["seconds"],

@@ -10,18 +10,18 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from marsmith.tuning.search import Prediction, Trial, best, halve, most_promising
+from marsmith.tuning.search import Attempt, Offer, Prediction, Trial, best, halve, most_promising
 from marsmith.tuning.setup import Setup
 
 # Relative standard deviation of a 99th percentile measured for NOISE_SECONDS; of longer trials it is that much less.
 NOISE = 0.15
 NOISE_SECONDS = 4.0
 ANY_RATE = 1.0
+USUAL = Offer(ANY_RATE, NOISE_SECONDS)
 # How many random trials optuna makes first, if nothing else is said.
 TPE_DEFAULT = 10
 OURS = "predict, then halve"
 Table = Mapping[Setup, Trial]
-Attempt = Callable[[Setup, float, float], Trial]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def noisy(table: Table, seed: int, noise: float = NOISE) -> Attempt:
     """Return trials that give the table's figures with noise, at whatever rate: a table has one."""
     numbers = random.Random(seed)
 
-    def attempt(setup: Setup, seconds: float, _rate: float) -> Trial:
-        spread = noise * (NOISE_SECONDS / seconds) ** 0.5
+    def attempt(setup: Setup, offer: Offer) -> Trial:
+        spread = noise * (NOISE_SECONDS / offer.seconds) ** 0.5
         p99_ms = table[setup].p99_ms * max(0.01, numbers.gauss(1, spread))
-        return replace(table[setup], seconds=seconds, p99_ms=p99_ms)
+        return replace(table[setup], seconds=offer.seconds, p99_ms=p99_ms)
 
     return attempt
 
@@ -82,7 +82,7 @@ def our_choice(predictions: Sequence[Prediction], attempt: Attempt, trials: int,
 def random_choice(table: Table, attempt: Attempt, trials: int, p99_ms: float, seed: int) -> Setup | None:
     """Choose the best of some set-ups drawn at random."""
     drawn = random.Random(seed).sample(sorted(table), min(trials, len(table)))
-    return max(drawn, key=lambda setup: attempt(setup, NOISE_SECONDS, ANY_RATE).score(p99_ms), default=None)
+    return max(drawn, key=lambda setup: attempt(setup, USUAL).score(p99_ms), default=None)
 
 
 def optuna_choice(table: Table, attempt: Attempt, trials: int, p99_ms: float, seed: int, startup: int) -> Setup | None:
@@ -97,7 +97,7 @@ def optuna_choice(table: Table, attempt: Attempt, trials: int, p99_ms: float, se
     def objective(trial: optuna.Trial) -> float:
         setup = _suggested(trial, sorted(table))
         seen[trial.number] = setup
-        return attempt(setup, NOISE_SECONDS, ANY_RATE).score(p99_ms)
+        return attempt(setup, USUAL).score(p99_ms)
 
     study.optimize(objective, n_trials=trials)
     return seen[study.best_trial.number]

@@ -216,12 +216,12 @@ def test_as_many_random_trials_as_set_ups_find_the_best() -> None:
 
 
 def test_the_same_seed_gives_the_same_noise() -> None:
-    from tuner_replay import noisy
+    from tuner_replay import USUAL, noisy
 
     known = a_table()
     some = random.Random(0).sample(sorted(known), 5)
     one, two = noisy(known, 7), noisy(known, 7)
-    assert [one(each, 4.0, 100.0) for each in some] == [two(each, 4.0, 100.0) for each in some]
+    assert [one(each, USUAL) for each in some] == [two(each, USUAL) for each in some]
 
 
 def test_optuna_takes_part_with_the_same_trials() -> None:
@@ -246,14 +246,31 @@ def test_a_comparison_reads_back_from_its_json(tmp_path: Path) -> None:
     known = a_table()
     trials = tuple(known.values())
     chosen = exact(known)[0].setup
-    made = Comparison(tuple(exact(known)), trials[:3], trials, (Final(chosen, 90.0),), chosen, 50.0, {"sweep": 60.0})
+    made = Comparison(
+        tuple(exact(known)),
+        trials[:3],
+        trials,
+        (Final(chosen, 80.0, 40.0), Final(chosen, 100.0, 50.0)),
+        chosen,
+        50.0,
+        {"sweep": 60.0},
+    )
     file = tmp_path / "tuner.json"
     file.write_text(json.dumps(to_json(made)))
     assert from_json(json.loads(file.read_text())) == made
     assert made.ratio == 1
     assert sweep_table(made)[2].startswith(f"| **{chosen}** |")
-    assert finals_table(made)[2] == f"| **{chosen}** | 90 | 90 |"
+    assert finals_table(made)[2] == f"| **{chosen}** | 100 | 40 | 50 |"
     assert "met" in verdict(made)
+
+
+def test_the_rate_at_the_limit_lies_on_the_line_through_what_was_measured() -> None:
+    from tuner_comparison import rate_at
+
+    assert rate_at({80: 40.0, 100: 50.0}, 50.0) == pytest.approx(100)
+    assert rate_at({80: 30.0, 100: 40.0, 120: 55.0}, 50.0) == pytest.approx(113, abs=2)
+    # Noise alone would say that more requests are served faster.
+    assert rate_at({80: 45.0, 100: 44.0}, 50.0) > 100
 
 
 # The page -------------------------------------------------------------------------------------------------------------

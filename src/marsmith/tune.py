@@ -18,9 +18,9 @@ from marsmith.lint.fix import Fix
 from marsmith.load.measurement import Measurement
 from marsmith.scratch_server import scratch_server
 from marsmith.settings import Project
-from marsmith.tuning.rate_search import largest_rate
-from marsmith.tuning.schedule import VERIFYING_LOADS, schedule
-from marsmith.tuning.search import Prediction, Trial, best, first_rate, halve, most_promising, next_rate, predict
+from marsmith.tuning.rate_search import largest_rate, most_of_three
+from marsmith.tuning.schedule import VERIFYING_RATES, schedule
+from marsmith.tuning.search import Offer, Prediction, Trial, best, first_rate, halve, most_promising, next_rate, predict
 from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import BATCH_SIZES, DELAYS_MS, Placement, Setup, placements, setups
 from marsmith.tuning.trials import LiveTrials, measure_service_time
@@ -166,9 +166,9 @@ def _on_server(
     plan = schedule(wanted.minutes, left_s=left_s, rate=rate, setups=len(predictions))
     live = LiveTrials(server, makers, wanted.inputs)
 
-    def attempt(setup: Setup, seconds: float, rate: float) -> Trial:
-        on_step(f"trying {setup} at {rate:.3g} requests per second, {seconds:.3g} s")
-        return live.attempt(setup, seconds, rate)
+    def attempt(setup: Setup, offer: Offer) -> Trial:
+        on_step(f"trying {setup} at {offer.rate:.3g} requests per second, {offer.seconds:.3g} s")
+        return live.attempt(setup, offer)
 
     try:
         chosen_from = most_promising(predictions, wanted.most_trials or plan.trials)
@@ -189,7 +189,7 @@ def _on_server(
 
         live.register(winner.setup)
         start = next_rate(winner.requests_per_second, winner, wanted.p99_ms)
-        held_rps, held = largest_rate(held_at, start, steps=VERIFYING_LOADS - 1)
+        held_rps, held = largest_rate(lambda rate: most_of_three(lambda: held_at(rate)), start, steps=VERIFYING_RATES)
         at_rps = at(wanted.rps) if wanted.rps else None
     finally:
         live.close()

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 REGISTERING_S = 7.0
 # Of a 99th percentile from fewer, the slowest request alone decides.
 FEWEST_REQUESTS = 50
-SHORTEST_TRIAL_S, USUAL_TRIAL_S, LONGEST_TRIAL_S = 1.0, 4.0, 15.0
+SHORTEST_TRIAL_S, USUAL_TRIAL_S, LONGEST_TRIAL_S = 1.0, 4.5, 15.0
+# Between the turns of a trial, all of them together.
+BETWEEN_TURNS_S = 1.5
 LONGEST_WARM_UP_S = 8.0
 VERIFYING_SHARE = 0.3
-VERIFYING_LOADS = 6
+VERIFYING_RATES = 5
+# Two or three for each rate, and those of the rate that was asked for.
+VERIFYING_LOADS = 2.3 * (VERIFYING_RATES + 1)
 LONGEST_VERIFYING_S = 20.0
 FEWEST_TRIALS, MOST_TRIALS = 2, 16
 
@@ -45,10 +49,10 @@ def schedule(minutes: float, *, left_s: float, rate: float, setups: int) -> Sche
         setups: how many there are.
     """
     enough_s = FEWEST_REQUESTS / rate
-    trial_s = min(max(0.6 * minutes, SHORTEST_TRIAL_S), USUAL_TRIAL_S)
+    trial_s = min(max(0.9 * minutes, SHORTEST_TRIAL_S), USUAL_TRIAL_S)
     trial_s = min(max(trial_s, enough_s), LONGEST_TRIAL_S)
     # Halving adds about two rounds to each one's first.
-    each_s = REGISTERING_S + 3 * (trial_s + 1)
+    each_s = REGISTERING_S + 3 * (trial_s + BETWEEN_TURNS_S)
     trials = int(left_s * (1 - VERIFYING_SHARE) / each_s)
     return Schedule(
         trials=max(FEWEST_TRIALS, min(MOST_TRIALS, setups, trials)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ MOST_OF_ONE_PLACEMENT = 0.5
 HOPED_FOR = 0.7
 # Of what workers do when they are never idle; for trials where no set-up should hold the limit.
 WITHOUT_HOPE = 0.5
+# A pause of the machine spoils the 99th percentile of one turn; the median of three does not see it.
+TURNS = 3
 # Between rounds the rate moves at most so much: a bad moment of the machine must not decide it.
 LEAST_MOVE, MOST_MOVE = 0.5, 1.25
 
@@ -26,6 +29,24 @@ class Prediction:
 
     setup: Setup
     rate: float
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The load of a trial: random arrivals.
+
+    Attributes:
+        rate: requests per second.
+        seconds: how long.
+        seed: of the arrivals; the same seed gives the same ones.
+    """
+
+    rate: float
+    seconds: float
+    seed: int = 0
+
+
+Attempt = Callable[[Setup, Offer], "Trial"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,7 @@ def most_promising(predictions: Sequence[Prediction], count: int) -> tuple[Setup
 
 def halve(
     setups: Sequence[Setup],
-    attempt: Callable[[Setup, float, float], Trial],
+    attempt: Attempt,
     *,
     p99_ms: float,
     rate: float,
@@ -113,16 +134,16 @@ def halve(
 
     Args:
         setups: to try, the most promising first.
-        attempt: tries one for so many seconds, at so many requests per second.
+        attempt: tries one.
         p99_ms: the limit that scores count against, in milliseconds.
         rate: of the first round, in requests per second.
-        seconds: of the first round.
+        seconds: of each set-up in the first round, all its turns together.
         on_done: is told each set-up that is out of the race.
     """
     trials: list[Trial] = []
     left = list(setups)
     while left:
-        made = [attempt(setup, seconds, rate) for setup in left]
+        made = in_turns(left, attempt, Offer(rate, seconds))
         trials += made
         ranked = sorted(made, key=lambda trial: -trial.score(p99_ms))
         keep = 0 if len(left) <= 2 else math.ceil(len(left) / 2)
@@ -132,6 +153,36 @@ def halve(
         rate = next_rate(rate, ranked[0], p99_ms)
         seconds *= 2
     return tuple(trials)
+
+
+def in_turns(setups: Sequence[Setup], attempt: Attempt, offer: Offer) -> list[Trial]:
+    """Try set-ups in turns, and return one trial of each: medians over its turns.
+
+    In a turn all meet the same arrivals, the next turn has others and goes the other way round.
+
+    Args:
+        setups: to try.
+        attempt: tries one.
+        offer: to each set-up, all its turns together.
+    """
+    made: dict[Setup, list[Trial]] = {setup: [] for setup in setups}
+    for turn in range(TURNS):
+        share = Offer(offer.rate, offer.seconds / TURNS, offer.seed + turn)
+        for setup in setups if turn % 2 == 0 else reversed(setups):
+            if not any(trial.reason for trial in made[setup]):
+                made[setup].append(attempt(setup, share))
+    return [_together(trials) for trials in made.values()]
+
+
+def _together(trials: Sequence[Trial]) -> Trial:
+    return Trial(
+        trials[0].setup,
+        sum(trial.seconds for trial in trials),
+        statistics.median(trial.requests_per_second for trial in trials),
+        statistics.median(trial.p99_ms for trial in trials),
+        sum(trial.failed for trial in trials),
+        next((trial.reason for trial in trials if trial.reason), ""),
+    )
 
 
 def best(trials: Sequence[Trial], p99_ms: float) -> Trial | None:

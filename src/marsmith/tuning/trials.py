@@ -16,12 +16,12 @@ from marsmith.inputs import Input
 from marsmith.load.measurement import Measurement
 from marsmith.runner import Request, Runner
 from marsmith.settings import Project
-from marsmith.tuning.search import Trial
+from marsmith.tuning.search import Offer, Trial
 from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import Placement, Setup
 from marsmith.tuning.variant import VariantMaker
 
-WARM_UP_S = 1.0
+WARM_UP_S = 0.5
 REPEATS = 5
 # TorchScript specialises on the second run of a new size.
 UNTIMED = 3
@@ -91,17 +91,15 @@ class LiveTrials:
             clients = 2 * setup.placement.workers * setup.batch_size
             self.load(setup, Load(clients=clients, seconds=seconds, warm_up_s=0.0))
 
-    def attempt(self, setup: Setup, seconds: float, rate: float) -> Trial:
-        """Try a set-up for so many seconds with requests that come at random, ``rate`` of them a second.
-
-        They come at the same moments in every trial of one rate. What fails is part of the result.
-        """
+    def attempt(self, setup: Setup, offer: Offer) -> Trial:
+        """Try a set-up; what fails is part of the result."""
         try:
             self.register(setup)
-            measured = self.load(setup, Load(rps=rate, seconds=seconds, warm_up_s=WARM_UP_S))
+            load = Load(rps=offer.rate, seconds=offer.seconds, warm_up_s=WARM_UP_S, seed=offer.seed)
+            measured = self.load(setup, load)
         except MarsmithError as error:
-            return Trial(setup, seconds, 0.0, float("nan"), reason=error.message)
-        return Trial(setup, seconds, measured.requests_per_second, measured.p99_ms, measured.failed)
+            return Trial(setup, offer.seconds, 0.0, float("nan"), reason=error.message)
+        return Trial(setup, offer.seconds, measured.requests_per_second, measured.p99_ms, measured.failed)
 
     def load(self, setup: Setup, load: Load) -> Measurement:
         """Put any load on a set-up that is registered."""
