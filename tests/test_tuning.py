@@ -139,6 +139,12 @@ def test_what_differs_in_its_delay_only_is_tried_last() -> None:
     assert {each.max_batch_delay_ms for each in chosen} == {1}
 
 
+def test_of_delays_that_are_predicted_alike_the_smallest_is_tried() -> None:
+    made = [Prediction(_setup(2, delay), rate) for delay, rate in ((20, 217), (5, 216), (1, 215))]
+    made += [Prediction(_setup(8, delay), rate) for delay, rate in ((20, 200), (1, 150))]
+    assert most_promising(made, 4)[:2] == (_setup(2, 1), _setup(8, 20))
+
+
 def test_halving_spends_most_time_on_the_best_and_finds_it() -> None:
     candidates = [_setup(batch) for batch in (1, 2, 4, 8, 16, 32)]
     dropped: list[Setup] = []

@@ -17,6 +17,8 @@ MOST_OF_ONE_PLACEMENT = 0.5
 HOPED_FOR = 0.7
 # Of what workers do when they are never idle; for trials where no set-up should hold the limit.
 WITHOUT_HOPE = 0.5
+# Predicted rates that are closer are alike.
+ALIKE = 1.05
 # A pause of the machine spoils the 99th percentile of one turn; the median of three does not see it.
 TURNS = 3
 # Between rounds the rate moves at most so much: a bad moment of the machine must not decide it.
@@ -104,18 +106,32 @@ def predict(
 def most_promising(predictions: Sequence[Prediction], count: int) -> tuple[Setup, ...]:
     """Return the set-ups to try: the best ones, and different ones first.
 
-    Of set-ups that differ in their delay only, the best comes first and the others last; and no placement gets more
-    than half of the places while there are others.
+    Of set-ups that differ in their delay only, one comes first and the others last: the best, or one that is alike and
+    has a smaller delay, which everybody waits for while there is little to do. And no placement gets more than half of
+    the places while there are others.
     """
+    first_of = _least_delays(predictions)
     share = max(1, math.ceil(MOST_OF_ONE_PLACEMENT * count))
     chosen: list[Setup] = []
     left: list[Setup] = []
     for prediction in predictions:
         setup = prediction.setup
         same = [each for each in chosen if each.placement == setup.placement]
-        is_new = len(same) < share and all(each.batch_size != setup.batch_size for each in same)
+        is_new = len(same) < share and setup in first_of
         (chosen if is_new else left).append(setup)
     return tuple((chosen[:count] + left)[:count])
+
+
+def _least_delays(predictions: Sequence[Prediction]) -> set[Setup]:
+    """Return of each placement and batch size the set-up with the smallest delay that is alike to the best."""
+    groups: dict[tuple[Placement, int], list[Prediction]] = {}
+    for each in predictions:
+        groups.setdefault((each.setup.placement, each.setup.batch_size), []).append(each)
+    alike = (
+        [each.setup for each in group if each.rate * ALIKE >= max(one.rate for one in group)]
+        for group in groups.values()
+    )
+    return {min(setups, key=lambda setup: setup.max_batch_delay_ms) for setups in alike}
 
 
 def halve(
