@@ -112,7 +112,8 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def optimized(project: Project, stock: Path, photos: Path) -> Optimized:
-    wish = Wish(precision="float32", engine="openvino", examples=photos)
+    # So small a module may be slower there: how long it takes here and now must not decide.
+    wish = Wish(precision="float32", engine="openvino", examples=photos, must_be_faster=False)
     return optimize(project, stock, wish, effort=QUICK)
 
 

@@ -107,6 +107,7 @@ def _spec(task: Task) -> ModelSpec:
         "recipe": "export/old_archive.py",
         "precision": wish.precision,
         "engine": wish.engine,
+        "gate": {"must_be_faster": wish.must_be_faster},
         "calibration": [str(path) for path in dict.fromkeys([*sets.calibration, *sets.validation])],
     }
     try:

@@ -28,6 +28,7 @@ class Wish:
         output: the file to make; None: ``<name>-<version>.mar`` beside the old archive.
         examples: folder of images to measure and to prove with; None: see ``optimize_photos``.
         force: replace an existing file.
+        must_be_faster: of a stock archive: refuse a form that is slower here than float32 TorchScript in torch.
     """
 
     precision: str = "auto"
@@ -36,6 +37,7 @@ class Wish:
     output: Path | None = None
     examples: Path | None = None
     force: bool = False
+    must_be_faster: bool = True
 
 
 @dataclass(frozen=True)
