@@ -1,6 +1,6 @@
 """The tuner against a sweep of every set-up on the live server, and its search against optuna's.
 
-    python benchmarks/tuner.py --json tuner.json            # about 14 minutes on 2 cores
+    python benchmarks/tuner.py --json tuner.json            # about 10 minutes on 2 cores
     python benchmarks/tuner.py --replay tuner.json          # the second part again, from the figures of the first
 
 First the tuner's own search (``marsmith tune``: measure batches, predict, try the most promising ones) with at most a
@@ -152,7 +152,6 @@ def _search(
 ) -> tuple[tuple[Trial, ...], float]:
     """Search; return the trials, and the rate of the last round."""
     rates: list[float] = []
-
     say_attempt = _attempts(live, "search")
 
     def attempt(setup: Setup, offer: Offer) -> Trial:
