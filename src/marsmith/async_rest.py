@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from marsmith.rest import (
 
 if TYPE_CHECKING:
     import aiohttp
+    from aiohttp.client_proto import ResponseHandler
 
 LARGE_BYTES = 1 << 19
 
@@ -89,12 +91,29 @@ class AsyncTransport:
         if self._session is None:
             context = ssl.create_default_context(cafile=str(self._ca_file) if self._ca_file else _certifi())
             # The limit of 100 would make requests wait where nobody sees it.
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=context), auto_decompress=True, trust_env=False
-            )
+            connector = aiohttp.TCPConnector(limit=0, ssl=context)
+            connector._factory = _ended_at_once()
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True, trust_env=False)
             # aiohttp would send a GET, PUT or DELETE again itself; when that is safe is decided in `retries`.
             self._session._retry_connection = False
         return self._session
+
+
+def _ended_at_once() -> partial[ResponseHandler]:
+    """Return what makes aiohttp's end of each new connection, one that waits for nobody when it is closed."""
+    from aiohttp.client_proto import ResponseHandler
+
+    class EndedAtOnce(ResponseHandler):
+        def close(self) -> None:
+            transport = self.transport
+            super().close()
+            # A server that answered early, or not at all, may never read the rest of the body: until it
+            # does, asyncio would keep the connection open, even when the event loop ends.
+            if transport is not None:
+                transport.abort()
+
+    end: type[ResponseHandler] = EndedAtOnce
+    return partial(end, asyncio.get_running_loop())
 
 
 async def _parts(response: aiohttp.ClientResponse, late: float) -> AsyncGenerator[Reply, None]:
