@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from marsmith.errors import ClientError, DeadlineError
 from marsmith.failures import is_authorization_failure
-from marsmith.rest import Reply, Request
+from marsmith.rest import Reply, Request, missed
 from marsmith.retries import SURELY_NOT_EXECUTED, Deadline, RetryPolicy, Tries, kind_of, next_pause_s
 from marsmith.tokens import Role
 
@@ -79,6 +79,9 @@ async def insist(
             uncertain += kind_of(error) not in SURELY_NOT_EXECUTED
             tries = Tries(sent, uncertain, deadline.elapsed_s, deadline.left_s)
             seconds = next_pause_s(policy, error, tries, idempotent=idempotent, chance=random.random())  # noqa: S311
+            if seconds is None and isinstance(error, DeadlineError) and error.address:
+                # The last attempt had only what was left; who called knows the whole.
+                raise missed(error.address, deadline.seconds) from None
             if seconds is None:
                 raise
         await pause(seconds)
@@ -148,5 +151,5 @@ def in_time(deadline: Deadline, where: str) -> float:
     """Return the seconds that are left; raises DeadlineError where there are none."""
     left = deadline.left_s
     if left <= 0:
-        raise DeadlineError(f"no answer from {where} in time")
+        raise missed(where, deadline.seconds)
     return left

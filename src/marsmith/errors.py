@@ -190,7 +190,15 @@ class OverloadedError(ClientError):
 
 
 class DeadlineError(ClientError):
-    """No answer came in time."""
+    """No answer came in time.
+
+    Attributes:
+        address: what was asked, where it gave no sign; empty where somebody told that it is too late.
+    """
+
+    def __init__(self, message: str, *, address: str = "", tip: str | None = None) -> None:
+        super().__init__(message, tip=tip)
+        self.address = address
 
 
 class RequestRejectedError(ClientError):

@@ -212,7 +212,9 @@ def _failure(url: str, error: Exception, deadline_s: float) -> ClientError:
 def missed(url: str, deadline_s: float) -> DeadlineError:
     """Return the error for a reply that did not come in time."""
     return DeadlineError(
-        f"no answer from {url} within {deadline_s:.3g} s", tip="marsmith models shows whether its workers are ready"
+        f"no answer from {url} within {deadline_s:.3g} s",
+        address=url,
+        tip="marsmith models shows whether its workers are ready",
     )
 
 

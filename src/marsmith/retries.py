@@ -128,16 +128,20 @@ def next_pause_s(
 
 
 class Deadline:
-    """The moment at which a call ends, whatever it is doing."""
+    """The moment at which a call ends, whatever it is doing.
+
+    Attributes:
+        seconds: how long the call may take in all.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._began = time.monotonic()
-        self._seconds = seconds
+        self.seconds = seconds
 
     @property
     def left_s(self) -> float:
         """Seconds until then; never negative."""
-        return max(0.0, self._seconds - self.elapsed_s)
+        return max(0.0, self.seconds - self.elapsed_s)
 
     @property
     def elapsed_s(self) -> float:
