@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,8 @@ from marsmith.settings import Project
 
 pytestmark = pytest.mark.live
 
-# Each sleeps as long as it is told to; they differ in what they answer when they are asked to describe themselves.
+# Each makes a file, sleeps as long as it is told to, and answers when it ended, by the one clock of the machine; they
+# differ in what they answer when they are asked to describe themselves.
 HANDLER = """
 import json, os, time
 
@@ -26,8 +29,10 @@ def handle(data, context):
         return None
     if context.get_request_header(0, "describe") == "True":
         return [DESCRIBED]
-    time.sleep(float(bytes(data[0]["body"])))
-    return [str(os.getpid()).encode()]
+    seconds, begun = bytes(data[0]["body"]).decode().split(" ", 1)
+    open(begun, "x").close()
+    time.sleep(float(seconds))
+    return [str(time.monotonic())]
 """
 NAMED = HANDLER.replace("DESCRIBED", 'json.dumps({"pid": os.getpid()})')
 MUTE = HANDLER.replace("DESCRIBED", 'data[0]["body"]')
@@ -60,12 +65,43 @@ def client(project: Project) -> Iterator[Client]:
         yield client
 
 
-def begin(pool: ThreadPoolExecutor, client: Client, model: str, *seconds: float) -> list[Future[Reply]]:
-    """Send requests to version 1.0 that take so long, and return once all of them are with a worker or in its queue."""
-    # Shorter than the client's own deadline: what TorchServe drops is waited for in vain.
-    asked = [pool.submit(client.predict, model, str(one).encode(), version="1.0", deadline_s=12) for one in seconds]
-    time.sleep(0.4)
-    return asked
+@dataclass
+class Sender:
+    """Sends requests to version 1.0 that take as long as they say."""
+
+    client: Client
+    folder: Path
+    pool: ThreadPoolExecutor
+
+    def begin(self, model: str, *seconds: float) -> list[Future[Reply]]:
+        """Send requests, and return once all of them are with a worker or in its queue."""
+        begun = [self.folder / str(index) for index in range(len(seconds))]
+        bodies = [f"{each} {path}".encode() for each, path in zip(seconds, begun, strict=True)]
+        # Shorter than the client's own deadline: what TorchServe drops is waited for in vain.
+        asked = [self.pool.submit(self.client.predict, model, body, version="1.0", deadline_s=12) for body in bodies]
+        late = time.monotonic() + 10
+        while self._pending(model) + sum(path.exists() for path in begun) < len(seconds):
+            assert time.monotonic() < late
+            time.sleep(0.02)
+        return asked
+
+    def _pending(self, model: str) -> int:
+        return self.client.describe(model, "1.0")[0].queue_pending
+
+
+@pytest.fixture
+def sender(client: Client, tmp_path: Path) -> Iterator[Sender]:
+    with ThreadPoolExecutor(6) as pool:
+        yield Sender(client, tmp_path, pool)
+
+
+def drain_all(client: Client, model: str, asked: list[Future[Reply]]) -> list[DrainProgress]:
+    """Drain version 1.0, check that no worker had anything in hand after it, and return its progress."""
+    seen: list[DrainProgress] = []
+    drain(client, model, "1.0", timeout_s=20, on_progress=seen.append)
+    drained = time.monotonic()
+    assert all(float(one.result().body) <= drained for one in asked)
+    return seen
 
 
 def test_a_probe_is_answered_by_the_worker_that_names_itself(client: Client) -> None:
@@ -75,46 +111,31 @@ def test_a_probe_is_answered_by_the_worker_that_names_itself(client: Client) -> 
         client.probe("named", "9.0")
 
 
-def test_drain_waits_for_the_one_worker_of_two_that_is_still_busy(client: Client) -> None:
-    seen: list[DrainProgress] = []
-    with ThreadPoolExecutor(3) as pool:
-        asked = begin(pool, client, "named", 0.6, 2.0)
-        drain(client, "named", "1.0", timeout_s=20, on_progress=seen.append)
-        assert all(one.done() for one in asked)
+def test_drain_waits_for_the_one_worker_of_two_that_is_still_busy(client: Client, sender: Sender) -> None:
+    seen = drain_all(client, "named", sender.begin("named", 0.6, 2.0))
     assert {1, 2} <= {progress.busy for progress in seen}
     assert seen[-1] == DrainProgress(pending=0, busy=0, workers=2)
 
 
-def test_drain_waits_for_the_queue(client: Client) -> None:
-    seen: list[DrainProgress] = []
-    with ThreadPoolExecutor(6) as pool:
-        asked = begin(pool, client, "named", *[0.5] * 6)
-        drain(client, "named", "1.0", timeout_s=20, on_progress=seen.append)
-        assert all(one.done() for one in asked)
+def test_drain_waits_for_the_queue(client: Client, sender: Sender) -> None:
+    seen = drain_all(client, "named", sender.begin("named", *[0.5] * 6))
     assert max(progress.pending for progress in seen) > 0
 
 
-def test_a_single_worker_that_does_not_know_the_question_is_drained_too(client: Client) -> None:
+def test_a_single_worker_that_does_not_know_the_question_is_drained_too(client: Client, sender: Sender) -> None:
     with pytest.raises(RequestRejectedError, match="Prediction failed"):
         client.probe("mute", "1.0")
-    with ThreadPoolExecutor(2) as pool:
-        asked = begin(pool, client, "mute", 0.7, 0.7)
-        drain(client, "mute", "1.0", timeout_s=20)
-        assert all(one.done() for one in asked)
+    drain_all(client, "mute", sender.begin("mute", 0.7, 0.7))
 
 
-def test_a_handler_that_describes_itself_with_a_list_is_drained_too(client: Client) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        asked = begin(pool, client, "listed", 0.7)
-        drain(client, "listed", "1.0", timeout_s=20)
-        assert all(one.done() for one in asked)
+def test_a_handler_that_describes_itself_with_a_list_is_drained_too(client: Client, sender: Sender) -> None:
+    drain_all(client, "listed", sender.begin("listed", 0.7))
 
 
-def test_what_is_still_at_work_at_the_end_is_said(client: Client) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        begin(pool, client, "named", 2.5)
-        with pytest.raises(DeadlineError, match=r"named:1\.0 still had work after 0\.5 s: 0 requests waited, and 1 of"):
-            drain(client, "named", "1.0", timeout_s=0.5)
+def test_what_is_still_at_work_at_the_end_is_said(client: Client, sender: Sender) -> None:
+    sender.begin("named", 2.5)
+    with pytest.raises(DeadlineError, match=r"named:1\.0 still had work after 0\.5 s: 0 requests waited, and 1 of"):
+        drain(client, "named", "1.0", timeout_s=0.5)
 
 
 @pytest.fixture
@@ -137,15 +158,14 @@ def test_scale_sets_the_workers_of_the_version_that_is_named(
 
 
 def test_unregister_answers_what_was_sent_before_and_keeps_the_archive(
-    here: None, project: Project, client: Client, capsys: pytest.CaptureFixture[str]
+    here: None, project: Project, client: Client, sender: Sender, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client.set_default("named", "2.0")
     assert main(["unregister", "named:2.0"]) == 2
     assert "is the default version" in capsys.readouterr().err
-    with ThreadPoolExecutor(6) as pool:
-        asked = begin(pool, client, "named", *[0.6] * 6)
-        assert main(["unregister", "named:1.0"]) == 0
-        assert [one.result().status for one in asked] == [200] * 6
+    asked = sender.begin("named", *[0.6] * 6)
+    assert main(["unregister", "named:1.0"]) == 0
+    assert [one.result().status for one in asked] == [200] * 6
     printed = capsys.readouterr()
     assert printed.out == "named:1.0 is unregistered; named-1.0.mar stays in the model store\n"
     assert "requests wait" in printed.err
@@ -153,12 +173,11 @@ def test_unregister_answers_what_was_sent_before_and_keeps_the_archive(
     assert (project.model_store / "named-1.0.mar").exists()
 
 
-def test_unregister_now_cuts_the_work_in_hand(here: None, client: Client) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        asked = begin(pool, client, "mute", 3.0)
-        assert main(["unregister", "mute", "--now"]) == 0
-        # What TorchServe drops while it removes the version gets no answer at all.
-        with pytest.raises((RequestRejectedError, DeadlineError), match=r"Worker (died|scaled down)|no answer"):
-            asked[0].result()
+def test_unregister_now_cuts_the_work_in_hand(here: None, client: Client, sender: Sender) -> None:
+    asked = sender.begin("mute", 3.0)
+    assert main(["unregister", "mute", "--now"]) == 0
+    # What TorchServe drops while it removes the version gets no answer at all.
+    with pytest.raises((RequestRejectedError, DeadlineError), match=r"Worker (died|scaled down)|no answer"):
+        asked[0].result()
     with pytest.raises(NotFoundError):
         client.describe("mute")

@@ -51,5 +51,17 @@ def test_a_server_that_says_nothing_is_waited_for_as_long_as_was_asked() -> None
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with Client(url, None) as client, pytest.raises(DeadlineError, match=r"within 0\.25 s$"):
             client.predict("echo", b"1", deadline_s=0.25)
-    with Client(url, None) as client, pytest.raises(ConnectionFailedError):
-        client.predict("echo", b"1", deadline_s=0.25)
+
+
+def test_when_the_time_is_up_after_a_pause_the_failure_before_it_is_told() -> None:
+    async def attempt() -> None:
+        raise unreachable(URL)
+
+    async def oversleep(_: float) -> None:
+        await asyncio.sleep(0.06)
+
+    async def call() -> None:
+        await insist(attempt, policy=RetryPolicy(), deadline=Deadline(0.05), pause=oversleep, idempotent=True)
+
+    with pytest.raises(ConnectionFailedError, match="nothing listens"):
+        asyncio.run(call())
