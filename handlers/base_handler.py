@@ -160,6 +160,9 @@ class BaseHandler:
         if not file:
             raise RuntimeError("the manifest names no serializedFile")
         self.engine = engines.load_engine(self.folder, str(file), self.config, self.device, self.placement.threads)
+        if self.engine.name in engines.OWN_THREADS:
+            # torch's threads only resize single images then, and would go on spinning on the cores of the engine's.
+            torch.set_num_threads(1)
         return self.engine.run
 
     def describe(self) -> dict[str, Any]:
@@ -167,7 +170,7 @@ class BaseHandler:
         return {
             "device": str(self.device),
             **(self.engine.describe() if self.engine else {}),
-            "threads": torch.get_num_threads(),
+            "threads": self.placement.threads,
             "decode_threads": self.placement.decode_threads,
             "batch_size": self.batch_size,
             "digests_verified": self.digests_verified,

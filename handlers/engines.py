@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 ENGINES = ("torch", "openvino", "onnxruntime", "aot_inductor")
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 POLICIES = ("fallback", "refuse")
+# Engines that compute with threads of their own, not with torch's.
+OWN_THREADS = frozenset({"openvino", "onnxruntime"})
 # Engines that can read a serialized file, by its suffix, the one that steps in first before the others.
 READERS = {
     ".pt": ("torch", "openvino"),

@@ -16,20 +16,21 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
+from torch.nn.functional import interpolate, pad
 
 from image_formats import hush_pillow, open_image
 from item_errors import ItemError, MalformedRequest, TooLarge, Unusable
+from torchvision_operators import load_torchvision_operators
 
 __all__ = ["MAX_PIXELS", "decode_image", "decode_whole_image"]
+
+load_torchvision_operators()
 
 MAX_PIXELS = 50_000_000  # the largest phone pictures in common use (8160 x 6120); 150 MB when decoded
 DCT_MARGIN = 2  # dct_scaling keeps the shorter side at least this many times the resized one
 
 _READ_AS_RGB = 3  # torchvision.io.ImageReadMode.RGB
 _ORIENTATION_TAG = 0x0112
-_INTERPOLATIONS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 # EXIF orientation -> (swap rows and columns, then flip these dimensions of (3, height, width)).
 _TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
     2: (False, (2,)),
@@ -125,7 +126,8 @@ def _scale_while_decoding(image: Image.Image, shorter_side: int) -> bool:
 def _decode_with_torchvision(body: bytes | bytearray | memoryview) -> torch.Tensor | None:
     """Pixels of a gray or colour JPEG; ``None`` where torchvision declines, so that Pillow has the last word.
 
-    The operator is called directly: torchvision.io, which wraps it, warns since 0.29 that it will go.
+    The operator is called directly: torchvision.io, which wraps it, takes long to import and warns since 0.29 that it
+    will go.
     """
     data = body if isinstance(body, bytearray) else bytearray(body)  # torch warns about memory that is read-only
     try:
@@ -187,11 +189,30 @@ def _fit(
     if early:
         pixels = pixels.permute(2, 1, 0).contiguous().permute(2, 0, 1)
         size = size[::-1]
-    mode = _INTERPOLATIONS[interpolation]
-    pixels = transforms.resize(pixels, list(size), interpolation=mode, antialias=True)
+    pixels = _resize(pixels, size, interpolation)
     if transposed and not early:
         pixels = pixels.transpose(1, 2)
     if flipped:
         pixels = pixels.flip(flipped)
-    fitted: torch.Tensor = transforms.center_crop(pixels, list(crop)).contiguous()
-    return fitted
+    return _crop_centre(pixels, crop).contiguous()
+
+
+def _resize(pixels: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
+    """Resize to height and width as torchvision's ``resize`` does, with antialiasing."""
+    if pixels.shape[1:] == size:
+        return pixels
+    # In a batch of one, torch takes channels that lie side by side for such that do not, unless the first stride says
+    # otherwise: https://github.com/pytorch/pytorch/issues/68430
+    batch = pixels.as_strided((1, *pixels.shape), (pixels.numel(), *pixels.stride()))
+    resized: torch.Tensor = interpolate(batch, size, mode=interpolation, align_corners=False, antialias=True)
+    return resized[0]
+
+
+def _crop_centre(pixels: torch.Tensor, crop: tuple[int, int]) -> torch.Tensor:
+    """Keep the centre, on black where the picture is smaller; odd differences are split as torchvision splits them."""
+    low = [max(0, wanted - there) for wanted, there in zip(crop, pixels.shape[1:], strict=True)]
+    if any(low):
+        height, width = low
+        pixels = pad(pixels, (width // 2, (width + 1) // 2, height // 2, (height + 1) // 2))
+    top, left = (round((there - wanted) / 2) for wanted, there in zip(crop, pixels.shape[1:], strict=True))
+    return pixels[:, top : top + crop[0], left : left + crop[1]]

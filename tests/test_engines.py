@@ -353,6 +353,23 @@ def test_a_handler_tells_which_engine_answers(
     assert "openvino is not installed" in told["engine_fell_back"]
 
 
+@pytest.mark.parametrize(
+    ("text", "of_torch"),
+    [("torchscript/float32/torch", 2), ("torchscript/float32/openvino", 1), ("onnx/float32/onnxruntime", 1)],
+)
+def test_torch_leaves_the_threads_to_an_engine_that_has_its_own(
+    text: str, of_torch: int, written: dict[str, Files], tmp_path: Path
+) -> None:
+    folder = archive_folder(tmp_path / "model", written[FORMS[text][0]], engine=Form.parse(text).engine, threads=2)
+    before = torch.get_num_threads()
+    try:
+        told = Worker(folder, HANDLER).service._entry_point.__self__.describe()
+        assert (told["engine"], told["threads"]) == (Form.parse(text).engine, 2)
+        assert torch.get_num_threads() == of_torch
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_sound_fallback_loads_although_its_answers_are_not_those_of_int8(
     graph: ImageGraph, written: dict[str, Files], tmp_path: Path, without: Callable[..., None]
 ) -> None:
