@@ -58,11 +58,11 @@ PAYLOAD_CLIENTS = 50
 
 def our_setups() -> list[Setup]:
     """Return ours: the same workers, threads and batches, and TorchServe's smallest and a longer delay."""
+    batching = [(size, delay) for size in (BATCH, SMALL_BATCH) for delay in (1, 5)]
     return [
         Setup(Placement(0, workers, threads), size, delay)
         for workers, threads in SHARES
-        for size in (BATCH, SMALL_BATCH)
-        for delay in (1, 5)
+        for size, delay in [*batching, (1, 1)]
     ]
 
 
@@ -75,7 +75,8 @@ def ours(project: Project, archive: Path, bodies: Sequence[bytes]) -> list[Conte
 
 def _words(setup: Setup) -> str:
     at = setup.placement
-    return f"{at.workers} x {at.threads}, batch {setup.batch_size}, {setup.max_batch_delay_ms} ms"
+    batch = f"batch {setup.batch_size}, {setup.max_batch_delay_ms} ms" if setup.batch_size > 1 else "no batches"
+    return f"{at.workers} x {at.threads}, {batch}"
 
 
 def compare_peers(
