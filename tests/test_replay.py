@@ -16,99 +16,97 @@ from marsmith.replay import ExampleRequest, _rounded, replay, validate_examples
 from marsmith.runner import Runner
 from runner_archives import make_archive
 
-# Answers with what stands in reply.json, or with bytes.
+# Answers a body with what stands for it in replies.json, or with bytes.
 HANDLER = """
+import json
 from pathlib import Path
 def handle(data, context):
     if data is None:
         return
-    reply = (Path(context.system_properties["model_dir"]) / "reply.json").read_text()
-    if reply == "bytes":
-        return [bytes(d["body"]) * 2 for d in data]
+    replies = json.loads((Path(context.system_properties["model_dir"]) / "replies.json").read_text())
+    return [answer(bytes(d["body"]), replies) for d in data]
+
+def answer(body, replies):
+    reply = replies[body.decode()]
     if reply == "fail":
         raise ValueError("broken handler")
-    return [reply for d in data]
+    return bytes([255]) + body if reply == "bytes" else reply
 """
 
 
-def archive_that_answers(folder: Path, reply: str) -> Path:
-    return make_archive(folder, HANDLER, files={"reply.json": reply})
+def archive_that_answers(folder: Path, *replies: str) -> Path:
+    """An archive that answers the bodies 0, 1, 2 ... so; one worker for all of them, as each takes seconds to start."""
+    return make_archive(folder, HANDLER, files={"replies.json": json.dumps(dict(enumerate(replies)))})
 
 
-def validated(archive: Path, *, expect: str | None = None, tolerance: float = 1e-3) -> ValidatedExample:
+def answer_now(archive: Path, *replies: str) -> None:
+    (archive / "replies.json").write_text(json.dumps(dict(enumerate(replies))))
+
+
+def request(number: int, *, expect: str | None = None, tolerance: float = 1e-3) -> ExampleRequest:
+    return ExampleRequest(f"{number}.jpg", str(number).encode(), "image/jpeg", tolerance, expect)
+
+
+def validated(archive: Path, *requests: ExampleRequest) -> list[ValidatedExample]:
     with Runner(archive) as runner:
-        (example,) = validate_examples(runner, [ExampleRequest("cat.jpg", b"cat", "image/jpeg", tolerance, expect)])
-    return example
+        return validate_examples(runner, requests or [request(0)])
 
 
-def with_example(archive: Path, example: ValidatedExample) -> Path:
+def with_examples(archive: Path, *requests: ExampleRequest) -> Path:
+    """Validate examples, and lay them into the archive."""
+    examples = validated(archive, *requests)
     (archive / FOLDER).mkdir()
-    (archive / FOLDER / example.input).write_bytes(b"cat")
-    (archive / FILE_NAME).write_text(render_examples([example]))
+    for number, example in enumerate(examples):
+        (archive / FOLDER / example.input).write_text(str(number))
+    (archive / FILE_NAME).write_text(render_examples(examples))
     return archive
 
 
-def test_a_json_reply_is_recorded_with_six_digits_and_its_keys_in_order(tmp_path: Path) -> None:
-    example = validated(archive_that_answers(tmp_path, '{"tabby": 0.87654321, "n": 3, "lynx": [0.1234567891]}'))
+def test_json_is_recorded_with_six_digits_and_its_keys_in_order_and_bytes_by_their_digest(tmp_path: Path) -> None:
+    archive = archive_that_answers(tmp_path, '{"tabby": 0.87654321, "n": 3, "lynx": [0.1234567891]}', "bytes")
+    example, in_bytes = validated(archive, request(0), request(1))
     assert json.dumps(example.reply) == '{"tabby": 0.876543, "n": 3, "lynx": [0.123457]}'
     assert (example.status, example.content_type, example.reply_sha256) == (200, "image/jpeg", None)
+    assert (in_bytes.reply, in_bytes.reply_sha256) == (None, hashlib.sha256(b"\xff1").hexdigest())
 
 
-def test_a_reply_that_is_not_json_is_recorded_by_its_digest(tmp_path: Path) -> None:
-    example = validated(archive_that_answers(tmp_path, "bytes"))
-    assert example.reply is None
-    assert example.reply_sha256 == hashlib.sha256(b"catcat").hexdigest()
-
-
-def test_the_expected_label_must_come_out_on_top(tmp_path: Path) -> None:
-    archive = archive_that_answers(tmp_path, '{"lynx": 0.1, "tabby": 0.9}')
-    assert validated(archive, expect="tabby").status == 200
-    with pytest.raises(HandlerError, match=r"'cat\.jpg' expects 'lynx', but 'tabby' came out on top"):
-        validated(archive, expect="lynx")
-
-
-def test_a_reply_without_labels_cannot_meet_an_expectation(tmp_path: Path) -> None:
-    with pytest.raises(HandlerError, match=r"expects 'tabby', but the reply names none: \[1, 2\]"):
-        validated(archive_that_answers(tmp_path, "[1, 2]"), expect="tabby")
-
-
-def test_an_example_that_the_handler_refuses_stops_the_build_with_the_traceback(tmp_path: Path) -> None:
-    with pytest.raises(HandlerError) as caught:
-        validated(archive_that_answers(tmp_path, "fail"))
-    assert "'cat.jpg' got status 503" in caught.value.message
+def test_what_is_not_the_expected_reply_stops_the_build(tmp_path: Path) -> None:
+    archive = archive_that_answers(tmp_path, '{"lynx": 0.1, "tabby": 0.9}', "[1, 2]", "fail")
+    with Runner(archive) as runner:
+        assert validate_examples(runner, [request(0, expect="tabby")])[0].status == 200
+        with pytest.raises(HandlerError, match=r"'0\.jpg' expects 'lynx', but 'tabby' came out on top"):
+            validate_examples(runner, [request(0, expect="lynx")])
+        with pytest.raises(HandlerError, match=r"expects 'tabby', but the reply names none: \[1, 2\]"):
+            validate_examples(runner, [request(1, expect="tabby")])
+        with pytest.raises(HandlerError) as caught:
+            validate_examples(runner, [request(2)])
+    assert "'2.jpg' got status 503" in caught.value.message
     assert "ValueError: broken handler" in caught.value.message
 
 
-@pytest.mark.parametrize("reply", ['{"tabby": 0.87654321}', "bytes", "null", "[NaN]", '"text"', "12345678.9"])
-def test_an_archive_that_answers_as_before_replays_without_differences(tmp_path: Path, reply: str) -> None:
-    archive = archive_that_answers(tmp_path, reply)
-    assert replay(with_example(archive, validated(archive))) == []
+def test_an_archive_that_answers_as_before_replays_without_differences(tmp_path: Path) -> None:
+    replies = ('{"tabby": 0.87654321}', "bytes", "null", "[NaN]", '"text"', "12345678.9")
+    archive = archive_that_answers(tmp_path, *replies)
+    assert replay(with_examples(archive, *map(request, range(len(replies))))) == []
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "said"),
-    [
+def test_an_archive_that_answers_differently_is_found_out(tmp_path: Path) -> None:
+    changes = [
         ('{"tabby": 0.9}', '{"tabby": 0.8}', "reply['tabby']: 0.8 instead of 0.9"),
         ('{"tabby": 0.9}', '{"lynx": 0.9}', "lacks ['tabby']"),
         ('{"tabby": 0.9}', "<html>", "no longer JSON: <html>"),
         ("null", "[NaN]", "another digest"),
         ('{"tabby": 0.9}', "fail", "status 503 instead of 200"),
-    ],
-)
-def test_an_archive_that_answers_differently_is_found_out(tmp_path: Path, before: str, after: str, said: str) -> None:
-    archive = archive_that_answers(tmp_path, before)
-    with_example(archive, validated(archive))
-    (archive / "reply.json").write_text(after)
-    (found,) = replay(archive)
-    assert found.startswith("example 'cat.jpg': ")
-    assert said in found
-
-
-def test_a_difference_within_the_tolerance_is_none(tmp_path: Path) -> None:
-    archive = archive_that_answers(tmp_path, '{"tabby": 0.9}')
-    with_example(archive, validated(archive, tolerance=0.05))
-    (archive / "reply.json").write_text('{"tabby": 0.94}')
-    assert replay(archive) == []
+    ]
+    archive = archive_that_answers(tmp_path, *(before for before, _, _ in changes), '{"tabby": 0.9}')
+    with_examples(archive, *map(request, range(len(changes))), request(len(changes), tolerance=0.05))
+    # The last is within its tolerance.
+    answer_now(archive, *(after for _, after, _ in changes), '{"tabby": 0.94}')
+    found = replay(archive)
+    assert len(found) == len(changes)
+    for number, (line, (_, _, said)) in enumerate(zip(found, changes, strict=True)):
+        assert line.startswith(f"example '{number}.jpg': ")
+        assert said in line
 
 
 def test_an_archive_without_examples_has_nothing_to_replay(tmp_path: Path) -> None:
@@ -117,9 +115,9 @@ def test_an_archive_without_examples_has_nothing_to_replay(tmp_path: Path) -> No
 
 def test_a_missing_input_is_named(tmp_path: Path) -> None:
     archive = archive_that_answers(tmp_path, "1")
-    with_example(archive, validated(archive))
-    (archive / FOLDER / "cat.jpg").unlink()
-    with pytest.raises(ArchiveError, match=r"cat\.jpg"):
+    with_examples(archive)
+    (archive / FOLDER / "0.jpg").unlink()
+    with pytest.raises(ArchiveError, match=r"0\.jpg"):
         replay(archive)
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY
+from export_fixtures import write_tiny
 from marsmith.errors import MarsmithError
 from marsmith.project_spec import load_spec
 from marsmith.settings import Project
@@ -98,20 +99,13 @@ def test_a_handler_that_no_worker_could_load_is_refused_before_anything_is_expor
     assert not list(project.model_store.iterdir())
 
 
-def test_a_handler_that_fails_at_load_is_refused_also_without_examples(
-    built_project: Project, project: Project
-) -> None:
-    shutil.copytree(built_project.root / ".marsmith", project.root / ".marsmith")
-    path = project.specs / "efficientnet_lite0.yaml"
-    text = path.read_text()
-    text = text[: text.index("examples:")] + text[text.index("# TorchServe's own keys") :]
-    # The lock is for the examples too.
-    (project.specs / "efficientnet_lite0.lock").unlink()
-    path.write_text(text.replace("precision: auto", "precision: float32").replace("engine: auto", "engine: torch"))
+def test_a_handler_that_fails_at_load_is_refused_also_without_examples(project: Project) -> None:
+    spec = write_tiny(project).specs / "tiny.yaml"
+    spec.write_text(spec.read_text().partition("examples:")[0])
     handler = project.root / "handlers" / "image_classifier_handler.py"
     handler.write_text(handler.read_text() + "\nraise RuntimeError('no luck')\n")
     with pytest.raises(MarsmithError, match="no luck"):
-        build_from_spec(project, load_spec(project, "efficientnet_lite0"))
+        build_from_spec(project, load_spec(project, "tiny"))
     assert not list(project.model_store.iterdir())
 
 
