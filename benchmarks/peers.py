@@ -57,7 +57,7 @@ PAYLOAD_CLIENTS = 50
 
 
 def our_setups() -> list[Setup]:
-    """Return ours: the same workers, threads and batches, and TorchServe's smallest and a longer delay."""
+    """Return ours: the same workers, threads and batches, TorchServe's smallest and a longer delay, and no batches."""
     batching = [(size, delay) for size in (BATCH, SMALL_BATCH) for delay in (1, 5)]
     return [
         Setup(Placement(0, workers, threads), size, delay)

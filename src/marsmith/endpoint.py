@@ -80,9 +80,10 @@ async def insist(
             tries = Tries(sent, uncertain, deadline.elapsed_s, deadline.left_s)
             seconds = next_pause_s(policy, error, tries, idempotent=idempotent, chance=random.random())  # noqa: S311
             if seconds is None:
-                # The last attempt had only what was left; who called knows the whole.
-                silent = isinstance(error, DeadlineError) and error.address
-                raise missed(silent, deadline.seconds) if silent else error from None
+                if isinstance(error, DeadlineError) and error.address:
+                    # The last attempt had only what was left; who called knows the whole.
+                    raise missed(error.address, deadline.seconds) from None
+                raise
             failure = error
         await pause(seconds)
         if not deadline.left_s:
