@@ -9,13 +9,15 @@ In turns, a new order each round, medians:
 - ``handler``: one of TorchServe's workers, without a frontend, until the handler is ready: proof of digests,
   environment and examples, and the warm-up of every batch size included;
 - ``register``: from POST /models until the version's worker is READY, on a server that runs;
-- ``serve``: from the start of TorchServe until every version has answered its own examples.
+- ``serve``: from the start of TorchServe until every version has answered its own examples;
+- ``first serve``: the same where no start before it has left Java a file of classes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -82,6 +84,19 @@ def serving_s(archive: Path) -> float:
         return time.perf_counter() - start
 
 
+def first_serving_s(archive: Path) -> float:
+    """Return how long a server takes that finds no file of classes, nor a place for one, in seconds."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = os.devnull
+    try:
+        return serving_s(archive)
+    finally:
+        if before is None:
+            del os.environ["XDG_CACHE_HOME"]
+        else:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,7 +114,10 @@ def main() -> None:
             "handler": lambda: timed(lambda: start_runner(archive)),
             "register": lambda: registering_s(archive),
             "serve": lambda: serving_s(archive),
+            "first serve": lambda: first_serving_s(archive),
         }
+        # Leaves that file, if there was none.
+        serving_s(archive)
         took: dict[str, list[float]] = {name: [] for name in works}
         order = random.Random(0)
         for _ in range(args.rounds):

@@ -1,7 +1,6 @@
 """``python -m marsmith`` is the ``marsmith`` command."""
 
-import sys
+from marsmith.cli import run_command
 
-from marsmith.cli import main
-
-sys.exit(main())
+if __name__ == "__main__":
+    run_command()

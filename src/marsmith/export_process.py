@@ -22,6 +22,7 @@ from typing import Any
 
 from marsmith.errors import ExportError, MarsmithError
 from marsmith.export_messages import JobRequest, JobResult
+from marsmith.quick_exit import run_and_exit
 
 
 class JobProcess:
@@ -111,4 +112,4 @@ def _child() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_child())
+    run_and_exit(_child)

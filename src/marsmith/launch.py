@@ -11,7 +11,7 @@ import os
 import shlex
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,19 +64,46 @@ def make_private(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def command(java: Java, home: Path, config_file: Path, config: Mapping[str, str], temporary: Path) -> list[str]:
-    """Return the command line; ``config`` is what ``config_file`` holds."""
-    class_path = [str(home / "ts" / "frontend" / "*")]
+def class_path(home: Path, config: Mapping[str, str]) -> list[str]:
+    """Return the folders of jars, as ``folder/*``."""
+    folders = [str(home / "ts" / "frontend" / "*")]
     if "plugins_path" in config:
         plugins = config["plugins_path"]
-        class_path.append(plugins if "*" in plugins else f"{plugins}/*")
+        folders.append(plugins if "*" in plugins else f"{plugins}/*")
+    return folders
+
+
+def java_options(config: Mapping[str, str]) -> list[str]:
+    """Return the options for Java that the server config asks for."""
+    return shlex.split(config.get("vmargs", ""))
+
+
+def command(
+    java: Java,
+    home: Path,
+    config_file: Path,
+    config: Mapping[str, str],
+    temporary: Path,
+    sharing: Sequence[str] = (),
+) -> list[str]:
+    """Return the command line.
+
+    Args:
+        java: the Java to run.
+        home: the folder that holds TorchServe's package.
+        config_file: the effective server config.
+        config: what it holds.
+        temporary: the server's own temporary folder.
+        sharing: further options for Java, about sharing classes.
+    """
     return [
         str(java.executable),
         f"-Dmodel_server_home={home}",
         f"-Djava.io.tmpdir={temporary}",
-        *shlex.split(config.get("vmargs", "")),
+        *java_options(config),
+        *sharing,
         "-cp",
-        os.pathsep.join(class_path),
+        os.pathsep.join(class_path(home, config)),
         "org.pytorch.serve.ModelServer",
         "--python",
         config.get("python", sys.executable),

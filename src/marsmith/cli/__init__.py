@@ -10,10 +10,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from marsmith import __version__
 from marsmith.errors import MarsmithError, WorkerDiedError
 from marsmith.names import did_you_mean
+from marsmith.quick_exit import run_and_exit
 
 # In the order of the flow. A verb lives in the module of the same name, with '-' as '_'.
 VERBS = {
@@ -79,6 +81,11 @@ def _report(error: MarsmithError) -> None:
     print(f"marsmith: error: {error.message}", file=sys.stderr)
     if error.tip:
         print(f"TIP: {error.tip}", file=sys.stderr)
+
+
+def run_command() -> NoReturn:
+    """Be the ``marsmith`` command: run what the command line says, and end the process with its exit code."""
+    run_and_exit(main)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

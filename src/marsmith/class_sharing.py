@@ -1,0 +1,190 @@
+"""Start TorchServe's frontend sooner: Java maps the classes that it needs from one file, made once a user and Java.
+
+Class data sharing is Java's own (JEP 310, https://openjdk.org/jeps/310; `java`'s -XX:SharedArchiveFile). The first
+server that is started writes down which classes it loads. When it is ready, ``python -m marsmith.class_sharing`` makes
+the file from that list beside it, at the lowest priority, and belongs to the server: `marsmith stop` ends it too.
+Java checks by itself that the file fits, and does without it where it does not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from marsmith import server_process
+
+# Whoever sets one of these has plans of his own, or replaces classes so that a file of them would not be used.
+_OWN_PLANS = ("-Xshare", "SharedArchive", "SharedClassList", "DumpLoadedClassList", "ArchiveClassesAtExit")
+_REPLACES_CLASSES = ("-javaagent", "-agent", "-Xrun", "--patch-module", "--upgrade-module-path", "--limit-modules")
+_LOWEST_PRIORITY = 19
+_TIMEOUT_S = 300
+# A file that no server has used for so long belongs to a Java or a TorchServe that is gone.
+_KEPT_S = 90 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class ClassSharing:
+    """The file of one Java, TorchServe and set of options.
+
+    Attributes:
+        java: path of ``java``.
+        options: Java's own options that decide whether a file fits: the heap, the garbage collector.
+        class_path: what ``-cp`` gets.
+        file: where the file lies, or is going to.
+    """
+
+    java: str
+    options: tuple[str, ...]
+    class_path: str
+    file: Path
+
+    def start_options(self, class_list: Path) -> list[str]:
+        """Return the options to start a server with: use the file, or write down in ``class_list`` what is loaded."""
+        if _is_usable(self.file):
+            # It says when it was used last.
+            with suppress(OSError):
+                os.utime(self.file)
+            return [f"-XX:SharedArchiveFile={self.file}"]
+        return [] if self._failed.exists() else [f"-XX:DumpLoadedClassList={class_list}"]
+
+    def make_in_background(self, class_list: Path, environment: Mapping[str, str]) -> None:
+        """Make the file from what a server has loaded so far, if that is written down, and return at once.
+
+        Args:
+            class_list: as it was given to ``start_options``.
+            environment: of the server, whose process this one becomes.
+        """
+        if not class_list.exists():
+            return
+        arguments = [str(self.file), self.java, self.class_path, str(class_list), *self.options]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "marsmith.class_sharing", *arguments],
+            cwd=class_list.parent,
+            env={**environment, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        server_process.remember_child(process)
+
+    def make(self, class_list: Path) -> bool:
+        """Make the file from what a server has loaded, and return whether it is there; another may be making it.
+
+        Raises:
+            OSError: the folder cannot be written, or the list is gone with its server.
+        """
+        classes = class_list.read_bytes()
+        folder = self.file.parent
+        with (folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            _clear(folder)
+            if self.file.exists():
+                return True
+            partial, whole_lines = self.file.with_suffix(".partial"), self.file.with_suffix(".classes")
+            # The server goes on writing: the last line may be half one.
+            whole_lines.write_bytes(classes[: classes.rfind(b"\n") + 1])
+            command = [self.java, *self.options, "-Xshare:dump", f"-XX:SharedClassListFile={whole_lines}"]
+            command += [f"-XX:SharedArchiveFile={partial}", "-cp", self.class_path]
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
+            )
+            whole_lines.unlink()
+            if done.returncode == 0 and partial.exists():
+                partial.chmod(0o600)
+                partial.replace(self.file)
+                return True
+            # Not tried again with every start.
+            self._failed.write_text(done.stdout + done.stderr)
+            return False
+
+    @property
+    def _failed(self) -> Path:
+        return self.file.with_suffix(".failed")
+
+
+def class_sharing(java: Path, class_path: Sequence[str], java_options: Sequence[str]) -> ClassSharing | None:
+    """Return where the file of this Java lies; None where there should be none, or no place for it.
+
+    Args:
+        java: its executable.
+        class_path: entries of ``-cp``; ``folder/*`` stands for the folder's jars.
+        java_options: what stands in ``vmargs``.
+    """
+    if any(
+        option.startswith(_REPLACES_CLASSES) or any(word in option for word in _OWN_PLANS) for option in java_options
+    ):
+        return None
+    folder = _folder()
+    if folder is None:
+        return None
+    options = tuple(option for option in java_options if option.startswith(("-X", "--")))
+    try:
+        parts = [*options, *class_path, *(_identity(file) for file in [java.resolve(), *_files(class_path)])]
+    except OSError:
+        return None
+    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return ClassSharing(str(java), options, os.pathsep.join(class_path), folder / f"torchserve-{digest}.jsa")
+
+
+def _folder() -> Path | None:
+    """Return the folder of such files, this user's alone: who can write there decides what the server does."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "marsmith" / "java"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except (OSError, RuntimeError):
+        return None
+    own = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
+    return folder if own and cache.is_absolute() and os.access(folder, os.W_OK) else None
+
+
+def _is_usable(file: Path) -> bool:
+    """Whether the file is there, and nobody else could have written it."""
+    try:
+        status = file.lstat()
+    except OSError:
+        return False
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022 and file.is_file() and not file.is_symlink()
+
+
+def _files(class_path: Sequence[str]) -> list[Path]:
+    found = []
+    for entry in class_path:
+        folder, star = (Path(entry[:-1]), True) if entry.endswith("*") else (Path(entry), False)
+        found += sorted(folder.glob("*.jar")) if star else [folder]
+    return found
+
+
+def _identity(file: Path) -> str:
+    status = file.stat()
+    return f"{file} {status.st_size} {status.st_mtime_ns}"
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a process that was ended has left, and what nobody uses any more."""
+    for file in folder.glob("torchserve-*"):
+        if file.suffix in {".partial", ".classes"} or time.time() - file.stat().st_mtime > _KEPT_S:
+            file.unlink(missing_ok=True)
+
+
+def _main() -> None:
+    file, java, class_path, class_list, *options = sys.argv[1:]
+    os.nice(_LOWEST_PRIORITY)
+    ClassSharing(java, tuple(options), class_path, Path(file)).make(Path(class_list))
+
+
+if __name__ == "__main__":
+    _main()
