@@ -16,7 +16,7 @@ from marsmith.torchscript_file import normalise, sorted_constants
 
 torch = pytest.importorskip("torch")
 
-# argv: how, target. Line numbers and names in the file show up in the debug records of the export.
+# argv: what file names begin with. Line numbers and names in the file show up in the debug records of the export.
 EXPORT = """
 import sys, warnings
 warnings.simplefilter("ignore")
@@ -35,27 +35,35 @@ class Net(torch.nn.Module):
 
 torch.manual_seed(0)
 net = Net().eval()
-how, target = sys.argv[1:]
-made = torch.jit.script(net) if "script" in how else torch.jit.trace(net, torch.zeros(2, 3, 16, 16))
-torch.jit.save(torch.jit.freeze(made) if "frozen" in how else made, target)
+for how in ("trace", "script", "frozen trace"):
+    made = torch.jit.script(net) if "script" in how else torch.jit.trace(net, torch.zeros(2, 3, 16, 16))
+    torch.jit.save(torch.jit.freeze(made) if "frozen" in how else made, f"{sys.argv[1]} {how}.pt")
 """
 
 
-@pytest.fixture(scope="module", params=["trace", "script", "frozen trace"])
-def exports(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """One model exported by two processes: other folders, file names, scripts and hash seeds."""
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One model exported by two processes: other folders, scripts and hash seeds."""
     made = []
     for number, place in enumerate(("a/export.py", "b/deeper/other_script.py")):
         script = tmp_path_factory.mktemp("export") / place
         script.parent.mkdir(parents=True)
         script.write_text("\n" * number + EXPORT)
-        target = script.parent / f"weights{number}.pt"
         environment = {**os.environ, "PYTHONHASHSEED": str(number + 1)}
         subprocess.run(
-            [sys.executable, script.name, request.param, str(target)], cwd=script.parent, check=True, env=environment
+            [sys.executable, script.name, str(script.parent / str(number))],
+            cwd=script.parent,
+            check=True,
+            env=environment,
         )
-        made.append(target)
+        made.append(script.parent)
     return made[0], made[1]
+
+
+@pytest.fixture(params=["trace", "script", "frozen trace"])
+def exports(request: pytest.FixtureRequest, folders: tuple[Path, Path]) -> tuple[Path, Path]:
+    """The model exported in one way by both, into files of other names."""
+    return folders[0] / f"0 {request.param}.pt", folders[1] / f"1 {request.param}.pt"
 
 
 def test_two_exports_of_one_model_become_the_same_bytes(exports: tuple[Path, Path], tmp_path: Path) -> None:
