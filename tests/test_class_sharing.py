@@ -66,6 +66,12 @@ def test_without_a_place_that_is_ours_there_is_no_file(
     (tmp_path / "elsewhere").mkdir()
     cache.symlink_to(tmp_path / "elsewhere")
     assert sharing_of(jar) is None
+    cache.unlink()
+    assert sharing_of(jar) is not None
+    for folder in (cache, cache.parent):
+        folder.chmod(0o770)
+        assert sharing_of(jar) is None
+        folder.chmod(0o700)
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.chdir(tmp_path)
     assert sharing_of(jar) is None
@@ -76,7 +82,7 @@ def test_without_a_place_that_is_ours_there_is_no_file(
 def test_the_folder_is_private_and_a_file_that_others_may_write_is_not_used(jar: Path, cache: Path) -> None:
     sharing = sharing_of(jar)
     assert sharing is not None
-    assert cache.stat().st_mode & 0o777 == 0o700
+    assert [folder.stat().st_mode & 0o777 for folder in (cache, cache.parent)] == [0o700, 0o700]
     wanted = ["-XX:DumpLoadedClassList=list"]
     assert sharing.start_options(Path("list")) == wanted
     sharing.file.write_bytes(b"classes")
@@ -88,7 +94,7 @@ def test_the_folder_is_private_and_a_file_that_others_may_write_is_not_used(jar:
     assert sharing.file.stat().st_mtime > 1
 
 
-def test_what_java_refuses_is_tried_once(jar: Path, tmp_path: Path) -> None:
+def test_what_java_refuses_is_tried_once_a_day(jar: Path, tmp_path: Path) -> None:
     sharing = sharing_of(jar, "-XX:NoSuchOption")
     assert sharing is not None
     (tmp_path / "list").write_text("java/lang/Object id: 0\n")
@@ -97,6 +103,8 @@ def test_what_java_refuses_is_tried_once(jar: Path, tmp_path: Path) -> None:
     assert "NoSuchOption" in sharing.file.with_suffix(".failed").read_text()
     assert not list(sharing.file.parent.glob("*.partial"))
     assert not list(sharing.file.parent.glob("*.classes"))
+    os.utime(sharing.file.with_suffix(".failed"), (1, 1))
+    assert sharing.start_options(tmp_path / "list") == [f"-XX:DumpLoadedClassList={tmp_path / 'list'}"]
 
 
 def test_files_of_a_java_that_is_gone_are_removed(jar: Path, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -28,6 +30,8 @@ _LOWEST_PRIORITY = 19
 _TIMEOUT_S = 300
 # A file that no server has used for so long belongs to a Java or a TorchServe that is gone.
 _KEPT_S = 90 * 24 * 3600.0
+# A full disk may have room again by then.
+_TRIED_AGAIN_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class ClassSharing:
             with suppress(OSError):
                 os.utime(self.file)
             return [f"-XX:SharedArchiveFile={self.file}"]
-        return [] if self._failed.exists() else [f"-XX:DumpLoadedClassList={class_list}"]
+        return [] if _age_s(self._failed) < _TRIED_AGAIN_S else [f"-XX:DumpLoadedClassList={class_list}"]
 
     def make_in_background(self, class_list: Path, environment: Mapping[str, str]) -> None:
         """Make the file from what a server has loaded so far, if that is written down, and return at once.
@@ -93,21 +97,28 @@ class ClassSharing:
             if self.file.exists():
                 return True
             partial, whole_lines = self.file.with_suffix(".partial"), self.file.with_suffix(".classes")
-            # The server goes on writing: the last line may be half one.
-            whole_lines.write_bytes(classes[: classes.rfind(b"\n") + 1])
-            command = [self.java, *self.options, "-Xshare:dump", f"-XX:SharedClassListFile={whole_lines}"]
-            command += [f"-XX:SharedArchiveFile={partial}", "-cp", self.class_path]
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
-            )
-            whole_lines.unlink()
-            if done.returncode == 0 and partial.exists():
-                partial.chmod(0o600)
-                partial.replace(self.file)
-                return True
-            # Not tried again with every start.
+            try:
+                # The server goes on writing: the last line may be half one.
+                whole_lines.write_bytes(classes[: classes.rfind(b"\n") + 1])
+                return self._dump(whole_lines, partial)
+            finally:
+                whole_lines.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
+
+    def _dump(self, class_list: Path, partial: Path) -> bool:
+        command = [self.java, *self.options, "-Xshare:dump", f"-XX:SharedClassListFile={class_list}"]
+        command += [f"-XX:SharedArchiveFile={partial}", "-cp", self.class_path]
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
+        )
+        if done.returncode == 0 and partial.exists():
+            partial.chmod(0o600)
+            partial.replace(self.file)
+            return True
+        # One that was ended with its server, by whatever signal, says nothing about the next one.
+        if 0 < done.returncode < 128:
             self._failed.write_text(done.stdout + done.stderr)
-            return False
+        return False
 
     @property
     def _failed(self) -> Path:
@@ -143,21 +154,33 @@ def _folder() -> Path | None:
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "marsmith" / "java"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
+        for each in (folder.parent, folder):
+            each.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not _is_ours(each.lstat()):
+                return None
     except (OSError, RuntimeError):
         return None
-    own = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
-    return folder if own and cache.is_absolute() and os.access(folder, os.W_OK) else None
+    return folder if cache.is_absolute() and folder.is_dir() and os.access(folder, os.W_OK) else None
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether nobody else could have written to it, or put it there."""
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode)
 
 
 def _is_usable(file: Path) -> bool:
-    """Whether the file is there, and nobody else could have written it."""
     try:
         status = file.lstat()
     except OSError:
         return False
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022 and file.is_file() and not file.is_symlink()
+    return _is_ours(status) and stat.S_ISREG(status.st_mode)
+
+
+def _age_s(file: Path) -> float:
+    try:
+        return time.time() - file.stat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def _files(class_path: Sequence[str]) -> list[Path]:
@@ -176,7 +199,7 @@ def _identity(file: Path) -> str:
 def _clear(folder: Path) -> None:
     """Remove what a process that was ended has left, and what nobody uses any more."""
     for file in folder.glob("torchserve-*"):
-        if file.suffix in {".partial", ".classes"} or time.time() - file.stat().st_mtime > _KEPT_S:
+        if file.suffix in {".partial", ".classes"} or _age_s(file) > _KEPT_S:
             file.unlink(missing_ok=True)
 
 
