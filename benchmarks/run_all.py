@@ -25,9 +25,11 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 COMMANDS = {
     "ready": ("ready.py", ["--rounds", "3"], ["--rounds", "2"]),
     "serving": ("serving.py", ["--rounds", "2", "--seconds", "5"], ["--rounds", "1", "--seconds", "2"]),
+    "judged": ("judged.py", ["--seconds", "10"], ["--seconds", "4"]),
     "service_level": ("service_level.py", ["--minutes", "10", "--seconds", "5"], ["--minutes", "1", "--seconds", "3"]),
     "frontend": ("frontend.py", ["--rounds", "1", "--seconds", "8"], ["--rounds", "1", "--seconds", "5"]),
     "peers": ("peers.py", ["--rounds", "2", "--seconds", "3"], ["--rounds", "1", "--seconds", "2"]),
+    "stages": ("stages.py", ["--rounds", "3", "--seconds", "5"], ["--rounds", "1", "--seconds", "3"]),
     "tuner": ("tuner.py", [], ["--quick"]),
     "optimize": ("optimize.py", ["--seconds", "5"], ["--quick", "--seconds", "2", "--rounds", "1"]),
 }

@@ -10,9 +10,6 @@ fitted to a few photos as benchmarks/export.py does it (torchvision's hub is not
 - ``marsmith, float32``: the same model in TorchScript float32, run by torch;
 - ``stock``: torch-model-archiver, image_classifier, TorchServe's defaults (one worker a core, each with all cores), and
   with one worker, which is what helps it most; the same weights;
-- MLPerf's load generator on our archive, with several batch sizes, because small ones keep the 99th percentile down and
-  large ones the throughput up: offline, and the largest rate of its server scenario within the p99 limit; beside it
-  ``bound``, the largest rate by the queue of ``marsmith tune`` where a request costs decode and model alone;
 - gRPC beside HTTP at 8 clients.
 
 Servers and limits take turns, in a new order each round; figures are medians over the rounds, ratios are of medians.
@@ -26,16 +23,14 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import forms
-import loadgen
 from contenders import Contender, jpeg_inputs, marsmith_server, stock_archive, stock_server
 from in_process import images_per_second
 from machine import machine_line, machine_record
@@ -45,32 +40,25 @@ from marsmith.bench import Load, Target, grpc_target, http_target, run_load
 from marsmith.load.http_lane import HttpTarget
 from marsmith.load.measurement import Measurement
 from marsmith.scratch_server import scratch_server
-from marsmith.tuning.batch_queue import predicted_rate
-from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import Placement, Setup
 from photos import photos
 from processor_time import with_processor_time
 from stock_torchscript import write_stock_torchscript
+from subjects import SUBJECTS, fast_archive, weights_of
 
 Costs = dict[str, float]
 CLIENTS = (1, 8, 32)
-P99_MS = 50.0
 # Of full load before anything counts: so long the JVM still compiles what it runs most.
 WARM_S = 8.0
-# Of each run of LoadGen at least: one pause of the machine must not decide about the 99th percentile.
-JUDGED_S = 10.0
-FITTED = "fitted"
-JUDGED_BATCHES = (2, 3, 8)
 # Workers x threads of each.
 SHARES = ((1, 2), (2, 1))
 SETUPS = tuple(Setup(Placement(0, workers, threads), 8, 1) for workers, threads in SHARES)
 TARGETS = {
     "limit": "at 32 clients / limit in process",
-    "server": "LoadGen server / offline at p99 <= 50 ms",
     "stock": "auto / stock defaults at 32 clients",
     "stock float32": "float32 / stock defaults at 32 clients",
 }
-GOALS = {"limit": 0.93, "server": 0.80, "stock": 5.0, "stock float32": 1.5}
+GOALS = {"limit": 0.93, "stock": 5.0, "stock float32": 1.5}
 
 
 @dataclass
@@ -103,16 +91,12 @@ def costed(target: HttpTarget, load: Load) -> tuple[Measurement, Costs]:
     return measured, {part: seconds * 1000 / max(1, measured.requests) for part, seconds in used.items()}
 
 
-def contenders(model: str, weights: str, fast: dict[str, str], folder: Path, bodies: Sequence[bytes]) -> dict[str, Any]:
+def contenders(model: str, folder: Path, bodies: Sequence[bytes]) -> dict[str, Any]:
     """Build every archive; return the contenders and the path of the fast archive."""
     project = forms.scratch_project(folder)
-    if weights == FITTED:
-        weights = str(folder / "fitted.pth")
-        recipe = forms.REPOSITORY / "export" / f"{model}.py"
-        fit = [sys.executable, str(forms.REPOSITORY / "benchmarks" / "export.py"), "fit", str(recipe), weights]
-        subprocess.run(fit, check=True)
+    weights = weights_of(model, folder)
+    auto = fast_archive(project, model, weights)
     chosen = weights if weights != "recipe" else None
-    auto = forms.build(project, model, weights=chosen, **fast)
     plain = forms.build(project, model, weights=chosen, precision="float32", engine="torch", format="torchscript")
     stock = folder / "stock"
     stock.mkdir()
@@ -165,41 +149,6 @@ def _shape(workers: int, threads: int) -> str:
     return f"{workers} x {threads} threads"
 
 
-def judged(
-    project: Any, archive: Path, bodies: Sequence[bytes], placement: Placement, seconds: float
-) -> dict[str, Any]:
-    """Let MLPerf's load generator judge set-ups of a placement, over HTTP; each scenario has the one that suits it."""
-    tried: list[dict[str, Any]] = []
-    for size in JUDGED_BATCHES:
-        print(f"LoadGen: batch {size}", file=sys.stderr, flush=True)
-        with marsmith_server(project, archive, bodies, Setup(placement, size, 1))() as target:
-            run_load(target, Load(clients=32, seconds=WARM_S, warm_up_s=0.0))
-            offline = loadgen.offline(target, seconds=seconds, expected_qps=250)
-            start = 0.65 * offline.samples_per_second
-            rate, runs = loadgen.largest_server_rate(target, start=start, seconds=seconds, p99_ms=P99_MS, steps=5)
-            _, spent = costed(target, Load(rps=rate or start / 2, seconds=seconds, warm_up_s=0.0))
-        found = {"offline": offline.samples_per_second, "server": rate, "runs": [asdict(run) for run in runs]}
-        tried.append({"batchSize": size, **found, "spentMs": spent})
-    best = {scenario: max(each[scenario] for each in tried) for scenario in ("offline", "server")}
-    bound = _bound(archive, bodies, placement, seconds / 2)
-    return {**best, "ratio": best["server"] / best["offline"], "bound": bound, "tried": tried}
-
-
-def _bound(archive: Path, bodies: Sequence[bytes], placement: Placement, seconds: float) -> float:
-    """Return the rate that holds the limit where a batch takes what it takes in process, per second."""
-
-    def batch_s(size: int) -> float:
-        shape = {"workers": placement.workers, "threads": placement.threads, "batch_size": size}
-        return size * placement.workers / images_per_second(archive, bodies, seconds=seconds, **shape)
-
-    service = ServiceTime({size: batch_s(size) for size in (1, *JUDGED_BATCHES)})
-    p99_s = P99_MS / 1000
-    return max(
-        predicted_rate(service, workers=placement.workers, batch_size=size, max_batch_delay_s=0.0, p99_s=p99_s)
-        for size in service.seconds
-    )
-
-
 def over_grpc(project: Any, archive: Path, bodies: Sequence[bytes], rounds: int, seconds: float) -> dict[str, float]:
     """Measure HTTP and gRPC in turns on one server, 8 clients; answers per second."""
     rates: dict[str, list[float]] = {"http": [], "grpc": []}
@@ -217,35 +166,30 @@ def over_grpc(project: Any, archive: Path, bodies: Sequence[bytes], rounds: int,
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def measure(model: str, weights: str, fast: dict[str, str], args: argparse.Namespace) -> dict[str, Any]:
+def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure one model in every way."""
     bodies = photos(8)
     order = random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="marsmith-bench-") as folder:
-        made = contenders(model, weights, fast, Path(folder), bodies)
+        made = contenders(model, Path(folder), bodies)
 
         def in_process(workers: int, threads: int) -> float:
             return images_per_second(made["archive"], bodies, workers=workers, threads=threads, seconds=args.seconds)
 
         columns, limit = take_turns(made["contenders"], in_process, args.rounds, args.seconds, order)
-        ours = [name for name in columns if name.startswith("marsmith")]
-        best = max(ours, key=lambda name: columns[name][32].rate)
-        setup = next(setup for setup in SETUPS if best.endswith(str(setup)))
-        loads = judged(made["project"], made["archive"], bodies, setup.placement, max(args.seconds, JUDGED_S))
         grpc = over_grpc(made["project"], made["archive"], bodies, args.rounds, args.seconds)
-    ratios = _ratios(columns, max(limit.values()), loads)
+    ratios = _ratios(columns, max(limit.values()))
     servers = {name: {str(c): _record(column) for c, column in row.items()} for name, row in columns.items()}
-    return {"model": model, "limit": limit, "servers": servers, "loadgen": loads, "grpc": grpc, "ratios": ratios}
+    return {"model": model, "limit": limit, "servers": servers, "grpc": grpc, "ratios": ratios}
 
 
-def _ratios(columns: dict[str, dict[int, Column]], limit: float, loads: dict[str, Any]) -> dict[str, float]:
+def _ratios(columns: dict[str, dict[int, Column]], limit: float) -> dict[str, float]:
     def best(prefix: str, clients: int) -> float:
         return max(row[clients].rate for name, row in columns.items() if name.startswith(prefix))
 
     stock = columns["stock, its defaults"]
     return {
         "limit": best("marsmith", 32) / limit,
-        "server": loads["ratio"],
         "stock": best("marsmith", 32) / stock[32].rate,
         "stock float32": best("float32", 32) / stock[32].rate,
         "stock, 1 worker": best("marsmith", 32) / columns["stock, 1 worker"][32].rate,
@@ -274,21 +218,10 @@ def show(result: dict[str, Any]) -> None:
         print(f"{name:<48}{cells}")
     for name, rate in result["limit"].items():
         print(f"{'limit, ' + name:<48}{'':>42}{rate:>12.1f}")
-    loads = result["loadgen"]
-    print(
-        f"LoadGen: offline {loads['offline']:.1f}, server {loads['server']:.1f} at p99 <= {P99_MS:g} ms; with decode"
-        f" and model alone the queue would hold {loads['bound']:.1f}"
-    )
     print(f"8 clients: HTTP {result['grpc']['http']:.1f}, gRPC {result['grpc']['grpc']:.1f} answers/s")
     for name, ratio in result["ratios"].items():
         goal = f", target {GOALS[name]:g}: {'met' if ratio >= GOALS[name] else 'NOT met'}" if name in GOALS else ""
         print(f"{TARGETS.get(name, name):<48}{ratio:>8.2f}{goal}")
-
-
-SUBJECTS = {
-    "efficientnet_lite0": ("recipe", {}),
-    "resnet18": (FITTED, {"precision": "int8", "format": "auto", "engine": "auto"}),
-}
 
 
 def main() -> None:
@@ -302,7 +235,7 @@ def main() -> None:
     args = parser.parse_args()
     machine = machine_record()
     print(machine_line(machine))
-    results = [measure(model, *SUBJECTS[model], args) for model in args.model or SUBJECTS]
+    results = [measure(model, args) for model in args.model or SUBJECTS]
     for result in results:
         show(result)
     if args.json:

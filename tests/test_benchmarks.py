@@ -273,6 +273,18 @@ def test_the_rate_at_the_limit_lies_on_the_line_through_what_was_measured() -> N
     assert rate_at({80: 45.0, 100: 44.0}, 50.0) > 100
 
 
+def test_what_is_neither_model_nor_frontend_is_told_as_idle() -> None:
+    from stages import STAGES, tables
+
+    figures = {"answers/s": 90.0, "mean": 11.0, **dict.fromkeys(STAGES, 1.0), "cores busy": 1.5, "in process": 120.0}
+    _, table, said = tables({1: figures}, cores=2)
+    assert table.splitlines()[2].startswith("| 1, 1 x 2 threads, batch 1, delay 1 ms | 90 | 11.0 | 1.0 |")
+    assert said == (
+        "- 1 client: 0.75 of what decode and model reach in process. Of 11.0 ms TorchServe's frontend and HTTP take"
+        " 2.0, waiting in the queue 1.0; 0.50 of the 2 cores have nothing to do meanwhile.\n"
+    )
+
+
 # The page -------------------------------------------------------------------------------------------------------------
 
 
