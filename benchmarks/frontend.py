@@ -15,8 +15,6 @@ answers per second, and the processor time of the frontend and of all workers, i
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import statistics
@@ -27,8 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import forms
+import text_result
 from contenders import marsmith_server
-from machine import machine_line, machine_record
 from marsmith.bench import Load, run_load
 from marsmith.load.http_lane import HttpTarget
 from marsmith.tuning.setup import Placement, Setup
@@ -105,22 +103,5 @@ def tables(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     return [f"{load} of the JVM and of all workers together.\n", "\n".join(lines) + "\n"]
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args()
-    machine = machine_record()
-    print(machine_line(machine))
-    found = measure(args.rounds, args.seconds, args.seed)
-    shown = tables(found)
-    print("\n".join(shown))
-    if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "found": found, "tables": shown}, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    text_result.run(__doc__, seconds=10.0, measure=measure, tables=tables)

@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import forms
 from machine import machine_line, machine_record
@@ -86,15 +87,8 @@ def serving_s(archive: Path) -> float:
 
 def first_serving_s(archive: Path) -> float:
     """Return how long a server takes that finds no file of classes, nor a place for one, in seconds."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = os.devnull
-    try:
+    with mock.patch.dict(os.environ, XDG_CACHE_HOME=os.devnull):
         return serving_s(archive)
-    finally:
-        if before is None:
-            del os.environ["XDG_CACHE_HOME"]
-        else:
-            os.environ["XDG_CACHE_HOME"] = before
 
 
 def main() -> None:

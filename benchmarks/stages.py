@@ -10,8 +10,6 @@ process with the same set-up, which no server around the same code can exceed. R
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import statistics
@@ -21,9 +19,9 @@ import time
 from pathlib import Path
 
 import forms
+import text_result
 from contenders import jpeg_inputs
 from in_process import images_per_second
-from machine import machine_line, machine_record
 from marsmith import run_state
 from marsmith.archive import Archive
 from marsmith.bench import Load, http_target, run_load
@@ -119,22 +117,5 @@ def tables(found: dict[int, Figures], cores: int) -> list[str]:
     return [f"{intro}\n", "\n".join(lines) + "\n", "\n".join(said) + "\n"]
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args()
-    machine = machine_record()
-    print(machine_line(machine))
-    found = measure(args.rounds, args.seconds, args.seed)
-    shown = tables(found, os.cpu_count() or 1)
-    print("\n".join(shown))
-    if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "found": found, "tables": shown}, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    text_result.run(__doc__, seconds=5.0, measure=measure, tables=lambda found: tables(found, os.cpu_count() or 1))

@@ -62,6 +62,8 @@ class ClassSharing:
     def make_in_background(self, class_list: Path, environment: Mapping[str, str]) -> None:
         """Make the file from what a server has loaded so far, if that is written down, and return at once.
 
+        A server that runs is not given up because this cannot be done.
+
         Args:
             class_list: as it was given to ``start_options``.
             environment: of the server, whose process this one becomes.
@@ -69,16 +71,17 @@ class ClassSharing:
         if not class_list.exists():
             return
         arguments = [str(self.file), self.java, self.class_path, str(class_list), *self.options]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "marsmith.class_sharing", *arguments],
-            cwd=class_list.parent,
-            env={**environment, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        server_process.remember_child(process)
+        with suppress(OSError):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "marsmith.class_sharing", *arguments],
+                cwd=class_list.parent,
+                env={**environment, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            server_process.remember_child(process)
 
     def make(self, class_list: Path) -> bool:
         """Make the file from what a server has loaded, and return whether it is there; another may be making it.
@@ -113,6 +116,9 @@ class ClassSharing:
         )
         if done.returncode == 0 and partial.exists():
             partial.chmod(0o600)
+            # After a loss of power it is whole or not there: Java would do without a damaged one for ever.
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
             partial.replace(self.file)
             return True
         # One that was ended with its server, by whatever signal, says nothing about the next one.
