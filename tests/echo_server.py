@@ -20,7 +20,7 @@ PROPERTIES = {
 }
 
 HANDLER = """
-import json, time
+import json, os, time
 from ts.protocol.otf_message_handler import send_intermediate_predict_response
 
 class Echo:
@@ -34,6 +34,12 @@ class Echo:
         command = body if isinstance(body, dict) else {}
         if not command and bytes(body).startswith(b"{"):
             command = json.loads(bytes(body))
+        if "tell" in command:
+            with open(command["tell"] + ".new", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename(file.name, command["tell"])
+        while not os.path.exists(command.get("until", "/")):
+            time.sleep(0.01)
         time.sleep(command.get("sleep", 0))
         if "raise" in command:
             raise RuntimeError(command["raise"])
@@ -47,7 +53,7 @@ class Echo:
         header = context.get_request_header(index, "X-Echo")
         return {"version": self.version, "bytes": len(body), "header": header}
 """
-CONFIG = "minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\nmaxBatchDelay: 1\nresponseTimeout: 20\nstartupTimeout: 60\n"
+CONFIG = "minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\nmaxBatchDelay: 1\nresponseTimeout: 20\nstartupTimeout: 240\n"
 
 
 def write_archive(store: Path, name: str, version: str, *, handler: str = HANDLER, config: str | None = CONFIG) -> Path:

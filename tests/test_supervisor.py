@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -235,7 +237,7 @@ def test_a_json_log_goes_with_the_foreground_only(
 @pytest.mark.parametrize("abstract", [False, True])
 def test_the_service_manager_hears_in_its_protocol(tmp_path: Path, abstract: bool) -> None:
     address = f"@marsmith-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
-    environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid()), "KEPT": "1"}
+    environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid()), "KEPT": "1"}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(address.replace("@", "\0"))
         receiver.settimeout(5)
@@ -258,11 +260,11 @@ def test_without_a_service_manager_nothing_is_sent_and_a_deaf_one_does_no_harm(t
 def test_the_orphans_of_a_first_process_are_reaped() -> None:
     # As the first process of a container is: what others leave behind becomes its child.
     program = """
-import ctypes, os, subprocess, sys, time
+import ctypes, os, subprocess, sys
 from marsmith import server_process
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 subprocess.run(["sh", "-c", "sleep 0.1 & echo $!"], check=True)
-time.sleep(0.5)
+os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
 server_process.reap_orphans()
 try:
     os.waitpid(-1, os.WNOHANG)
@@ -305,3 +307,28 @@ def test_a_process_that_does_not_listen_is_ended_by_force() -> None:
         process.stdout.readline()
         server_process.end_one(process.pid, psutil.Process(process.pid).create_time(), 0.2)
         assert process.wait(5) == -9
+
+
+def test_a_dead_process_is_waited_for_while_threads_of_it_hold_its_port() -> None:
+    # What the kernel does to a process that is killed, in slow motion: its first thread goes before the others.
+    program = """
+import ctypes, platform, socket, sys, threading
+server = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=sys.stdin.read).start()
+print(server.getsockname()[1], flush=True)
+ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)
+"""
+    import psutil
+
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        address = ("127.0.0.1", int(process.stdout.readline()))
+        created = psutil.Process(process.pid).create_time()
+        while server_process.frontend(process.pid, created) is not None:
+            time.sleep(0.01)
+        socket.create_connection(address).close()
+        threading.Timer(0.3, process.stdin.close).start()
+        server_process.wait_for_threads(process.pid, created, 60)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)

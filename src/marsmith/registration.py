@@ -8,6 +8,7 @@ from pathlib import Path
 
 from marsmith.client import Client, VersionStatus
 from marsmith.errors import (
+    ClientError,
     MarsmithError,
     NotFoundError,
     NoWorkerError,
@@ -16,7 +17,7 @@ from marsmith.errors import (
     UsageError,
     WorkerDiedError,
 )
-from marsmith.handler_traceback import summary
+from marsmith.handler_traceback import is_cut_off, summary
 from marsmith.names import did_you_mean
 from marsmith.server_log import WorkerDeath, first_death, parse_log
 from marsmith.settings import Project
@@ -66,6 +67,21 @@ class ArchiveRegistration:
             WorkerDiedError: no worker could load it; carries the traceback.
             ClientError: the server refused it.
         """
+        try:
+            return self._register(initial_workers)
+        except WorkerDiedError as error:
+            if error.traceback and not is_cut_off(error.traceback):
+                raise
+            died = error
+        # The frontend loses what a worker prints last if it does not read it in time; a second one prints it again.
+        try:
+            return self._register(initial_workers)
+        except WorkerDiedError:
+            raise
+        except ClientError:
+            raise died from None
+
+    def _register(self, initial_workers: int | None) -> VersionStatus:
         from marsmith.archive import Archive
 
         manifest = Archive.open(self.archive).manifest

@@ -182,6 +182,8 @@ def _clear(project: Project) -> None:
             f"a supervisor (pid {supervisor.pid}) is starting the server of {project.root}: {supervisor.doing}",
             tip=tip,
         )
+    if state is not None:
+        server_process.wait_for_threads(state.pid, state.created, STOP_TIMEOUT_S)
     clear_away(project)
 
 

@@ -52,13 +52,13 @@ def end(run_folder: Path, timeout_s: float) -> list[int]:
     if timeout_s > 0:
         _terminate(_roots(processes_of(run_folder)), timeout_s)
         _terminate(processes_of(run_folder), _GRACE_FOR_WORKERS_S)
-    forced: list[int] = []
-    while remaining := processes_of(run_folder):
+    forced: dict[int, psutil.Process] = {}
+    while (remaining := processes_of(run_folder)) or any(map(_is_ending, forced.values())):
         for process in remaining:
             _send(process, kill=True)
-        forced += [process.pid for process in remaining if process.pid not in forced]
+            forced[process.pid] = process
         time.sleep(_LOOK_S)
-    return forced
+    return list(forced)
 
 
 def end_one(pid: int, created: float, timeout_s: float) -> None:
@@ -73,6 +73,16 @@ def end_one(pid: int, created: float, timeout_s: float) -> None:
         if time.monotonic() > late:
             _send(process, kill=True)
         time.sleep(_LOOK_S)
+
+
+def wait_for_threads(pid: int, created: float, timeout_s: float) -> None:
+    """Wait until the process that was started as ``pid`` at ``created``, and is dead, has let go of its ports."""
+    late = time.monotonic() + timeout_s
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - created) <= _CREATION_TOLERANCE_S
+        while same and _is_ending(process) and time.monotonic() < late:
+            time.sleep(_LOOK_S)
 
 
 def remember_child(process: subprocess.Popen[bytes]) -> None:
@@ -113,6 +123,14 @@ def _belongs(process: psutil.Process, run_folder: str) -> bool:
 def _is_alive(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _is_ending(process: psutil.Process) -> bool:
+    """Tell whether it is a zombie some of whose threads go on: as long as they do, it holds its ports."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() > 1
     except psutil.Error:
         return False
 

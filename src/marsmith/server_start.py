@@ -25,7 +25,7 @@ CONSOLE_LOG = "console.log"
 _POLL_S = 0.2
 # Enough for a busy machine, and short for somebody who waits for the reason.
 _EQUAL_LOOKS = 5
-_LAST_WORDS_TIMEOUT_S = 10.0
+_LAST_WORDS_TIMEOUT_S = 20.0
 _TAIL_LINES = 15
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,10 +97,27 @@ def record(project: Project) -> bool:
         # While it starts, what is not loaded yet looks like unregistered.
         if not state.ready or frontend(state.pid, state.created) is None:
             return False
-        with Client.for_project(project, deadline_s=_DEADLINE_S) as client:
-            return remember(project, registered_versions(client))
-    except MarsmithError:
+        with Client.for_project(project, deadline_s=_DEADLINE_S) as client, _lock(project):
+            return _keep(project, registered_versions(client))
+    except (MarsmithError, OSError):
         return False
+
+
+def look(project: Project, client: Client) -> tuple[VersionStatus, ...]:
+    """Return every version that is registered, and remember them where that can be done.
+
+    Nobody else saves meanwhile, so a look that began before a change is not saved after the one that shows it.
+
+    Raises:
+        ClientError: the server does not answer.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(_lock(project))
+        versions = registered_versions(client)
+        with suppress(OSError):
+            _keep(project, versions)
+    return versions
 
 
 def registered_versions(client: Client) -> tuple[VersionStatus, ...]:
@@ -124,22 +141,28 @@ def remember(
         configured: how the files alone run the versions, where that is news: after a start.
     """
     with suppress(OSError), _lock(project):
-        if (project.run / STOPPING).exists():
-            return False
-        before = load(project).state
-        config = started_with(project)
-        new = _configured_of_new(config, before, versions) if configured is None else configured
-        store = Path(config["model_store"])
-        after = next_state(before, versions, new, lambda archive: (store / archive.rpartition("/")[2]).exists())
-        if after != before:
-            save(project, after)
-        return True
+        return _keep(project, versions, configured)
     return False
 
 
 def forget(project: Project) -> None:
     """Remember nothing."""
     state_file(project).unlink(missing_ok=True)
+
+
+def _keep(
+    project: Project, versions: Sequence[VersionStatus], configured: Mapping[Version, Parameters] | None = None
+) -> bool:
+    if (project.run / STOPPING).exists():
+        return False
+    before = load(project).state
+    config = started_with(project)
+    new = _configured_of_new(config, before, versions) if configured is None else configured
+    store = Path(config["model_store"])
+    after = next_state(before, versions, new, lambda archive: (store / archive.rpartition("/")[2]).exists())
+    if after != before:
+        save(project, after)
+    return True
 
 
 def _configured_of_new(

@@ -94,11 +94,10 @@ class Supervisor:
         if time.monotonic() >= self._next_ask:
             began = time.monotonic()
             try:
-                versions = server_state.registered_versions(client)
+                versions = server_state.look(self.project, client)
             except MarsmithError:
                 versions = None
             if versions is not None:
-                server_state.remember(self.project, versions)
                 self._see_workers(versions)
             now = time.monotonic()
             self._next_ask = now + max(ASK_S, _ASK_SHARE * (now - began))

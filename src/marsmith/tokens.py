@@ -30,8 +30,8 @@ RENEWAL_DEADLINE_S = 10.0
 # TorchServe creates the file first and fills it later: a reader may meet it empty, on a busy machine for long.
 READ_ATTEMPTS = 60
 READ_PAUSE_S = 0.05
-# It changes a token first and writes the file then.
-REFUSAL_ATTEMPTS = 5
+# It changes a token first and writes the file then, on a busy machine a while later.
+REFUSAL_ATTEMPTS = 20
 
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?Z")
 Result = TypeVar("Result")

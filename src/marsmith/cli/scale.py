@@ -11,8 +11,16 @@ Without a version, the default version is scaled. Scaling down ends workers at o
 from __future__ import annotations
 
 import argparse
+import time
+from typing import TYPE_CHECKING
 
 from marsmith.cli.output import note
+
+if TYPE_CHECKING:
+    from marsmith.client import Client, VersionStatus
+
+_SETTLE_S = 5.0
+_POLL_S = 0.02
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +54,17 @@ def run(args: argparse.Namespace) -> None:
             drain(client, model, before.model_version, timeout_s=args.drain)
         note(f"scaling {name} from {len(before.workers)} to {args.workers} workers")
         client.scale(model, version=before.model_version, min_workers=args.workers, max_workers=args.max)
-        now = client.describe(model, before.model_version)[0]
+        now = _settled(client, model, before.model_version)
     server_state.record(project)
     print(f"{name} has {now.ready_workers}/{len(now.workers)} workers ready, at least {now.min_workers}, ", end="")
     print(f"at most {now.max_workers}")
+
+
+def _settled(client: Client, model: str, version: str) -> VersionStatus:
+    """Describe a version that was just scaled: TorchServe answers a moment before it calls the last worker ready."""
+    late = time.monotonic() + _SETTLE_S
+    while True:
+        now = client.describe(model, version)[0]
+        if now.ready_workers >= now.min_workers or time.monotonic() > late:
+            return now
+        time.sleep(_POLL_S)
