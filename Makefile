@@ -44,9 +44,9 @@ status: setup  ## 4. what the server runs
 stop: setup  ## 5. stop the server
 	@$(MARSMITH) stop
 
-# Three on two cores: while one test waits for a server, another one works.
+# Three on two cores: while one test waits for a server, another one works. In the order of tests/conftest.py.
 test: setup  ## all tests, with a real TorchServe
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # The peers come on top of .venv: the same torch, and nothing of requirements.txt changes.
 $(VENV)/.bench-installed: benchmarks/requirements.txt $(VENV)/.installed

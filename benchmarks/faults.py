@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        project = faulty_project(Path(folder))
+        project = faulty_project(Path(folder), ("one", "two", "frail"))
         with serving(project):
             found = list(rows(project, args.rounds))
     if args.json:

@@ -23,6 +23,19 @@ hypothesis.settings.load_profile("marsmith")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# Files that take most of a minute or more, the longest first: a file goes to one process, and whoever begins with a
+# long one when the others have nothing left to do works alone.
+LONGEST = (
+    *("deploy_live", "serve", "export", "client_live", "handler_check", "optimize", "runner_parity", "tuning"),
+    *("runner", "int8", "export_auto", "supervisor_live", "faults_live", "engines_live", "engines", "lint_live"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, each file as a whole."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 def copy_project(root: Path) -> Project:
     """Copy what a user would clone, as far as building needs it, into ``root``."""

@@ -91,6 +91,7 @@ class Reigns:
     """
 
     spans: list[tuple[str, float, float]] = field(default_factory=list)
+    _began_s: float = 0.0
 
     def note(self, version: str, from_s: float, to_s: float = float("inf")) -> None:
         """Note that ``version`` is made the default between these moments: the one before ends at the second."""
@@ -101,8 +102,12 @@ class Reigns:
 
     def heard(self, event: Event, now_s: float) -> None:
         """Listen to a deploy."""
-        if event.step.action == "switch" and event.state == "done":
-            self.note(event.step.version, now_s - event.seconds - 0.001, now_s)
+        if event.step.action != "switch":
+            return
+        if event.state == "begin":
+            self._began_s = now_s
+        else:
+            self.note(event.step.version, self._began_s, now_s)
 
     def had(self, version: str, from_s: float, to_s: float) -> bool:
         """Tell whether ``version`` was the default at some time between these moments."""

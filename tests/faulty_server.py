@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,8 @@ def handle(data, context):
         if "tell" in command:
             with open(command["tell"], "w") as file:
                 file.write(str(os.getpid()))
+        while not os.path.exists(command.get("until", "/")):
+            time.sleep(0.01)
         time.sleep(command.get("sleep", 0))
         replies.append(command)
     return replies
@@ -49,12 +51,17 @@ maxWorkers: {workers}
 batchSize: 1
 maxBatchDelay: 1
 responseTimeout: {timeout}
-startupTimeout: 60
+startupTimeout: 240
 maxRetryTimeoutInSec: 60
 jobQueueSize: {queue}
 """
 # Name -> workers, response timeout and length of the job queue.
-MODELS = {"one": (1, 20, 100), "two": (2, 20, 100), "frail": (1, RESPONSE_TIMEOUT_S, QUEUE_SIZE)}
+MODELS = {
+    "one": (1, 20, 100),
+    "two": (2, 20, 100),
+    "frail": (1, RESPONSE_TIMEOUT_S, QUEUE_SIZE),
+    "narrow": (1, 20, QUEUE_SIZE),
+}
 
 
 def faulty_project(folder: Path, models: tuple[str, ...] = tuple(MODELS)) -> Project:
@@ -141,8 +148,10 @@ def kill(pid: int) -> None:
     """End a process as `kill -9` does, and wait until it has ended."""
     process = psutil.Process(pid)
     process.kill()
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
+    # It may be gone between one question and the next.
+    with suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
 
 
 def until_full_capacity(client: Client, model: str, gone: int) -> float:

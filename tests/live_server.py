@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import shutil
 import socket
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from conftest import REPOSITORY
@@ -25,20 +28,34 @@ def handle(data, context):
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports on 127.0.0.1 that nothing used a moment ago, all different.
-
-    Test processes that run side by side choose from ranges of their own, below those that the kernel gives out itself.
-    """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 20
+    """Return ports on 127.0.0.1 that nothing used a moment ago, all different."""
     ports: list[int] = []
     with ExitStack() as held:
         while len(ports) < count:
-            port = random.randrange(12_000 + 1_000 * worker, 13_000 + 1_000 * worker)
+            port = random.choice(_own_ports())
             one = held.enter_context(socket.socket())
             with suppress(OSError):
                 one.bind(("127.0.0.1", port))
                 ports.append(port)
     return ports
+
+
+@cache
+def _own_ports() -> range:
+    """Return ports that no other test process chooses from while this one lives, nor the kernel.
+
+    Processes of another run count too: a server takes seconds until it has the ports that were chosen for it.
+    """
+    for first in range(12_000, 32_000, 1_000):
+        with suppress(OSError):
+            lock = os.open(Path(tempfile.gettempdir()) / f"marsmith-test-ports-{first}", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+            else:
+                return range(first, first + 1_000)
+    return range(12_000, 32_000)
 
 
 def free_addresses() -> dict[str, str]:
@@ -74,7 +91,7 @@ def make_project(root: Path, archives: Mapping[str, Path] | None = None, **prope
 
 
 @contextmanager
-def running(project: Project, *, timeout_s: float = 120.0) -> Iterator[RunState]:
+def running(project: Project, *, timeout_s: float = 280.0) -> Iterator[RunState]:
     """Serve the project's store, and end the server by force at the end: a kind end takes two seconds."""
     state = server.start(project, timeout_s=timeout_s)
     try:
@@ -110,7 +127,7 @@ def tiny_archive(
         "batchSize": 1,
         "maxBatchDelay": 1,
         "responseTimeout": 20,
-        "startupTimeout": 60,
+        "startupTimeout": 240,
         "maxRetryTimeoutInSec": 10,
     }
     with zipfile.ZipFile(path, "w") as archive:

@@ -87,7 +87,7 @@ def handle(data, context):
     return [do(what, fields, context, i) for i, (what, fields) in enumerate(zip(wishes, data))]
 """
 
-CONFIG = "minWorkers: 1\nmaxWorkers: 1\nbatchSize: 4\nmaxBatchDelay: 1\nresponseTimeout: 3\nstartupTimeout: 60\n"
+CONFIG = "minWorkers: 1\nmaxWorkers: 1\nbatchSize: 4\nmaxBatchDelay: 1\nresponseTimeout: 60\nstartupTimeout: 60\n"
 
 
 def make_archive(

@@ -22,7 +22,7 @@ from marsmith.run_state import RunState
 
 pytestmark = pytest.mark.live
 
-CONFIG = b"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\nmaxBatchDelay: 1\nresponseTimeout: 20\nstartupTimeout: 60\n"
+CONFIG = b"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\nmaxBatchDelay: 1\nresponseTimeout: 20\nstartupTimeout: 240\n"
 # It answers with what it finds in its folder, so that a member lost or changed on the way shows.
 ANSWERS = b"""
 import hashlib
@@ -77,14 +77,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunState]:
 
 @pytest.mark.parametrize("name", [*(f"toy-{archive_format}" for archive_format in SUFFIXES), "toy-zip64"])
 def test_torchserve_serves_each_format_with_every_byte_in_place(server: RunState, name: str) -> None:
-    client = Client(server.inference, server.management, key_file=server.key_file if server.tokens else None)
-    reply = client.predict(name, b"x")
+    with Client(server.inference, server.management, key_file=server.key_file if server.tokens else None) as client:
+        reply = client.predict(name, b"x")
     assert reply.status == 200
     contents = {"model.pt": WEIGHTS, "deep/text.txt": HANDLER * 100, "empty.txt": b""}
     assert reply.json() == {member: hashlib.sha256(content).hexdigest() for member, content in contents.items()}
 
 
 def test_only_finished_archives_are_registered(server: RunState) -> None:
-    client = Client(server.inference, server.management, key_file=server.key_file if server.tokens else None)
-    names = {model.name for model in client.models()}
+    with Client(server.inference, server.management, key_file=server.key_file if server.tokens else None) as client:
+        names = {model.name for model in client.models()}
     assert names == {*(f"toy-{archive_format}" for archive_format in SUFFIXES), "toy-zip64"}

@@ -133,9 +133,13 @@ def test_an_example_with_another_status_or_another_digest_is_named(tmp_path: Pat
         Worker(folder, HANDLER)
 
 
+# No mapping of numbers alone: of those the archive format takes the best few for equal where the last ones are others.
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-1, 1) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=3), inner, max_size=3).map(lambda found: {**found, "": None})
+    ),
     max_leaves=8,
 )
 

@@ -41,6 +41,8 @@ def unread(answer: bytes) -> Iterator[str]:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             over.set()
+            # The server would wait for ever for a client whose deadline passed before it could connect.
+            socket.create_connection(listening.getsockname()).close()
             thread.join()
 
 

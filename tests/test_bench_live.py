@@ -63,7 +63,7 @@ def test_closed_and_open_loops_report_what_the_handler_takes(folder: Path, capsy
 @pytest.mark.live
 def test_failures_are_counted_and_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = ["--input", str(folder / "good.txt"), "--input", str(folder / "bad.txt")]
-    assert main(["bench", "sleepy", "--clients", "1", "--seconds", "0.5", "--warm-up", "0", *both, "--json"]) == 1
+    assert main(["bench", "sleepy", "--clients", "1", "--seconds", "2", "--warm-up", "0", *both, "--json"]) == 1
     (result,) = json.loads(capsys.readouterr().out)
     assert result["errors"]["503"] == pytest.approx(result["requests"] / 2, abs=1)
 
@@ -84,8 +84,8 @@ def test_the_breakdown_adds_up_to_what_the_client_measured(folder: Path, capsys:
     (result,) = json.loads(capsys.readouterr().out)
     stages = result["breakdown"]["stagesMs"]
     assert sum(stages.values()) == pytest.approx(result["breakdown"]["meanMs"], rel=0.05)
-    # Four clients and one worker: three of four wait.
-    assert stages["queue"] > stages["network"]
+    # Four clients and one worker: three of four wait, though they come together, for the 20 ms of those before them.
+    assert stages["queue"] >= 20
 
 
 def test_a_model_that_is_not_there_is_an_error_that_names_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

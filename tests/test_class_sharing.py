@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from live_server import make_project, running, tiny_archive
@@ -15,7 +16,7 @@ from marsmith.class_sharing import ClassSharing, class_sharing
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
 from marsmith.java import find_java
 
-DEADLINE_S = 120.0
+DEADLINE_S = 480.0
 
 
 @pytest.fixture(autouse=True)
@@ -157,13 +158,20 @@ def test_the_second_server_maps_the_classes_that_the_first_has_loaded(tmp_path: 
     assert server_process.processes_of(project.run) == []
 
 
+def command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 @pytest.mark.live
 def test_stopping_the_server_ends_the_making_too(tmp_path: Path, cache: Path) -> None:
     project = make_project(tmp_path / "project", {"echo.mar": tiny_archive(tmp_path / "echo.mar")})
     with running(project):
         # It may have been quick.
-        commands = [process.cmdline() for process in server_process.processes_of(project.run)]
-        assert sum("marsmith.class_sharing" in command for command in commands) == 1 or list(cache.glob("*.jsa"))
+        making = [one for one in server_process.processes_of(project.run) if "marsmith.class_sharing" in command(one)]
+        assert making or list(cache.glob("*.jsa"))
     assert server_process.processes_of(project.run) == []
 
 

@@ -101,7 +101,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serve
 
 
 def blocking(server: Served, ca_file: Path | None, way: str) -> Reply:
-    with Client(server.rest, None, grpc=server.grpc, ca_file=ca_file, retries=NO_RETRIES, deadline_s=10) as client:
+    with Client(server.rest, None, grpc=server.grpc, ca_file=ca_file, retries=NO_RETRIES, deadline_s=60) as client:
         reply: Reply = getattr(client, way)("m", b"question")
         return reply
 
@@ -109,7 +109,7 @@ def blocking(server: Served, ca_file: Path | None, way: str) -> Reply:
 def on_a_loop(server: Served, ca_file: Path | None, way: str) -> Reply:
     async def run() -> Reply:
         async with AsyncClient(
-            server.rest, None, grpc=server.grpc, ca_file=ca_file, retries=NO_RETRIES, deadline_s=10
+            server.rest, None, grpc=server.grpc, ca_file=ca_file, retries=NO_RETRIES, deadline_s=60
         ) as client:
             reply: Reply = await getattr(client, way)("m", b"question")
             return reply

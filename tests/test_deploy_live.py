@@ -125,7 +125,8 @@ def test_a_version_that_is_caught_before_the_switch_hurts_nobody_and_leaves_no_t
         for how, reason in BAD.values():
             archive = write_version(arena.folder, arena.next_version(), **how)  # type: ignore[arg-type]
             with pytest.raises(ServerError, match=reason) as caught:
-                arena.deploy(archive, Options(watch_s=0.2))
+                # On a busy machine the old version takes long too, and what the new one adds is a smaller part.
+                arena.deploy(archive, Options(watch_s=0.2, limits=Limits(max_latency_ratio=1.2)))
             assert f"everything is as it was: {arena.default()} answers" in caught.value.message
             assert "switch" not in [event.step.action for event in arena.events]
             assert (arena.versions(), arena.stored()) == (before, stored)
@@ -136,7 +137,7 @@ def test_a_version_that_is_caught_before_the_switch_hurts_nobody_and_leaves_no_t
 LATE = {
     "raises": ("raise ValueError('full')", ANY_LATENCY, "status 503|requests failed"),
     "loses its worker": (CRASH, ANY_LATENCY, "Worker died|workers died|requests failed"),
-    "gets slow": (SLOW, Limits(max_latency_ratio=3), "is .* times the old version's"),
+    "gets slow": (SLOW, Limits(max_latency_ratio=5), "is .* times the old version's"),
 }
 
 
@@ -146,7 +147,7 @@ def test_a_version_that_shows_its_fault_only_after_the_switch_is_taken_off_again
         archive = write_version(arena.folder, arena.next_version(), at_request=after(60, fault))
         with steady_load(arena.load(), per_second=10) as load:
             with pytest.raises(ServerError, match=reason):
-                arena.deploy(archive, Options(watch_s=5.0, limits=limits))
+                arena.deploy(archive, Options(watch_s=60.0, limits=limits))
             back = time.monotonic()
             time.sleep(0.2)
         switched = [event for event in arena.events if event.step.action == "switch" and event.state == "done"]
@@ -165,7 +166,7 @@ def test_the_tracebacks_of_a_version_are_seen_where_its_users_come_over_grpc_alo
     fault = after(40, "raise ValueError('full')")
     archive = write_version(arena.folder, arena.next_version(), at_request=fault, example=False)
     with steady_load(arena.load(), closed=0, per_second=0) as load, pytest.raises(ServerError, match="requests failed"):
-        arena.deploy(archive, Options(watch_s=5.0, limits=ANY_LATENCY))
+        arena.deploy(archive, Options(watch_s=60.0, limits=ANY_LATENCY))
     assert load.failed()
     assert set(load.by_way()) == {"grpc closed"}
 
@@ -173,15 +174,22 @@ def test_the_tracebacks_of_a_version_are_seen_where_its_users_come_over_grpc_alo
 def test_requests_in_the_queue_of_the_old_version_are_answered_by_it_after_the_switch(arena: Arena) -> None:
     slow, quick = arena.next_version(), arena.next_version()
     options = Options(keep=0, watch_s=0.0, limits=Limits(max_latency_ratio=1e6))
-    arena.deploy(write_version(arena.folder, slow, at_request="time.sleep(0.15)", batch_size=1), options)
+    gate = arena.folder / "gate"
+    gate.touch()
+    waits = f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)"
+    arena.deploy(write_version(arena.folder, slow, at_request=waits, batch_size=1), options)
     with Client.for_project(arena.project) as client, ThreadPoolExecutor(10) as pool:
         asked: list[object] = []
 
         def fill(event: Event) -> None:
             if (event.step.action, event.state) == ("switch", "begin"):
+                gate.unlink()
                 asked.extend(pool.submit(client.predict, MODEL, b"x") for _ in range(10))
-                while client.describe(MODEL, slow)[0].queue_pending < 5:
+                # All of them but the one that the worker has in hand.
+                while client.describe(MODEL, slow)[0].queue_pending < 9:
                     time.sleep(0.01)
+            if (event.step.action, event.state) == ("switch", "done"):
+                gate.touch()
 
         deploy(arena.project, str(write_version(arena.folder, quick)), options, on_event=fill)
         assert slow not in arena.versions()
@@ -278,8 +286,8 @@ def test_a_second_deploy_meanwhile_is_refused_or_waits(arena: Arena) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(deploy, arena.project, str(first), QUICK, on_event=hear)
-        assert refused.wait(60)
-        two = pool.submit(deploy, arena.project, str(second), QUICK, wait_s=60)
+        assert refused.wait(240)
+        two = pool.submit(deploy, arena.project, str(second), QUICK, wait_s=240)
         assert one.result().version == two.result().before
 
 
@@ -345,7 +353,7 @@ def test_a_deploy_is_finished_though_the_server_was_restarted_meanwhile(arena: A
     old, new = arena.default(), arena.next_version()
     deploy_and_die(arena, write_version(arena.folder, new), "drain begin")
     server.stop(arena.project)
-    server.start(arena.project, timeout_s=120)
+    server.start(arena.project, timeout_s=240)
     next_run(arena, new)
     assert arena.default() == new
     assert old not in arena.versions()

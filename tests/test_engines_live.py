@@ -96,8 +96,8 @@ def test_all_engines_see_the_cat(server: RunState) -> None:
     import skimage.data
 
     body = Path(skimage.data.__file__).with_name("chelsea.png").read_bytes()
-    client = Client(inference=server.inference, management=server.management)
-    replies = {model: client.predict(model, body).json() for model in VERSIONS if model != "pt2"}
+    with Client(inference=server.inference, management=server.management) as client:
+        replies = {model: client.predict(model, body).json() for model in VERSIONS if model != "pt2"}
     best = {model: next(iter(reply.items())) for model, reply in replies.items()}
     assert {label for label, _ in best.values()} == {CAT}
     for probability in (value for _, value in best.values()):
@@ -105,9 +105,9 @@ def test_all_engines_see_the_cat(server: RunState) -> None:
 
 
 def test_pt2_gives_what_the_eager_module_gives(server: RunState) -> None:
-    client = Client(inference=server.inference, management=server.management)
     body = photo(3, (48, 48))
     (image,) = reference_images([body], PREPROCESSING)[:1]
     with torch.inference_mode():
         wanted = small_graph()(image[None])[0].sort(descending=True).values[:3].tolist()
-    assert list(client.predict("pt2", body).json().values()) == pytest.approx(wanted, abs=1e-4)
+    with Client(inference=server.inference, management=server.management) as client:
+        assert list(client.predict("pt2", body).json().values()) == pytest.approx(wanted, abs=1e-4)

@@ -68,9 +68,14 @@ def test_auto_is_resolved_once_and_written_down_for_people(measured: tuple[Proje
     lock = yaml.safe_load(lock_text(project))
     assert lock["chosen"] == str(export.form)
     assert {one["form"]: one["verdict"] for one in lock["candidates"]} == {str(BASE): "passed", OPENVINO: "passed"}
-    fastest = max(lock["candidates"], key=lambda one: one["speedup"])
     chosen = next(one for one in lock["candidates"] if one["form"] == lock["chosen"])
-    assert chosen["speedup"] >= fastest["speedup"] * (1 - export_choice.CLOSE)
+    # Not of the speed-ups, which are rounded: they may lie on the other side of the limit.
+    scores = [export_choice.score(one["images_per_second"], lock["batch_sizes"]) for one in lock["candidates"]]
+    score = export_choice.score(chosen["images_per_second"], lock["batch_sizes"])
+    assert score >= max(scores) * (1 - export_choice.CLOSE)
+    assert chosen["speedup"] == pytest.approx(
+        score / export_choice.score(lock["eager_images_per_second"], lock["batch_sizes"]), rel=1e-3
+    )
     assert set(chosen["images_per_second"]) == {"1", "8"}
     assert chosen["figures"]["top1_agreement"] == 1.0
     assert [file["name"] for file in lock["images"]["validation"]] == ["chelsea.png"]

@@ -24,7 +24,7 @@ from marsmith.lint import lint_paths
 pytestmark = pytest.mark.live
 
 METRICS = (REPOSITORY / "config" / "metrics.yaml").read_text()
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 240
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Frontend:
         if role:
             keys = json.loads((self.folder / "key_file.json").read_text())
             headers = {"Authorization": f"Bearer {keys[role]['key']}"}
-        return requests.get(f"{self.config[f'{api}_address']}{path}", headers=headers, timeout=10)
+        return requests.get(f"{self.config[f'{api}_address']}{path}", headers=headers, timeout=START_TIMEOUT_S)
 
     def answers(self) -> bool:
         """Wait until it listens, or has ended."""
@@ -82,7 +82,7 @@ def frontend(folder: Path, **properties: str) -> Iterator[Frontend]:
         yield Frontend(folder, config, process)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def write_metrics(folder: Path, text: str) -> dict[str, str]:
@@ -137,7 +137,10 @@ def test_a_metric_of_the_frontend_with_other_dimensions_is_lost(tmp_path: Path) 
     with frontend(tmp_path, disable_token_authorization="true", **write_metrics(tmp_path, text)) as server:
         assert server.answers()
         server.get("inference", "/ping")
-        assert "Incorrect number of labels" in (tmp_path / "console.log").read_text()
+        late = time.monotonic() + START_TIMEOUT_S
+        while "Incorrect number of labels" not in (tmp_path / "console.log").read_text():
+            assert time.monotonic() < late
+            time.sleep(0.1)
         assert "MS406" in server.lint()
 
 
@@ -159,8 +162,9 @@ def test_a_model_whose_name_begins_with_token_cannot_be_managed(tmp_path: Path) 
 
 
 def test_no_management_request_is_accepted_at_a_port_that_both_apis_share(tmp_path: Path) -> None:
-    shared = free_addresses()["inference_address"]
-    with frontend(tmp_path, inference_address=shared, management_address=shared) as server:
+    addresses = free_addresses()
+    addresses["management_address"] = addresses["inference_address"]
+    with frontend(tmp_path, **addresses) as server:
         assert server.answers()
         assert server.get("inference", "/ping", "inference").status_code == 200
         for role in ("inference", "management", "API"):

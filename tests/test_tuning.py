@@ -40,14 +40,15 @@ from marsmith.tuning.variant import VariantMaker, changed_config
 ONE = Placement(0, 1, 2)
 TWO = Placement(0, 2, 1)
 
-# A batch takes 4 ms and 1 ms an item, and any number of workers can do so at once: sleeping needs no core.
+# A batch takes 10 ms and 4 ms an item, much longer than a busy machine is late, and any number of workers can do so at
+# once: sleeping needs no core.
 SLEEPY = """
 import time
 
 def handle(data, context):
     if data is None:
         return None
-    time.sleep(0.004 + 0.001 * len(data))
+    time.sleep(0.01 + 0.004 * len(data))
     return ["ok"] * len(data)
 """
 
@@ -349,7 +350,7 @@ def test_on_a_real_server_batches_win_where_they_are_cheap(tmp_path: Path) -> No
     wanted = Wanted(
         archives=(archive,),
         inputs=(Input("x", None, b"x", "text/plain"),),
-        p99_ms=60,
+        p99_ms=200,
         rps=20,
         minutes=0.1,
         cores=1,
@@ -360,7 +361,7 @@ def test_on_a_real_server_batches_win_where_they_are_cheap(tmp_path: Path) -> No
     steps: list[str] = []
     tuning = tune(project, wanted, steps.append)
     (only,) = tuning.times.values()
-    assert 0.004 < only(1) < only(8) < 0.1
+    assert 0.01 < only(1) < only(8) < 1
     assert tuning.predictions[0].setup.batch_size == 8
     assert {trial.setup.batch_size for trial in tuning.trials} == {1, 8}
     assert all(not trial.reason and not trial.failed for trial in tuning.trials)

@@ -56,6 +56,9 @@ class Watcher:
         self._thread = threading.Thread(target=self._read, args=(process,), daemon=True)
         self._thread.start()
 
+    def join(self) -> None:
+        self._thread.join()
+
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
@@ -63,7 +66,7 @@ class Watcher:
                 self._lines.put(line)
 
     def outcome(self) -> dict[str, object]:
-        outcome: dict[str, object] = json.loads(self._lines.get(timeout=120))
+        outcome: dict[str, object] = json.loads(self._lines.get(timeout=240))
         return outcome
 
 
@@ -71,11 +74,20 @@ class Watcher:
 def watching(archive: Path, entry_point: Path) -> Iterator[Watcher]:
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(archive), str(entry_point)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        watcher = Watcher(process)
         try:
-            yield Watcher(process)
+            yield watcher
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=30)
+            process.wait(timeout=60)
+            watcher.join()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file in one step, so that nobody sees it empty."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
 
 
 @pytest.fixture
@@ -128,20 +140,20 @@ def test_each_edit_is_answered_by_the_new_code_with_the_weights_that_are_there(e
         (before,) = first["replies"]  # type: ignore[misc]
         assert before["word"] == "first"
 
-        local.write_text("def word():\n    return 'second'\n")
+        write(local, "def word():\n    return 'second'\n")
         second = watcher.outcome()
         assert second["changed"] == ["local_part.py"]
         (after,) = second["replies"]  # type: ignore[misc]
         # The same place in memory: the fork inherited it, and nothing loaded the file again.
         assert after == {**before, "word": "second"}
 
-        local.write_text("def word(:\n")
+        write(local, "def word(:\n")
         broken = watcher.outcome()
         assert broken["replies"] == []
         assert "SyntaxError" in str(broken["error"])
         assert 'File "local_part.py", line 1' in str(broken["error"])
 
-        local.write_text("def word():\n    return 'third'\n")
+        write(local, "def word():\n    return 'third'\n")
         (mended,) = watcher.outcome()["replies"]  # type: ignore[misc]
         assert mended["word"] == "third"
 

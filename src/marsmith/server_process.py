@@ -24,12 +24,8 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 
 def frontend(pid: int, created: float) -> psutil.Process | None:
     """Return the process that was started as ``pid`` at ``created``; None where it has ended."""
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - created) <= _CREATION_TOLERANCE_S
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.Error:
-        return None
+    process = _started(pid, created)
+    return process if process and _is_alive(process) else None
 
 
 def processes_of(run_folder: Path) -> list[psutil.Process]:
@@ -77,12 +73,9 @@ def end_one(pid: int, created: float, timeout_s: float) -> None:
 
 def wait_for_threads(pid: int, created: float, timeout_s: float) -> None:
     """Wait until the process that was started as ``pid`` at ``created``, and is dead, has let go of its ports."""
-    late = time.monotonic() + timeout_s
-    with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - created) <= _CREATION_TOLERANCE_S
-        while same and _is_ending(process) and time.monotonic() < late:
-            time.sleep(_LOOK_S)
+    process, late = _started(pid, created), time.monotonic() + timeout_s
+    while process and _is_ending(process) and time.monotonic() < late:
+        time.sleep(_LOOK_S)
 
 
 def remember_child(process: subprocess.Popen[bytes]) -> None:
@@ -111,6 +104,15 @@ def reap_orphans() -> None:
                 # Its exit status is of interest: whoever started it asks, and then the next one is seen.
                 return
             os.waitpid(ended.si_pid, os.WNOHANG)
+
+
+def _started(pid: int, created: float) -> psutil.Process | None:
+    """Return the process that was started as ``pid`` at ``created``, also a zombie; None where its pid is another's."""
+    try:
+        process = psutil.Process(pid)
+        return process if abs(process.create_time() - created) <= _CREATION_TOLERANCE_S else None
+    except psutil.Error:
+        return None
 
 
 def _belongs(process: psutil.Process, run_folder: str) -> bool:
