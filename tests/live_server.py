@@ -9,11 +9,14 @@ import random
 import shutil
 import socket
 import tempfile
+import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+
+import psutil
 
 from conftest import REPOSITORY
 from marsmith import server
@@ -25,6 +28,22 @@ ECHO = """
 def handle(data, context):
     return [bytes(row["body"]) for row in data or []]
 """
+
+
+def until(done: Callable[[], bool], seconds: float = 240.0) -> None:
+    """Wait until it is so; ``seconds`` decides only how long a broken build waits."""
+    late = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < late, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has asked for since it ended does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def free_ports(count: int) -> list[int]:

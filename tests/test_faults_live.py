@@ -24,7 +24,7 @@ from faulty_server import (
     until_full_capacity,
     worker_pids,
 )
-from live_server import tiny_archive
+from live_server import tiny_archive, until
 from marsmith import launch, run_state, server
 from marsmith.client import NO_RETRIES, Client, RetryPolicy
 from marsmith.errors import ConnectionFailedError, OverloadedError, RequestRejectedError
@@ -74,13 +74,13 @@ def inference_token(state: RunState) -> str:
 @pytest.mark.parametrize("model", ["one", "two"])
 def test_a_worker_killed_under_load_costs_our_client_no_request(project: Project, client: Client, model: str) -> None:
     with load(lambda: Client.for_project(project, deadline_s=120), model) as seen:
-        _until(lambda: seen.answered > 20)
+        until(lambda: seen.answered > 20)
         # Three clients keep every worker busy, so it surely has a request in hand.
         killed = worker_pids(client, model)[0]
         kill(killed)
         until_full_capacity(client, model, killed)
         before = seen.answered
-        _until(lambda: seen.answered > before + 20)
+        until(lambda: seen.answered > before + 20)
     assert (dict(seen.failed), seen.wrong) == ({}, 0)
 
 
@@ -88,7 +88,7 @@ def test_without_retries_the_request_in_the_hands_of_a_killed_worker_is_lost(pla
     told = tmp_path / "pid"
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(plain.predict, "two", command(sleep=60, tell=str(told)))
-        _until(lambda: told.exists() and told.read_text() != "")
+        until(lambda: told.exists() and told.read_text() != "")
         kill(int(told.read_text()))
         with pytest.raises(RequestRejectedError, match="Worker died"):
             asked.result()
@@ -119,9 +119,9 @@ def test_a_full_queue_is_told_from_a_missing_worker_and_waited_out_by_our_client
     told, gate = tmp_path / "pid", tmp_path / "gate"
     with ThreadPoolExecutor(QUEUE_SIZE + 2) as pool:
         held = [pool.submit(plain.predict, "narrow", command(n=0, tell=str(told), until=str(gate)))]
-        _until(told.exists)
+        until(told.exists)
         held += [pool.submit(plain.predict, "narrow", command(n=n)) for n in range(1, QUEUE_SIZE + 1)]
-        _until(lambda: client.describe("narrow")[0].queue_remaining == 0)
+        until(lambda: client.describe("narrow")[0].queue_remaining == 0)
         with pytest.raises(OverloadedError) as error:
             plain.predict("narrow", command(n=8))
         on_the_wire = call(state.inference, "POST", "/predictions/narrow", inference_token(state), body=command(n=9))
@@ -184,9 +184,9 @@ def test_a_token_that_expires_in_the_middle_of_a_run_is_renewed_by_the_client(
 ) -> None:
     first = inference_token(state)
     with load(lambda: Client.for_project(project), "one", clients=2) as seen:
-        _until(lambda: inference_token(state) != first, TOKEN_LIFE_S + 10)
+        until(lambda: inference_token(state) != first, TOKEN_LIFE_S + 10)
         before = seen.answered
-        _until(lambda: seen.answered > before + 5)
+        until(lambda: seen.answered > before + 5)
     assert (dict(seen.failed), seen.wrong) == ({}, 0)
     assert call(state.inference, "GET", "/ping", first).status == 400
 
@@ -199,7 +199,7 @@ def test_when_java_is_killed_a_patient_client_gets_its_answer_from_the_next_serv
     with Client.for_project(project, deadline_s=280.0, retries=patience) as patient, ThreadPoolExecutor(2) as pool:
         assert patient.predict("one", command(n=1)).json() == {"n": 1}
         lost = pool.submit(plain.predict, "one", command(n=2, sleep=60, tell=str(told)))
-        _until(told.exists)
+        until(told.exists)
         kept = pool.submit(patient.predict, "one", command(n=2, sleep=1))
         # Most likely it is in the queue then; if not, it finds no server, which must not matter to it either.
         time.sleep(0.3)
@@ -210,11 +210,3 @@ def test_when_java_is_killed_a_patient_client_gets_its_answer_from_the_next_serv
             plain.predict("one", command(n=3))
         server.start(project)
         assert kept.result().json() == {"n": 2, "sleep": 1}
-
-
-def _until(condition: object, timeout_s: float = 60.0) -> None:
-    late = time.monotonic() + timeout_s
-    assert callable(condition)
-    while not condition():
-        assert time.monotonic() < late
-        time.sleep(0.02)

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from live_server import is_alive, until
 from marsmith.cli import main
 from marsmith.errors import ArchiveError, HandlerError, MissingDependencyError, UsageError
 from marsmith.frontend import FormError, parse_multipart, parse_urlencoded
@@ -350,17 +350,7 @@ def test_the_worker_and_what_it_started_are_gone_after_the_block_even_when_it_ra
     with pytest.raises(ZeroDivisionError):
         run_and_raise()
     # A signal takes a moment to end a process, also one that cannot be ignored.
-    late = time.monotonic() + 60
-    while any(is_alive(pid) for pid in pids):
-        assert time.monotonic() < late
-        time.sleep(0.01)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+    until(lambda: not any(is_alive(pid) for pid in pids))
 
 
 def test_nothing_stays_behind_in_the_archives_folder_or_the_temporary_one(

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from live_server import make_project, running, tiny_archive
+from live_server import make_project, running, tiny_archive, until
 from marsmith import run_state, server, server_start
 from marsmith.client import Client
 from marsmith.errors import ClientError, FormatError, NotRunningError, ServerError, WorkerDiedError
@@ -50,13 +50,6 @@ def name_if_it_knows(process: psutil.Process, folder: str) -> str | None:
         return f"{process.pid} {process.name()}" if alive and any(folder in text for text in told) else None
     except psutil.Error:
         return None
-
-
-def until(done: Callable[[], bool]) -> None:
-    late = time.monotonic() + 120
-    while not done():
-        assert time.monotonic() < late, "it did not come to pass"
-        time.sleep(0.1)
 
 
 def marsmith(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from live_server import make_project, tiny_archive
+from live_server import is_alive, make_project, tiny_archive, until
 from marsmith import run_state, server, server_state, supervisor_state
 from marsmith.client import Client
 from marsmith.errors import ClientError, MarsmithError
@@ -37,20 +36,6 @@ def kill(*pids: int) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     until(lambda: not any(is_alive(pid) for pid in pids))
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
-def until(done: Callable[[], bool], seconds: float = 240.0) -> None:
-    late = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < late, "it did not come to pass"
-        time.sleep(0.1)
 
 
 def command(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
