@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+import processor
 from engine_errors import EngineMissing, damaged
 
 CPU_FLAGS = "MARSMITH_CPU_FLAGS"
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 def load(path: Path, device: torch.device, threads: int, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:  # noqa: ARG001
@@ -47,7 +47,7 @@ def require_fitting_machine(path: Path, device: torch.device) -> None:
     if kind != device.type:
         raise RuntimeError(f"{path.name} is made for {kind}, and this worker computes on {device.type}")
     needed = set(made_for.get(CPU_FLAGS, "").split())
-    lacking = sorted(needed - cpu_flags() - {platform.machine()})
+    lacking = sorted(needed - processor.flags() - {platform.machine()})
     if lacking:
         raise RuntimeError(f"{path.name} is made for another CPU: this one lacks {', '.join(lacking)}; export it here")
     capability = made_for.get("AOTI_COMPUTE_CAPABILITY", "")
@@ -68,16 +68,6 @@ def read_metadata(path: Path) -> dict[str, Any]:
             return metadata
     except (zipfile.BadZipFile, StopIteration, ValueError, OSError) as error:
         raise damaged("aot_inductor", path.name, error) from error
-
-
-def cpu_flags() -> set[str]:
-    """Return the flags of this CPU as Linux names them; empty where it does not."""
-    try:
-        lines = CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return set()
-    found = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
-    return set(next(found, "").split())
 
 
 def _compute_capability(device: torch.device) -> str:

@@ -5,7 +5,8 @@ model-config.yaml:
 
 - ``engine``: ``torch``, ``openvino``, ``onnxruntime`` or ``aot_inductor``;
 - ``engine_file``: the companion that it opens; default: the serialized file;
-- ``precision``: ``float32``, ``bfloat16``, ``float16`` or ``int8``;
+- ``precision``: ``float32``, ``bfloat16``, ``float16`` or ``int8``; openvino computes in float32 where the processor
+  lacks one of the 16-bit precisions;
 - ``engine_missing``: where the engine is not installed, ``fallback`` lets another one that can read the serialized file
   step in, ``refuse`` refuses the load;
 - ``engine_tolerance``: how far the replies to the archive's examples may then be from the validated ones.
@@ -74,7 +75,7 @@ class Engine:
         run: a batch to one row each; for TorchScript in torch, the module itself.
         name: the engine that really runs.
         precision: the one that really is computed in.
-        fell_back: why it is another engine than the one that was set; None where it is not.
+        fell_back: why engine or precision is another than the one that was set; None where neither is.
     """
 
     run: Callable[..., Any]
@@ -135,15 +136,24 @@ def load_engine(
     settings = read_engine_settings(block)
     path = folder / (settings.engine_file or serialized_file)
     try:
-        return Engine(
-            _load(settings.engine, path, device, threads, settings.precision), settings.engine, settings.precision
-        )
+        run, precision = _load(settings.engine, path, device, threads, settings.precision)
     except EngineMissing as error:
         reason = str(error)
+    else:
+        return Engine(run, settings.engine, precision, _stepped_down(settings, precision))
     others = [name for name in READERS.get(Path(serialized_file).suffix, ("torch",)) if name != settings.engine]
     if settings.engine_missing == "refuse" or not others:
         raise RuntimeError(f"{reason}, and {_why_not(settings, serialized_file)}")
     return _step_in(settings, folder / serialized_file, others, device, threads, reason)
+
+
+def _stepped_down(settings: EngineSettings, precision: str) -> str | None:
+    """Say that an engine computes in another precision than the one that was set; None where it does not."""
+    if precision == settings.precision:
+        return None
+    reason = f"this processor has no {settings.precision}, and {settings.engine} computes in {precision}"
+    logger.warning("%s", reason)
+    return reason
 
 
 def _step_in(
@@ -155,28 +165,32 @@ def _step_in(
     precision = "float32" if casts else settings.precision
     for name in others:
         try:
-            run = _load(name, path, device, threads, precision)
+            run, computed = _load(name, path, device, threads, precision)
         except EngineMissing as error:
             reasons.append(str(error))
             continue
-        logger.warning("%s: %s runs %s in %s instead", reason, name, path.name, precision)
-        return Engine(run, name, precision, reason)
+        logger.warning("%s: %s runs %s in %s instead", reason, name, path.name, computed)
+        return Engine(run, name, computed, reason)
     raise RuntimeError("; ".join(reasons))
 
 
-def _load(name: str, path: Path, device: torch.device, threads: int, precision: str) -> Callable[..., Any]:
+def _load(name: str, path: Path, device: torch.device, threads: int, precision: str) -> tuple[Callable[..., Any], str]:
+    """Load a file with an engine; return what runs it, and the precision that it computes in."""
     if not path.is_file():
         raise RuntimeError(f"{path.name} is not in the archive")
     # Each in its own function's scope: an engine that is not used must not be imported, nor need to be installed.
     if name == "openvino":
-        import openvino_engine as engine
-    elif name == "onnxruntime":
-        import onnxruntime_engine as engine  # type: ignore[no-redef]
+        import openvino_engine
+
+        model = openvino_engine.load(path, device, threads, precision)
+        return model, model.precision
+    if name == "onnxruntime":
+        import onnxruntime_engine as engine
     elif name == "aot_inductor":
         import aot_inductor_engine as engine  # type: ignore[no-redef]
     else:
         import torch_engine as engine  # type: ignore[no-redef]
-    return engine.load(path, device, threads, precision)
+    return engine.load(path, device, threads, precision), precision
 
 
 def _why_not(settings: EngineSettings, serialized_file: str) -> str:

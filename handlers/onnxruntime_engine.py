@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import processor
 from engine_errors import EngineMissing, damaged
 
 NUMBERS = {"tensor(uint8)": torch.uint8, "tensor(float)": torch.float32, "tensor(int64)": torch.int64}
@@ -75,6 +76,9 @@ def _options(onnxruntime: Any, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if processor.overflows_in_int8():
+        # Kernels that add exactly. Where there is VNNI it would take those that are slower, for nothing.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     # Idle threads would take the cores from decoding, from other workers and from the frontend.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import processor
 from engine_errors import EngineMissing, damaged
 
 # Shapes of one row that are kept compiled; a classifier needs one.
 MOST_SHAPES = 8
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
+# What OpenVINO calls the precisions that a processor may lack; there it computes in float32, without a word.
+_CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 
 
 def load(path: Path, device: torch.device, threads: int, precision: str) -> OpenVinoModel:
@@ -24,15 +28,23 @@ def load(path: Path, device: torch.device, threads: int, precision: str) -> Open
         path: TorchScript (``.pt``), ONNX (``.onnx``) or IR (``.xml``, with its ``.bin`` beside it).
         device: the CPU; others are not supported.
         threads: that compute one batch.
-        precision: what convolutions compute in; layers that the file has quantised stay so.
+        precision: what convolutions compute in, where the processor can; layers that the file has quantised stay so.
 
     Raises:
-        EngineMissing: OpenVINO is not installed, or the device is a GPU.
+        EngineMissing: OpenVINO is not installed, the device is a GPU, or int8 overflows on this processor.
         RuntimeError: the file is damaged, or has not one input and one output.
     """
     if device.type != "cpu":
         raise EngineMissing(f"openvino runs on the CPU, not on {device}")
-    return OpenVinoModel(import_openvino(), path, threads, PRECISION_HINTS[precision])
+    if precision == "int8" and processor.overflows_in_int8():
+        raise EngineMissing("int8 overflows in openvino on this processor, which has no VNNI")
+    return OpenVinoModel(import_openvino(), path, threads, precision)
+
+
+def computed_precision(precision: str, capabilities: Collection[str]) -> str:
+    """Return what convolutions compute in on a processor with these capabilities, named as OpenVINO names them."""
+    needed = _CAPABILITIES.get(precision)
+    return precision if needed is None or needed in capabilities else "float32"
 
 
 def import_openvino() -> Any:
@@ -53,19 +65,23 @@ class OpenVinoModel:
     """A model that is compiled for each shape of a row that comes, with any number of rows.
 
     With the batch alone dynamic it is as fast as with nothing dynamic, and faster than with all of it.
+
+    Attributes:
+        precision: what convolutions really compute in.
     """
 
-    def __init__(self, openvino: Any, path: Path, threads: int, precision_hint: str) -> None:
+    def __init__(self, openvino: Any, path: Path, threads: int, precision: str) -> None:
         self._openvino = openvino
         self._path = path
         self._core = openvino.Core()
+        self.precision = computed_precision(precision, self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         self._properties = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
             # Workers know nothing of each other: pinned, they would all sit on the first cores.
             "ENABLE_CPU_PINNING": False,
-            "INFERENCE_PRECISION_HINT": precision_hint,
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[self.precision],
         }
         self._requests: OrderedDict[Any, Any] = OrderedDict()
         # Now, so that a damaged file is found when the archive is loaded.

@@ -17,8 +17,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import aot_inductor_engine
 import engines
+import openvino_engine
+import processor
 from conftest import REPOSITORY
 from engine_fixtures import LABELS, archive_folder, pictures, small_graph, small_pt2
 from example_replay import largest_difference, loose_difference
@@ -92,7 +93,9 @@ def largest_error(
 def test_every_form_answers_as_the_eager_module_does(text: str, graph: ImageGraph, written: dict[str, Files]) -> None:
     source, limit = FORMS[text]
     run = load(written[source], text)
-    assert (run.name, run.fell_back) == (Form.parse(text).engine, None)
+    form = Form.parse(text)
+    assert run.name == form.engine
+    assert (run.fell_back is None) == (run.precision == form.precision)
     for count in SIZES:
         assert largest_error(run, graph, pictures(count)) <= limit
 
@@ -124,7 +127,7 @@ def test_pt2_answers_as_the_eager_module_does_and_is_refused_on_another_cpu(
     # A CPU of 2010, as Linux would show it.
     older = tmp_path / "cpuinfo"
     older.write_text("processor\t: 0\nflags\t\t: fpu sse sse2 sse4_1 sse4_2\n")
-    monkeypatch.setattr(aot_inductor_engine, "CPU_INFO", older)
+    monkeypatch.setattr(processor, "CPU_INFO", older)
     with pytest.raises(RuntimeError, match=r"model\.pt2 is made for another CPU: this one lacks .*avx2"):
         load(files, "pt2/float32/aot_inductor")
 
@@ -292,6 +295,82 @@ def test_every_wrong_setting_is_told_at_once() -> None:
 # Engines that are not installed ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_openvino_tells_the_precision_that_it_computes_in_on_this_processor(
+    precision: str, written: dict[str, Files], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        run = load(written["torchscript/float32/torch"], f"torchscript/{precision}/openvino")
+    run(torch.stack(pictures(1)))
+    (request,) = run.run._requests.values()
+    really = request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT").to_string()
+    assert {"f32": "float32", "bf16": "bfloat16"}[really] == run.precision
+    lacking = f"this processor has no {precision}, and openvino computes in {run.precision}"
+    assert run.fell_back == (None if run.precision == precision else lacking)
+    assert (lacking in caplog.text) == (run.precision != precision)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capabilities", "computed"),
+    [
+        ("bfloat16", ["FP32", "INT8"], "float32"),
+        ("bfloat16", ["FP32", "INT8", "BF16"], "bfloat16"),
+        ("float16", ["FP32", "BF16"], "float32"),
+        ("int8", ["FP32"], "int8"),
+        ("float32", ["FP32", "BF16"], "float32"),
+    ],
+)
+def test_openvino_computes_in_float32_where_the_processor_lacks_the_precision(
+    wanted: str, capabilities: list[str], computed: str
+) -> None:
+    assert openvino_engine.computed_precision(wanted, capabilities) == computed
+
+
+X86 = "x86_64"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "cpuinfo", "overflows"),
+    [
+        (X86, "flags\t\t: fpu avx2 fma", True),
+        (X86, "flags\t\t: fpu avx2 avx512f avx512_vnni", False),
+        (X86, "flags\t\t: fpu avx2 avx_vnni", False),
+        (X86, "", False),
+        ("aarch64", "Features\t: fp asimd", False),
+    ],
+)
+def test_int8_overflows_on_x86_without_vnni(
+    architecture: str, cpuinfo: str, overflows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _processor(tmp_path, monkeypatch, architecture, cpuinfo)
+    assert processor.overflows_in_int8() == overflows
+
+
+def _processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, cpuinfo: str) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{cpuinfo}\n")
+    monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: architecture)
+
+
+def test_where_int8_overflows_another_engine_steps_in_or_the_load_is_refused(
+    graph: ImageGraph, written: dict[str, Files], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _processor(tmp_path, monkeypatch, X86, "flags\t\t: avx2")
+    plain = written["torchscript/float32/torch"]
+    # As in the archive: float32 TorchScript beside the int8 file that the engine opens.
+    (plain.serialized_file.parent / "model.onnx").write_bytes(b"int8")
+    run = load(plain, "torchscript/int8/openvino", engine_file="model.onnx")
+    assert (run.name, run.precision) == ("torch", "float32")
+    assert "int8 overflows in openvino on this processor, which has no VNNI" in (run.fell_back or "")
+    assert largest_error(run, graph, pictures(3)) <= 1e-5
+    with pytest.raises(RuntimeError, match=r"int8 overflows in openvino .* and engine_missing is refuse"):
+        load(plain, "torchscript/int8/openvino", engine_file="model.onnx", engine_missing="refuse")
+    with pytest.raises(RuntimeError, match=r"model\.pt is int8 for torch, which overflows on this processor"):
+        load(plain, "torchscript/int8/torch")
+    assert load(written["onnx/float32/openvino"], "onnx/int8/onnxruntime").fell_back is None
+    assert load(written["onnx/float32/openvino"], "onnx/int8/openvino").name == "onnxruntime"
+
+
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Make modules unimportable, as if they were not installed."""
@@ -371,9 +450,10 @@ def test_torch_leaves_the_threads_to_an_engine_that_has_its_own(
 
 
 def test_a_sound_fallback_loads_although_its_answers_are_not_those_of_int8(
-    graph: ImageGraph, written: dict[str, Files], tmp_path: Path, without: Callable[..., None]
+    written: dict[str, Files], tmp_path: Path, without: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The validated reply is 0.04 off and tells another third label, as int8 may; the environment lists openvino."""
+    _processor(tmp_path, monkeypatch, X86, "flags\t\t: avx2 avx512_vnni")
     folder = archive_folder(
         tmp_path / "model",
         written["torchscript/float32/torch"],

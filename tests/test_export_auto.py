@@ -24,7 +24,7 @@ from marsmith.export import export_model
 from marsmith.export_folder import Export
 from marsmith.export_inputs import gather, overridden
 from marsmith.export_job import open_job
-from marsmith.export_machine import Machine, obstacle
+from marsmith.export_machine import Machine, obstacle, versions
 from marsmith.export_measure import Progress
 from marsmith.export_page import render_page
 from marsmith.formats.export_lock import Candidate, parse_export_lock, render_export_lock
@@ -35,6 +35,7 @@ from marsmith.settings import PROJECT_VARIABLE, Project
 from marsmith.spec_archive import build_from_spec
 
 OPENVINO = "torchscript/float32/openvino"
+OLD_MACHINE = Machine("Old CPU", "x86_64", 2, frozenset({"avx2"}), (), "3.11")
 # Two candidates are enough for all that is told here, and each costs the start of a torch process.
 AUTO = "engine: auto, gate: {must_be_faster: false}"
 
@@ -100,8 +101,7 @@ def test_a_clone_repeats_the_choice_and_gives_the_same_bytes_and_figures(
 
 
 def test_an_archive_tells_the_handler_its_engine_and_its_examples_are_answered_by_it(locked: Project) -> None:
-    path = export_locks.lock_path(locked, "tiny")
-    path.write_text(re.sub("^chosen: .*$", f"chosen: {OPENVINO}", path.read_text(), flags=re.MULTILINE))
+    _choose(locked, OPENVINO)
     built = build_from_spec(locked, load_spec(locked, "tiny"), frozen=True)
     with zipfile.ZipFile(built.path) as archive:
         config = yaml.safe_load(archive.read("model-config.yaml"))["handler"]
@@ -116,8 +116,40 @@ def test_an_archive_tells_the_handler_its_engine_and_its_examples_are_answered_b
     assert [example["tolerance"] for example in examples] == [1e-3]
     assert build_from_spec(locked, load_spec(locked, "tiny"), frozen=True).reused
     # Another lock is another export, and so another archive.
+    path = export_locks.lock_path(locked, "tiny")
     path.write_text(path.read_text().replace("why: ", "why: still "))
     assert not _export(locked, frozen=True).reused
+
+
+def test_a_processor_without_bfloat16_builds_what_was_locked_in_openvino_and_says_what_it_computes_in(
+    locked: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _choose(locked, "torchscript/bfloat16/openvino")
+    monkeypatch.setattr(Machine, "here", lambda: OLD_MACHINE)
+    steps: list[str] = []
+    built = build_from_spec(locked, load_spec(locked, "tiny"), frozen=True, on_step=steps.append)
+    with zipfile.ZipFile(built.path) as archive:
+        config = yaml.safe_load(archive.read("model-config.yaml"))["handler"]
+    assert (config["engine"], config["precision"]) == ("openvino", "bfloat16")
+    (told,) = (step for step in steps if "computes in float32 here" in step)
+    assert "Old CPU has no bfloat16" in told
+    assert "marsmith export tiny --relock" in told
+
+
+def test_a_locked_form_that_the_machine_cannot_run_is_refused_with_what_to_do(
+    locked: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _choose(locked, "torchscript/bfloat16/torch")
+    monkeypatch.setattr(Machine, "here", lambda: OLD_MACHINE)
+    with pytest.raises(ExportError, match=r"bfloat16/torch cannot be had here: .*only by emulation") as caught:
+        _export(locked, frozen=True)
+    assert caught.value.tip == "choose for this machine: marsmith export tiny --relock"
+
+
+def _choose(project: Project, form: str) -> None:
+    lock = parse_export_lock(lock_text(project), "tiny.lock")
+    fits = lock.fits.model_copy(update={"packages": versions(Form.parse(form))})
+    export_locks.write_lock(project, lock.model_copy(update={"chosen": form, "fits": fits}))
 
 
 @pytest.mark.parametrize(
@@ -254,6 +286,10 @@ def test_a_form_slower_than_float32_is_refused_with_by_how_much() -> None:
     ("form", "device", "flags", "message"),
     [
         ("torchscript/bfloat16/torch", "cpu", {"avx2"}, "computes bfloat16 only by emulation"),
+        ("torchscript/int8/torch", "cpu", {"avx2"}, "int8 overflows in torch on .* no VNNI: take onnxruntime"),
+        ("torchscript/int8/openvino", "cpu", {"avx2", "avx512f"}, "int8 overflows in openvino"),
+        ("torchscript/int8/openvino", "cpu", {"avx2", "avx512_vnni"}, "nothing against it"),
+        ("torchscript/int8/onnxruntime", "cpu", {"avx2"}, "nothing against it"),
         ("torchscript/int8/torch", "cpu", {"sse4_2"}, "computes int8 only by emulation: it has no asimd or .*avx2"),
         ("torchscript/float16/torch", "cuda", {"avx2"}, "there is no GPU here"),
         ("torchscript/bfloat16/torch", "cpu", {"avx512_bf16"}, "nothing against it"),

@@ -309,18 +309,36 @@ def test_a_process_that_does_not_listen_is_ended_by_force() -> None:
         assert process.wait(5) == -9
 
 
-def test_a_dead_process_is_waited_for_while_threads_of_it_hold_its_port() -> None:
-    # What the kernel does to a process that is killed, in slow motion: its first thread goes before the others.
-    program = """
+# What the kernel does to a process that is killed, in slow motion: its first thread goes before the others.
+SLOW_END = """
 import ctypes, platform, socket, sys, threading
 server = socket.create_server(("127.0.0.1", 0))
 threading.Thread(target=sys.stdin.read).start()
 print(server.getsockname()[1], flush=True)
 ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)
 """
+
+
+def test_how_a_process_ended_is_told_although_threads_of_it_still_end() -> None:
     import psutil
 
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", SLOW_END], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        server_process.remember_child(process)
+        created = psutil.Process(process.pid).create_time()
+        while server_process.frontend(process.pid, created) is not None:
+            time.sleep(0.01)
+        assert process.poll() is None
+        threading.Timer(0.3, process.stdin.close).start()
+        assert server_process.exit_of(process.pid) == 0
+        server_process.reap()
+        assert server_process.exit_of(process.pid) is None
+
+
+def test_a_dead_process_is_waited_for_while_threads_of_it_hold_its_port() -> None:
+    import psutil
+
+    with subprocess.Popen([sys.executable, "-c", SLOW_END], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         address = ("127.0.0.1", int(process.stdout.readline()))

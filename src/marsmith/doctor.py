@@ -174,7 +174,7 @@ def _cpu(facts: Facts) -> Check:
     if not features["AVX2"]:
         return Check("cpu", "warn", found, "expect a fraction of the speed: use a machine, or a VM type, with AVX2")
     if not features["VNNI"]:
-        return Check("cpu", "ok", f"{found}; without VNNI int8 gains little")
+        return Check("cpu", "ok", f"{found}; without VNNI int8 runs in ONNX Runtime only, and gains little")
     return Check("cpu", "ok", found)
 
 

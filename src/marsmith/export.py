@@ -15,7 +15,7 @@ from marsmith import build_stamp, export_choice, export_locks
 from marsmith.errors import ExportError, MarsmithError, MissingDependencyError, UsageError
 from marsmith.export_folder import STAMP_FILE, Export, Product, products, publish, reuse, work_folder
 from marsmith.export_inputs import ExportInputs, gather
-from marsmith.export_machine import Machine, obstacle
+from marsmith.export_machine import Machine, obstacle, stand_in
 from marsmith.export_measure import SILENT, USUAL_EFFORT, Effort, Measured, Progress, measure
 from marsmith.export_messages import JobResult
 from marsmith.export_process import JobProcess
@@ -127,16 +127,20 @@ class _Run:
 
     def _locked(self, lock: ExportLock, work: Path) -> Product:
         """Repeat the choice of a lock, and confirm it on the examples."""
-        machine = Machine.here()
-        self._require_possible(
-            lock.form, machine, f"choose for this machine: {export_locks.relock_command(lock.model)}"
-        )
+        machine, relock = Machine.here(), export_locks.relock_command(lock.model)
+        instead = stand_in(lock.form, self.inputs.export.device, machine)
+        self._require_possible(instead or lock.form, machine, f"choose for this machine: {relock}")
+        if instead:
+            self.progress.step(
+                f"{lock.form}, as the lock says, computes in {instead.precision} here: {machine.cpu} has no"
+                f" {lock.form.precision}. To measure what is fastest on this machine: {relock}"
+            )
         request = replace(
             self.inputs.request(lock.form, work, machine.cores),
             locked=True,
             locked_weights=lock.fits.weights,
             int8_plan=lock.int8,
-            relock_tip=f"measure again: {export_locks.relock_command(lock.model)}",
+            relock_tip=f"measure again: {relock}",
         )
         with JobProcess(request) as job:
             result = job.export(self.progress.step)

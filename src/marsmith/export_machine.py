@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ _PRECISION_FLAGS = {
     "bfloat16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
     "int8": frozenset({"avx2", "avx512_vnni", "avx_vnni", "asimd", "asimddp"}),
 }
+# Each adds products of 8 bits in 32; without them x86 adds two in 16.
+_VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,25 @@ def obstacle(form: Form, device: str, machine: Machine) -> str | None:
     # Where the processor's features cannot be read, the gate finds out.
     if wanted and machine.cpu_flags and not wanted & machine.cpu_flags:
         return f"this processor ({machine.cpu}) computes {form.precision} only by emulation: it has no {_any(wanted)}"
+    if form.precision == "int8" and form.engine != "onnxruntime" and overflows_in_int8(machine):
+        return f"int8 overflows in {form.engine} on this processor ({machine.cpu}), which has no VNNI: take onnxruntime"
     return None
+
+
+def overflows_in_int8(machine: Machine) -> bool:
+    """Tell whether int8 kernels overflow, as ``handlers/processor.py`` does in a worker: x86 without VNNI."""
+    is_x86 = machine.architecture in ("x86_64", "AMD64")
+    return is_x86 and bool(machine.cpu_flags) and not machine.cpu_flags & _VNNI
+
+
+def stand_in(form: Form, device: str, machine: Machine) -> Form | None:
+    """Return the form that a machine computes instead, from the very same files; None where it computes ``form``.
+
+    OpenVINO's files of bfloat16 are those of float32, in which it computes where the processor lacks bfloat16.
+    """
+    is_hint = form.engine == "openvino" and form.precision == "bfloat16"
+    lacks = device == "cpu" and machine.cpu_flags and not _PRECISION_FLAGS["bfloat16"] & machine.cpu_flags
+    return replace(form, precision="float32") if is_hint and lacks else None
 
 
 def _any(flags: frozenset[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from marsmith.errors import MissingDependencyError
+from marsmith.export_machine import Machine, overflows_in_int8
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -30,6 +31,8 @@ def _onnxruntime(path: Path) -> Forward:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
+    if overflows_in_int8(Machine.here()):
+        options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda images: torch.from_numpy(session.run(None, {name: images.contiguous().numpy()})[0])

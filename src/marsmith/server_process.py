@@ -17,6 +17,7 @@ from marsmith.launch import RUN_VARIABLE
 _CREATION_TOLERANCE_S = 1.0
 _GRACE_FOR_WORKERS_S = 2.0
 _LOOK_S = 0.05
+_THREADS_END_S = 10.0
 
 # A child that ended stays a zombie until its parent asks for it, so a caller that lives on must keep what it started.
 _children: dict[int, subprocess.Popen[bytes]] = {}
@@ -84,9 +85,15 @@ def remember_child(process: subprocess.Popen[bytes]) -> None:
 
 
 def exit_of(pid: int) -> int | None:
-    """Return the exit status of a child that was remembered, negative for a signal; None where it is not known."""
+    """Return the exit status of a child that was remembered, negative for a signal; None where it is not known.
+
+    A killed process counts as dead while its threads still end, and has no exit status before: that is waited for.
+    """
     process = _children.get(pid)
-    return process.poll() if process else None
+    try:
+        return process.wait(_THREADS_END_S) if process else None
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def reap() -> None:
