@@ -1,4 +1,4 @@
-"""What does TorchServe's frontend take from the model, and what do two settings of ours change about it?
+"""What does TorchServe's frontend take from the model, and what do three settings of ours change about it?
 
 Run: python benchmarks/frontend.py [--rounds 3] [--seconds 10] [--json FILE]
 
@@ -7,10 +7,12 @@ loop; servers take turns, in a new order each round:
 
 - ``as shipped``: config.properties as it is: the JVM compiles with its first compiler only, metric lines are gathered;
 - ``second compiler``: without ``-XX:TieredStopAtLevel=1``, as TorchServe comes;
-- ``lines at once``: each metric line leaves the worker by itself, as TorchServe's own handlers do it.
+- ``lines at once``: each metric line leaves the worker by itself, as TorchServe's own handlers do it;
+- ``log thread looks``: without ``log4j2.asyncLoggerTimeout``, so that it wakes a hundred times a second.
 
-Each new server is measured over its first seconds under load and again after 40 s of load. Figures are medians:
-answers per second, and the processor time of the frontend and of all workers, in milliseconds a request.
+Each new server is measured idle, over its first seconds under load and again after 40 s of load. Figures are medians:
+answers per second, and the processor time of the frontend and of all workers, in milliseconds a request; idle, of the
+frontend in milliseconds a second.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import random
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +36,14 @@ from marsmith.tuning.setup import Placement, Setup
 from photos import photos
 from processor_time import with_processor_time
 
-SHIPPED, SECOND, AT_ONCE = "as shipped", "second compiler", "lines at once"
-FLAG = "-XX:TieredStopAtLevel=1"
+SHIPPED, SECOND, AT_ONCE, LOOKS = "as shipped", "second compiler", "lines at once", "log thread looks"
+# What a server's vmargs lack.
+WITHOUT = {SECOND: "-XX:TieredStopAtLevel=1", LOOKS: "-Dlog4j2.asyncLoggerTimeout=1000"}
 VARIABLE = "MARSMITH_METRIC_LINES_S"
 WARM_S = 30.0
-SPANS = ("first seconds", "after 40 s")
+IDLE_S = 20.0
+IDLE = "idle"
+SPANS = (IDLE, "first seconds", "after 40 s")
 Figures = dict[str, list[float]]
 
 
@@ -47,6 +53,12 @@ def span(target: HttpTarget, seconds: float) -> dict[str, float]:
     measured, used = with_processor_time(lambda: run_load(target, load))
     spent = {f"{part} ms": used[part] * 1000 / measured.requests for part in ("frontend", "workers")}
     return {"answers/s": measured.requests_per_second, "p99 ms": measured.p99_ms, **spent}
+
+
+def idle() -> dict[str, float]:
+    """Measure the frontend while nobody asks, in milliseconds of processor time a second."""
+    _, used = with_processor_time(lambda: time.sleep(IDLE_S))
+    return {"frontend ms": used["frontend"] * 1000 / IDLE_S}
 
 
 @contextmanager
@@ -64,7 +76,7 @@ def measure(rounds: int, seconds: float, seed: int) -> dict[str, dict[str, dict[
     order = random.Random(seed)
     cores = os.cpu_count() or 1
     bodies = photos(8)
-    found: dict[str, dict[str, Figures]] = {name: {when: {} for when in SPANS} for name in (SHIPPED, SECOND, AT_ONCE)}
+    found: dict[str, dict[str, Figures]] = {name: {when: {} for when in SPANS} for name in (SHIPPED, *WITHOUT, AT_ONCE)}
     with tempfile.TemporaryDirectory(prefix="marsmith-bench-") as folder:
         project = forms.scratch_project(Path(folder))
         archive = forms.build(project, "efficientnet_lite0")
@@ -73,11 +85,12 @@ def measure(rounds: int, seconds: float, seed: int) -> dict[str, dict[str, dict[
         for number in range(rounds):
             for name in order.sample(list(found), len(found)):
                 print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
-                project.server_config.write_text(shipped.replace(FLAG, "") if name == SECOND else shipped)
+                project.server_config.write_text(shipped.replace(WITHOUT[name], "") if name in WITHOUT else shipped)
                 with environment("0" if name == AT_ONCE else "0.2"), serve() as target:
-                    _add(found[name][SPANS[0]], span(target, seconds))
-                    run_load(target, Load(clients=32, seconds=WARM_S, warm_up_s=0.0))
+                    _add(found[name][IDLE], idle())
                     _add(found[name][SPANS[1]], span(target, seconds))
+                    run_load(target, Load(clients=32, seconds=WARM_S, warm_up_s=0.0))
+                    _add(found[name][SPANS[2]], span(target, seconds))
     return {
         name: {
             when: {key: statistics.median(values) for key, values in figures.items()} for when, figures in of.items()
@@ -97,10 +110,11 @@ def tables(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     lines = [f"| server | | {' | '.join(columns)} |", "|---|---|--:|--:|--:|--:|"]
     for name, spans in found.items():
         for when, figures in spans.items():
-            cells = " | ".join(f"{figures[key]:.{digits}f}" for key, digits in columns.items())
-            lines.append(f"| {name} | {when} | {cells} |")
+            cells = (f"{figures[key]:.{digits}f}" if key in figures else "" for key, digits in columns.items())
+            lines.append(f"| {name} | {when} | {' | '.join(cells)} |")
     load = "The default model, 32 clients; processor time in milliseconds a request,"
-    return [f"{load} of the JVM and of all workers together.\n", "\n".join(lines) + "\n"]
+    idle_too = "of the JVM and of all workers together; idle: of the JVM, in milliseconds a second."
+    return [f"{load} {idle_too}\n", "\n".join(lines) + "\n"]
 
 
 if __name__ == "__main__":

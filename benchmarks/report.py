@@ -35,7 +35,7 @@ def render_page(results: Mapping[str, Result], plots: Path) -> str:
     if not results:
         return HEAD.format(machine="nothing has been measured yet")
     machines = {name: result["machine"] for name, result in results.items()}
-    hardware = {(each["cpu"], each["cores"]) for each in machines.values()}
+    hardware = {(each["cpu"], each["cores"], *each["cpuFlags"]) for each in machines.values()}
     if len(hardware) > 1:
         raise ValueError(f"results of different machines: {sorted(hardware)}; measure all again on one")
     newest = max(machines.values(), key=lambda each: len(each["versions"]))

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
 from marsmith.errors import ConnectionFailedError
-from marsmith.load.lane import OK, Answer, within
+from marsmith.load.lane import OK, Answer
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
 _CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
 _GOODBYE_S = 1.0
+_ROOM = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,17 @@ class HttpTarget:
         ]
 
 
-class HttpLane(asyncio.Protocol):
-    """One connection to an HTTP server; it is opened anew where the server has closed it."""
+class HttpLane(asyncio.BufferedProtocol):
+    """One connection to an HTTP server; it is opened anew where the server has closed it.
+
+    It reads into memory of its own: what asyncio would take for each read is mapped and unmapped each time.
+    """
 
     def __init__(self, target: HttpTarget, messages: Sequence[bytes]) -> None:
         self._target = target
         self._messages = messages
         self._transport: asyncio.Transport | None = None
+        self._room = memoryview(bytearray(_ROOM))
         self._buffer = bytearray()
         self._waiting: asyncio.Future[Answer] | None = None
         self._lost = asyncio.Event()
@@ -93,13 +98,15 @@ class HttpLane(asyncio.Protocol):
             return Answer("connection refused")
         if self._transport is None:
             return Answer("connection lost")
-        self._waiting = asyncio.get_running_loop().create_future()
-        self._transport.write(self._messages[body])
-        answer = await within(self._target.deadline_s, self._waiting)
-        if answer.verdict == "timeout":
-            # What still comes would be taken for the next answer.
-            self._transport.abort()
-        return answer
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.create_future()
+        # Not asyncio.wait_for, which takes as long as all the rest.
+        deadline = loop.call_later(self._target.deadline_s, self._give_up)
+        try:
+            self._transport.write(self._messages[body])
+            return await self._waiting
+        finally:
+            deadline.cancel()
 
     async def close(self) -> None:
         """Close the connection, and wait until it is: TLS says goodbye first, which takes turns of the event loop."""
@@ -130,9 +137,13 @@ class HttpLane(asyncio.Protocol):
         self._lost.clear()
         self._buffer.clear()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002, asyncio names it
+        """Give the room that is read into."""
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Gather the reply, and pass it on when it is whole."""
-        self._buffer += data
+        self._buffer += self._room[:nbytes]
         found = read_reply(self._buffer)
         if found is None:
             return
@@ -147,6 +158,12 @@ class HttpLane(asyncio.Protocol):
         self._transport = None
         self._lost.set()
         self._settle(Answer("connection lost"))
+
+    def _give_up(self) -> None:
+        self._settle(Answer("timeout"))
+        if self._transport:
+            # What still comes would be taken for the next answer.
+            self._transport.abort()
 
     def _settle(self, answer: Answer) -> None:
         if self._waiting and not self._waiting.done():

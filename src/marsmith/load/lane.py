@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,11 +38,3 @@ class Lane(Protocol):
 
 
 OpenLane = Callable[[], Awaitable[Lane]]
-
-
-async def within(seconds: float, answer: Awaitable[Answer]) -> Answer:
-    """Wait for an answer, at most ``seconds``."""
-    try:
-        return await asyncio.wait_for(answer, seconds)
-    except asyncio.TimeoutError:
-        return Answer("timeout")
