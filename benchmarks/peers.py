@@ -7,7 +7,8 @@ Each server is set up as its documentation advises and gets several set-ups (wor
 with the advised and with a small timeout); its best one in each column counts. A round starts every server in a new
 order, warms it up, loads it with 1, 8 and 32 clients over HTTP on loopback, and stops it. All send the same photos, and
 every answer must have the best label that the others gave to the same photo. Set-ups that are far from their server's
-best after the first round are not tried again.
+best after the first round are not tried again. What decode and model reach in process, with no server, is measured in
+each round too: how far ahead of a peer any server could be.
 
 ``--part payload`` repeats LitServe's own benchmark, which its CI runs: ResNet-18, base64 in JSON of a 224x224 JPEG, 50
 requests at once; with random weights, which change nothing about the time.
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from contenders import Contender, Serve, marsmith_server
+from in_process import images_per_second
 from machine import machine_line, machine_record
 from marsmith import run_state
 from marsmith.bench import http_target
@@ -46,7 +48,7 @@ from marsmith.unpacked_archive import unpacked
 from peer_servers.peer_model import PeerSettings
 from peer_setups import BATCH, MODULES, SHARES, SMALL_BATCH, described, in_json, peer_server, peers
 from photos import photos
-from turns import OURS, Row, records, table, take_turns, verdicts
+from turns import OURS, Row, median, records, table, take_turns, verdicts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ARCHIVE = REPOSITORY / "model_store" / "efficientnet_lite0-1.0.mar"
@@ -79,16 +81,40 @@ def _words(setup: Setup) -> str:
     return f"{at.workers} x {at.threads}, {batch}"
 
 
+class Limit:
+    """What decode and model reach with no server at all, by how the cores are shared out; measured once a round."""
+
+    def __init__(self, archive: Path, bodies: Sequence[bytes], seconds: float) -> None:
+        self._archive, self._bodies, self._seconds = archive, bodies, seconds
+        self._rates: dict[tuple[int, int], list[float]] = {share: [] for share in SHARES}
+
+    def measure(self) -> None:
+        """Measure one round."""
+        for workers, threads in SHARES:
+            rate = images_per_second(
+                self._archive, self._bodies, workers=workers, threads=threads, batch_size=BATCH, seconds=self._seconds
+            )
+            self._rates[workers, threads].append(rate)
+
+    @property
+    def rate(self) -> float:
+        """Images per second: the better median."""
+        return max(map(median, self._rates.values()))
+
+
 def compare_peers(
     archive: Path, names: Sequence[str], *, rounds: int, seconds: float, most: int | None = None
-) -> list[Row]:
-    """Compare the servers that are named on photos, at 1, 8 and 32 clients."""
+) -> tuple[list[Row], float]:
+    """Compare the servers that are named on photos, at 1, 8 and 32 clients; return the limit too."""
     bodies = photos(8)
     with unpacked(archive) as content:
         project = Project(REPOSITORY)
         contenders = ours(project, archive, bodies) if OURS in names else []
         contenders += peers([name for name in names if name != OURS], content.folder, bodies)
-        return take_turns(_first(contenders, most), rounds=rounds, seconds=seconds, clients=CLIENTS)
+        limit = Limit(archive, bodies, seconds)
+        chosen = _first(contenders, most)
+        rows = take_turns(chosen, rounds=rounds, seconds=seconds, clients=CLIENTS, begin=limit.measure)
+    return rows, limit.rate
 
 
 def _first(contenders: Sequence[Contender], most: int | None) -> list[Contender]:
@@ -148,8 +174,10 @@ def our_json_server(project: Project, archive: Path, bodies: Sequence[bytes], se
     return serve
 
 
-def compare_payload(names: Sequence[str], *, rounds: int, seconds: float, most: int | None = None) -> list[Row]:
-    """Compare us with LitServe on its own benchmark's requests."""
+def compare_payload(
+    names: Sequence[str], *, rounds: int, seconds: float, most: int | None = None
+) -> tuple[list[Row], float]:
+    """Compare us with LitServe on its own benchmark's requests; return the limit too."""
     bodies = noise(2)
     with tempfile.TemporaryDirectory(prefix="marsmith-peers-") as scratch:
         archive = resnet18_archive(Path(scratch))
@@ -165,8 +193,10 @@ def compare_payload(names: Sequence[str], *, rounds: int, seconds: float, most: 
                 for settings in (one, zeromq, replace(zeromq, timeout_ms=1)):
                     serve = peer_server("LitServe", settings, bodies)
                     contenders.append(Contender("LitServe", serve, described(settings)))
+            limit = Limit(archive, bodies, seconds)
             chosen = _first(contenders, most)
-            return take_turns(chosen, rounds=rounds, seconds=seconds, clients=(PAYLOAD_CLIENTS,))
+            rows = take_turns(chosen, rounds=rounds, seconds=seconds, clients=(PAYLOAD_CLIENTS,), begin=limit.measure)
+    return rows, limit.rate
 
 
 # The command ----------------------------------------------------------------------------------------------------------
@@ -191,10 +221,13 @@ def chosen_servers(text: str | None) -> list[str]:
     return installed([name for key, name in known.items() if key in text.split(",")])
 
 
-def show(title: str, rows: Sequence[Row], clients: tuple[int, ...], goals: dict[int, float]) -> dict[str, Any]:
+def show(
+    title: str, rows: Sequence[Row], limit: float, clients: tuple[int, ...], goals: dict[int, float]
+) -> dict[str, Any]:
     """Print one comparison and return it as JSON, with its tables and targets for the page of all benchmarks."""
-    found = verdicts(rows, clients, goals)
+    found = verdicts(rows, clients, goals, limit)
     lines = [f"{title}; ± is half the range over the rounds.", "", *table(rows, clients), ""]
+    lines += [f"Decode and model in process, with no server: {limit:.0f} a second.", ""]
     lines += [f"- {each}" for each in found]
     print("", *lines, sep="\n")
     late = [f"{row.server}, {row.setup}" for row in rows if not all(c.driver_kept_up for c in row.cells.values())]
@@ -203,6 +236,7 @@ def show(title: str, rows: Sequence[Row], clients: tuple[int, ...], goals: dict[
     return {
         "title": title,
         "rows": records(rows),
+        "limit": round(limit, 2),
         "verdicts": [asdict(each) | {"met": each.is_met} for each in found],
         "tables": ["\n".join(lines) + "\n"],
         "targets": [target for each in found for target in each.targets(title.partition(",")[0])],
@@ -226,12 +260,12 @@ def main() -> None:
     parts = []
     load = {"rounds": args.rounds, "seconds": args.seconds, "most": args.set_ups}
     if args.part != "payload":
-        rows = compare_peers(args.archive, names, **load)
-        parts.append(show(f"{args.archive.name}, JPEG photos of 640x480", rows, CLIENTS, GOALS))
+        rows, limit = compare_peers(args.archive, names, **load)
+        parts.append(show(f"{args.archive.name}, JPEG photos of 640x480", rows, limit, CLIENTS, GOALS))
     if args.part != "peers":
-        rows = compare_payload(names, **load)
+        rows, limit = compare_payload(names, **load)
         title = "LitServe's own benchmark, ResNet-18 float32, base64 in JSON of a 224x224 JPEG"
-        parts.append(show(title, rows, (PAYLOAD_CLIENTS,), {PAYLOAD_CLIENTS: 1.1}))
+        parts.append(show(title, rows, limit, (PAYLOAD_CLIENTS,), {PAYLOAD_CLIENTS: 1.1}))
     result |= {"parts": parts, **{key: [one for part in parts for one in part[key]] for key in ("tables", "targets")}}
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

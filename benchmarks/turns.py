@@ -87,9 +87,24 @@ def same_answers() -> Check:
 
 
 def take_turns(
-    contenders: Sequence[Contender], *, rounds: int, seconds: float, clients: Columns, warm_up_s: float = 1.0
+    contenders: Sequence[Contender],
+    *,
+    rounds: int,
+    seconds: float,
+    clients: Columns,
+    warm_up_s: float = 1.0,
+    begin: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Start, load and stop each in turn, in a new order each round; set-ups without hope stop after the first."""
+    """Start, load and stop each in turn, in a new order each round; set-ups without hope stop after the first.
+
+    Args:
+        contenders: the servers.
+        rounds: of turns.
+        seconds: of each measurement.
+        clients: of each column.
+        warm_up_s: of each measurement, not counted.
+        begin: is called at the start of each round.
+    """
     check = same_answers()
     found: dict[Contender, list[dict[int, Measurement]]] = {each: [] for each in contenders}
     failures: dict[Contender, str] = {}
@@ -98,6 +113,7 @@ def take_turns(
         if number:
             order = promising(order, found)
         random.Random(number).shuffle(order)
+        begin()
         for each in order:
             print(f"round {number + 1} of {rounds}: {each.name}, {each.note}", file=sys.stderr)
             try:
@@ -198,7 +214,18 @@ def _of_ours(rows: Sequence[Row], row: Row, count: int) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Our best set-up against the best peer at one number of clients."""
+    """Our best set-up against the best peer at one number of clients.
+
+    Attributes:
+        clients: how many.
+        ours: our set-up.
+        peer: the other server and its set-up.
+        ratio: of the rates.
+        our_p99_ms: 99th percentile of our latency.
+        peer_p99_ms: of the other's.
+        goal: for the ratio.
+        most: the ratio that decode and model alone would have, with no server.
+    """
 
     clients: int
     ours: str
@@ -207,6 +234,7 @@ class Verdict:
     our_p99_ms: float
     peer_p99_ms: float
     goal: float
+    most: float | None = None
 
     @property
     def is_met(self) -> bool:
@@ -217,6 +245,7 @@ class Verdict:
         """Return what is wanted beside what is, as the page of all benchmarks takes it."""
         where = f"{what}: {self.clients} clients"
         rate = {"what": f"{where}, best set-up / that of {self.peer}", "goal": self.goal, "value": self.ratio}
+        rate |= {} if self.most is None else {"most": self.most}
         p99 = {"what": f"{where}, the other's p99 / ours", "goal": 1.0, "value": self.peer_p99_ms / self.our_p99_ms}
         return [rate, p99]
 
@@ -225,11 +254,21 @@ class Verdict:
         standing = "ahead" if self.ratio > 1 else "BEHIND"
         line = f"{self.clients} clients: {standing}, {self.ratio:.2f} times the best peer ({self.peer})"
         line += f"; p99 {self.our_p99_ms:.0f} ms against {self.peer_p99_ms:.0f} ms"
+        line += "" if self.most is None else f"; decode and model with no server at all: {self.most:.2f} times"
         return f"{line}; goal {self.goal:g} times at no higher p99: {'met' if self.is_met else 'NOT MET'}"
 
 
-def verdicts(rows: Sequence[Row], clients: Columns, goals: dict[int, float]) -> list[Verdict]:
-    """Compare our best set-up with the best of all peers, in each column."""
+def verdicts(
+    rows: Sequence[Row], clients: Columns, goals: dict[int, float], limit: float | None = None
+) -> list[Verdict]:
+    """Compare our best set-up with the best of all peers, in each column.
+
+    Args:
+        rows: of all servers.
+        clients: of each column.
+        goals: by number of clients.
+        limit: what decode and model reach in batches with no server, per second; says nothing about a single client.
+    """
     found = []
     for count in clients:
         ours = best(rows, OURS, count)
@@ -239,7 +278,10 @@ def verdicts(rows: Sequence[Row], clients: Columns, goals: dict[int, float]) -> 
             continue
         own, other = ours.cells[count], peer.cells[count]
         names = (ours.setup, f"{peer.server}, {peer.setup}")
-        found.append(Verdict(count, *names, own.rate / other.rate, own.p99_ms, other.p99_ms, goals.get(count, 1.0)))
+        most = None if limit is None or count == 1 else limit / other.rate
+        found.append(
+            Verdict(count, *names, own.rate / other.rate, own.p99_ms, other.p99_ms, goals.get(count, 1.0), most)
+        )
     return found
 
 

@@ -87,6 +87,22 @@ def test_we_are_judged_against_the_best_of_all_peers() -> None:
     assert [target["value"] for target in found.targets("x")] == [pytest.approx(120 / 110), 1.0]
 
 
+def test_how_far_ahead_of_a_peer_any_server_could_be_stands_beside_it() -> None:
+    rows = [Row(name, "", {n: Cell((100.0,), (10.0,)) for n in (1, 8)}) for name in ("marsmith", "peer")]
+    alone, batched = verdicts(rows, (1, 8), {8: 1.1}, limit=107.0)
+    assert (alone.most, batched.most) == (None, pytest.approx(1.07))
+    assert "with no server at all: 1.07 times; goal 1.1 times at no higher p99: NOT MET" in str(batched)
+    assert [target.get("most") for target in batched.targets("x")] == [pytest.approx(1.07), None]
+
+
+def test_a_missed_target_stands_beside_what_the_run_leaves_room_for(tmp_path: Path) -> None:
+    from report import render_page
+
+    results = stored_results()
+    results["peers"]["targets"] = [{"what": "8 clients", "goal": 1.1, "value": 1.02, "most": 1.07}]
+    assert "| 8 clients | >= 1.1 | 1.02 | **not met** | 1.07 |" in render_page(results, tmp_path)
+
+
 def test_where_a_peer_is_faster_the_verdict_says_behind() -> None:
     (found,) = verdicts([row("marsmith", "", 90), row("peer", "", 100)], (8,), {8: 1.1})
     assert "BEHIND" in str(found)
