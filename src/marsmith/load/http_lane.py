@@ -20,7 +20,6 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
 _CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
 _GOODBYE_S = 1.0
-_ROOM = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,13 @@ class HttpTarget:
         ]
 
 
-class HttpLane(asyncio.BufferedProtocol):
-    """One connection to an HTTP server; it is opened anew where the server has closed it.
-
-    It reads into memory of its own: what asyncio would take for each read is mapped and unmapped each time.
-    """
+class HttpLane(asyncio.Protocol):
+    """One connection to an HTTP server; it is opened anew where the server has closed it."""
 
     def __init__(self, target: HttpTarget, messages: Sequence[bytes]) -> None:
         self._target = target
         self._messages = messages
         self._transport: asyncio.Transport | None = None
-        self._room = memoryview(bytearray(_ROOM))
         self._buffer = bytearray()
         self._waiting: asyncio.Future[Answer] | None = None
         self._lost = asyncio.Event()
@@ -100,7 +95,7 @@ class HttpLane(asyncio.BufferedProtocol):
             return Answer("connection lost")
         loop = asyncio.get_running_loop()
         self._waiting = loop.create_future()
-        # Not asyncio.wait_for, which takes as long as all the rest.
+        # Not asyncio.wait_for: its futures and callbacks take time from the model, on the cores that are measured.
         deadline = loop.call_later(self._target.deadline_s, self._give_up)
         try:
             self._transport.write(self._messages[body])
@@ -137,13 +132,9 @@ class HttpLane(asyncio.BufferedProtocol):
         self._lost.clear()
         self._buffer.clear()
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002, asyncio names it
-        """Give the room that is read into."""
-        return self._room
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         """Gather the reply, and pass it on when it is whole."""
-        self._buffer += self._room[:nbytes]
+        self._buffer += data
         found = read_reply(self._buffer)
         if found is None:
             return
