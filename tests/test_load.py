@@ -224,8 +224,23 @@ def test_warm_up_is_not_counted_and_failures_have_no_latency() -> None:
     assert (measured.requests, measured.failed, measured.errors) == (4, 1, {"503": 1})
     assert measured.quantiles_ms[0.5] == pytest.approx(200)
     assert measured.max_ms == pytest.approx(500)
-    assert measured.requests_per_second == pytest.approx(3 / 8)
+    assert measured.requests_per_second == pytest.approx(4 / 8)
     assert not measured.holds(1000)
+
+
+@pytest.mark.parametrize("clients", [1, 8, 50])
+def test_a_closed_loop_has_the_rate_of_the_server_however_many_wait_in_it(clients: int) -> None:
+    # One request after the other, 50 a second; each client asks again at once, until 4 s are over.
+    waiting, samples, now = [0.0] * clients, [], 0.0
+    while waiting:
+        now += 0.02
+        sent = waiting.pop(0)
+        samples.append(Sample(sent, sent, now, 0, "ok"))
+        if now < 4.0:
+            waiting.append(now)
+    measured = measure(Drive(tuple(samples), now, 0.1), skip_s=1.0)
+    assert measured.requests_per_second == pytest.approx(50, rel=0.01)
+    assert measured.requests == len([sample for sample in samples if sample.due >= 1.0])
 
 
 def test_a_driver_that_is_late_or_busy_says_so() -> None:

@@ -25,7 +25,8 @@ class Measurement:
         requests: sent and answered, one way or the other.
         errors: what went wrong, and how often.
         seconds: over which rates are reckoned.
-        requests_per_second: good answers a second.
+        requests_per_second: good answers a second, from the end of the warm-up to the last; those to requests of the
+            warm-up too, which the server still worked on.
         mean_ms: mean latency; NaN without a good answer, as the next ones.
         quantiles_ms: quantile, 0 to 1, to latency.
         max_ms: the largest.
@@ -87,6 +88,7 @@ class Measurement:
 
 def measure(drive: Drive, *, skip_s: float = 0.0) -> Measurement:
     """Sum up a run, without the requests that were due in its first ``skip_s`` seconds."""
+    answered = sum(sample.verdict == OK and sample.done >= skip_s for sample in drive.samples)
     samples = [sample for sample in drive.samples if sample.due >= skip_s]
     good = sorted(sample.latency_s * 1000 for sample in samples if sample.verdict == OK)
     errors = Counter(sample.verdict for sample in samples if sample.verdict != OK)
@@ -96,7 +98,7 @@ def measure(drive: Drive, *, skip_s: float = 0.0) -> Measurement:
         requests=len(samples),
         errors=dict(errors.most_common()),
         seconds=seconds,
-        requests_per_second=len(good) / _span(samples, skip_s, seconds),
+        requests_per_second=answered / _span(samples, skip_s, seconds),
         mean_ms=sum(good) / len(good) if good else math.nan,
         quantiles_ms={q: quantile(good, q) for q in QUANTILES},
         max_ms=good[-1] if good else math.nan,
