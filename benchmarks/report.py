@@ -49,9 +49,9 @@ def render_page(results: Mapping[str, Result], plots: Path) -> str:
     if not results:
         return HEAD.format(machine="nothing has been measured yet")
     machines = {name: result["machine"] for name, result in results.items()}
-    hardware = {(each["cpu"], each["cores"], *each["cpuFlags"]) for each in machines.values()}
-    if len(hardware) > 1:
-        raise ValueError(f"results of different machines: {sorted(hardware)}; measure all again on one")
+    kinds = {hardware(each) for each in machines.values()}
+    if len(kinds) > 1:
+        raise ValueError(f"results of different machines: {sorted(kinds)}; measure all again on one")
     newest = max(machines.values(), key=lambda each: len(each["versions"]))
     parts = [HEAD.format(machine=machine_line(newest)), _targets(results)]
     missing = [name for name in SECTIONS if name not in results]
@@ -60,6 +60,11 @@ def render_page(results: Mapping[str, Result], plots: Path) -> str:
     parts += [render(results[name], plots) for name, render in SECTIONS.items() if name in results]
     parts.append(GPU)
     return "\n".join(parts)
+
+
+def hardware(machine: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what is equal of machines whose figures may stand on one page; a cloud names several processors alike."""
+    return (str(machine["cpu"]), f"{machine['cores']} cores", *machine["cpuFlags"])
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -5,7 +5,7 @@ Run: make bench              (about two hours on 2 cores; nothing else should ru
      python benchmarks/run_all.py --only serving peers       # measure these again, and render the page anew
 
 Results lie in benchmarks/results/ as JSON, one file a benchmark, each with its machine; the page says which machine it
-was, and refuses to mix machines.
+was, and refuses to mix machines: on another one measure all, or remove that folder first.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from report import render_page
+from machine import machine_record
+from report import hardware, render_page
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -45,6 +47,13 @@ def main() -> int:
     parser.add_argument("--render", action="store_true", help="measure nothing, render the page")
     args = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
+    here = hardware(machine_record())
+    others = [name for name, result in stored().items() if hardware(result["machine"]) != here]
+    if not args.render and (kept := sorted(set(others) - set(args.only))):
+        parser.error(
+            f"these results are of another machine: {', '.join(kept)}; figures of two machines make no page. Measure"
+            " them too (make bench does), or remove benchmarks/results first"
+        )
     failed = []
     for name in [] if args.render else args.only:
         file, usual, quick = COMMANDS[name]
@@ -57,12 +66,18 @@ def main() -> int:
         # The page says how each figure was made.
         measured = json.loads(result.read_text(encoding="utf-8")) | {"command": command, "rates": RATES}
         result.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+    # What could not be measured here may still lie there from another machine.
+    results = {name: each for name, each in stored().items() if args.render or hardware(each["machine"]) == here}
     PAGE.write_text(render_page(results, PAGE.parent / "plots"), encoding="utf-8")
     print(f"wrote {PAGE}", file=sys.stderr)
     if failed:
         print(f"failed: {', '.join(failed)}; the page shows their earlier results, if any", file=sys.stderr)
     return 1 if failed else 0
+
+
+def stored() -> dict[str, Any]:
+    """Return the results that there are, by the benchmark's name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -322,6 +323,52 @@ def test_results_of_two_machines_make_no_page(difference: dict[str, object], tmp
     results["ready"]["machine"] |= difference
     with pytest.raises(ValueError, match="different machines"):
         render_page(results, tmp_path)
+
+
+def test_what_would_stand_beside_another_machines_results_is_not_even_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import run_all
+
+    shutil.copytree(run_all.RESULTS, tmp_path / "results")
+    monkeypatch.setattr(run_all, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run_all, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(run_all, "machine_record", lambda: {"cpu": "Another CPU", "cores": 3, "cpuFlags": []})
+    monkeypatch.setattr(sys, "argv", ["run_all.py", "--only", "ready", "peers"])
+    with pytest.raises(SystemExit) as refused:
+        run_all.main()
+    assert refused.value.code == 2
+    told = capsys.readouterr().err
+    assert "these results are of another machine: frontend, judged, optimize, service_level, serving" in told
+    assert "make bench" in told
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_what_could_not_be_measured_here_leaves_no_figures_of_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import run_all
+
+    shutil.copytree(run_all.RESULTS, tmp_path / "results")
+    here = {**stored_results()["ready"]["machine"], "cpu": "Another CPU"}
+
+    def measured(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        ready = stored_results()["ready"] | {"machine": here}
+        if "ready.py" in command[1]:
+            Path(command[-1]).write_text(json.dumps(ready))
+        return subprocess.CompletedProcess(command, 0 if "ready.py" in command[1] else 1)
+
+    monkeypatch.setattr(run_all, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run_all, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(run_all, "machine_record", lambda: here)
+    monkeypatch.setattr(subprocess, "run", measured)
+    monkeypatch.setattr(sys, "argv", ["run_all.py"])
+    assert run_all.main() == 1
+    page = (tmp_path / "page.md").read_text()
+    assert "Another CPU" in page
+    assert "Not measured on this machine yet: serving, judged" in page
+    assert "## Start-up" in page
+    assert "failed: serving, judged" in capsys.readouterr().err
 
 
 # The GPU --------------------------------------------------------------------------------------------------------------
