@@ -18,13 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engines
+import onnxruntime_engine
 import openvino_engine
 import processor
 from conftest import REPOSITORY
 from engine_fixtures import LABELS, archive_folder, pictures, small_graph, small_pt2
 from example_replay import largest_difference, loose_difference
 from handler_fixtures import Worker, write_examples
-from marsmith import environment
+from marsmith import environment, export_machine, machine_facts
 from marsmith.errors import ExportError
 from marsmith.formats.form import Form
 from marsmith.image_graph import ImageGraph
@@ -344,6 +345,22 @@ def test_int8_overflows_on_x86_without_vnni(
 ) -> None:
     _processor(tmp_path, monkeypatch, architecture, cpuinfo)
     assert processor.overflows_in_int8() == overflows
+    # What refuses to make it, and what refuses to run it, are of one mind.
+    assert export_machine.overflows_in_int8(architecture, machine_facts.cpu_flags(cpuinfo)) == overflows
+
+
+@pytest.mark.parametrize(("flags", "exact"), [("avx2", True), ("avx2 avx_vnni", False)])
+def test_onnxruntime_takes_exact_kernels_only_where_the_fast_ones_overflow(
+    flags: str, exact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _processor(tmp_path, monkeypatch, X86, f"flags\t\t: {flags}")
+    options = onnxruntime_engine._options(onnxruntime_engine.import_onnxruntime(), 1)
+    key = "session.x64quantprecision"
+    if exact:
+        assert options.get_session_config_entry(key) == "1"
+    else:
+        with pytest.raises(RuntimeError, match=key):
+            options.get_session_config_entry(key)
 
 
 def _processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, cpuinfo: str) -> None:

@@ -100,15 +100,18 @@ def obstacle(form: Form, device: str, machine: Machine) -> str | None:
     # Where the processor's features cannot be read, the gate finds out.
     if wanted and machine.cpu_flags and not wanted & machine.cpu_flags:
         return f"this processor ({machine.cpu}) computes {form.precision} only by emulation: it has no {_any(wanted)}"
-    if form.precision == "int8" and form.engine != "onnxruntime" and overflows_in_int8(machine):
+    if (
+        form.precision == "int8"
+        and form.engine != "onnxruntime"
+        and overflows_in_int8(machine.architecture, machine.cpu_flags)
+    ):
         return f"int8 overflows in {form.engine} on this processor ({machine.cpu}), which has no VNNI: take onnxruntime"
     return None
 
 
-def overflows_in_int8(machine: Machine) -> bool:
+def overflows_in_int8(architecture: str, cpu_flags: frozenset[str]) -> bool:
     """Tell whether int8 kernels overflow, as ``handlers/processor.py`` does in a worker: x86 without VNNI."""
-    is_x86 = machine.architecture in ("x86_64", "AMD64")
-    return is_x86 and bool(machine.cpu_flags) and not machine.cpu_flags & _VNNI
+    return architecture in ("x86_64", "AMD64") and bool(cpu_flags) and not cpu_flags & _VNNI
 
 
 def stand_in(form: Form, device: str, machine: Machine) -> Form | None:

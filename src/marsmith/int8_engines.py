@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 
 from marsmith.errors import MissingDependencyError
-from marsmith.export_machine import Machine, overflows_in_int8
+from marsmith.export_machine import overflows_in_int8
+from marsmith.machine_facts import cpu_flags_here
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -31,7 +33,7 @@ def _onnxruntime(path: Path) -> Forward:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    if overflows_in_int8(Machine.here()):
+    if overflows_in_int8(platform.machine(), cpu_flags_here()):
         options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

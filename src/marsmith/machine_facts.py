@@ -123,7 +123,7 @@ def gather(project: Project) -> Facts:
         # A supervisor that waits to start the server again needs what looks like leftovers.
         leftovers=() if runs or supervisor_state.read(project) else tuple(_leftovers(project, state)),
         architecture=os.uname().machine,
-        cpu_flags=cpu_flags(_text(Path("/proc/cpuinfo"))),
+        cpu_flags=cpu_flags_here(),
         cores=os.cpu_count() or 1,
         usable_cores=len(os.sched_getaffinity(0)),
         cgroup_cores=cgroup_cores(Path("/sys/fs/cgroup"), _text(Path("/proc/self/cgroup"))),
@@ -142,6 +142,11 @@ def cpu_flags(cpuinfo: str) -> frozenset[str]:
     """Return the features of the first processor in the text of ``/proc/cpuinfo``."""
     line = next((line for line in cpuinfo.splitlines() if line.startswith(("flags", "Features"))), "")
     return frozenset(line.partition(":")[2].split())
+
+
+def cpu_flags_here() -> frozenset[str]:
+    """Return the features of this machine's processor; empty where Linux does not tell them."""
+    return cpu_flags(_text(Path("/proc/cpuinfo")))
 
 
 def cgroup_cores(root: Path, own: str) -> float | None:

@@ -26,10 +26,10 @@ from marsmith.archive.staging import staged
 from marsmith.archive.zip_writer import ZipWriter
 from marsmith.errors import ExportError
 from marsmith.graph_program import first_line, quietly, to_program
+from marsmith.machine_facts import cpu_flags_here
 
 # Key in the file's own metadata: the CPU's flags that its code needs, as Linux names them.
 CPU_FLAGS = "MARSMITH_CPU_FLAGS"
-_CPU_INFO = Path("/proc/cpuinfo")
 _TOP_FOLDER = "model"
 _ALIGNMENT_BYTES = 64
 _NO_ID = b"0" * 40
@@ -126,32 +126,22 @@ def _configs() -> dict[str, Any]:
 
 def _level() -> str | None:
     """Return the highest level of x86-64 that this CPU has, of those that are named below; None where it has none."""
-    flags = cpu_flags()
+    flags = cpu_flags_here()
     return next((level for level, needed in _LEVELS.items() if set(needed.split()) <= flags), None)
 
 
 def _needed_flags(level: str | None) -> set[str]:
     """Return what code of a level needs, with what Inductor adds; without a level it is made for exactly this CPU."""
     if level is None:
-        return cpu_flags() | {platform.machine()}
+        return {*cpu_flags_here(), platform.machine()}
     from torch._inductor import config
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
     with config.patch({"cpp.vec_isa_ok": True}):
         isa = pick_vec_isa()
-    added = {str(flag) for flag in str(isa).split() if flag in cpu_flags()}
+    added = {str(flag) for flag in str(isa).split() if flag in cpu_flags_here()}
     extra = {"avx512_bf16"} if "avx512bf16" in isa.build_arch_flags() else set()
     return {platform.machine(), *_LEVELS[level].split(), *added, *extra}
-
-
-def cpu_flags() -> set[str]:
-    """Return the flags of this CPU as Linux names them; empty where it does not."""
-    try:
-        lines = _CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return set()
-    found = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
-    return set(next(found, "").split())
 
 
 @contextmanager
