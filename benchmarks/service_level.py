@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -47,7 +47,7 @@ class MemoryWatch:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.seen: list[tuple[float, int]] = []
 
-    def __enter__(self) -> MemoryWatch:  # noqa: PYI034, Self is not in Python 3.10
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

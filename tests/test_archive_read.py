@@ -482,7 +482,7 @@ def test_python_and_this_reader_see_the_same_members(tmp_path: Path) -> None:
     path = tmp_path / "a.mar"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("MAR-INF/MANIFEST.json", MANIFEST)
-        archive.mkdir("empty") if sys.version_info >= (3, 11) else None
+        archive.mkdir("empty")
         archive.writestr("h.py", H)
     opened = Archive.open(path)
     assert list(opened.members) == ["MAR-INF/MANIFEST.json", "h.py"]

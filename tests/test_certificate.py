@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -47,7 +47,7 @@ def config_of(project: Project, **other: str) -> dict[str, str]:
 
 def right_now() -> datetime:
     # Not once for the file: it is read long before its tests run.
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def problems(project: Project, now: datetime | None = None, **other: str) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from typing import Self
 
 import pytest
 from hypothesis import given, settings
@@ -33,7 +34,7 @@ class Server:
         self.heads: list[bytes] = []
         self.connections = 0
 
-    async def __aenter__(self) -> Server:  # noqa: PYI034, Self is not in Python 3.10
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ def write(path: Path, text: str = WRITTEN, mode: int = 0o600) -> Path:
 def test_a_key_file_gives_a_token_for_each_role(tmp_path: Path) -> None:
     keys = read_key_file(write(tmp_path / "key_file.json"))
     assert keys.of("inference").value == "gNRuA7dS"
-    assert keys.of("inference").expires == datetime(2999, 2, 16, 5, 12, 24, 801955, timezone.utc)
+    assert keys.of("inference").expires == datetime(2999, 2, 16, 5, 12, 24, 801955, UTC)
     assert keys.of("management").value == "B-E5KSRM"
     assert keys.of("api") == Token("yv9uQajP", None)
     assert keys.warnings == ()
@@ -72,7 +72,7 @@ def test_a_file_that_is_being_written_is_read_again(tmp_path: Path) -> None:
 
 
 def test_a_token_is_due_shortly_before_it_expires() -> None:
-    expires = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    expires = datetime(2030, 1, 1, tzinfo=UTC)
     assert not Token("a", expires).is_due(expires - MARGIN - timedelta(seconds=1))
     assert Token("a", expires).is_due(expires - MARGIN)
     assert not Token("a", None).is_due(expires)
@@ -91,7 +91,7 @@ def test_a_token_is_never_printed_by_accident() -> None:
 def test_every_time_that_java_prints_is_read(moment: datetime, digits: int) -> None:
     fraction = f"{moment.microsecond:06d}000"[:digits]
     text = moment.strftime("%Y-%m-%dT%H:%M:%S") + (f".{fraction}" if digits else "") + "Z"
-    expected = moment.replace(tzinfo=timezone.utc, microsecond=int(fraction.ljust(6, "0")[:6]))
+    expected = moment.replace(tzinfo=UTC, microsecond=int(fraction.ljust(6, "0")[:6]))
     assert parse_instant(text.replace(f"{moment.year:d}-", f"{moment.year:04d}-", 1)) == expected
 
 

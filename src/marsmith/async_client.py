@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from marsmith import run_state
 from marsmith.async_rest import AsyncTransport
@@ -89,7 +90,7 @@ class AsyncClient:
             retries=retries,
         )
 
-    async def __aenter__(self) -> AsyncClient:  # noqa: PYI034, Self is not in Python 3.10
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -82,7 +82,7 @@ class AsyncTransport:
             ) as response:
                 async for part in _parts(response, time.monotonic() + deadline_s):
                     yield part
-        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, ValueError, OSError) as error:
             raise _failure(request.url, error, deadline_s) from None
 
     def _opened(self) -> aiohttp.ClientSession:
@@ -125,7 +125,7 @@ async def _parts(response: aiohttp.ClientResponse, late: float) -> AsyncGenerato
     part, empty = b"", True
     async for data, ends in response.content.iter_chunks():
         if time.monotonic() > late:
-            raise asyncio.TimeoutError
+            raise TimeoutError
         part += data
         if ends and part:
             empty = False

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +80,7 @@ def make_pair(hosts: Iterable[str] = (), days: int = 30) -> Pair:
     except ModuleNotFoundError:
         raise MissingDependencyError("cryptography", extra="sign") from None
     key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
-    expires = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(days=days)
+    expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
     text = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -178,7 +178,7 @@ def _self_signed(key: object, hosts: Sequence[str], expires: datetime) -> bytes:
     usage = x509.KeyUsage(True, False, True, False, False, False, False, False, False)
     builder = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(datetime.now(timezone.utc) - _SKEW)
+        .not_valid_before(datetime.now(UTC) - _SKEW)
         .not_valid_after(expires)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage, critical=True)

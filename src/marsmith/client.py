@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from marsmith import run_state
 from marsmith.blocking import BlockingCarrier, BlockingInference, BlockingTokens, each, finished
@@ -96,7 +96,7 @@ class Client:
             retries=retries,
         )
 
-    def __enter__(self) -> Client:  # noqa: PYI034, Self is not in Python 3.10
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

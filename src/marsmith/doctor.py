@@ -18,7 +18,7 @@ from marsmith.settings import Project
 Status = Literal["ok", "warn", "fail"]
 
 TORCHSERVE = "0.12.0"
-OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 OLDEST_TORCH, NEWEST_TORCH = Version("2.8"), Version("2.15")
 QUIET_JAVAS = (17, 21)
 # A shared memory of 64 MiB is what containers get by default.
@@ -110,7 +110,7 @@ def _java(facts: Facts) -> Check:
 def _python(facts: Facts) -> Check:
     found = ".".join(map(str, facts.python))
     if not OLDEST_PYTHON <= facts.python[:2] <= NEWEST_PYTHON:
-        return Check("python", "warn", found, "use Python 3.10 to 3.13")
+        return Check("python", "warn", found, "use Python 3.11 to 3.13")
     return Check("python", "ok", found)
 
 

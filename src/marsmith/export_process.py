@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from marsmith.errors import ExportError, MarsmithError
 from marsmith.export_messages import JobRequest, JobResult
@@ -34,7 +34,7 @@ class JobProcess:
     def __init__(self, request: JobRequest) -> None:
         self._request = request
 
-    def __enter__(self) -> JobProcess:  # noqa: PYI034, Self is not in Python 3.10
+    def __enter__(self) -> Self:
         # The child must find the same marsmith, however this process found it.
         path = os.pathsep.join(entry for entry in sys.path if entry)
         self._child = subprocess.Popen(

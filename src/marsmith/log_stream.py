@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from datetime import datetime
 from types import TracebackType
+from typing import Self
 
 from marsmith.server_log import LogLine, as_record, belongs_to_message, parse_line
 
@@ -39,7 +40,7 @@ class JsonLog:
         self._thread = threading.Thread(target=self._pump, name="json-log", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> JsonLog:  # noqa: PYI034, Self is not in Python 3.10
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

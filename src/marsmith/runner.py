@@ -33,7 +33,7 @@ from marsmith.worker_protocol import (
 )
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["Request", "Runner", "RunnerReply"]
 

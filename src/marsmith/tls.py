@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +99,7 @@ def pair_problems(
     except OSError as error:
         return [TlsProblem(f"cannot read {error.filename}: {error.strerror}", _MAKE)]
     problems += _key_problems(key, content, key_file)
-    problems += _chain_problems(chain, certificate_file, hosts, now or datetime.now(timezone.utc))
+    problems += _chain_problems(chain, certificate_file, hosts, now or datetime.now(UTC))
     if key is not None and chain and key.public_key() != chain[0].public_key():
         message = f"{key_file} is not the key of the first certificate in {certificate_file}"
         problems.append(TlsProblem(message, "name the pair that belongs together, the server's certificate first"))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -248,12 +248,12 @@ def parse_instant(text: str) -> datetime:
     if not match:
         raise ValueError(f"not a time: {text!r}")
     minute, second, fraction = match.groups()
-    whole = datetime.strptime(f"{minute}:{second or '00'}", "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+    whole = datetime.strptime(f"{minute}:{second or '00'}", "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
     return whole + timedelta(microseconds=int((fraction or "").ljust(9, "0")[:6]))
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def _text(path: Path) -> str:

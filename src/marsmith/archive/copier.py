@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, cast
+from typing import BinaryIO, Self, cast
 
 from marsmith.errors import BuildError
 
@@ -41,7 +41,7 @@ class Copier:
         self._hasher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256")
         self._buffers = deque(bytearray(CHUNK_BYTES) for _ in range(_BUFFERS))
 
-    def __enter__(self) -> Copier:  # noqa: PYI034  # Self is not in Python 3.10
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -75,7 +75,7 @@ class MemberStream(io.RawIOBase):
         """Say that this stream can be read."""
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer is not in Python 3.10
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer is not in Python 3.11
         """Fill ``buffer``; 0 at the end, after the content has been checked."""
         chunk = self._next(len(buffer))
         if not chunk:

@@ -7,7 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
 from marsmith import __version__
@@ -18,7 +18,7 @@ from marsmith.formats import sums
 from marsmith.formats.manifest import FORMAT_VERSION, Manifest
 
 DATE_VARIABLE = "SOURCE_DATE_EPOCH"
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIXED_DATE = "01/01/1980 00:00:00"
 _WRITTEN_BY_US = (manifest_format.FILE_NAME, sums.FILE_NAME)
 

@@ -92,7 +92,7 @@ class _TarStream(io.RawIOBase):
         """Say that this stream can be read."""
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer is not in Python 3.10
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer is not in Python 3.11
         """Fill ``buffer``; 0 at the end."""
         chunk = self._source.read(min(len(buffer), self.left)) if self.left else b""
         if self.left and not chunk:

@@ -44,7 +44,7 @@ class _Gzip:
         for start in range(0, len(view), _STORED_BLOCK_BYTES):
             block = view[start : start + _STORED_BLOCK_BYTES]
             self._write(struct.pack("<B2H", 0, len(block), len(block) ^ 0xFFFF))
-            self._write(block)  # type: ignore[arg-type]  # bytes-like: typeshed's Buffer is not in Python 3.10
+            self._write(block)  # type: ignore[arg-type]  # bytes-like: typeshed's Buffer is not in Python 3.11
 
     def close(self) -> None:
         self._write(self._deflater.flush(zlib.Z_FULL_FLUSH) + _LAST_BLOCK)

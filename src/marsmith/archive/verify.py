@@ -196,7 +196,7 @@ def _contents(archive: Archive) -> Iterator[tuple[str, str | ArchiveError]]:
         try:
             with archive.open_member(name) as stream:
                 yield name, sha256_of(stream)
-        except ArchiveError as error:  # noqa: PERF203  # each member is judged for itself
+        except ArchiveError as error:  # each member is judged for itself
             yield name, error
 
 

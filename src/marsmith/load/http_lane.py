@@ -110,7 +110,7 @@ class HttpLane(asyncio.Protocol):
         self._transport.close()
         try:
             await asyncio.wait_for(self._lost.wait(), _GOODBYE_S)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self._transport.abort()
             await self._lost.wait()
 
