@@ -7,10 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from marsmith.errors import MarsmithError
-from marsmith.formats.properties import ENCODING, Entry, as_mapping, parse_properties
+from marsmith.formats.properties import Entry
 from marsmith.formats.server_state import Parameters, Version
 from marsmith.model_store import StoredArchive, open_stored
-from marsmith.server_config import FILE_NAME
 from marsmith.settings import Project
 
 _KEYS = {
@@ -21,15 +20,6 @@ _KEYS = {
     "response_timeout_s": "responseTimeout",
     "startup_timeout_s": "startupTimeout",
 }
-
-
-def started_with(project: Project) -> dict[str, str]:
-    """Return the server config that the project's server was started with.
-
-    Raises:
-        OSError: there is none.
-    """
-    return as_mapping(parse_properties((project.run / FILE_NAME).read_text(encoding=ENCODING)))
 
 
 def configured_parameters(config: Mapping[str, str], archives: Iterable[StoredArchive]) -> dict[Version, Parameters]:

@@ -128,7 +128,7 @@ def rollback(
     with _site(project, check_model_name(model), on_event, wait_s) as site:
         journal = recover(site, site.file.read())
         target = _rollback_target(site, to, journal)
-        return _roll_out(site, target, options, journal, _stored_archive(project, target))
+        return _roll_out(site, target, options, journal, _stored_archive(site, target))
 
 
 def plan_deploy(project: Project, reference: str, options: Options | None = None) -> Planned:
@@ -208,7 +208,7 @@ def _rollback_target(site: Site, to: str | None, journal: Journal) -> Target:
             tip=f"name one that is registered or in the model store: marsmith rollback {site.model} --to VERSION",
         )
     release = _known_release(site, version, journal)
-    path = site.project.model_store / release.archive
+    path = site.store / release.archive
     count = _example_count(Archive.open(path)) if path.exists() else 0
     return Target("rollback", site.model, release, count)
 
@@ -222,7 +222,7 @@ def _known_release(site: Site, version: str, journal: Journal) -> Release:
     if status:
         return Release(version, status.archive_url, None, status.min_workers)
     name = archive_file_name(site.model, version)
-    if (site.project.model_store / name).exists():
+    if (site.store / name).exists():
         return Release(version, name, None, 0)
     raise UsageError(
         f"no version {version} of {site.model} was deployed, is registered or lies in the model store",
@@ -230,9 +230,9 @@ def _known_release(site: Site, version: str, journal: Journal) -> Release:
     )
 
 
-def _stored_archive(project: Project, target: Target) -> Deployable | None:
+def _stored_archive(site: Site, target: Target) -> Deployable | None:
     """Open the archive of a version to go back to; None where it is gone and the version is still registered."""
-    path = project.model_store / target.release.archive
+    path = site.store / target.release.archive
     if not path.exists():
         return None
     archive = Archive.open(path)

@@ -21,7 +21,7 @@ from marsmith.installed import installed_version
 from marsmith.java import Java, find_java
 from marsmith.model_store import SUFFIXES
 from marsmith.preflight import busy_port
-from marsmith.server_config import addresses, effective_config, read_server_config
+from marsmith.server_config import addresses, effective_config, model_store, read_server_config
 from marsmith.settings import Project
 
 # What TorchServe imports, by whether its wheel declares it.
@@ -210,9 +210,11 @@ def _space(folder: Path) -> Space:
 
 
 def _archive_bytes(project: Project) -> int:
-    if not project.model_store.is_dir():
+    try:
+        files = [path for path in model_store(project).iterdir() if path.name.endswith(SUFFIXES)]
+    except (MarsmithError, OSError):
         return 0
-    return sum(path.stat().st_size for path in project.model_store.iterdir() if path.name.endswith(SUFFIXES))
+    return sum(path.stat().st_size for path in files)
 
 
 def _state(project: Project) -> run_state.RunState | None:

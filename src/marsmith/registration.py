@@ -19,6 +19,7 @@ from marsmith.errors import (
 )
 from marsmith.handler_traceback import is_cut_off, summary
 from marsmith.names import did_you_mean
+from marsmith.server_config import served_store
 from marsmith.server_log import WorkerDeath, first_death, parse_log
 from marsmith.settings import Project
 
@@ -37,7 +38,7 @@ def archive_in_store(project: Project, reference: str) -> Path:
     Raises:
         UsageError: there is none, or it lies outside the store.
     """
-    store = project.model_store.resolve()
+    store = served_store(project).resolve()
     found = _first_existing([Path(reference), store / reference, store / f"{reference}.mar"])
     if found is None:
         names = sorted(path.name for path in store.glob("*.mar"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from marsmith.client import Client, VersionStatus
@@ -14,6 +15,7 @@ from marsmith.errors import DeadlineError, NotFoundError, ServerError, UsageErro
 from marsmith.formats.deploy_journal import Journal, Release
 from marsmith.registration import READY_DEADLINE_S, register_stored
 from marsmith.rollout_plan import Situation, Step
+from marsmith.server_config import served_store
 from marsmith.settings import Project
 
 DRAIN_TIMEOUT_S = 60.0
@@ -64,6 +66,11 @@ class Site:
         """The model's name."""
         return self.file.model
 
+    @property
+    def store(self) -> Path:
+        """The model store that the server takes archives from."""
+        return served_store(self.project)
+
     def perform(self, step: Step, work: Callable[[], str | None]) -> None:
         """Do one step, and tell about it."""
         self.on_event(Event(step, "begin"))
@@ -99,10 +106,10 @@ class Site:
             WorkerDiedError: no worker could load it.
             ClientError: the server refused it.
         """
-        path = self.project.model_store / release.archive
+        path = self.store / release.archive
         if not path.exists():
             raise UsageError(f"{path} is gone: {self.model}:{release.version} cannot be registered again")
-        if release.digest is not None and release.digest != _digest(self.project, release):
+        if release.digest is not None and release.digest != _digest(path):
             raise UsageError(
                 f"{path} is not the archive that {self.model}:{release.version} was deployed from",
                 tip="deploy it under a version number of its own",
@@ -145,7 +152,7 @@ class Site:
             self.client.unregister(self.model, version)
 
 
-def _digest(project: Project, release: Release) -> str:
+def _digest(path: Path) -> str:
     from marsmith.archive import Archive
 
-    return Archive.open(project.model_store / release.archive).digest()
+    return Archive.open(path).digest()

@@ -13,6 +13,7 @@ from marsmith.errors import ArchiveError, FormatError, ServerError, UsageError
 from marsmith.model_store import archives_in
 from marsmith.names import check_model_version
 from marsmith.registration import archive_in_store
+from marsmith.server_config import served_store
 from marsmith.settings import Project
 
 
@@ -48,7 +49,7 @@ def find(project: Project, reference: str) -> Deployable:
     suffix = "tar.gz" if archive.kind == "tar.gz" else "mar"
     name = f"{manifest.model_name}-{check_model_version(manifest.model_version)}.{suffix}"
     digest = archive.digest()
-    if path.parent == project.model_store.resolve():
+    if path.parent == served_store(project).resolve():
         return Deployable(archive, path.name, digest, stored=False)
     same = _same_version(project, archive, name)
     if same is None:
@@ -67,7 +68,7 @@ def copy_into_store(project: Project, deployable: Deployable) -> None:
     Raises:
         ServerError: it cannot be written, or changed meanwhile.
     """
-    target = project.model_store / deployable.file_name
+    target = served_store(project) / deployable.file_name
     temporary = _temporary(target)
     try:
         shutil.copyfile(deployable.archive.path, temporary)
@@ -85,7 +86,7 @@ def copy_into_store(project: Project, deployable: Deployable) -> None:
 
 def remove_copy(project: Project, file_name: str) -> None:
     """Remove a copy that was made, or begun, in the model store."""
-    target = project.model_store / file_name
+    target = served_store(project) / file_name
     for path in (target, _temporary(target)):
         path.unlink(missing_ok=True)
 
@@ -98,7 +99,7 @@ def _temporary(target: Path) -> Path:
 def _same_version(project: Project, archive: Archive, name: str) -> Archive | None:
     """Return the archive in the store that is the same version, or would have the same name."""
     wanted = (archive.manifest.model_name, archive.manifest.model_version)
-    for path in archives_in(project.model_store, "all"):
+    for path in archives_in(served_store(project), "all"):
         try:
             found = Archive.open(path)
         except (ArchiveError, FormatError):

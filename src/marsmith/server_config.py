@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from marsmith.errors import ConfigError, PreflightError
+from marsmith import run_state
+from marsmith.errors import ConfigError, NotRunningError, PreflightError
 from marsmith.formats.properties import ENCODING, Entry, as_mapping, parse_properties
 from marsmith.formats.server_key_types import is_true
 from marsmith.formats.server_keys import KNOWN_KEYS, PATH_KEYS, variable
@@ -21,6 +22,8 @@ from marsmith.settings import Project
 
 FILE_NAME = "config.properties"
 
+# What decides which folder is the model store.
+_STORE_KEYS = frozenset({"model_store", "enable_envvars_config"})
 _REFERENCE = re.compile(r"\$\$([^$]+)\$\$")
 _LOG_CONFIG = re.compile(r"-Dlog4j2?\.configurationFile=(?:file://)?(?P<path>\S+)")
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - read, not bound
@@ -107,6 +110,45 @@ def read_server_config(project: Project) -> list[Entry]:
     except OSError as error:
         raise PreflightError(f"cannot read the server config {path}: {error.strerror}") from None
     return parse_properties(text, str(path))
+
+
+def started_with(project: Project) -> dict[str, str]:
+    """Return the server config that the project's server was started with.
+
+    Raises:
+        OSError: there is none.
+    """
+    return as_mapping(parse_properties((project.run / FILE_NAME).read_text(encoding=ENCODING)))
+
+
+def model_store(project: Project) -> Path:
+    """Return the folder that finished archives go to and that the next server takes them from.
+
+    Raises:
+        PreflightError: the server config cannot be read.
+        ConfigError: it is not in the form of Java properties, or names a variable that is not set.
+    """
+    entries = read_server_config(project) if project.server_config.exists() else []
+    return store_folder(project, entries, os.environ)
+
+
+def store_folder(project: Project, entries: Iterable[Entry], environment: Mapping[str, str]) -> Path:
+    """Return the model store that these entries of a server config name, whatever else they say.
+
+    Raises:
+        ConfigError: they name a variable that is not set.
+    """
+    own = [entry for entry in entries if entry.key in _STORE_KEYS]
+    return Path(effective_config(project, own, environment)["model_store"])
+
+
+def served_store(project: Project) -> Path:
+    """Return the model store of the running server, as it was started; that of the next one where none runs."""
+    try:
+        run_state.read(project)
+        return Path(started_with(project)["model_store"])
+    except (NotRunningError, FileNotFoundError):
+        return model_store(project)
 
 
 def unknown_keys(entries: Iterable[Entry]) -> list[str]:

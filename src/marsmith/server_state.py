@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marsmith import run_state
-from marsmith.configured_parameters import configured_parameters, openable, started_with
+from marsmith.configured_parameters import configured_parameters, openable
 from marsmith.errors import FormatError, MarsmithError
 from marsmith.formats.server_state import Parameters, ServerState, Version, parse_state, render_state
 from marsmith.served_versions import next_state
+from marsmith.server_config import started_with
 from marsmith.server_process import frontend
 from marsmith.settings import Project
 

@@ -29,7 +29,7 @@ class Project:
 
     @property
     def model_store(self) -> Path:
-        """The folder of the finished archives."""
+        """The model store where the server config names none; `server_config.model_store` says which one counts."""
         return self.root / "model_store"
 
     @property

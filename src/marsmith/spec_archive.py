@@ -29,6 +29,7 @@ from marsmith.inputs import read_input
 from marsmith.names import archive_file_name
 from marsmith.replay import ExampleRequest
 from marsmith.runner import Runner
+from marsmith.server_config import model_store
 from marsmith.settings import Project
 
 
@@ -57,7 +58,7 @@ def build_from_spec(
     on_step: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BuiltArchive:
-    """Build ``model_store/<name>-<version>.mar``, unless it is still what its inputs would give.
+    """Build ``<name>-<version>.mar`` in the model store, unless it is still what its inputs would give.
 
     Args:
         project: where everything lies.
@@ -78,22 +79,36 @@ def build_from_spec(
     export = export_model(project, spec, weights=weights, allow_pickle=allow_pickle, frozen=frozen, on_step=on_step)
     record = environment.record(handler_files, engine=export.form.engine)
     members = _members(spec, export, handler_files, extra_files)
-    target = project.model_store / archive_file_name(spec.name, spec.version)
+    target = model_store(project) / archive_file_name(spec.name, spec.version)
     stamp = project.root / ".marsmith" / "archives" / f"{target.name}.json"
-    inputs = _inputs(spec, export, record)
+    inputs = {**_inputs(spec, export, record), "archive": _shown(target, project)}
     if build_stamp.is_current(stamp, inputs, project.root):
         return BuiltArchive(target, build_stamp.file_sha256(target), reused=True)
     sources = [member.source for member in members if isinstance(member.source, Path)]
     manifest = _manifest(spec, export, handler_files[0])
     members += _proved_examples(project, spec, export, manifest, members, on_step)
     members += environment_members(spec.name, spec.version, record, members)
-    on_step(f"writing {target.relative_to(project.root)}")
-    project.model_store.mkdir(exist_ok=True)
+    on_step(f"writing {_shown(target, project)}")
+    _make_store(target.parent)
     digest = write_archive(manifest, members, target, force=True, on_progress=on_progress)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     examples = [read_input(example.input, project.root).path for example in spec.examples]
     build_stamp.write_stamp(stamp, inputs, [*sources, *(path for path in examples if path), target], project.root)
     return BuiltArchive(target, digest, reused=False)
+
+
+def _shown(path: Path, project: Project) -> str:
+    """Return a path as somebody in the project's root would name it."""
+    return str(path.relative_to(project.root) if path.is_relative_to(project.root) else path)
+
+
+def _make_store(store: Path) -> None:
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(
+            f"cannot make the model store {store}: {error.strerror}", tip="model_store in config.properties names it"
+        ) from None
 
 
 def _inputs(spec: ModelSpec, export: Export, record: Environment) -> dict[str, Any]:

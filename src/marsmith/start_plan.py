@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marsmith import launch, server_state
-from marsmith.configured_parameters import configured_parameters, openable, started_with
+from marsmith.configured_parameters import configured_parameters, openable
 from marsmith.errors import PreflightError
 from marsmith.formats.server_state import Parameters, ServerState, Version
 from marsmith.java import find_java
 from marsmith.model_store import StoredArchive
 from marsmith.preflight import Flight
 from marsmith.served_versions import Serving, plan_serving
+from marsmith.server_config import started_with
 from marsmith.settings import Project
 
 

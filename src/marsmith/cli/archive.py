@@ -3,8 +3,8 @@
     marsmith archive efficientnet_lite0
     marsmith archive resnet18 --version 2.0 --weights resnet18.pth
 
-Exports first where that is needed, lets the handler answer the spec's examples, and writes model_store/NAME-VERSION.mar
-with the replies inside. Nothing is done when nothing changed. The same inputs give the same bytes.
+Exports first where that is needed, lets the handler answer the spec's examples, and writes NAME-VERSION.mar into the
+model store, with the replies inside. Nothing is done when nothing changed. The same inputs give the same bytes.
 A spec with `auto` and no lock is measured first, and gets one.
 """
 

@@ -99,8 +99,9 @@ def _model(targets: list[str]) -> str | None:
 
 def _built(project: Project, name: str, version: str) -> Path:
     from marsmith.names import archive_file_name
+    from marsmith.server_config import model_store
 
-    path = project.model_store / archive_file_name(name, version)
+    path = model_store(project) / archive_file_name(name, version)
     if not path.is_file():
         raise UsageError(f"{path} has not been built", tip=f"marsmith archive {name}")
     return path

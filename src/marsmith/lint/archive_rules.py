@@ -13,6 +13,8 @@ from marsmith.lint.name_rules import check_names
 from marsmith.lint.server_file import ServerFile
 from marsmith.lint.trap import Found, found
 from marsmith.model_store import StoredArchive, archives_in, open_stored
+from marsmith.server_config import store_folder
+from marsmith.settings import Project
 
 _STOCK_VISION = frozenset({"image_classifier", "image_segmenter", "object_detector", "dali_image_classifier"})
 _STOCK_TOP = 5
@@ -38,7 +40,7 @@ def check_store(file: ServerFile) -> list[Found]:
     """Check what a server config loads: archives that are missing, or that claim the same version."""
     if "load_models" not in file.last or "model_store" not in file.last or "$$" in file.value("model_store"):
         return []
-    store = file.root / file.value("model_store").rstrip()
+    store = store_folder(Project(file.root), file.entries, file.environment)
     if not store.is_dir():
         return []
     paths = archives_in(store, file.value("load_models"))

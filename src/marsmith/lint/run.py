@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from marsmith.errors import ConfigError, FormatError, UsageError
+from marsmith.errors import ConfigError, FormatError, MarsmithError, UsageError
 from marsmith.formats import strict_yaml
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
 from marsmith.formats.server_key_types import number
@@ -22,6 +23,7 @@ from marsmith.lint.server_rules import check_server_config
 from marsmith.lint.spec_rules import check_spec
 from marsmith.lint.trap import Found
 from marsmith.model_store import SUFFIXES
+from marsmith.server_config import model_store
 from marsmith.settings import Project
 
 FileKind = Literal["server", "model", "spec", "metrics", "archive"]
@@ -156,9 +158,8 @@ def _project_files(project: Project) -> Iterator[Path]:
         yield project.server_config
     yield from sorted((project.root / "config").glob("*.yaml"))
     yield from sorted(project.specs.glob("*.yaml"))
-    store = project.root / _server_values(project.root).get("model_store", str(project.model_store))
-    if store.is_dir():
-        yield from (path for path in sorted(store.iterdir()) if kind_of(path) == "archive")
+    with suppress(MarsmithError, OSError):
+        yield from (path for path in sorted(model_store(project).iterdir()) if kind_of(path) == "archive")
 
 
 def _expanded(path: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from marsmith.errors import ClientError, MarsmithError
 from marsmith.inputs import Input
 from marsmith.load.measurement import Measurement
 from marsmith.runner import Request, Runner
+from marsmith.server_config import model_store
 from marsmith.settings import Project
 from marsmith.tuning.search import Offer, Trial
 from marsmith.tuning.service_time import ServiceTime
@@ -112,7 +113,7 @@ class LiveTrials:
         if setup in self._registered:
             return
         file = f"{setup.version}.mar"
-        self._makers[setup.placement.archive].write(setup, self._server.model_store / file)
+        self._makers[setup.placement.archive].write(setup, model_store(self._server) / file)
         self._client.register(file)
         self._registered.add(setup)
 
@@ -127,4 +128,4 @@ class LiveTrials:
         except ClientError:
             # The default version can go only as the last one: it stays, idle.
             return
-        (self._server.model_store / f"{setup.version}.mar").unlink(missing_ok=True)
+        (model_store(self._server) / f"{setup.version}.mar").unlink(missing_ok=True)
