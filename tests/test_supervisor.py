@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -21,10 +22,12 @@ from marsmith import run_state, server_process, server_state, supervisor_state
 from marsmith.cli import main
 from marsmith.errors import FormatError, UsageError
 from marsmith.formats.server_state import (
+    ArchiveBytes,
     Parameters,
     ServedModel,
     ServedVersion,
     ServerState,
+    Unregistered,
     parse_state,
     render_state,
 )
@@ -43,7 +46,8 @@ TWO = replace(ONE, min_workers=2, max_workers=2)
 counts = st.integers(0, 1000)
 parameters = st.builds(Parameters, *[counts] * 6)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_\-.]{0,8}", fullmatch=True)
-served_versions = st.builds(ServedVersion, st.text(max_size=20), parameters, st.none() | parameters)
+contents = st.none() | st.builds(ArchiveBytes, st.text("0123456789abcdef", min_size=64, max_size=64), st.booleans())
+served_versions = st.builds(ServedVersion, st.text(max_size=20), parameters, st.none() | parameters, contents)
 
 
 @st.composite
@@ -55,7 +59,9 @@ def models(draw: st.DrawFn) -> ServedModel:
 states = st.builds(
     ServerState,
     st.dictionaries(names, models(), max_size=3),
-    st.dictionaries(st.tuples(names, st.text(max_size=8)), st.text(max_size=20), max_size=3),
+    st.dictionaries(
+        st.tuples(names, st.text(max_size=8)), st.builds(Unregistered, st.text(max_size=20), contents), max_size=3
+    ),
 )
 
 
@@ -75,7 +81,9 @@ def status(version: str, *, default: bool = False, workers: int = 1, ready: bool
 
 def state_of(default: str, versions: Mapping[str, Parameters], **unregistered: str) -> ServerState:
     served = {version: ServedVersion(f"echo-{version}.mar", ran, ONE) for version, ran in versions.items()}
-    return ServerState({"echo": ServedModel(default, served)}, {("echo", v): file for v, file in unregistered.items()})
+    return ServerState(
+        {"echo": ServedModel(default, served)}, {("echo", v): Unregistered(file) for v, file in unregistered.items()}
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,6 +92,17 @@ def test_a_state_is_parsed_back_as_it_was_and_equal_states_give_equal_texts(stat
     text = render_state(state)
     assert parse_state(text) == state
     assert render_state(parse_state(text)) == text
+
+
+def test_a_state_that_an_earlier_marsmith_wrote_is_read() -> None:
+    running = dict(zip(Parameters.__dataclass_fields__, (1, 1, 1, 1, 20, 60), strict=True))
+    version = {"archive": "echo-1.0.mar", "running": running, "configured": None}
+    models = {"echo": {"default": "1.0", "versions": {"1.0": version}}}
+    left = [{"model": "echo", "version": "2.0", "archive": "echo-2.0.mar"}]
+    assert parse_state(json.dumps({"format": 1, "models": models, "unregistered": left})) == ServerState(
+        {"echo": ServedModel("1.0", {"1.0": ServedVersion("echo-1.0.mar", ONE, None)})},
+        {("echo", "2.0"): Unregistered("echo-2.0.mar")},
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +193,7 @@ def test_what_was_unregistered_is_remembered_while_its_archive_lies_in_the_store
     after = next_state(before, [status("2.0", default=True, workers=2)], {}, lambda _: True)
     assert after == ServerState(
         {"echo": ServedModel("2.0", {"2.0": ServedVersion("echo-2.0.mar", TWO, ONE)})},
-        {("echo", "1.0"): "echo-1.0.mar"},
+        {("echo", "1.0"): Unregistered("echo-1.0.mar")},
     )
     assert next_state(after, [status("2.0", default=True)], {}, lambda _: False).unregistered == {}
     again = next_state(after, [status("1.0"), status("2.0", default=True)], {}, lambda _: True)

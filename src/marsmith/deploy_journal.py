@@ -34,7 +34,12 @@ class JournalFile:
     @classmethod
     def of(cls, project: Project, model: str) -> JournalFile:
         """Return the place of the journal of ``model``, which may not exist yet."""
-        return cls(project.root / ".marsmith" / "deploy" / f"{check_model_name(model)}.json", model)
+        return cls(_folder(project) / f"{check_model_name(model)}.json", model)
+
+    @staticmethod
+    def models(project: Project) -> list[str]:
+        """Return the models that have a journal, sorted."""
+        return sorted(path.stem for path in _folder(project).glob("*.json"))
 
     def read(self) -> Journal:
         """Read the journal; an empty one where there is none.
@@ -70,6 +75,22 @@ class JournalFile:
         except OSError as error:
             raise ServerError(f"cannot write the journal {self.path}: {error.strerror}") from None
 
+    def forget(self, version: str) -> None:
+        """Let no rollback go back to a version by itself any more.
+
+        Raises:
+            ServerError: a deploy goes on, or one that was interrupted needs the version.
+        """
+        with self.locked():
+            journal = self.read()
+            if journal.change and version in {release.version for release in journal.change.releases}:
+                raise ServerError(
+                    f"a {journal.change.kind} of {self.model}:{journal.change.target.version} was interrupted and needs"
+                    f" {version}",
+                    tip=f"finish or undo it first: the next marsmith deploy or rollback of {self.model} does",
+                )
+            self.write(journal.without(version))
+
     @contextmanager
     def locked(self, wait_s: float = 0.0) -> Iterator[None]:
         """Let nobody else deploy the model meanwhile; a process that ends, in whatever way, gives the lock back.
@@ -87,6 +108,10 @@ class JournalFile:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def _folder(project: Project) -> Path:
+    return project.root / ".marsmith" / "deploy"
 
 
 def sync_folder(folder: Path) -> None:

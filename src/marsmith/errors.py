@@ -4,6 +4,7 @@
 
     MarsmithError                  exit code 1
     ├── UsageError                 exit code 2: the command line itself is wrong
+    │   └── OtherBytesError        an archive under the name of a version that is bound to other bytes
     ├── ProjectError               no project here, or its layout is broken
     ├── MissingDependencyError     an optional package is not installed
     ├── FormatError                a text that does not follow its format
@@ -56,6 +57,10 @@ class UsageError(MarsmithError):
     """The command line itself is wrong."""
 
     exit_code = 2
+
+
+class OtherBytesError(UsageError):
+    """An archive under the name of a version that is bound to other bytes; the message has both digests."""
 
 
 class ProjectError(MarsmithError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from marsmith.errors import UsageError
 
@@ -12,6 +13,16 @@ from marsmith.errors import UsageError
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
 # TorchServe takes any text; a version is also a segment of a URL and a part of a file name.
 MODEL_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.+]*")
+
+
+class ModelVersion(NamedTuple):
+    """One version of one model."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.version}"
 
 
 def check_model_name(name: str) -> str:

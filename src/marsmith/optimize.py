@@ -27,7 +27,7 @@ from marsmith.formats.export_spec import EXAMPLE_TOLERANCE
 from marsmith.formats.form import Form
 from marsmith.formats.manifest import Manifest
 from marsmith.inputs import read_input
-from marsmith.names import archive_file_name
+from marsmith.names import ModelVersion, archive_file_name
 from marsmith.optimize_custom import custom_module
 from marsmith.optimize_photos import EXAMPLES, REQUESTS, choose_photos
 from marsmith.optimize_replies import Agreement, answers_of, ask, compare_replies
@@ -37,6 +37,7 @@ from marsmith.optimize_task import NewModule, Task, Wish
 from marsmith.replay import ExampleRequest
 from marsmith.runner import Request, Runner, RunnerReply
 from marsmith.settings import Project
+from marsmith.version_bytes import guard
 
 VERSION_SUFFIX = "-optimized"
 
@@ -81,6 +82,7 @@ def optimize(
         ExportError: its module is no image classifier, no form passes the gate, or the replies differ.
         HandlerError: its handler does not load here, so there is nothing to compare with.
         UsageError: there are no images, or no such form.
+        OtherBytesError: the output lies in a model store and its version is bound to other bytes there.
         BuildError: the output exists and ``force`` is not set, or cannot be written; nothing is left of it.
     """
     with opened(old) as source, tempfile.TemporaryDirectory(prefix="marsmith-") as scratch:
@@ -129,7 +131,8 @@ def _assembled(task: Task, module: NewModule, target: Path, old_digest: str | No
     members += [Member("MAR-INF/export.json", _json(report)), *examples]
     members += environment_members(task.name, task.version, module.environment, members)
     task.progress.step(f"writing {target}")
-    digest = write_archive(manifest, members, target, force=task.wish.force)
+    accept = guard(target, ModelVersion(task.name, task.version))
+    digest = write_archive(manifest, members, target, force=task.wish.force, accept=accept)
     return Optimized(target, digest, module.form, report, module.lock, agreement, _notes(task))
 
 

@@ -15,8 +15,9 @@ from marsmith.archive.write import SUFFIXES, ArchiveFormat, write_archive_undige
 from marsmith.errors import BuildError, HandlerError, ProjectError, UsageError
 from marsmith.formats.manifest import Manifest
 from marsmith.handler_entry import check_entry_point
-from marsmith.names import check_model_name, did_you_mean
+from marsmith.names import ModelVersion, check_model_name, did_you_mean
 from marsmith.settings import find_project
+from marsmith.version_bytes import guard
 
 # Handlers that TorchServe brings itself, by runtime; they are no members.
 BUILT_IN_HANDLERS = frozenset(
@@ -94,6 +95,7 @@ def pack(request: PackRequest, *, on_progress: Callable[[int, int], None] | None
         HandlerError: the handler is no valid Python, or has not exactly one entry point.
         BuildError: a missing file, two different files of one name, an existing archive without ``force``, a disk that
             is full or refuses. The folder is as it was.
+        OtherBytesError: the archive would lie in a model store, and its version is bound to other bytes there.
     """
     check_model_name(request.model_name)
     if not request.version.strip():
@@ -113,6 +115,7 @@ def pack(request: PackRequest, *, on_progress: Callable[[int, int], None] | None
             archive_format=request.archive_format,
             force=request.force,
             on_progress=on_progress,
+            accept=guard(request.target, ModelVersion(request.model_name, request.version)),
         )
     return Packed(request.target, tuple(notes))
 

@@ -15,7 +15,8 @@ from marsmith.errors import BuildError, VerificationError
 from marsmith.formats import manifest as manifest_format
 from marsmith.formats import sums
 from marsmith.formats.manifest import Manifest
-from marsmith.names import archive_file_name
+from marsmith.names import ModelVersion, archive_file_name
+from marsmith.version_bytes import guard
 
 ENVIRONMENT_FILE = "MAR-INF/environment.txt"
 _REWRITTEN = frozenset({manifest_format.FILE_NAME, sums.FILE_NAME})
@@ -50,6 +51,7 @@ def repack(
 
     Raises:
         ArchiveError: ``old`` is damaged or hostile, or its digests do not hold.
+        OtherBytesError: ``output`` lies in a model store and its version is bound to other bytes there.
         BuildError: ``output`` exists and ``force`` is not set, or the disk is full or refuses.
     """
     archive = Archive.open(old)
@@ -62,7 +64,8 @@ def repack(
         if environment is not None:
             members[ENVIRONMENT_FILE] = environment
         named = [Member(name, path) for name, path in members.items()]
-        digest = write_archive(_ours(manifest), named, target, force=force, on_progress=on_progress)
+        accept = guard(target, ModelVersion(manifest.model_name, manifest.model_version))
+        digest = write_archive(_ours(manifest), named, target, force=force, on_progress=on_progress, accept=accept)
     return Repacked(target, digest)
 
 

@@ -10,7 +10,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from marsmith.formats.server_state import Parameters, ServedModel, ServedVersion, ServerState, Version
+from marsmith.formats.server_state import (
+    ArchiveBytes,
+    Parameters,
+    ServedModel,
+    ServedVersion,
+    ServerState,
+    Unregistered,
+    Version,
+)
 
 if TYPE_CHECKING:
     from marsmith.management import VersionStatus
@@ -48,6 +56,7 @@ def plan_serving(
     configured: Mapping[Version, Parameters],
     *,
     with_new: bool = True,
+    renewed: Collection[Version] = (),
 ) -> Serving:
     """Decide what to serve.
 
@@ -56,14 +65,16 @@ def plan_serving(
         state: what the server before served; None where nothing is known of one.
         configured: how the files alone run each version; those that cannot be told are left out.
         with_new: also serve archives that the server before did not have.
+        renewed: versions that were unregistered and whose archives have been built anew since: they are new.
     """
     state = state or ServerState()
+    left = state.unregistered.keys() - set(renewed)
     archives = {archive.version: archive for archive in reversed(stored)}
-    wanted = {version for version in archives if state.version(version) or (with_new and _is_new(state, version))}
+    wanted = {version for version in archives if state.version(version) or (with_new and version not in left)}
     defaults, default_notes = _defaults(wanted, state)
     workers, worker_notes = _workers(wanted, state, configured)
     order = sorted(wanted, key=lambda version: (version[0], version[1] != defaults[version[0]], version[1]))
-    notes = (*_left_out(archives, state), *default_notes, *worker_notes)
+    notes = (*_left_out(archives, state, left), *default_notes, *worker_notes)
     return Serving(tuple(archives[version] for version in order), defaults, workers, notes)
 
 
@@ -72,6 +83,7 @@ def next_state(
     seen: Iterable[VersionStatus],
     configured: Mapping[Version, Parameters],
     in_store: Callable[[str], bool],
+    contents: Mapping[Version, ArchiveBytes] | None = None,
 ) -> ServerState:
     """Return what is to be remembered after a look at a running server.
 
@@ -82,19 +94,35 @@ def next_state(
         seen: the versions that are registered.
         configured: how the files alone run a version, where that is news.
         in_store: whether an archive lies in the store.
+        contents: the bytes that versions were registered from, where that is news.
     """
-    before = before or ServerState()
+    before, contents = before or ServerState(), contents or {}
     registered = list(seen)
     kept = [status for status in registered if _has_worked(status) or before.version(_version(status))]
     models = {}
     for name in sorted({status.model_name for status in kept}):
         own = [status for status in kept if status.model_name == name]
-        versions = {status.model_version: _served(status, before, configured) for status in own}
+        versions = {status.model_version: _served(status, before, configured, contents) for status in own}
         models[name] = ServedModel(_default(own), versions)
-    gone = {**before.unregistered, **{version: before.archive(version) for version in before.served()}}
+    gone = {**before.unregistered, **{version: _left(before, version) for version in before.served()}}
     for status in registered:
         gone.pop(_version(status), None)
-    return ServerState(models, {version: archive for version, archive in gone.items() if in_store(archive)})
+    return ServerState(models, {version: left for version, left in gone.items() if in_store(left.archive)})
+
+
+def without(state: ServerState, version: Version) -> ServerState:
+    """Return what is to be remembered when a version is taken off a server that does not run.
+
+    Of several versions the newest that is left becomes the default where the version was it.
+    """
+    name, number = version
+    model = state.models[name]
+    left = {each: served for each, served in model.versions.items() if each != number}
+    models = {each: other for each, other in state.models.items() if each != name}
+    if left:
+        default = model.default if model.default in left else max(left, key=version_order)
+        models[name] = ServedModel(default, left)
+    return ServerState(models, {**state.unregistered, version: _left(state, version)})
 
 
 def parameters_of(status: VersionStatus) -> Parameters:
@@ -107,10 +135,6 @@ def parameters_of(status: VersionStatus) -> Parameters:
         status.response_timeout_s,
         status.startup_timeout_s,
     )
-
-
-def _is_new(state: ServerState, version: Version) -> bool:
-    return version not in state.unregistered
 
 
 def _defaults(wanted: Collection[Version], state: ServerState) -> tuple[dict[str, str], list[str]]:
@@ -158,7 +182,9 @@ def _counts(parameters: Parameters | None) -> str | None:
     return str(least) if least == most else f"{least} to {most}"
 
 
-def _left_out(stored: Mapping[Version, StoredArchive], state: ServerState) -> list[str]:
+def _left_out(
+    stored: Mapping[Version, StoredArchive], state: ServerState, unregistered: Collection[Version]
+) -> list[str]:
     """Say what is not served although somebody may expect it."""
     notes = []
     for version in state.served():
@@ -167,15 +193,27 @@ def _left_out(stored: Mapping[Version, StoredArchive], state: ServerState) -> li
             notes.append(f"{':'.join(version)} is not served: its archive {served.archive} has left the store")
     return notes + [
         f"{':'.join(version)} was unregistered and stays so: marsmith register {stored[version].path.name}"
-        for version in sorted(state.unregistered.keys() & stored.keys())
+        for version in sorted(set(unregistered) & stored.keys())
     ]
 
 
-def _served(status: VersionStatus, before: ServerState, configured: Mapping[Version, Parameters]) -> ServedVersion:
+def _served(
+    status: VersionStatus,
+    before: ServerState,
+    configured: Mapping[Version, Parameters],
+    contents: Mapping[Version, ArchiveBytes],
+) -> ServedVersion:
     version = _version(status)
     known = before.version(version)
     by_files = configured.get(version) or (known.configured if known else None)
-    return ServedVersion(status.archive_url, parameters_of(status), by_files)
+    same_file = known is not None and known.archive == status.archive_url
+    content = contents.get(version) or (known.bytes if known and same_file else None)
+    return ServedVersion(status.archive_url, parameters_of(status), by_files, content)
+
+
+def _left(state: ServerState, version: Version) -> Unregistered:
+    served = state.models[version[0]].versions[version[1]]
+    return Unregistered(served.archive, served.bytes)
 
 
 def _default(versions: Sequence[VersionStatus]) -> str:

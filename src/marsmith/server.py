@@ -17,7 +17,7 @@ from pathlib import Path
 
 from marsmith import launch, preflight, run_state, server_process, server_state, supervisor_state
 from marsmith.class_sharing import ClassSharing, class_sharing
-from marsmith.errors import PreflightError, ServerError
+from marsmith.errors import NotRunningError, PreflightError, ServerError
 from marsmith.formats.properties import render_properties
 from marsmith.preflight import Flight
 from marsmith.readiness import Outlook
@@ -138,6 +138,15 @@ def clear_away(project: Project) -> None:
 def is_alive(state: RunState) -> bool:
     """Whether the frontend of this state still runs."""
     return server_process.frontend(state.pid, state.created) is not None
+
+
+def runs_or_returns(project: Project) -> bool:
+    """Whether the project's server runs, or its supervisor is starting it again."""
+    try:
+        state = run_state.read(project)
+    except NotRunningError:
+        return False
+    return is_alive(state) or supervisor_state.read(project) is not None
 
 
 def stop_was_asked(project: Project) -> bool:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marsmith import run_state
+from marsmith.archive import Archive
 from marsmith.configured_parameters import configured_parameters, openable
-from marsmith.errors import FormatError, MarsmithError
-from marsmith.formats.server_state import Parameters, ServerState, Version, parse_state, render_state
-from marsmith.served_versions import next_state
+from marsmith.errors import FormatError, MarsmithError, ServerError
+from marsmith.formats.server_state import ArchiveBytes, Parameters, ServerState, Version, parse_state, render_state
+from marsmith.served_versions import next_state, without
 from marsmith.server_config import started_with
 from marsmith.server_process import frontend
 from marsmith.settings import Project
@@ -66,6 +67,14 @@ def load(project: Project) -> Remembered:
         return Remembered(None, f"cannot read {path}: {error.strerror}; the model store alone says what is served")
 
 
+def read(project: Project) -> ServerState:
+    """Return what is remembered, and nothing where that cannot be read; the file stays where it is."""
+    try:
+        return parse_state(state_file(project).read_text(encoding="utf-8"))
+    except (OSError, FormatError, UnicodeDecodeError):
+        return ServerState()
+
+
 def save(project: Project, state: ServerState) -> None:
     """Write the state, whole or not at all, so that it is there after a loss of power too.
 
@@ -86,10 +95,14 @@ def save(project: Project, state: ServerState) -> None:
     _sync_folder(path.parent)
 
 
-def record(project: Project) -> bool:
+def record(project: Project, contents: Mapping[Version, ArchiveBytes] | None = None) -> bool:
     """Look at what the project's server serves and remember it; False where it could not be asked.
 
     To be called after every change that is to outlive the server. One that fails is made good by the supervisor.
+
+    Args:
+        project: whose server.
+        contents: the bytes that versions have just been registered from.
     """
     from marsmith.client import Client
 
@@ -99,7 +112,7 @@ def record(project: Project) -> bool:
         if not state.ready or frontend(state.pid, state.created) is None:
             return False
         with Client.for_project(project, deadline_s=_DEADLINE_S) as client, _lock(project):
-            return _keep(project, registered_versions(client))
+            return _keep(project, registered_versions(client), contents=contents)
     except (MarsmithError, OSError):
         return False
 
@@ -132,7 +145,10 @@ def registered_versions(client: Client) -> tuple[VersionStatus, ...]:
 
 
 def remember(
-    project: Project, versions: Sequence[VersionStatus], configured: Mapping[Version, Parameters] | None = None
+    project: Project,
+    versions: Sequence[VersionStatus],
+    configured: Mapping[Version, Parameters] | None = None,
+    contents: Mapping[Version, ArchiveBytes] | None = None,
 ) -> bool:
     """Remember that these versions are registered; False where the server is being stopped, or the disk refuses.
 
@@ -140,9 +156,10 @@ def remember(
         project: whose server it is.
         versions: everything that is registered.
         configured: how the files alone run the versions, where that is news: after a start.
+        contents: the bytes that the versions were loaded from, where they are known.
     """
     with suppress(OSError), _lock(project):
-        return _keep(project, versions, configured)
+        return _keep(project, versions, configured, contents)
     return False
 
 
@@ -151,8 +168,36 @@ def forget(project: Project) -> None:
     state_file(project).unlink(missing_ok=True)
 
 
+def leave_out(project: Project, version: Version) -> ServerState:
+    """Let the next start leave a version out that the server before served; return what is remembered then.
+
+    Raises:
+        ServerError: it cannot be written.
+    """
+    try:
+        with _lock(project):
+            after = without(read(project), version)
+            save(project, after)
+    except OSError as error:
+        raise ServerError(f"cannot write {state_file(project)}: {error.strerror}") from None
+    return after
+
+
+def content_of(archive: Archive) -> ArchiveBytes:
+    """Return what an archive is remembered by.
+
+    Raises:
+        ArchiveError: a folder's member is damaged.
+        OSError: it cannot be read.
+    """
+    return ArchiveBytes(archive.digest(), archive.is_ours)
+
+
 def _keep(
-    project: Project, versions: Sequence[VersionStatus], configured: Mapping[Version, Parameters] | None = None
+    project: Project,
+    versions: Sequence[VersionStatus],
+    configured: Mapping[Version, Parameters] | None = None,
+    contents: Mapping[Version, ArchiveBytes] | None = None,
 ) -> bool:
     if (project.run / STOPPING).exists():
         return False
@@ -160,7 +205,8 @@ def _keep(
     config = started_with(project)
     new = _configured_of_new(config, before, versions) if configured is None else configured
     store = Path(config["model_store"])
-    after = next_state(before, versions, new, lambda archive: (store / archive.rpartition("/")[2]).exists())
+    known = {**_contents_of_new(store, before, versions, contents or {}), **(contents or {})}
+    after = next_state(before, versions, new, lambda archive: (store / archive.rpartition("/")[2]).exists(), known)
     if after != before:
         save(project, after)
     return True
@@ -174,6 +220,24 @@ def _configured_of_new(
     keys = {(status.model_name, status.model_version): status.archive_url.rpartition("/")[2] for status in versions}
     paths = [Path(config["model_store"]) / name for key, name in keys.items() if before.version(key) is None]
     return configured_parameters(config, openable(paths)) if paths else {}
+
+
+def _contents_of_new(
+    store: Path,
+    before: ServerState | None,
+    versions: Iterable[VersionStatus],
+    known: Mapping[Version, ArchiveBytes],
+) -> dict[Version, ArchiveBytes]:
+    """Read the archives of versions that somebody else registered: nobody has told their bytes."""
+    found: dict[Version, ArchiveBytes] = {}
+    for status in versions:
+        version = (status.model_name, status.model_version)
+        served = before.version(version) if before else None
+        if version in known or (served and served.archive == status.archive_url):
+            continue
+        with suppress(MarsmithError, OSError):
+            found[version] = content_of(Archive.open(store / status.archive_url.rpartition("/")[2]))
+    return found
 
 
 def _put_aside(path: Path) -> Path:

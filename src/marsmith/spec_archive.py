@@ -26,11 +26,12 @@ from marsmith.formats.model_spec import ModelSpec
 from marsmith.handler_entry import check_entry_point
 from marsmith.imports import local_imports
 from marsmith.inputs import read_input
-from marsmith.names import archive_file_name
+from marsmith.names import ModelVersion, archive_file_name
 from marsmith.replay import ExampleRequest
 from marsmith.runner import Runner
 from marsmith.server_config import model_store
 from marsmith.settings import Project
+from marsmith.version_bytes import guard
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def build_from_spec(
 
     Raises:
         ExportError, BuildError, HandlerError: what the spec asks for cannot be built; the store is as it was.
+        OtherBytesError: the version is bound to other bytes; the store is as it was.
     """
     # What costs nothing to refuse is looked at before anything is exported.
     handler_files = _handler_files(project, spec)
@@ -90,7 +92,8 @@ def build_from_spec(
     members += environment_members(spec.name, spec.version, record, members)
     on_step(f"writing {_shown(target, project)}")
     _make_store(target.parent)
-    digest = write_archive(manifest, members, target, force=True, on_progress=on_progress)
+    accept = guard(target, ModelVersion(spec.name, spec.version))
+    digest = write_archive(manifest, members, target, force=True, on_progress=on_progress, accept=accept)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     examples = [read_input(example.input, project.root).path for example in spec.examples]
     build_stamp.write_stamp(stamp, inputs, [*sources, *(path for path in examples if path), target], project.root)

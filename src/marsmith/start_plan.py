@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def plan_start(project: Project, flight: Flight, on_note: Callable[[str], None] 
     remembered = server_state.load(project)
     stored = [*flight.archives, *_others(flight, remembered.state)]
     configured = configured_parameters(flight.config, stored)
-    serving = plan_serving(stored, remembered.state, configured)
+    serving = plan_serving(stored, remembered.state, configured, renewed=_renewed(stored, remembered.state))
     if on_note:
         for note in filter(None, (remembered.note, *serving.notes)):
             on_note(note)
@@ -84,6 +84,16 @@ def models_argument(flight: Flight, serving: Serving) -> list[str]:
     if not names and not flight.archives:
         return []
     return ["-m", *(names or [""])]
+
+
+def _renewed(stored: Iterable[StoredArchive], state: ServerState | None) -> set[Version]:
+    """Find versions that were unregistered and whose archives have other bytes since."""
+    renewed = set()
+    for archive in stored:
+        left = state.unregistered.get(archive.version) if state else None
+        if left and left.bytes and left.bytes.sha256 != archive.archive.digest():
+            renewed.add(archive.version)
+    return renewed
 
 
 def _others(flight: Flight, state: ServerState | None) -> list[StoredArchive]:

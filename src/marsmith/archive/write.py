@@ -52,6 +52,7 @@ def write_archive(
     force: bool = False,
     root: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    accept: Callable[[str], None] | None = None,
 ) -> str:
     """Write an archive and return the SHA-256, in hex, of the finished file.
 
@@ -64,6 +65,7 @@ def write_archive(
         force: replace an existing target.
         root: every source must lie in this folder, links followed; None: anywhere.
         on_progress: is told bytes of content written, and bytes in all.
+        accept: is told the digest before the archive gets its name; what it raises keeps the archive from it.
 
     Returns:
         The digest of the file; for ``no-archive`` that of its ``MAR-INF/SHA256SUMS``, which covers the rest.
@@ -75,6 +77,8 @@ def write_archive(
     request = _Request(manifest, tuple(members), target, archive_format, force, root, on_progress)
     with _built(request) as built:
         digest = built.digest()
+        if accept:
+            accept(digest)
         built.publish(force=force)
     return digest
 
@@ -88,13 +92,16 @@ def write_archive_undigested(
     force: bool = False,
     root: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    accept: Callable[[str], None] | None = None,
 ) -> None:
     """Write an archive as ``write_archive`` does, but do not read it once more for the digest of the whole file.
 
-    The digests of its members are inside all the same. A large archive takes half the time.
+    The digests of its members are inside all the same. A large archive takes half the time. With ``accept`` it is read.
     """
     request = _Request(manifest, tuple(members), target, archive_format, force, root, on_progress)
     with _built(request) as built:
+        if accept:
+            accept(built.digest())
         built.publish(force=force)
 
 

@@ -3,8 +3,8 @@
     marsmith register resnet18-2.0.mar
     marsmith register model_store/resnet18-2.0.mar --set-default
 
-The archive must lie in the project's model store. A version beside it keeps answering, and
---set-default switches at the end.
+The archive must lie in the project's model store, and have the bytes that its version is bound to, if it is bound. A
+version beside it keeps answering, and --set-default switches at the end.
 """
 
 from __future__ import annotations
@@ -24,19 +24,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Register, and print what is ready."""
     from marsmith import server_state
+    from marsmith.archive import Archive
     from marsmith.client import Client
+    from marsmith.names import ModelVersion
     from marsmith.registration import archive_in_store, register_stored
     from marsmith.settings import find_project
+    from marsmith.version_bytes import check_bytes
 
     project = find_project()
     with Client.for_project(project) as client:
         archive = archive_in_store(project, args.archive)
+        opened = Archive.open(archive)
+        content = server_state.content_of(opened)
+        version = ModelVersion(opened.manifest.model_name, opened.manifest.model_version)
+        check_bytes(project, version, archive, content.sha256)
         note(f"registering {archive.name}")
         status = register_stored(project, client, archive, workers=args.workers)
         if args.set_default:
             client.set_default(status.model_name, status.model_version)
         default = args.set_default or status.default
-    server_state.record(project)
+    server_state.record(project, {version: content})
     print(
         f"{status.model_name}:{status.model_version} is ready: {status.ready_workers}/{len(status.workers)} workers,"
         f" batch size {status.batch_size}{', default version' if default else ''}"

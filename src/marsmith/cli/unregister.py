@@ -2,9 +2,11 @@
 
     marsmith unregister resnet18:1.0
     marsmith unregister resnet18:1.0 --now          # cut what it has in hand
+    marsmith unregister resnet18:1.0 --forget       # also let no rollback go back to it
 
 Its archive stays in the model store. The default version is refused, unless it is the only one: choose another with
-`marsmith set-default` first. Name the version where there are several.
+`marsmith set-default` first. Name the version where there are several. When no server runs, the next start leaves the
+version out. After that an archive with other bytes may have its name; after --forget also where it had been deployed.
 """
 
 from __future__ import annotations
@@ -18,27 +20,54 @@ from marsmith.cli.output import note
 if TYPE_CHECKING:
     from marsmith.client import VersionStatus
     from marsmith.drain import DrainProgress
+    from marsmith.settings import Project
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith unregister``."""
     parser.add_argument("model", metavar="MODEL[:VERSION]", help="a registered version; its model, if it has only one")
     parser.add_argument("--now", action="store_true", help="do not wait: what waits or runs gets an error")
+    parser.add_argument("--forget", action="store_true", help="also forget that it was deployed")
     parser.add_argument(
         "--timeout", metavar="SECONDS", type=float, default=120.0, help="how long to wait for its work to end (120)"
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Drain, unregister, and print what answers now."""
-    from marsmith import server_state
-    from marsmith.client import Client
-    from marsmith.drain import drain
+    """Drain, unregister, and print what became of it."""
+    from marsmith.deploy_journal import JournalFile
+    from marsmith.errors import NotFoundError, UsageError
     from marsmith.names import split_model_reference
+    from marsmith.server import runs_or_returns
     from marsmith.settings import find_project
 
     model, version = split_model_reference(args.model)
+    if args.forget and version is None:
+        raise UsageError("--forget needs a version", tip=f"marsmith unregister {model}:VERSION --forget")
     project = find_project()
+    file = JournalFile.of(project, model)
+    known = bool(args.forget and version in {release.version for release in file.read().releases})
+    try:
+        done = (
+            _unregister(project, model, version, args)
+            if runs_or_returns(project)
+            else _leave_out(project, model, version)
+        )
+    except NotFoundError:
+        if not known:
+            raise
+        done = f"{args.model} is not registered"
+    if known and version:
+        file.forget(version)
+        done += "; no rollback goes back to it by itself any more"
+    print(done)
+
+
+def _unregister(project: Project, model: str, version: str | None, args: argparse.Namespace) -> str:
+    from marsmith import server_state
+    from marsmith.client import Client
+    from marsmith.drain import drain
+
     with Client.for_project(project) as client:
         chosen = version_to_unregister(client.describe(model), version)
         name = f"{chosen.model_name}:{chosen.model_version}"
@@ -47,7 +76,26 @@ def run(args: argparse.Namespace) -> None:
             drain(client, model, chosen.model_version, timeout_s=args.timeout, on_progress=_Reporter())
         client.unregister(model, chosen.model_version)
     server_state.record(project)
-    print(f"{name} is unregistered; {chosen.archive_url} stays in the model store")
+    return f"{name} is unregistered; {chosen.archive_url} stays in the model store"
+
+
+def _leave_out(project: Project, model: str, version: str | None) -> str:
+    """Let the next start leave a version out."""
+    from marsmith import server_state
+    from marsmith.errors import NotFoundError, UsageError
+
+    served = server_state.read(project).models.get(model)
+    names = sorted(served.versions) if served else []
+    if version is None and len(names) > 1:
+        raise UsageError(f"which version of {model}? {', '.join(names)}", tip=f"marsmith unregister {model}:{names[0]}")
+    chosen = version or next(iter(names), "")
+    if served is None or chosen not in names:
+        known = f"the server before served of {model}: {', '.join(names) or 'nothing'}"
+        raise NotFoundError(f"no server runs, and none is remembered that served {model}:{chosen}", tip=known)
+    after = server_state.leave_out(project, (model, chosen))
+    left = after.models.get(model)
+    moved = f", and {model}:{left.default} answers" if left and left.default != served.default else ""
+    return f"{model}:{chosen} is unregistered: no server runs, and the next one leaves it out{moved}"
 
 
 def version_to_unregister(statuses: Sequence[VersionStatus], version: str | None) -> VersionStatus:

@@ -60,6 +60,11 @@ class Change:
     keep: int
     step: str
 
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """The target, and the version before where there was one."""
+        return (self.target, *([self.before] if self.before else []))
+
 
 @dataclass(frozen=True)
 class Journal:
@@ -74,6 +79,14 @@ class Journal:
     model: str
     releases: tuple[Release, ...] = ()
     change: Change | None = None
+
+    def needed(self) -> tuple[Release, ...]:
+        """Return what a deploy, a rollback or a recovery may go to, what is under way first, then the latest first."""
+        return (*(self.change.releases if self.change else ()), *reversed(self.releases))
+
+    def without(self, version: str) -> Journal:
+        """Return this journal with no rollback to ``version``."""
+        return replace(self, releases=tuple(release for release in self.releases if release.version != version))
 
     def begun(self, change: Change) -> Journal:
         """Return this journal with ``change`` under way."""

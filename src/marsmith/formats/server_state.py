@@ -32,6 +32,19 @@ class Parameters:
 
 
 @dataclass(frozen=True)
+class ArchiveBytes:
+    """Which archive it was, beyond its name.
+
+    Attributes:
+        sha256: of the file, in hex.
+        ours: whether marsmith had made it.
+    """
+
+    sha256: str
+    ours: bool
+
+
+@dataclass(frozen=True)
 class ServedVersion:
     """One version that was registered.
 
@@ -39,11 +52,21 @@ class ServedVersion:
         archive: what it was registered from, as the server says it: a file name in the model store, or a URL.
         running: how it ran.
         configured: how its files alone would have run it when it was first seen; None where that could not be told.
+        bytes: of the archive when it was first seen; None where an earlier marsmith saw it, or it could not be read.
     """
 
     archive: str
     running: Parameters
     configured: Parameters | None
+    bytes: ArchiveBytes | None = None
+
+
+@dataclass(frozen=True)
+class Unregistered:
+    """One version that was unregistered: its archive as in ``ServedVersion``, and its bytes where they are known."""
+
+    archive: str
+    bytes: ArchiveBytes | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +87,7 @@ class ServerState:
     """
 
     models: Mapping[str, ServedModel] = field(default_factory=dict)
-    unregistered: Mapping[Version, str] = field(default_factory=dict)
+    unregistered: Mapping[Version, Unregistered] = field(default_factory=dict)
 
     def version(self, version: Version) -> ServedVersion | None:
         """Return what is known of a version; None where it was not served."""
@@ -90,8 +113,8 @@ def render_state(state: ServerState) -> str:
         for name, model in sorted(state.models.items())
     }
     unregistered = [
-        {"model": name, "version": version, "archive": archive}
-        for (name, version), archive in sorted(state.unregistered.items())
+        {"model": name, "version": version, **asdict(left)}
+        for (name, version), left in sorted(state.unregistered.items())
     ]
     return json.dumps({"format": FORMAT, "models": models, "unregistered": unregistered}, indent=2) + "\n"
 
@@ -127,16 +150,23 @@ def _model(name: str, data: Any) -> ServedModel:
 
 def _served(data: Any) -> ServedVersion:
     configured = None if _item(data, "configured") is None else _parameters(data["configured"])
-    return ServedVersion(_member(data, "archive", str), _parameters(_item(data, "running")), configured)
+    running = _parameters(_item(data, "running"))
+    return ServedVersion(_member(data, "archive", str), running, configured, _bytes(data))
+
+
+def _bytes(data: Mapping[str, Any]) -> ArchiveBytes | None:
+    """Read what an earlier marsmith did not write."""
+    found = data.get("bytes")
+    return None if found is None else ArchiveBytes(_member(found, "sha256", str), _member(found, "ours", bool))
 
 
 def _parameters(data: Any) -> Parameters:
     return Parameters(**{each.name: _member(data, each.name, int) for each in fields(Parameters)})
 
 
-def _unregistered(data: Any) -> tuple[Version, str]:
+def _unregistered(data: Any) -> tuple[Version, Unregistered]:
     name = check_model_name(_member(data, "model", str))
-    return (name, _member(data, "version", str)), _member(data, "archive", str)
+    return (name, _member(data, "version", str)), Unregistered(_member(data, "archive", str), _bytes(data))
 
 
 def _member(data: Any, key: str, kind: Callable[..., Any]) -> Any:
