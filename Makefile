@@ -3,28 +3,29 @@
 SHELL := /bin/bash
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-MARSMITH := $(BIN)/marsmith
+VENV ?= .venv
+# Not the scripts in bin: their first line cannot name a Python in a folder with a space.
+RUN = "$(VENV)/bin/python" -m
+MARSMITH = $(RUN) marsmith
 
 MODEL ?= efficientnet_lite0
 VERSION ?=
 WEIGHTS ?=
+# For pytest: make test OPTIONS='-k deploy -x'
+OPTIONS ?=
 
-.PHONY: help setup export archive serve status stop test check fix lock bench clean
+.PHONY: help setup export archive serve status stop test test-lowest check fix lock bench clean distclean
 
 help:  ## print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The stamp is newer than what it was made from, so a second call does nothing.
+# The stamp is newer than what it was made from, so a second call does nothing. It is only written when all holds.
 $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "marsmith needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
-	@echo "installing into $(VENV), about 5 GB with PyTorch" >&2
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.txt
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
+	@echo "installing into $(VENV), about 5 GB with PyTorch; if it is interrupted, the next call goes on" >&2
+	@tools/venv.sh sync "$(VENV)" requirements.txt $(PYTHON)
+	@touch "$@"
 
 setup: $(VENV)/.installed  ## install everything into .venv, from the lock
 
@@ -46,28 +47,28 @@ stop: setup  ## 5. stop the server
 
 # Three on two cores: while one test waits for a server, another one works. In the order of tests/conftest.py.
 test: setup  ## all tests, with a real TorchServe
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	@$(RUN) pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(OPTIONS)
 
 # The peers come on top of .venv: the same torch, and nothing of requirements.txt changes.
 $(VENV)/.bench-installed: benchmarks/requirements.txt $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet --require-hashes --requirement benchmarks/requirements.txt
-	@touch $@
+	@tools/venv.sh add "$(VENV)" benchmarks/requirements.txt
+	@touch "$@"
 
 bench: archive $(VENV)/.bench-installed  ## every benchmark, side by side, into docs/benchmarks.md (BENCH=--quick: shorter)
-	@$(BIN)/python benchmarks/run_all.py $(BENCH)
+	@"$(VENV)/bin/python" benchmarks/run_all.py $(BENCH)
 
 check: setup  ## types, lint, format
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
 fix: setup  ## mend what lint and format can mend, and render the schema of model specs anew
-	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
-	@$(BIN)/python -c 'from marsmith.formats.model_spec import model_spec_schema; print(model_spec_schema(), end="")' \
+	@$(RUN) ruff check --fix . ; $(RUN) ruff format .
+	@"$(VENV)/bin/python" -c 'from marsmith.formats.model_spec import model_spec_schema; print(model_spec_schema(), end="")' \
 	  > config/model-spec.schema.json
 
 lock: setup  ## write requirements.txt anew from pyproject.toml, and that of the benchmarks
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
+	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
 	  --no-emit-package marsmith --custom-compile-command 'make lock' --upgrade --output-file requirements.txt pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --constraint requirements.txt \
+	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --constraint requirements.txt \
 	  --custom-compile-command 'make lock' --upgrade --output-file benchmarks/requirements.txt benchmarks/requirements.in
 
 clean: stop  ## stop the server and remove what was built (not .venv)
