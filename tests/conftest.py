@@ -21,6 +21,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 hypothesis.settings.register_profile("marsmith", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("marsmith")
 
+pytest_plugins = ["second_try"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Files that take most of a minute or more, the longest first: a file goes to one process, and whoever begins with a
