@@ -89,8 +89,8 @@ class Job:
         self.images = JobImages.read(self.request, self.recipe.preprocessing)
         check_eager(self.graph, self.images.traced_with, method=self.spec.method)
         want = self._wanted()
-        classes = int(want.shape[1])
-        names = labels_of(self.recipe.labels(), classes)
+        classes = _classes(want)
+        names = labels_of(self.recipe.labels, classes)
         plan = self._plan(0)
         result = self._attempt(want, names, plan)
         if plan is not None and result.problems and self.searched:
@@ -246,6 +246,16 @@ class Job:
                 elapsed = time.perf_counter() - started
                 if elapsed >= seconds:
                     return done / elapsed
+
+
+def _classes(outputs: torch.Tensor) -> int:
+    if outputs.ndim != 2:
+        raise ExportError(
+            f"for {len(outputs)} images the module gives outputs of the shape {tuple(outputs.shape)}, and an image "
+            "classifier gives (N, classes)",
+            tip="any other module is exported with a TensorRecipe: docs/15-recipes.md",
+        )
+    return int(outputs.shape[1])
 
 
 def open_job(request: JobRequest, on_step: Callable[[str], None]) -> Job | TensorJob:

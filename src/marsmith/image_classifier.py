@@ -5,12 +5,12 @@ Imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from marsmith.errors import ExportError
+from marsmith.class_names import class_names, distinct
+from marsmith.errors import ExportError, MarsmithError
 from marsmith.recipe import ImagePreprocessing, Recipe
 from marsmith.weights import RANDOM_SEED
 
@@ -31,14 +31,23 @@ def build_classifier(recipe: Recipe, label: str) -> torch.nn.Module:
     return module.eval()
 
 
-def labels_of(names: Sequence[str], classes: int) -> dict[str, str]:
-    """Return class index, as text, to name: the stock format of index_to_name.json, with every name once."""
-    if len(names) != classes:
-        raise ExportError(f"the recipe has {len(names)} labels, and the module {classes} outputs")
-    # Two ImageNet classes are called crane and two maillot; a reply is a mapping, where one would hide the other.
-    seen: set[str] = set()
-    repeated = {name for name in names if name in seen or seen.add(name)}  # type: ignore[func-returns-value]
-    return {str(i): f"{name} ({i})" if name in repeated else name for i, name in enumerate(names)}
+def labels_of(labels: object, classes: int) -> dict[str, str]:
+    """Return class index, as text, to name: the stock format of index_to_name.json, with every name once.
+
+    Args:
+        labels: what a recipe has under ``labels``, or a function that returns it.
+        classes: how many outputs the module has.
+
+    Raises:
+        ExportError: the function raises, or the labels do not name every output.
+    """
+    try:
+        given = labels() if callable(labels) else labels
+    except MarsmithError:
+        raise
+    except Exception as error:  # a recipe is anybody's code
+        raise ExportError(f"labels() of the recipe raises {type(error).__name__}: {error}") from error
+    return {str(index): name for index, name in enumerate(distinct(class_names(given, classes)))}
 
 
 def signature(preprocessing: ImagePreprocessing, classes: int) -> dict[str, Any]:

@@ -90,9 +90,11 @@ class JobImages:
             return []
         indices = {label: int(index) for index, label in names.items()}
         known = read_labels(Path(self.request.labels))
-        unknown = {str(value) for value in known.values() if isinstance(value, str) and value not in indices}
+        classes = {*indices, *indices.values()}
+        unknown = [value for value in known.values() if value not in classes]
         if unknown:
-            raise ExportError(f"validation_labels: the model has no label {min(unknown)!r}")
+            kind = "label" if isinstance(unknown[0], str) else "class"
+            raise ExportError(f"validation_labels: the model has no {kind} {unknown[0]!r}")
         right = {name: value if isinstance(value, int) else indices[value] for name, value in known.items()}
         return [right.get(name) for name in self.names]
 

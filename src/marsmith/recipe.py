@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from marsmith.errors import ExportError
 
@@ -23,6 +23,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Triple = tuple[float, float, float]
+Labels = Sequence[str] | Mapping[str, Any] | Mapping[int, Any]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Recipe:
         build: returns the eager module, float32, with any weights; it takes (N, 3, H, W) and returns (N, classes), as
             ``expects`` says: normalised floats and logits where it says nothing.
         preprocessing: what happens to a photo first.
-        labels: returns the class names in the order of the outputs.
+        labels: the class names, or a function that returns them, in any form that ``class_names`` tells apart: in the
+            order of the outputs, index to name, or name to index.
         bundled_weights: returns the path of a state dict that an installed package carries; None where there is none.
         hub_weights: downloads and returns a state dict; None where there is no hub for it.
         expects: what the module takes and returns.
@@ -77,7 +79,7 @@ class Recipe:
 
     build: Callable[[], torch.nn.Module]
     preprocessing: ImagePreprocessing
-    labels: Callable[[], list[str]]
+    labels: Labels | Callable[[], Labels]
     bundled_weights: Callable[[], Path] | None = None
     hub_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None
     expects: Expects = Expects()

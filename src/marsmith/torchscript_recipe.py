@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from marsmith.errors import ExportError
-from marsmith.recipe import Expects, ImagePreprocessing, Recipe
+from marsmith.recipe import Expects, ImagePreprocessing, Labels, Recipe
 
 _DEFAULT_PREPROCESSING = ImagePreprocessing()
 _DEFAULT_EXPECTS = Expects()
@@ -20,7 +20,7 @@ def torchscript_recipe(
     *,
     preprocessing: ImagePreprocessing = _DEFAULT_PREPROCESSING,
     expects: Expects = _DEFAULT_EXPECTS,
-    labels: Callable[[], list[str]] | None = None,
+    labels: Labels | Callable[[], Labels] | None = None,
 ) -> Recipe:
     """Return the recipe of an image classifier that exists as TorchScript.
 
@@ -28,12 +28,12 @@ def torchscript_recipe(
         path: made by ``torch.jit.save``.
         preprocessing: what happens to a photo first.
         expects: whether the file holds normalisation and softmax itself.
-        labels: the class names in the order of the outputs; None: their numbers.
+        labels: as in ``Recipe``; None: their numbers.
     """
     return Recipe(
         build=lambda: load_module(path),
         preprocessing=preprocessing,
-        labels=labels or (lambda: _numbers(path, preprocessing, expects)),
+        labels=labels if labels is not None else (lambda: _numbers(path, preprocessing, expects)),
         expects=expects,
         torchscript=path,
     )
