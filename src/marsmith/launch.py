@@ -42,9 +42,12 @@ def torchserve_home() -> Path | None:
 
 
 def temporary_folder(project: Project) -> Path:
-    """Return the server's own temporary folder; it lies in the run folder unless that path is too long for sockets."""
+    """Return the server's own temporary folder: in the run folder, unless its path is too long for sockets.
+
+    A path with a comma cannot stand in TorchServe's list of models either.
+    """
     folder = project.run / "tmp"
-    if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER:
+    if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER and "," not in str(folder):
         return folder
     digest = hashlib.sha256(os.fsencode(project.root)).hexdigest()[:12]
     # One that is always in the same place can be found again by `stop`; make_private checks whose it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,11 @@ class StoredArchive:
 
     Attributes:
         archive: the archive, whose structure has been checked.
+        alias: the model name that ``load_models`` gives it instead of its own; None for its own.
     """
 
     archive: Archive
+    alias: str | None = None
 
     @property
     def path(self) -> Path:
@@ -38,7 +41,7 @@ class StoredArchive:
     @property
     def version(self) -> tuple[str, str]:
         """Model name and model version."""
-        return self.manifest.model_name, self.manifest.model_version
+        return self.alias or self.manifest.model_name, self.manifest.model_version
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,63 @@ class StoredExample:
     expected: ValidatedExample
 
 
+@dataclass(frozen=True)
+class LoadItem:
+    """One thing that ``load_models`` asks for.
+
+    Attributes:
+        argument: as TorchServe's command line takes it.
+        path: the file or folder in the store; None for a URL, which TorchServe fetches by itself.
+        alias: the model name that it is given; None for its own.
+        from_listing: whether it is only there because everything in the store is asked for.
+    """
+
+    argument: str
+    path: Path | None = None
+    alias: str | None = None
+    from_listing: bool = False
+
+
+def load_items(store: Path, load_models: str) -> list[LoadItem]:
+    """Return what a server with this ``load_models`` is asked to load; of ``all`` everything that anybody put there.
+
+    Raises:
+        OSError: the store cannot be read.
+    """
+    if load_models.strip().lower() == "all":
+        paths = sorted(path for path in store.iterdir() if not _is_expected(path))
+        return [LoadItem(path.name, path, from_listing=True) for path in paths]
+    asked = dict.fromkeys(name.strip() for name in load_models.split(",") if name.strip())
+    return [_load_item(store, argument) for argument in asked]
+
+
+def _load_item(store: Path, argument: str) -> LoadItem:
+    alias, equals, url = argument.partition("=")
+    if "://" in argument:
+        return LoadItem(argument)
+    return LoadItem(argument, store / (url if equals else alias).strip(), alias.strip() if equals else None)
+
+
 def archives_in(store: Path, load_models: str) -> list[Path]:
     """Return the files and folders that a server with this ``load_models`` loads, sorted; URLs are left out."""
-    if load_models.strip().lower() == "all":
-        return sorted(path for path in store.iterdir() if _is_loaded(path))
-    names = (item.partition("=")[2] or item for item in load_models.split(","))
-    return sorted(store / name.strip() for name in names if name.strip() and "://" not in name)
+    items = load_items(store, load_models)
+    return sorted(item.path for item in items if item.path and (not item.from_listing or is_archive(item.path)))
 
 
-def open_stored(path: Path) -> StoredArchive:
+def is_archive(path: Path) -> bool:
+    """Whether something in a store claims to be an archive: by its suffix, or as a folder with a manifest."""
+    if path.is_dir():
+        # One that cannot be entered tells nothing, and no server could load it either.
+        return os.access(path, os.X_OK) and (path / "MAR-INF").is_dir()
+    return path.name.endswith(SUFFIXES)
+
+
+def open_stored(path: Path, alias: str | None = None) -> StoredArchive:
     """Open an archive and check that it holds what its manifest promises.
+
+    Args:
+        path: of the archive.
+        alias: the model name that it is served under; None: its own.
 
     Raises:
         ArchiveError: it is damaged, dangerous, or lacks what TorchServe needs to load it.
@@ -68,7 +118,7 @@ def open_stored(path: Path) -> StoredArchive:
     missing = sorted(set(_promised(archive.manifest)) - archive.members.keys())
     if missing:
         raise BuildError(f"{path}: its manifest names {', '.join(missing)}, which it does not hold")
-    return StoredArchive(archive)
+    return StoredArchive(archive, alias)
 
 
 def first_example(stored: StoredArchive) -> StoredExample | None:
@@ -90,9 +140,9 @@ def first_example(stored: StoredArchive) -> StoredExample | None:
     return StoredExample(body, listed[0])
 
 
-def _is_loaded(path: Path) -> bool:
-    """Whether ``load_models=all`` takes it: folders, and files with an archive's suffix, unless they are hidden."""
-    return not path.name.startswith(".") and (path.is_dir() or path.name.endswith(SUFFIXES))
+def _is_expected(path: Path) -> bool:
+    """Whether it lies in a store for a reason of its own and is not worth a word: hidden, a page, a signature."""
+    return path.name.startswith((".", "README")) or path.name.endswith(".sig")
 
 
 def _promised(manifest: Manifest) -> Iterable[str]:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from marsmith.errors import MarsmithError, PreflightError
+from marsmith.formats.server_state import ServerState
 from marsmith.java import Java, find_java
 from marsmith.launch import torchserve_home
-from marsmith.model_store import StoredArchive, archives_in, open_stored
+from marsmith.model_store import load_items
+from marsmith.selection import Selection, select
 from marsmith.server_config import Endpoint, addresses, effective_config, read_server_config, unknown_keys
 from marsmith.settings import Project
 from marsmith.tls import tls_problems
 
 # What TorchServe's worker and frontend import; its wheel declares neither torch nor yaml.
 _MODULES = {"torch": "torch", "yaml": "pyyaml", "psutil": "psutil", "packaging": "packaging"}
-# What the stock handlers import on top.
-_STOCK_MODULES = {"captum": "captum", "torchvision": "torchvision", "PIL": "pillow"}
 _FIRST_WORKER_PORT = 9000
 _WORKER_PORTS = 100
 
@@ -47,17 +47,22 @@ class Flight:
         java: the Java to run.
         home: the folder that holds TorchServe's package.
         config: the effective server config.
-        archives: what the server is going to load.
+        selection: what the server may load, and what is left out.
     """
 
     java: Java
     home: Path
     config: Mapping[str, str]
-    archives: tuple[StoredArchive, ...]
+    selection: Selection
 
 
-def check(project: Project) -> Flight:
+def check(project: Project, before: ServerState | None = None, *, strict: bool = False) -> Flight:
     """Check everything that a start needs.
+
+    Args:
+        project: whose server.
+        before: what the server before served; None where nothing is known of one.
+        strict: whether an archive that would be left out is a problem.
 
     Raises:
         PreflightError: with every problem found.
@@ -68,21 +73,26 @@ def check(project: Project) -> Flight:
     if home is None:
         problems.append(Problem("TorchServe is not installed", "pip install 'marsmith[serve]'"))
     config = _config(project, problems)
-    archives = _archives(Path(config["model_store"]), config["load_models"], problems) if config else ()
-    problems += missing_modules(archives)
+    selection = _selection(config, before, problems) if config else Selection()
+    if strict:
+        problems += unserved(selection)
+    problems += missing_modules()
     if config:
         problems += _endpoint_problems(config)
     if problems or java is None or home is None or config is None:
-        raise _error(problems)
+        raise refusal(problems)
     config.setdefault("initial_worker_port", str(_free_worker_port()))
-    return Flight(java, home, config, archives)
+    return Flight(java, home, config, selection)
 
 
-def missing_modules(archives: Iterable[StoredArchive]) -> list[Problem]:
-    """Return the modules that TorchServe or its stock handlers import and that are not installed."""
-    stock = any(not archive.manifest.handler.partition(":")[0].endswith(".py") for archive in archives)
-    needed = _MODULES | (_STOCK_MODULES if stock else {})
-    missing = sorted(package for module, package in needed.items() if find_spec(module) is None)
+def unserved(selection: Selection) -> list[Problem]:
+    """Return the archives that are left out, as reasons not to start."""
+    return [Problem(f"{each.file}: {each.reason}", each.tip) for each in selection.left_out if each.is_archive]
+
+
+def missing_modules() -> list[Problem]:
+    """Return the modules that TorchServe imports and that are not installed."""
+    missing = sorted(package for module, package in _MODULES.items() if find_spec(module) is None)
     if not missing:
         return []
     return [Problem(f"TorchServe needs {', '.join(missing)} in its Python", f"pip install {' '.join(missing)}")]
@@ -143,35 +153,14 @@ def _config(project: Project, problems: list[Problem]) -> dict[str, str] | None:
         return None
 
 
-def _archives(store: Path, load_models: str, problems: list[Problem]) -> tuple[StoredArchive, ...]:
+def _selection(config: Mapping[str, str], before: ServerState | None, problems: list[Problem]) -> Selection:
+    store = Path(config["model_store"])
     try:
-        paths = archives_in(store, load_models)
+        items = load_items(store, config["load_models"])
     except OSError as error:
         problems.append(Problem(f"cannot read the model store {store}: {error.strerror}", f"mkdir -p {store}"))
-        return ()
-    opened = tuple(archive for path in paths if (archive := _open(path, problems)))
-    problems += _twins(opened)
-    return opened
-
-
-def _open(path: Path, problems: list[Problem]) -> StoredArchive | None:
-    try:
-        return open_stored(path)
-    except MarsmithError as error:
-        problems.append(Problem(error.message, error.tip or f"build it again, or take it out of the store: {path}"))
-        return None
-
-
-def _twins(archives: Iterable[StoredArchive]) -> list[Problem]:
-    """Find archives that claim the same version: TorchServe loads one of them and drops the other."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for archive in archives:
-        found.setdefault(archive.version, []).append(archive.path.name)
-    return [
-        Problem(f"{' and '.join(names)} are both {name}:{version}", "give one of them another version")
-        for (name, version), names in found.items()
-        if len(names) > 1
-    ]
+        return Selection()
+    return select(items, before.files() if before else ())
 
 
 def _endpoint_problems(config: Mapping[str, str]) -> list[Problem]:
@@ -192,6 +181,7 @@ def _free_worker_port() -> int:
     raise PreflightError("no free port for workers from 9000 to 60000")
 
 
-def _error(problems: Sequence[Problem]) -> PreflightError:
+def refusal(problems: Sequence[Problem]) -> PreflightError:
+    """Make the error that tells every problem, one a line."""
     tips = "\n     ".join(dict.fromkeys(problem.tip for problem in problems if problem.tip))
     return PreflightError("\n".join(problem.message for problem in problems), tip=tips or None)

@@ -17,6 +17,26 @@ FILE_NAME = "server.json"
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Something in a model store that is not served.
+
+    Attributes:
+        file: its name in the store.
+        reason: why, in one line.
+        tip: what to do about it.
+        is_archive: whether it claims to be an archive; other things in a store are only mentioned.
+    """
+
+    file: str
+    reason: str
+    tip: str = ""
+    is_archive: bool = True
+
+    def __str__(self) -> str:
+        return f"left out: {self.file}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class RunState:
     """One running TorchServe.
 
@@ -29,6 +49,7 @@ class RunState:
         tokens: whether the server asks for tokens.
         ca_file: certificates that a client is to trust, in PEM; None where no API speaks TLS.
         ready: whether it has come so far that every version has answered; it may have been lost again since.
+        left_out: what lies in the model store and was not given to it.
     """
 
     pid: int
@@ -42,6 +63,7 @@ class RunState:
     tokens: bool
     ca_file: Path | None = None
     ready: bool = False
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def key_file(self) -> Path:
@@ -61,7 +83,8 @@ def read(project: Project) -> RunState:
         data = json.loads(path.read_text(encoding="utf-8"))
         known = {each.name: data[each.name] for each in fields(RunState) if each.name in data}
         trusted = Path(data["ca_file"]) if data.get("ca_file") else None
-        return RunState(**{**known, "folder": Path(data["folder"]), "ca_file": trusted})
+        left_out = tuple(LeftOut(**item) for item in data.get("left_out", ()))
+        return RunState(**{**known, "folder": Path(data["folder"]), "ca_file": trusted, "left_out": left_out})
     except FileNotFoundError:
         raise NotRunningError(f"no server runs for the project {project.root}", tip="marsmith serve") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

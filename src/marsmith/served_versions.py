@@ -19,10 +19,12 @@ from marsmith.formats.server_state import (
     Unregistered,
     Version,
 )
+from marsmith.placeholder import is_placeholder
 
 if TYPE_CHECKING:
     from marsmith.management import VersionStatus
     from marsmith.model_store import StoredArchive
+    from marsmith.run_state import LeftOut
 
 _RELEASE = re.compile(r"\d+|[a-zA-Z]+")
 
@@ -35,12 +37,15 @@ class Serving:
         archives: what to load, for each model its default version first: TorchServe keeps the first as the default.
         defaults: the default version of each model.
         workers: least and most workers of the versions that were scaled while the server before ran.
+        placeholders: default versions that are left out: something without a worker stands in for each, so that a
+            request without a version is refused and no other version answers it.
         notes: what somebody who starts the server should know, one sentence each.
     """
 
     archives: tuple[StoredArchive, ...]
     defaults: Mapping[str, str] = field(default_factory=dict)
     workers: Mapping[Version, tuple[int, int]] = field(default_factory=dict)
+    placeholders: tuple[Version, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -55,6 +60,7 @@ def plan_serving(
     state: ServerState | None,
     configured: Mapping[Version, Parameters],
     *,
+    left_out: Sequence[LeftOut] = (),
     with_new: bool = True,
     renewed: Collection[Version] = (),
 ) -> Serving:
@@ -63,7 +69,8 @@ def plan_serving(
     Args:
         stored: the archives that could be served; of two with one version the first counts.
         state: what the server before served; None where nothing is known of one.
-        configured: how the files alone run each version; those that cannot be told are left out.
+        configured: how the files alone run each version; those that cannot be told are missing.
+        left_out: what lies in the store and cannot be served.
         with_new: also serve archives that the server before did not have.
         renewed: versions that were unregistered and whose archives have been built anew since: they are new.
     """
@@ -71,11 +78,13 @@ def plan_serving(
     left = state.unregistered.keys() - set(renewed)
     archives = {archive.version: archive for archive in reversed(stored)}
     wanted = {version for version in archives if state.version(version) or (with_new and version not in left)}
-    defaults, default_notes = _defaults(wanted, state)
+    placeholders = _left_out_defaults(wanted, state, left_out)
+    defaults, default_notes = _defaults(wanted, state, placeholders)
     workers, worker_notes = _workers(wanted, state, configured)
+    workers |= dict.fromkeys(placeholders, (0, 0))
     order = sorted(wanted, key=lambda version: (version[0], version[1] != defaults[version[0]], version[1]))
-    notes = (*_left_out(archives, state, left), *default_notes, *worker_notes)
-    return Serving(tuple(archives[version] for version in order), defaults, workers, notes)
+    notes = (*_absent(archives, state, left_out, left), *default_notes, *worker_notes)
+    return Serving(tuple(archives[version] for version in order), defaults, workers, placeholders, notes)
 
 
 def next_state(
@@ -84,10 +93,12 @@ def next_state(
     configured: Mapping[Version, Parameters],
     in_store: Callable[[str], bool],
     contents: Mapping[Version, ArchiveBytes] | None = None,
+    left_out: Collection[str] = (),
 ) -> ServerState:
     """Return what is to be remembered after a look at a running server.
 
-    A version that has never had a ready worker is not remembered: it must not keep the server from starting again.
+    A version that has never had a ready worker is not remembered: it must not keep the server from starting again. One
+    that was left out stays remembered as it was, for the start at which its archive is sound again.
 
     Args:
         before: what was remembered.
@@ -95,18 +106,23 @@ def next_state(
         configured: how the files alone run a version, where that is news.
         in_store: whether an archive lies in the store.
         contents: the bytes that versions were registered from, where that is news.
+        left_out: names of files in the store that the running server was not given.
     """
     before, contents = before or ServerState(), contents or {}
-    registered = list(seen)
+    listed = list(seen)
+    registered = [status for status in listed if not is_placeholder(status)]
     kept = [status for status in registered if _has_worked(status) or before.version(_version(status))]
+    waiting = {version for version in before.served() if before.file(version) in left_out}
+    waiting -= {_version(status) for status in registered}
     models = {}
-    for name in sorted({status.model_name for status in kept}):
+    for name in sorted({status.model_name for status in kept} | {name for name, _ in waiting}):
         own = [status for status in kept if status.model_name == name]
         versions = {status.model_version: _served(status, before, configured, contents) for status in own}
-        models[name] = ServedModel(_default(own), versions)
+        versions |= {number: before.models[name].versions[number] for model, number in waiting if model == name}
+        models[name] = ServedModel(_next_default(name, listed, own, before, versions), versions)
     gone = {**before.unregistered, **{version: _left(before, version) for version in before.served()}}
-    for status in registered:
-        gone.pop(_version(status), None)
+    for version in (*map(_version, registered), *waiting):
+        gone.pop(version, None)
     return ServerState(models, {version: left for version, left in gone.items() if in_store(left.archive)})
 
 
@@ -137,9 +153,23 @@ def parameters_of(status: VersionStatus) -> Parameters:
     )
 
 
-def _defaults(wanted: Collection[Version], state: ServerState) -> tuple[dict[str, str], list[str]]:
-    defaults, notes = {}, []
-    for name in sorted({name for name, _ in wanted}):
+def _left_out_defaults(
+    wanted: Collection[Version], state: ServerState, left_out: Iterable[LeftOut]
+) -> tuple[Version, ...]:
+    files = {each.file for each in left_out}
+    defaults = [(name, model.default) for name, model in sorted(state.models.items())]
+    return tuple(version for version in defaults if version not in wanted and state.file(version) in files)
+
+
+def _defaults(
+    wanted: Collection[Version], state: ServerState, placeholders: Iterable[Version]
+) -> tuple[dict[str, str], list[str]]:
+    defaults = dict(placeholders)
+    notes = [
+        f"{name}:{version} is the default and left out: requests without a version get 503"
+        for name, version in defaults.items()
+    ]
+    for name in sorted({name for name, _ in wanted} - defaults.keys()):
         versions = [version for model, version in wanted if model == name]
         known = [version for version in versions if state.version((name, version))]
         newest = max(known or versions, key=version_order)
@@ -182,15 +212,19 @@ def _counts(parameters: Parameters | None) -> str | None:
     return str(least) if least == most else f"{least} to {most}"
 
 
-def _left_out(
-    stored: Mapping[Version, StoredArchive], state: ServerState, unregistered: Collection[Version]
+def _absent(
+    stored: Mapping[Version, StoredArchive],
+    state: ServerState,
+    left_out: Iterable[LeftOut],
+    unregistered: Collection[Version],
 ) -> list[str]:
-    """Say what is not served although somebody may expect it."""
-    notes = []
-    for version in state.served():
-        served = state.version(version)
-        if version not in stored and served:
-            notes.append(f"{':'.join(version)} is not served: its archive {served.archive} has left the store")
+    """Say what is not served although somebody may expect it; what is left out has a line of its own."""
+    files = {each.file for each in left_out}
+    notes = [
+        f"{':'.join(version)} is not served: its archive {state.archive(version)} has left the store"
+        for version in state.served()
+        if version not in stored and state.file(version) not in files
+    ]
     return notes + [
         f"{':'.join(version)} was unregistered and stays so: marsmith register {stored[version].path.name}"
         for version in sorted(set(unregistered) & stored.keys())
@@ -214,6 +248,20 @@ def _served(
 def _left(state: ServerState, version: Version) -> Unregistered:
     served = state.models[version[0]].versions[version[1]]
     return Unregistered(served.archive, served.bytes)
+
+
+def _next_default(
+    name: str,
+    listed: Iterable[VersionStatus],
+    kept: Sequence[VersionStatus],
+    before: ServerState,
+    versions: Mapping[str, ServedVersion],
+) -> str:
+    """Return the default version to remember: where a placeholder answers, the one that it stands for."""
+    stands_in = any(status.model_name == name and status.default and is_placeholder(status) for status in listed)
+    remembered = before.models.get(name)
+    default = remembered.default if remembered and (stands_in or not kept) else _default(kept)
+    return default if default in versions else max(versions, key=version_order)
 
 
 def _default(versions: Sequence[VersionStatus]) -> str:

@@ -24,7 +24,7 @@ from marsmith.readiness import Outlook
 from marsmith.run_state import RunState
 from marsmith.server_config import FILE_NAME as CONFIG_FILE
 from marsmith.server_config import addresses, uses_tokens
-from marsmith.server_state import STOPPING
+from marsmith.server_state import STOPPING, Remembered
 from marsmith.settings import Project
 from marsmith.start_plan import StartPlan, models_argument, plan_restart, plan_start
 from marsmith.tls import ca_file
@@ -46,6 +46,7 @@ class StartOptions:
         timeout_s: how long it may take until every version is ready.
         console: the file descriptor that the server's log goes to besides its files; None: nowhere.
         fresh: forget what the server before served, and serve the store as it is.
+        strict: refuse to start where an archive of the store would be left out.
         supervised: whether this process stays and watches the server.
         on_progress: called with how far the server has come, several times a second.
         on_note: called with what somebody who starts the server should know.
@@ -54,6 +55,7 @@ class StartOptions:
     timeout_s: float = START_TIMEOUT_S
     console: int | None = None
     fresh: bool = False
+    strict: bool = False
     supervised: bool = False
     on_progress: Callable[[Outlook], None] | None = None
     on_note: Callable[[str], None] | None = None
@@ -87,10 +89,11 @@ def start(
         with _forgetting_failure(project):
             if options.supervised:
                 supervisor_state.write(project, supervisor_state.of_this_process())
-            flight = preflight.check(project)
+            remembered = Remembered(None) if options.fresh else server_state.load(project)
+            flight = preflight.check(project, remembered.state, strict=options.strict)
+            plan = plan_start(flight, remembered, options.on_note, strict=options.strict)
             if options.fresh:
                 server_state.forget(project)
-            plan = plan_start(project, flight, options.on_note)
             state = _launch(project, plan, options.console)
     with _forgetting_failure(project):
         return _ready(project, state, plan, options)
@@ -207,7 +210,7 @@ def _launch(project: Project, plan: StartPlan, console: int | None) -> RunState:
     sharing = _class_sharing(flight)
     options = sharing.start_options(temporary / _CLASS_LIST) if sharing else []
     command = launch.command(flight.java, flight.home, config_file, flight.config, temporary, options)
-    command += models_argument(flight, plan.serving)
+    command += models_argument(project, plan)
     environment = launch.environment(os.environ, project, temporary, console=console is not None)
     with (logs / "console.log").open("wb") as file:
         process = subprocess.Popen(
@@ -223,7 +226,7 @@ def _launch(project: Project, plan: StartPlan, console: int | None) -> RunState:
         )
     server_process.remember_child(process)
     try:
-        state = _state(project, flight, process.pid)
+        state = _state(project, plan, process.pid)
         run_state.write(project, state)
     except BaseException:
         _end(project, 0.0)
@@ -273,10 +276,11 @@ def _prepare(project: Project, temporary: Path) -> Path:
     return logs
 
 
-def _state(project: Project, flight: Flight, pid: int) -> RunState:
+def _state(project: Project, plan: StartPlan, pid: int) -> RunState:
     import psutil
 
-    where = addresses(flight.config)
+    config = plan.flight.config
+    where = addresses(config)
     try:
         created = psutil.Process(pid).create_time()
     except psutil.Error:
@@ -290,8 +294,9 @@ def _state(project: Project, flight: Flight, pid: int) -> RunState:
         grpc_inference=where.grpc_inference.authority,
         grpc_management=where.grpc_management.authority,
         folder=project.run,
-        tokens=uses_tokens(flight.config),
-        ca_file=ca_file(flight.config),
+        tokens=uses_tokens(config),
+        ca_file=ca_file(config),
+        left_out=plan.left_out,
     )
 
 

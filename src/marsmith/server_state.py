@@ -206,10 +206,25 @@ def _keep(
     new = _configured_of_new(config, before, versions) if configured is None else configured
     store = Path(config["model_store"])
     known = {**_contents_of_new(store, before, versions, contents or {}), **(contents or {})}
-    after = next_state(before, versions, new, lambda archive: (store / archive.rpartition("/")[2]).exists(), known)
+    after = next_state(
+        before,
+        versions,
+        new,
+        lambda archive: (store / archive.rpartition("/")[2]).exists(),
+        known,
+        _left_out(project),
+    )
     if after != before:
         save(project, after)
     return True
+
+
+def _left_out(project: Project) -> frozenset[str]:
+    """Return the names of the files in the store that the running server was not given."""
+    try:
+        return frozenset(each.file for each in run_state.read(project).left_out)
+    except MarsmithError:
+        return frozenset()
 
 
 def _configured_of_new(

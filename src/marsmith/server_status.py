@@ -13,6 +13,7 @@ from marsmith.client import Client, VersionStatus
 from marsmith.errors import NotRunningError, ServerError
 from marsmith.formats.server_state import Version
 from marsmith.live_metrics import Counters, Traffic, is_later, read_counters, traffic
+from marsmith.placeholder import is_placeholder
 from marsmith.run_state import RunState
 from marsmith.server_state import registered_versions
 from marsmith.settings import Project
@@ -53,6 +54,7 @@ class ServerStatus:
             "memory_bytes": self.memory_bytes.get(self.state.pid),
             "supervisor": asdict(self.supervisor) if self.supervisor else None,
             "versions": [self._version_data(version) for version in self.versions],
+            "left_out": [asdict(each) for each in self.state.left_out],
         }
 
     def addresses(self) -> dict[str, str]:
@@ -126,7 +128,7 @@ class StatusWatch:
         """
         state = _running(self.project)
         with Client.for_project(self.project) as client:
-            versions = registered_versions(client)
+            versions = tuple(each for each in registered_versions(client) if not is_placeholder(each))
         now = read_counters(state)
         before = self._before if now and self._before and is_later(now, self._before) else None
         self._before = now

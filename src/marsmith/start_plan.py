@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from marsmith import launch, server_state
-from marsmith.configured_parameters import configured_parameters, openable
-from marsmith.errors import PreflightError
+from marsmith import launch, run_state, server_state
+from marsmith.configured_parameters import configured_parameters
+from marsmith.errors import MarsmithError, PreflightError
 from marsmith.formats.server_state import Parameters, ServerState, Version
 from marsmith.java import find_java
-from marsmith.model_store import StoredArchive
-from marsmith.preflight import Flight
+from marsmith.model_store import LoadItem, StoredArchive, load_items
+from marsmith.placeholder import write_placeholder
+from marsmith.preflight import Flight, refusal, unserved
+from marsmith.run_state import LeftOut
+from marsmith.selection import Selection, in_order, select
 from marsmith.served_versions import Serving, plan_serving
 from marsmith.server_config import started_with
+from marsmith.server_state import Remembered
 from marsmith.settings import Project
 
 
@@ -26,64 +30,85 @@ class StartPlan:
         flight: what the checks before it have found.
         serving: what is to be served.
         configured: how the files alone run each version.
+        left_out: what lies in the store and is not given to the server.
     """
 
     flight: Flight
     serving: Serving
     configured: dict[Version, Parameters]
+    left_out: tuple[LeftOut, ...] = ()
 
 
-def plan_start(project: Project, flight: Flight, on_note: Callable[[str], None] | None) -> StartPlan:
+def plan_start(
+    flight: Flight, remembered: Remembered, on_note: Callable[[str], None] | None, *, strict: bool = False
+) -> StartPlan:
     """Decide what to serve: the store, and what is remembered.
 
     Args:
-        project: whose server.
         flight: what the checks before the start have found.
+        remembered: what the server before served.
         on_note: called with what somebody who starts the server should know.
+        strict: whether an archive that cannot be served is a reason not to start.
+
+    Raises:
+        PreflightError: there are archives, and not one of them can be served.
     """
     if "model_snapshot" in flight.config:
         # It decides by itself.
-        return StartPlan(flight, Serving(flight.archives), {})
-    remembered = server_state.load(project)
-    stored = [*flight.archives, *_others(flight, remembered.state)]
-    configured = configured_parameters(flight.config, stored)
-    serving = plan_serving(stored, remembered.state, configured, renewed=_renewed(stored, remembered.state))
-    if on_note:
-        for note in filter(None, (remembered.note, *serving.notes)):
+        return StartPlan(flight, Serving(flight.selection.served), {}, flight.selection.left_out)
+    plan = _plan(flight, _with_remembered(flight, remembered.state), remembered.state)
+    _refuse_to_serve_nothing(plan, strict=strict)
+    for note in filter(None, (remembered.note, *map(str, plan.left_out), *plan.serving.notes)):
+        if on_note:
             on_note(note)
-    return StartPlan(flight, serving, configured)
+    return plan
 
 
 def plan_restart(project: Project) -> StartPlan:
     """Decide what to serve after TorchServe died: what ran, with the config that it ran with.
 
     Raises:
-        PreflightError: Java or TorchServe are not there any more.
+        PreflightError: Java or TorchServe are not there any more, or not one archive can be served.
     """
     home = launch.torchserve_home()
     if home is None:
         raise PreflightError("TorchServe is not installed any more", tip="pip install 'marsmith[serve]'")
-    config = started_with(project)
-    flight = Flight(find_java(), home, config, ())
+    flight = Flight(find_java(), home, started_with(project), Selection())
     state = server_state.load(project).state
-    stored = _others(flight, state)
-    configured = configured_parameters(config, stored)
-    return StartPlan(flight, plan_serving(stored, state, configured, with_new=False), configured)
+    plan = _plan(flight, _with_remembered(flight, state), state, with_new=False)
+    _refuse_to_serve_nothing(plan, strict=False)
+    return replace(plan, left_out=in_order((*plan.left_out, *_still_left_out(project, plan))))
 
 
-def models_argument(flight: Flight, serving: Serving) -> list[str]:
-    """Return the archives to load for the command line, which beats ``load_models``.
+def models_argument(project: Project, plan: StartPlan) -> list[str]:
+    """Return what to load for the command line, which beats ``load_models``; URLs are loaded last.
 
-    An alias or a URL in ``load_models`` is left to the server, and so is a name that cannot stand in a list.
+    It always names everything: left to itself TorchServe takes any folder in the store for a model.
+
+    Raises:
+        OSError: the placeholder for a version that is left out cannot be written.
     """
-    names = [archive.path.name for archive in serving.archives]
-    asked = flight.config["load_models"]
-    unfit = any("," in name or "=" in name or name.startswith("-") for name in names)
-    if unfit or "=" in asked or "://" in asked or "model_snapshot" in flight.config:
+    config = plan.flight.config
+    if "model_snapshot" in config:
         return []
-    if not names and not flight.archives:
-        return []
-    return ["-m", *(names or [""])]
+    temporary = launch.temporary_folder(project)
+    placeholders = [str(write_placeholder(temporary, version)) for version in plan.serving.placeholders]
+    archives = [_argument(archive, Path(config["model_store"])) for archive in plan.serving.archives]
+    urls = [item.argument for item in _asked(config) if item.path is None]
+    return ["-m", *([*placeholders, *archives, *urls] or [""])]
+
+
+def _plan(flight: Flight, selection: Selection, state: ServerState | None, *, with_new: bool = True) -> StartPlan:
+    configured = configured_parameters(flight.config, selection.served)
+    serving = plan_serving(
+        selection.served,
+        state,
+        configured,
+        left_out=selection.left_out,
+        with_new=with_new,
+        renewed=_renewed(selection.served, state) if with_new else (),
+    )
+    return StartPlan(flight, serving, configured, selection.left_out)
 
 
 def _renewed(stored: Iterable[StoredArchive], state: ServerState | None) -> set[Version]:
@@ -96,11 +121,47 @@ def _renewed(stored: Iterable[StoredArchive], state: ServerState | None) -> set[
     return renewed
 
 
-def _others(flight: Flight, state: ServerState | None) -> list[StoredArchive]:
-    """Open the archives that were served before and that the server config alone would not load."""
+def _with_remembered(flight: Flight, state: ServerState | None) -> Selection:
+    """Add the archives that were served before and that the server config alone would not load."""
+    found = flight.selection
     if state is None:
-        return []
-    known = {archive.path for archive in flight.archives}
+        return found
     store = Path(flight.config["model_store"])
-    files = (store / state.archive(version).rpartition("/")[2] for version in state.served())
-    return openable(sorted({path for path in files if path.exists()} - known))
+    known = {archive.path.name for archive in found.served} | {each.file for each in found.left_out}
+    files = [store / name for name in sorted(set(state.files()) - known)]
+    others = select([LoadItem(path.name, path) for path in files if path.exists()], state.files())
+    return Selection((*found.served, *others.served), in_order((*found.left_out, *others.left_out)))
+
+
+def _refuse_to_serve_nothing(plan: StartPlan, *, strict: bool) -> None:
+    problems = unserved(Selection(left_out=plan.left_out))
+    urls = any(item.path is None for item in _asked(plan.flight.config))
+    if problems and (strict or not (plan.serving.archives or urls)):
+        raise refusal(problems)
+
+
+def _still_left_out(project: Project, plan: StartPlan) -> list[LeftOut]:
+    """Return what the server that died was not given, of which nothing new is known."""
+    try:
+        before = run_state.read(project).left_out
+    except MarsmithError:
+        return []
+    known = {archive.path.name for archive in plan.serving.archives} | {each.file for each in plan.left_out}
+    return [each for each in before if each.file not in known]
+
+
+def _asked(config: Mapping[str, str]) -> list[LoadItem]:
+    try:
+        return load_items(Path(config["model_store"]), config["load_models"])
+    except OSError:
+        return []
+
+
+def _argument(archive: StoredArchive, store: Path) -> str:
+    """Return an archive as TorchServe's command line takes it: ``file``, or ``model=file``."""
+    path = archive.path
+    if path.parent != store:
+        return str(path)
+    if archive.alias or "=" in path.name:
+        return f"{archive.version[0]}={path.name}"
+    return f"./{path.name}" if path.name.startswith("-") else path.name

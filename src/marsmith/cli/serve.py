@@ -3,12 +3,14 @@
     marsmith serve                 # in the background; `marsmith stop` stops it
     marsmith serve --foreground    # attached, for systemd and containers; SIGTERM and Ctrl-C stop it
     marsmith serve --fresh         # forget the versions, defaults and workers of the server before
+    marsmith serve --strict        # refuse to start where an archive would be left out
 
 What the server before served is served again, with its default versions and workers, and so is every archive that is
-new in the model store. Before the start ports, Java, modules and archives are checked. Ready means: every worker is
-READY, and every version has answered an example of its archive as it did when the archive was built. When a worker dies
-before that, its traceback is printed, everything is stopped and the exit code is 1. Later a supervisor starts
-TorchServe again when it dies; in the background that is a small process of its own.
+new in the model store. Before the start ports, Java, modules and archives are checked. An archive that cannot be
+served is left out, with one line that says why; the exit code is 1 when nothing is left to serve. Ready means: every
+worker is READY, and every version has answered an example of its archive as it did when the archive was built. When a
+worker dies before that, its traceback is printed, everything is stopped and the exit code is 1. Later a supervisor
+starts TorchServe again when it dies; in the background that is a small process of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from marsmith.cli.output import add_json_flag, note
+from marsmith.cli.output import add_json_flag, note, printable
 from marsmith.cli.status import print_status
 from marsmith.errors import MarsmithError, UsageError, WorkerDiedError
 from marsmith.restart_policy import DEFAULT_LIMIT, RestartPolicy, parse_restart
@@ -45,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--log", choices=("plain", "json"), default="plain", help="form of the log in the foreground (%(default)s)"
     )
     parser.add_argument("--fresh", action="store_true", help="forget what the server before served")
+    parser.add_argument("--strict", action="store_true", help="start only when no archive has to be left out")
     parser.add_argument(
         "--timeout", type=float, default=300.0, metavar="SECONDS", help="time until everything is ready (%(default)g)"
     )
@@ -66,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.log == "json":
         return _in_foreground_as_json(project, args, policy)
     with _progress(quiet=True) as on_progress:
-        _in_foreground(project, args, policy, _Output(sys.stderr.fileno(), note, on_progress))
+        _in_foreground(project, args, policy, _Output(sys.stderr.fileno(), _tell, on_progress))
     return 0
 
 
@@ -76,10 +79,10 @@ def _in_background(project: Project, args: argparse.Namespace, policy: RestartPo
 
     try:
         with stop_signals(), _progress(quiet=False) as on_progress:
-            server.start(
-                project,
-                server.StartOptions(timeout_s=args.timeout, fresh=args.fresh, on_progress=on_progress, on_note=note),
+            options = server.StartOptions(
+                timeout_s=args.timeout, fresh=args.fresh, strict=args.strict, on_progress=on_progress, on_note=_tell
             )
+            server.start(project, options)
             if policy.limit != 0:
                 detach(project, policy, args.timeout)
     except StopRequestedError:
@@ -115,6 +118,7 @@ def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPo
         timeout_s=args.timeout,
         console=output.console,
         fresh=args.fresh,
+        strict=args.strict,
         supervised=True,
         on_progress=_reporting(manager, output.on_progress),
         on_note=output.tell,
@@ -207,6 +211,11 @@ def _words(seen: Outlook) -> str:
     if not seen.listening:
         return "starting TorchServe"
     return "; ".join(f"{name}:{version}: {reason}" for (name, version), reason in seen.waiting.items())
+
+
+def _tell(text: str) -> None:
+    """Say one sentence on stderr; it may quote an archive."""
+    note(printable(text))
 
 
 def _dated(text: str) -> None:

@@ -4,6 +4,8 @@
     marsmith status --json
     marsmith status --watch --interval 5
 
+Archives of the store that the server was not given stand below the table, each with the reason.
+
 The exit code is 1 where no server runs. WORKERS counts those that are READY of all, QUEUED the requests that wait of
 those that may wait. Once, the mean times are those since the server was started; with --watch rates and times are those
 of the last interval, and Ctrl-C ends it. With --json as well each look is one line.
@@ -18,7 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from marsmith.cli.output import add_json_flag, note, print_fields, print_json, print_table
+from marsmith.cli.output import add_json_flag, note, print_fields, print_json, print_table, printable
 from marsmith.errors import ClientError, NotRunningError, UsageError
 from marsmith.settings import Project, find_project
 
@@ -68,10 +70,12 @@ def print_status(status: ServerStatus, *, as_json: bool) -> None:
         return
     print_fields(_fields(status))
     print()
-    if not status.versions:
+    if status.versions:
+        print_table(COLUMNS, [_row(status, version) for version in status.versions])
+    else:
         print("no model is registered")
-        return
-    print_table(COLUMNS, [_row(status, version) for version in status.versions])
+    for each in status.state.left_out:
+        print(printable(str(each)))
 
 
 def _watch(project: Project, interval_s: float, *, as_json: bool) -> None:

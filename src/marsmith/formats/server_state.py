@@ -98,6 +98,14 @@ class ServerState:
         """Return what a version was registered from; raises KeyError for one that was not served."""
         return self.models[version[0]].versions[version[1]].archive
 
+    def file(self, version: Version) -> str:
+        """Return the file name in the model store of a version's archive; raises KeyError for one not served."""
+        return self.archive(version).rpartition("/")[2]
+
+    def files(self) -> list[str]:
+        """Return the file names in the model store of all archives that were served."""
+        return [self.file(version) for version in self.served()]
+
     def served(self) -> list[Version]:
         """Return the versions that were served, sorted."""
         return sorted((name, version) for name, model in self.models.items() for version in model.versions)

@@ -1,0 +1,159 @@
+"""Decide for each archive of a model store whether it is served or left out, so that a bad one never stops the others.
+
+Every check that a single archive must pass before TorchServe may see it is made in ``open_servable``, for a start, a
+restart and a registration alike. An archive that TorchServe fails on inside Java ends the whole server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from marsmith.errors import ArchiveError, MarsmithError
+from marsmith.formats.server_state import Version
+from marsmith.lint.model_config_rules import check_model_config
+from marsmith.lint.run import available_cores
+from marsmith.model_store import LoadItem, StoredArchive, first_example, is_archive, open_stored
+from marsmith.run_state import LeftOut
+
+_UNFIT_NAMES = (
+    (re.compile(r"[,\\]"), "TorchServe cannot be given a file name with a comma or a backslash"),
+    (re.compile(r"\.\."), "TorchServe refuses a file name with '..'"),
+    (re.compile(r"(?i)^(https?|file|ftp|jar|mailto):"), "TorchServe takes its file name for a URL"),
+)
+# What TorchServe's own handlers import and its wheel does not bring.
+_STOCK_MODULES = {"captum": "captum", "torchvision": "torchvision", "PIL": "pillow"}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The content of a model store, divided.
+
+    Attributes:
+        served: what a server may load, of each version one.
+        left_out: everything else, each with its reason.
+    """
+
+    served: tuple[StoredArchive, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def select(items: Iterable[LoadItem], known_files: Iterable[str] = ()) -> Selection:
+    """Divide what a server would load into what it may load and what is left out.
+
+    Args:
+        items: what the server config names; URLs are the server's affair.
+        known_files: names of archives that were served before: of two archives of one version, such a one is meant.
+    """
+    served: list[StoredArchive] = []
+    left_out: list[LeftOut] = []
+    for item in items:
+        if item.path is not None:
+            found = _decide(item, item.path)
+            if isinstance(found, LeftOut):
+                left_out.append(found)
+            else:
+                served.append(found)
+    meant, twins = _without_twins(served, frozenset(known_files))
+    return Selection(tuple(meant), in_order((*left_out, *twins)))
+
+
+def in_order(left_out: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
+    """Return what is left out, sorted by name."""
+    return tuple(sorted(left_out, key=lambda each: each.file))
+
+
+def open_servable(path: Path, alias: str | None = None) -> StoredArchive:
+    """Open an archive that TorchServe may be given: it loads, and what it says of itself is sound.
+
+    Raises:
+        MarsmithError: it is not fit to be served; the message says why.
+        OSError: it cannot be read.
+    """
+    _check_file_name(path)
+    stored = open_stored(path, alias)
+    _check_kind(stored)
+    _check_model_config(stored)
+    _check_stock_modules(stored)
+    # One that cannot be read would stop the start that asks it.
+    first_example(stored)
+    return stored
+
+
+def _decide(item: LoadItem, path: Path) -> StoredArchive | LeftOut:
+    if item.from_listing and not is_archive(path):
+        kind = "a folder that is not an archive" if path.is_dir() else "not an archive"
+        return LeftOut(path.name, kind, "move it out of the model store", is_archive=False)
+    try:
+        return open_servable(path, item.alias)
+    except MarsmithError as error:
+        return LeftOut(path.name, _one_line(error.message, path), error.tip or f"marsmith lint {path}")
+    except OSError as error:
+        return LeftOut(path.name, error.strerror or str(error), f"let this user read {path}")
+
+
+def _check_file_name(path: Path) -> None:
+    """Refuse a file name that TorchServe cannot be given: it splits lists at commas, and takes others for URLs."""
+    reason = next((reason for pattern, reason in _UNFIT_NAMES if pattern.search(path.name)), None)
+    if reason:
+        raise ArchiveError(f"{path.name}: {reason}", tip="give the file another name")
+
+
+def _check_kind(stored: StoredArchive) -> None:
+    """Refuse a suffix that says something else than the content: TorchServe goes by the suffix, and loads nothing."""
+    kind, name = stored.archive.kind, stored.path.name
+    if kind != "folder" and (kind == "mar") != name.endswith(".mar"):
+        raise ArchiveError(f"{name}: its content is a {kind}, and TorchServe goes by its name", tip=f"call it .{kind}")
+
+
+def _check_model_config(stored: StoredArchive) -> None:
+    """Refuse a model config that lint calls wrong: TorchServe ignores such keys, or ends with all its models."""
+    if not stored.manifest.config_file:
+        return
+    name = Path(stored.manifest.config_file).name
+    text = stored.archive.text(name) or ""
+    findings = [item.finding for item in check_model_config(Path(name), text, available_cores())]
+    wrong = [finding for finding in findings if finding.severity == "error"]
+    if wrong:
+        problems = "\n".join(f"{stored.path.name}/{name}:{each.line}: {each.message}" for each in wrong)
+        raise ArchiveError(problems, tip=f"{wrong[0].mend}; marsmith lint {stored.path}")
+
+
+def _check_stock_modules(stored: StoredArchive) -> None:
+    """Refuse a handler of TorchServe's own where what it imports is missing."""
+    handler = stored.manifest.handler.partition(":")[0]
+    if handler.endswith(".py"):
+        return
+    missing = sorted(package for module, package in _STOCK_MODULES.items() if find_spec(module) is None)
+    if missing:
+        raise ArchiveError(
+            f"{stored.path.name}: TorchServe's handler {handler} needs {', '.join(missing)}",
+            tip=f"pip install {' '.join(missing)}",
+        )
+
+
+def _without_twins(
+    archives: Sequence[StoredArchive], known_files: frozenset[str]
+) -> tuple[list[StoredArchive], list[LeftOut]]:
+    """Keep one archive of each version: TorchServe would load any one and drop the others."""
+    versions: dict[Version, list[StoredArchive]] = {}
+    for archive in archives:
+        versions.setdefault(archive.version, []).append(archive)
+    kept, left_out = [], []
+    for (name, version), twins in versions.items():
+        known = [twin for twin in twins if twin.path.name in known_files]
+        meant = twins if len(twins) == 1 else known if len(known) == 1 else []
+        kept += meant
+        names = " and ".join(twin.path.name for twin in twins)
+        reason, tip = f"{names} are both {name}:{version}", "give one of them another version"
+        left_out += [LeftOut(twin.path.name, reason, tip) for twin in twins if twin not in meant]
+    return kept, left_out
+
+
+def _one_line(message: str, path: Path) -> str:
+    """Return a message without the archive's own name, which stands before it anyway, and without line breaks."""
+    lines = [line.removeprefix(f"{path}: ").removeprefix(f"{path.name}: ") for line in message.splitlines()]
+    return "; ".join(line.removeprefix(f"{path.name}/") for line in lines)
