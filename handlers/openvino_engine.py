@@ -13,6 +13,7 @@ import torch
 
 import processor
 from engine_errors import EngineMissing, damaged
+from graph_checks import value_checks
 
 # Shapes of one row that are kept compiled; a classifier needs one.
 MOST_SHAPES = 8
@@ -31,7 +32,8 @@ def load(path: Path, device: torch.device, threads: int, precision: str) -> Open
         precision: what convolutions compute in, where the processor can; layers that the file has quantised stay so.
 
     Raises:
-        EngineMissing: OpenVINO is not installed, the device is a GPU, or int8 overflows on this processor.
+        EngineMissing: OpenVINO is not installed, the device is a GPU, int8 overflows on this processor, or the file
+            checks values, which OpenVINO would not do.
         RuntimeError: the file is damaged, or has not one input and one output.
     """
     if device.type != "cpu":
@@ -114,6 +116,8 @@ class OpenVinoModel:
         module = torch_engine.load(self._path, torch.device("cpu"), 1, "float32")
         # The first input of a module's graph is the module.
         self._check(len(list(module.graph.inputs())) - 1, len(list(module.graph.outputs())))
+        if checks := value_checks(module):
+            raise EngineMissing(f"openvino would drop what {self._path.name} raises for some inputs ({checks[0]})")
         return module
 
     def _check(self, inputs: int, outputs: int) -> None:

@@ -23,6 +23,7 @@ from live_server import make_project, running
 from marsmith.archive import Archive
 from marsmith.client import Client
 from marsmith.errors import ArchiveError, BuildError, ConfigError, ExportError, HostileArchiveError, UsageError
+from marsmith.formats.form import BASE
 from marsmith.inputs import read_input
 from marsmith.optimize import Optimized, optimize
 from marsmith.optimize_replies import compare_replies
@@ -144,6 +145,32 @@ def test_a_stock_archive_becomes_one_of_ours_and_keeps_what_is_not_replaced(opti
     assert config["handler"]["engine"] == "openvino"
     assert (config["handler"]["resize"], config["handler"]["crop"]) == (256, [224, 224])
     assert Archive.open(optimized.path).verify().ok
+
+
+class Checked(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool(x.mean() > 2):
+            raise ValueError("overexposed")
+        x = self.first(x)
+        return self.last(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
+
+
+def test_a_module_that_checks_values_stays_torchscript_and_checks_them(
+    project: Project, photos: Path, tmp_path: Path
+) -> None:
+    """White is 2.6 after normalising: the old archive refuses it, and so must the new one."""
+    torch.manual_seed(0)
+    old = pack(tmp_path, scripted(Checked(), tmp_path / "net.pt"))
+    wish = Wish(precision="float32", examples=photos, version="2.0", must_be_faster=False)
+    done = optimize(project, old, wish, effort=QUICK)
+    assert done.form == BASE
+    reasons = {one["form"]: one["reason"] for one in done.report["candidates"] if one["verdict"] != "passed"}
+    assert "would drop what model.pt raises for some inputs (overexposed)" in reasons["torchscript/float32/openvino"]
+    (tmp_path / "new.pt").write_bytes(contents(done.path)["model.pt"])
+    new = torch.jit.load(tmp_path / "new.pt")
+    assert new(torch.zeros(1, 3, 224, 224, dtype=torch.uint8)).shape == (1, 12)
+    with pytest.raises(torch.jit.Error, match="overexposed"):
+        new(torch.full((1, 3, 224, 224), 255, dtype=torch.uint8))
 
 
 def test_what_was_measured_and_where_it_comes_from_stands_in_the_archive(optimized: Optimized, photos: Path) -> None:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from marsmith.recipe import Recipe
 from marsmith.recipe_source import RecipeSource
 from marsmith.tensor_export import TensorJob
 from marsmith.torchscript_export import load_torchscript
-from marsmith.tracing_checks import check_eager, check_exported, reason_against
+from marsmith.tracing_checks import check_eager, check_exported, reason_against, reason_against_branches, taken
 from marsmith.weights import RANDOM_SEED, Weights, apply_weights, load_weights
 
 if TYPE_CHECKING:
@@ -87,7 +87,13 @@ class Job:
         if reason:
             raise ExportError(f"{self.form}: {reason}", tip="export it as torchscript, float32, torch or openvino")
         self.images = JobImages.read(self.request, self.recipe.preprocessing)
-        check_eager(self.graph, self.images.traced_with, method=self.spec.method)
+        branches = check_eager(self.graph, self.images.traced_with, method=self.spec.method)
+        if reason := reason_against_branches(branches, self.form):
+            raise ExportError(
+                reason, tip="export it as torchscript, in another precision than int8, with method: script"
+            )
+        rows = taken(self.graph, [(image,) for image in self.images.traced_with])
+        self.images = replace(self.images, traced_with=tuple(image for (image,) in rows))
         want = self._wanted()
         classes = _classes(want)
         names = labels_of(self.recipe.labels, classes)

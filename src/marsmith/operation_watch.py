@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 _OWN_FILES = (__file__, str(Path(__file__).with_name("tracing_checks.py")))
 _TORCH = str(Path(torch.__file__).parent)
+# Between an operation and its watcher.
+_DISPATCH = frozenset(str(Path(_TORCH) / name) for name in ("_compile.py", "_dynamo/eval_frame.py"))
+_MODULE_CALL = str(Path(_TORCH) / "nn" / "modules" / "module.py")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Watch:
     Attributes:
         inputs: the tensors whose way is followed.
         random: operations that draw random numbers.
-        branches: operations that gave Python a value computed from the inputs.
+        branches: operations that gave Python a value computed from the inputs; TorchScript keeps its own branches.
     """
 
     inputs: tuple[torch.Tensor, ...]
@@ -68,7 +72,7 @@ class _Follower(TorchDispatchMode):
             for output in outputs:
                 if isinstance(output, torch.Tensor):
                     self.derived[output] = True
-            if any(isinstance(output, bool | int | float) for output in outputs):
+            if any(isinstance(output, bool | int | float) for output in outputs) and not _is_scripted():
                 self.seen.branches.append(_sighting(func))
         return result
 
@@ -88,6 +92,14 @@ def _is_switched_off(func: Any, args: Any, kwargs: Any) -> bool:
             given = args[place] if place < len(args) else kwargs.get("dropout_p", argument.default_value)
             return bool(given == 0)
     return False
+
+
+def _is_scripted() -> bool:
+    """Whether TorchScript asks: then the innermost Python is torch's own call of a module."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename in _DISPATCH:
+        frame = frame.f_back
+    return frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) == (_MODULE_CALL, "_call_impl")
 
 
 def _sighting(func: Any) -> Sighting:

@@ -19,6 +19,7 @@ import torch
 from torch import fx, nn
 
 from marsmith.errors import ExportError
+from marsmith.graph_checks import straight_graph, value_checks
 from marsmith.recipe import Recipe
 from marsmith.torchscript_layers import layer_of
 from marsmith.torchscript_recipe import load_module, torchscript_recipe
@@ -50,7 +51,8 @@ def rebuild(module: torch.jit.ScriptModule) -> fx.GraphModule:
     """Return an eager float32 module that computes what ``module``, which takes one tensor and gives one, computes.
 
     Raises:
-        ExportError: the graph has control flow, or an operator or attribute that has no eager form.
+        ExportError: the graph has control flow, raises for some values, or holds an operator or attribute that has no
+            eager form.
     """
     try:
         return _rebuild(module)
@@ -94,7 +96,9 @@ def largest_difference(one: nn.Module, other: nn.Module, size: tuple[int, int]) 
 
 
 def _rebuild(module: torch.jit.ScriptModule) -> fx.GraphModule:
-    graph = _straight(module)
+    if checks := value_checks(module):
+        raise ExportError(f"the graph checks what it is given, and would no longer: {'; '.join(checks)}", tip=_TIP)
+    graph = straight_graph(module)
     inputs, outputs = list(graph.inputs()), list(graph.outputs())
     if len(inputs) != 2 or len(outputs) != 1:
         raise ExportError(
@@ -113,18 +117,8 @@ def _rebuild(module: torch.jit.ScriptModule) -> fx.GraphModule:
     return made.eval()
 
 
-def _straight(module: torch.jit.ScriptModule) -> Any:
-    """Return the graph, inlined, its weights constants where it can be frozen."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return torch.jit.freeze(module.eval()).graph
-        except RuntimeError:  # it is frozen already, or cannot be
-            return module.inlined_graph
-
-
 def _block_that_passes(node: Any) -> Any | None:
-    """Return the block of an ``if`` that does not raise, where the other one does: a check of arguments."""
+    """Return the block of an ``if`` that does not raise, where the other one does: a check of a number of axes."""
     raising = [any(inner.kind() == "prim::RaiseException" for inner in block.nodes()) for block in node.blocks()]
     if next(node.outputs(), None) is not None or raising.count(True) != 1:
         return None

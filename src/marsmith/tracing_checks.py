@@ -54,7 +54,7 @@ class Findings:
 
 def check_eager(
     graph: torch.nn.Module, images: Sequence[torch.Tensor], *, method: Literal["trace", "script"] = "trace"
-) -> None:
+) -> list[str]:
     """Check that the eager module gives one row an input, the same each time, whatever stands beside it in the batch.
 
     Args:
@@ -62,10 +62,13 @@ def check_eager(
         images: rows of its input, uint8 (3, H, W), at least one.
         method: how it is about to be exported; control flow that depends on values is fine in ``script``.
 
+    Returns:
+        Where Python takes values out of tensors: only scripting keeps what it decides by them.
+
     Raises:
         ExportError: it is in training mode, draws random numbers, branches on values, or mixes the rows of a batch.
     """
-    check_eager_call(graph, _image_rows(images), method=method)
+    return check_eager_call(graph, _image_rows(images), method=method)
 
 
 def check_exported(eager: Forward, exported: Forward, images: Sequence[torch.Tensor], *, device: str = "cpu") -> None:
@@ -83,12 +86,13 @@ def check_exported(eager: Forward, exported: Forward, images: Sequence[torch.Ten
     check_exported_call(eager, exported, _image_rows(images), device=device)
 
 
-def check_eager_call(module: torch.nn.Module, rows: Sequence[Call], *, method: Literal["trace", "script"]) -> None:
+def check_eager_call(module: torch.nn.Module, rows: Sequence[Call], *, method: Literal["trace", "script"]) -> list[str]:
     """Do as ``check_eager`` for a module with several inputs; a row is one tensor an input, without the batch axis."""
     findings = Findings()
     _find_training_mode(module, findings)
     findings.require_none("the module is in training mode after build()")
     with torch.no_grad():
+        rows = taken(module, rows)
         try:
             with watch(*batch_of(rows, 2)) as sightings:
                 first = outputs_of(module(*sightings.inputs))
@@ -106,6 +110,20 @@ def check_eager_call(module: torch.nn.Module, rows: Sequence[Call], *, method: L
         findings.require_none("the eager module cannot be exported faithfully")
         _find_mixed_rows(module, rows, findings)
     findings.require_none("the eager module cannot answer batches")
+    return [one.place for one in sightings.branches]
+
+
+def taken(module: Forward, rows: Sequence[Call]) -> list[Call]:
+    """Return the rows that a module takes: one that checks values raises for others. The first must be taken."""
+    return [row for place, row in enumerate(rows) if not place or _error_for(module, row) is None]
+
+
+def _error_for(module: Forward, row: Call) -> Exception | None:
+    try:
+        module(*batch_of([row], 1))
+    except Exception as error:  # the module is anybody's code
+        return error
+    return None
 
 
 def check_exported_call(eager: Forward, exported: Forward, rows: Sequence[Call], *, device: str = "cpu") -> None:
@@ -116,6 +134,13 @@ def check_exported_call(eager: Forward, exported: Forward, rows: Sequence[Call],
             findings.add(problem, tip)
         findings.require_none("the export works on one device only")
     with torch.no_grad():
+        known, rows = rows, taken(eager, rows)
+        for row in known:
+            if (error := _error_for(eager, row)) is not None and _error_for(exported, row) is None:
+                findings.add(
+                    f"the eager module raises for an input, and the export does not: {_first_line(error)}",
+                    "export.method: script keeps checks of values",
+                )
         for start, size in enumerate(_BATCH_SIZES):
             batch = batch_of(rows, size, start)
             got = _compare(eager, exported, batch, size, findings)
@@ -149,6 +174,18 @@ def reason_against(module: torch.nn.Module, form: Form) -> str | None:
     if form.precision != "float32" and form.engine == "torch":
         return f"torch cannot bring a TorchScript file to {form.precision}: its weights may be constants of its code"
     return None
+
+
+def reason_against_branches(places: Sequence[str], form: Form) -> str | None:
+    """Say why an eager module that decides by values cannot be brought into a form; None where it does not, or can be.
+
+    Args:
+        places: where Python takes values out of tensors.
+        form: to export it to.
+    """
+    if not places or (form.format == "torchscript" and form.precision != "int8"):
+        return None
+    return f"{places[0]}: Python takes a value out of a tensor, and what it decides by that is lost in {form}"
 
 
 def _find_training_mode(module: torch.nn.Module, findings: Findings) -> None:
@@ -249,5 +286,7 @@ __all__ = [
     "check_exported",
     "check_exported_call",
     "reason_against",
+    "reason_against_branches",
+    "taken",
     "tracer_findings",
 ]
