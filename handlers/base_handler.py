@@ -103,9 +103,7 @@ class BaseHandler:
             self._place(context.system_properties.get("gpu_id"), context.model_yaml_config or {})
             self.load()
             self._warm_up()
-            self.examples_replayed = prove_answers(
-                self.handle, self.folder, self.batch_size, self._fallback_tolerance()
-            )
+            self.replayed = prove_answers(self.handle, self.folder, self.batch_size, self.config, self._computed)
             # Only now: examples are neither measured nor logged as predictions.
             self._observe(context)
         except (OSError, ValueError, TypeError, LookupError, ImportError, ItemError) as error:
@@ -169,12 +167,13 @@ class BaseHandler:
         """Return facts about the loaded version, for ``GET /models/{model}?customized=true``."""
         return {
             "device": str(self.device),
-            **(self.engine.describe() if self.engine else {}),
+            **self._computed(),
             "threads": self.placement.threads,
             "decode_threads": self.placement.decode_threads,
             "batch_size": self.batch_size,
             "digests_verified": self.digests_verified,
-            "examples_replayed": self.examples_replayed,
+            "examples_replayed": self.replayed.examples,
+            "examples_unproved": len(self.replayed.unproved),
             # By it a client knows which of several workers has answered, and so has finished its earlier work.
             "pid": os.getpid(),
         }
@@ -222,14 +221,8 @@ class BaseHandler:
                 return slot.items[0]
         return None
 
-    def _fallback_tolerance(self) -> float | None:
-        """Return by how much more than the examples say replies may differ; None: they must be of the same form."""
-        if self.engine is None:
-            return None
-        if self.engine.fell_back is not None:
-            return self.engine_settings.fallback_tolerance
-        # In a coarse precision another processor may swap the last of the best few for the next one.
-        return None if self.engine.precision == "float32" else 0.0
+    def _computed(self) -> Mapping[str, Any]:
+        return self.engine.describe() if self.engine else {}
 
     def _observe(self, context: Any) -> None:
         self._metrics = StageMetrics.of(context.metrics, self.model_name, self.model_version)

@@ -9,7 +9,8 @@ model-config.yaml:
   lacks one of the 16-bit precisions;
 - ``engine_missing``: where the engine is not installed, ``fallback`` lets another one that can read the serialized file
   step in, ``refuse`` refuses the load;
-- ``engine_tolerance``: how far the replies to the archive's examples may then be from the validated ones.
+- ``engine_tolerance``: how far the replies to the archive's examples may then be from the validated ones; see
+  ``answers``.
 """
 
 from __future__ import annotations
@@ -38,9 +39,6 @@ READERS = {
     ".onnx": ("onnxruntime", "openvino"),
     ".pt2": ("aot_inductor",),
 }
-# How far another engine in float32 may be from the validated replies, in units of probability, by the precision that
-# they were validated in; an archive that measured it says so itself.
-TOLERANCES = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1, "int8": 0.25}
 # What has to be installed for an engine besides torch.
 DISTRIBUTIONS = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 
@@ -54,11 +52,6 @@ class EngineSettings:
     precision: str = "float32"
     engine_missing: str = "fallback"
     engine_tolerance: float | None = None
-
-    @property
-    def fallback_tolerance(self) -> float:
-        """What replies may differ by where another engine than the validated one gives them."""
-        return TOLERANCES[self.precision] if self.engine_tolerance is None else self.engine_tolerance
 
     @property
     def may_lack(self) -> frozenset[str]:

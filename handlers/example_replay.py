@@ -5,22 +5,24 @@ A version that answers differently from when it was validated must not take traf
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from answers import Facts, Judgement, judge
 from replies import JSON_TYPE
 
 FOLDER = "MAR-INF/examples"
+logger = logging.getLogger(__name__)
 Handle = Callable[[list[dict[str, Any]], Any], list[Any]]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A request with the reply that was validated: as JSON, or by its digest."""
+    """A request with the reply that was validated: as JSON, or by its digest, and maybe its bytes (``recorded``)."""
 
     name: str
     body: bytes
@@ -29,6 +31,7 @@ class Example:
     reply: Any
     reply_sha256: str | None
     tolerance: float
+    recorded: bytes | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the request as TorchServe hands it over: JSON and text decoded, anything else as a bytearray."""
@@ -41,6 +44,21 @@ class Example:
     def headers(self) -> dict[str, Any]:
         """Return the request's headers as TorchServe hands them over."""
         return {"body": {"content-type": self.content_type}}
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay has found.
+
+    Attributes:
+        examples: how many were sent.
+        problems: which replies differ, and where.
+        unproved: which replies nothing can be said of, and why.
+    """
+
+    examples: int
+    problems: tuple[str, ...]
+    unproved: tuple[str, ...]
 
 
 @dataclass
@@ -75,108 +93,60 @@ def read_examples(folder: Path) -> list[Example]:
     return [_read_example(folder, entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
 
 
-def replay_problems(
-    handle: Handle, examples: Sequence[Example], batch_size: int, loose: float | None = None
-) -> list[str]:
-    """Send every example alone, and all in batches of ``batch_size``; say which replies differ, and by how much.
+def replay(
+    handle: Handle, examples: Sequence[Example], batch_size: int, settings: Mapping[str, Any], facts: Facts
+) -> Replay:
+    """Send every example alone, and all in batches of ``batch_size``; judge the replies.
 
     Args:
         handle: the handler's own.
         examples: what to send.
         batch_size: largest batch.
-        loose: where another engine answers than the validated one: what numbers may differ by at least, see
-            ``loose_difference``; None: replies must be as the examples say.
+        settings: the block ``handler`` of model-config.yaml.
+        facts: tells what this worker computes in; see ``answers.judge``.
     """
     batches: list[list[Example]] = [[example] for example in examples]
     if batch_size > 1 and examples:
         count = max(batch_size, len(examples))
         filled = [examples[i % len(examples)] for i in range(count)]
         batches += [filled[start : start + batch_size] for start in range(0, count, batch_size)]
-    found = (problem for batch in batches for problem in _batch_problems(handle, batch, loose))
-    return list(dict.fromkeys(found))
+    found = [pair for batch in batches for pair in _judged(handle, batch, settings, facts)]
+    problems = (f"{where}: {one.problem}" for where, one in found if one.problem)
+    unproved = (f"{where}: {one.unproved}" for where, one in found if one.unproved)
+    return Replay(len(examples), tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(unproved)))
 
 
-def prove_answers(handle: Handle, folder: Path, batch_size: int, loose: float | None = None) -> int:
-    """Refuse an archive that answers its examples differently from when it was validated; return how many it has.
-
-    See ``replay_problems``.
+def prove_answers(handle: Handle, folder: Path, batch_size: int, settings: Mapping[str, Any], facts: Facts) -> Replay:
+    """Refuse an archive that answers its examples differently from when it was validated; see ``replay``.
 
     Raises:
         RuntimeError: with every example that differs.
     """
-    examples = read_examples(folder)
-    problems = replay_problems(handle, examples, batch_size, loose)
-    if problems:
-        raise RuntimeError("the archive answers differently from when it was validated: " + "; ".join(problems))
-    return len(examples)
+    done = replay(handle, read_examples(folder), batch_size, settings, facts)
+    if done.problems:
+        raise RuntimeError("the archive answers differently from when it was validated: " + "; ".join(done.problems))
+    for text in done.unproved:
+        logger.warning("an answer is unproved: %s", text)
+    return done
 
 
-def largest_difference(expected: Any, actual: Any, path: str = "reply") -> tuple[float, str]:
-    """Return the largest difference between two JSON values, and where it is; infinite where their form differs."""
-    if _is_number(expected) and _is_number(actual):
-        return abs(expected - actual), f"{path} is {actual!r} instead of {expected!r}"
-    if isinstance(expected, Mapping) and isinstance(actual, Mapping):
-        if expected.keys() != actual.keys():
-            missing, added = sorted(expected.keys() - actual.keys()), sorted(actual.keys() - expected.keys())
-            return float("inf"), f"{path} lacks {missing} and has {added} instead"
-        pairs = [(expected[key], actual[key], f"{path}[{key!r}]") for key in expected]
-    elif isinstance(expected, list) and isinstance(actual, list):
-        if len(expected) != len(actual):
-            return float("inf"), f"{path} has {len(actual)} elements instead of {len(expected)}"
-        pairs = [(e, a, f"{path}[{i}]") for i, (e, a) in enumerate(zip(expected, actual, strict=True))]
-    else:
-        same = type(expected) is type(actual) and expected == actual
-        return 0.0 if same else float("inf"), f"{path} is {actual!r} instead of {expected!r}"
-    return max((largest_difference(*pair) for pair in pairs), default=(0.0, path), key=lambda found: found[0])
-
-
-def loose_difference(expected: Any, actual: Any) -> tuple[float, str]:
-    """Return the largest difference between replies of two engines, and where it is.
-
-    The best few of many classes need not be the same few: a label that one reply lacks has a number there too, at most
-    the lowest that the reply tells, and differs by what is between. The best label of either must be in both.
-    """
-    if not (_is_flat(expected) and _is_flat(actual)):
-        return largest_difference(expected, actual)
-    if (
-        max(expected, key=lambda key: expected[key]) not in actual
-        or max(actual, key=lambda key: actual[key]) not in expected
-    ):
-        return largest_difference(expected, actual)
-    floors = (min(expected.values()), min(actual.values()))
-    found = [(0.0, "reply")]
-    for key in sorted(expected.keys() | actual.keys()):
-        one = expected.get(key, min(floors[0], actual.get(key, 0.0)))
-        other = actual.get(key, min(floors[1], one))
-        found.append((abs(one - other), f"reply[{key!r}] is {other!r} instead of {one!r}"))
-    return max(found)
-
-
-def _batch_problems(handle: Handle, batch: list[Example], loose: float | None) -> list[str]:
+def _judged(
+    handle: Handle, batch: list[Example], settings: Mapping[str, Any], facts: Facts
+) -> list[tuple[str, Judgement]]:
     context = ReplayContext(batch)
     replies = handle([example.row() for example in batch], context)
     where = "alone" if len(batch) == 1 else f"in a batch of {len(batch)}"
-    found = [
-        (example, _difference(example, context.statuses.get(i, 200), replies[i], loose))
+    return [
+        (
+            f"example {example.name!r} {where}",
+            judge(example, context.statuses.get(i, 200), replies[i], settings, facts),
+        )
         for i, example in enumerate(batch)
     ]
-    return [f"example {example.name!r} {where}: {difference}" for example, difference in found if difference]
-
-
-def _difference(example: Example, status: int, reply: bytes, loose: float | None) -> str | None:
-    if status != example.status:
-        return f"status {status} instead of {example.status}: {reply[:200].decode('utf-8', 'replace')}"
-    if example.reply_sha256 is not None:
-        # Bytes of another engine are others; of how much they differ a digest tells nothing.
-        same = loose is not None or hashlib.sha256(reply).hexdigest() == example.reply_sha256
-        return None if same else f"the reply's {len(reply)} bytes are not those that were validated"
-    compare = largest_difference if loose is None else loose_difference
-    tolerance = max(example.tolerance, loose or 0.0)
-    amount, place = compare(example.reply, json.loads(reply))
-    return None if amount <= tolerance else f"{place}, off by {amount:.3g} (tolerance {tolerance:g})"
 
 
 def _read_example(folder: Path, entry: Mapping[str, Any]) -> Example:
+    recorded = entry.get("reply_file")
     return Example(
         name=entry["input"],
         body=(folder / FOLDER / entry["input"]).read_bytes(),
@@ -185,16 +155,5 @@ def _read_example(folder: Path, entry: Mapping[str, Any]) -> Example:
         reply=entry.get("reply"),
         reply_sha256=entry.get("reply_sha256"),
         tolerance=float(entry.get("tolerance", 0.0)),
+        recorded=(folder / FOLDER / recorded).read_bytes() if recorded else None,
     )
-
-
-def _best(reply: Mapping[str, float]) -> str:
-    return max(reply, key=lambda key: reply[key])
-
-
-def _is_flat(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(_is_number(number) for number in value.values())
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

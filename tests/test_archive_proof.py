@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from archive_proof import digest_problems, environment_problems
-from example_replay import largest_difference
 from handler_fixtures import Worker, classifier_folder, picture, write_examples, write_sums
 
 HANDLER = "image_classifier_handler.py"
@@ -131,24 +128,3 @@ def test_an_example_with_another_status_or_another_digest_is_named(tmp_path: Pat
     write_examples(folder, [{**example, "status": 200, "reply_sha256": "0" * 64}], {})
     with pytest.raises(RuntimeError, match="not those that were validated"):
         Worker(folder, HANDLER)
-
-
-# No mapping of numbers alone: of those the archive format takes the best few for equal where the last ones are others.
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-1, 1) | st.text(max_size=3),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=3), inner, max_size=3).map(lambda found: {**found, "": None})
-    ),
-    max_leaves=8,
-)
-
-
-@given(JSON_VALUES, JSON_VALUES)
-@settings(max_examples=200)
-def test_our_comparison_agrees_with_that_of_the_archive_format(one: Any, other: Any) -> None:
-    from marsmith.formats.examples import difference
-
-    for tolerance in (0.0, 0.5):
-        assert (largest_difference(one, other)[0] <= tolerance) == (difference(one, other, tolerance) is None)
-    assert largest_difference(one, one)[0] == 0

@@ -14,8 +14,6 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import engines
 import onnxruntime_engine
@@ -23,7 +21,6 @@ import openvino_engine
 import processor
 from conftest import REPOSITORY
 from engine_fixtures import LABELS, archive_folder, pictures, small_graph, small_pt2
-from example_replay import largest_difference, loose_difference
 from handler_fixtures import Worker, write_examples
 from marsmith import environment, export_machine, machine_facts
 from marsmith.errors import ExportError
@@ -494,26 +491,6 @@ def test_a_sound_fallback_loads_although_its_answers_are_not_those_of_int8(
     write_examples(folder, [example], {})
     with pytest.raises(RuntimeError, match=r"answers differently.*tolerance 0\.25"):
         Worker(folder, HANDLER)
-
-
-REPLIES = st.dictionaries(st.sampled_from("abcdef"), st.floats(0, 1), min_size=1)
-
-
-@settings(max_examples=60)
-@given(REPLIES, REPLIES)
-def test_loose_comparison_is_strict_comparison_where_the_labels_are_the_same(
-    one: dict[str, float], other: dict[str, float]
-) -> None:
-    amount = loose_difference(one, other)[0]
-    if max(one, key=lambda key: one[key]) not in other or max(other, key=lambda key: other[key]) not in one:
-        assert amount == float("inf")
-        return
-    assert 0 <= amount <= 1
-    if one.keys() == other.keys():
-        assert amount == largest_difference(one, other)[0]
-    # A label that one reply lacks has there at most the lowest number told.
-    for key in one.keys() - other.keys():
-        assert amount >= one[key] - min(other.values())
 
 
 # What rides along --------------------------------------------------------------------------------------------------

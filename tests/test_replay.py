@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marsmith.archive.answers import difference
 from marsmith.errors import ArchiveError, HandlerError
-from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, difference, render_examples
+from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.replay import ExampleRequest, _rounded, replay, validate_examples
 from marsmith.runner import Runner
 from runner_archives import make_archive
@@ -58,6 +59,8 @@ def with_examples(archive: Path, *requests: ExampleRequest) -> Path:
     (archive / FOLDER).mkdir()
     for number, example in enumerate(examples):
         (archive / FOLDER / example.input).write_text(str(number))
+        if example.reply_file is not None:
+            (archive / FOLDER / example.reply_file).write_bytes(example.recorded or b"")
     (archive / FILE_NAME).write_text(render_examples(examples))
     return archive
 
@@ -95,7 +98,7 @@ def test_an_archive_that_answers_differently_is_found_out(tmp_path: Path) -> Non
         ('{"tabby": 0.9}', '{"tabby": 0.8}', "reply['tabby']: 0.8 instead of 0.9"),
         ('{"tabby": 0.9}', '{"lynx": 0.9}', "lacks ['tabby']"),
         ('{"tabby": 0.9}', "<html>", "no longer JSON: <html>"),
-        ("null", "[NaN]", "another digest"),
+        ("null", "[NaN]", "the reply is '[NaN]' instead of 'null'"),
         ('{"tabby": 0.9}', "fail", "status 503 instead of 200"),
     ]
     archive = archive_that_answers(tmp_path, *(before for before, _, _ in changes), '{"tabby": 0.9}')

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from marsmith.archive.answers import may_compute_otherwise
 from marsmith.archive.member import Member
 from marsmith.formats.environment import Environment, render_environment
 from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
@@ -36,19 +39,52 @@ def linked_folder(manifest: Manifest, members: Sequence[Member]) -> Iterator[Pat
         yield folder
 
 
-def example_members(runner: Runner, requests: Sequence[ExampleRequest]) -> list[Member]:
-    """Answer requests, and return them with their replies as members; none where there are no requests.
+@dataclass(frozen=True)
+class ProvedExamples:
+    """Requests that an archive has answered.
+
+    Attributes:
+        members: the requests with their replies.
+        unproved: names of those whose reply is known by a digest only, where other machines may compute in another
+            engine or precision: there nothing can be said of the reply.
+    """
+
+    members: list[Member]
+    unproved: tuple[str, ...]
+
+    def report(self) -> dict[str, Any]:
+        """Return what export.json says of them."""
+        return {"repliesUnprovedElsewhere": list(self.unproved)} if self.unproved else {}
+
+
+def proved_examples(
+    runner: Runner, requests: Sequence[ExampleRequest], on_step: Callable[[str], None]
+) -> ProvedExamples:
+    """Answer requests.
+
+    Args:
+        runner: has the archive loaded.
+        requests: what to send, and what must come out.
+        on_step: is told of each reply that other machines may not be able to prove, in words.
 
     Raises:
         HandlerError: one was refused, or something else came out on top.
     """
     validated = validate_examples(runner, requests)
     if not requests:
-        return []
-    return [
-        Member(EXAMPLES_FILE, render_examples(validated).encode()),
-        *(Member(f"{EXAMPLES_FOLDER}/{request.name}", request.body) for request in requests),
+        return ProvedExamples([], ())
+    replies = [
+        Member(f"{EXAMPLES_FOLDER}/{one.reply_file}", one.recorded)
+        for one in validated
+        if one.reply_file is not None and one.recorded is not None
     ]
+    elsewhere = may_compute_otherwise(runner.handler_settings)
+    unproved = tuple(one.input for one in validated if elsewhere and one.reply_sha256 and one.reply_file is None)
+    for name in unproved:
+        on_step(f"the reply to {name} is bytes of an unknown kind: a machine that computes otherwise cannot prove it")
+    listed = Member(EXAMPLES_FILE, render_examples(validated).encode())
+    bodies = [Member(f"{EXAMPLES_FOLDER}/{request.name}", request.body) for request in requests]
+    return ProvedExamples([listed, *bodies, *replies], unproved)
 
 
 def environment_members(name: str, version: str, record: Environment, members: Sequence[Member]) -> list[Member]:

@@ -14,7 +14,7 @@ from marsmith.errors import FormatError, HandlerError
 from marsmith.findings import Finding, finding
 from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
 from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
-from marsmith.formats.examples import difference, parse_examples
+from marsmith.formats.examples import parse_examples
 from marsmith.handler_check import check_handler, in_order
 
 if TYPE_CHECKING:
@@ -167,12 +167,9 @@ def _compare(
 
 
 def _difference(alone: RunnerReply, reply: RunnerReply, tolerance: float) -> str | None:
-    if alone.status != reply.status:
-        return f"status {reply.status} instead of {alone.status}"
-    try:
-        return difference(alone.json(), reply.json(), tolerance)
-    except ValueError:
-        return None if alone.body == reply.body else "other bytes"
+    from marsmith.replay import reply_difference
+
+    return reply_difference(alone, reply, tolerance)
 
 
 def _place_in(traceback: str, place: tuple[Path, int]) -> tuple[Path, int]:

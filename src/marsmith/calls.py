@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from marsmith import management
 from marsmith.endpoint import Endpoint, in_time, insist, with_token
@@ -242,10 +242,10 @@ class Calls:
         """Return how the versions of a model run."""
         return await self._named(model, management.describe(self.managed, model, version))
 
-    async def probe(self, model: str, version: str, deadline_s: float | None = None) -> int | None:
+    async def handler_facts(self, model: str, version: str, deadline_s: float | None = None) -> Mapping[str, Any]:
         """Let a version's handler describe itself."""
         seconds = self.managed.deadline_s if deadline_s is None else deadline_s
-        return await self._named(model, management.probe(self.managed, model, version, seconds))
+        return await self._named(model, management.handler_facts(self.managed, model, version, seconds))
 
     async def register(self, registration: Registration, deadline_s: float | None = None) -> str:
         """Register an archive."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from marsmith import run_state
 from marsmith.blocking import BlockingCarrier, BlockingInference, BlockingTokens, each, finished
@@ -227,7 +227,16 @@ class Client:
             DeadlineError: no worker came to it in time.
             RequestRejectedError: the handler does not know the question, or its worker died.
         """
-        return finished(self._calls.probe(model, version, deadline_s))
+        pid = self.handler_facts(model, version, deadline_s=deadline_s).get("pid")
+        return pid if isinstance(pid, int) else None
+
+    def handler_facts(self, model: str, version: str, *, deadline_s: float | None = None) -> Mapping[str, Any]:
+        """Return what a version's handler tells about itself, as ``probe`` asks it; empty where it tells nothing.
+
+        Raises:
+            DeadlineError, RequestRejectedError: as ``probe`` does.
+        """
+        return finished(self._calls.handler_facts(model, version, deadline_s))
 
     def register(
         self,

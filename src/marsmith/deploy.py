@@ -16,8 +16,9 @@ from marsmith.client import Client
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import UsageError
 from marsmith.formats.deploy_journal import Change, Journal, Release
+from marsmith.model_store import examples_in
 from marsmith.names import archive_file_name, check_model_name, check_model_version
-from marsmith.probes import Prober, examples_in
+from marsmith.probes import Prober
 from marsmith.rest import Transport
 from marsmith.retries import NO_RETRIES
 from marsmith.rollout import Options, Rollout
@@ -179,7 +180,7 @@ def _roll_out(site: Site, target: Target, options: Options, journal: Journal, de
     # A probe that is repeated would hide what users see.
     with closing(transport), Client.for_project(site.project, retries=NO_RETRIES) as client:
         observer = Observer(state, site.model, version, transport)
-        prober = Prober(client, site.model, examples_in(deployable.archive) if deployable else ())
+        prober = Prober(client, site.model, tuple(examples_in(deployable.archive)) if deployable else ())
         Rollout(site, target, seen, options, prober, observer, deployable).run(steps, journal)
     result: Literal["deployed", "rolled back"] = "deployed" if target.kind == "deploy" else "rolled back"
     return Outcome(site.model, version, seen.default, result, tuple(site.events))

@@ -6,7 +6,7 @@ batch at 2), so every value is sent, as a query parameter, or left to the model 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from marsmith.endpoint import Endpoint, in_time, insist
@@ -31,9 +31,9 @@ __all__ = [
     "VersionStatus",
     "Worker",
     "describe",
+    "handler_facts",
     "list_models",
     "parse_version",
-    "probe",
     "register",
     "scale",
     "set_default",
@@ -69,11 +69,11 @@ async def describe(api: Endpoint, model: str, version: str | None = None) -> lis
     return [parse_version(item, default) for item in await _described(api, model, which)]
 
 
-async def probe(api: Endpoint, model: str, version: str, deadline_s: float) -> int | None:
+async def handler_facts(api: Endpoint, model: str, version: str, deadline_s: float) -> Mapping[str, Any]:
     """Let the handler of a version describe itself, in the queue of its predictions.
 
     Returns:
-        The worker's process id, where the handler tells it as ``pid``; None where it does not.
+        What it tells; empty where it tells nothing.
     """
     path, parameters = _path(model, version), {"customized": "true"}
     request = Request("GET", api.url, path, parameters)
@@ -81,8 +81,7 @@ async def probe(api: Endpoint, model: str, version: str, deadline_s: float) -> i
     if was_not_taken(reply):
         raise await why_not_taken(api, model, version, [])
     told = _checked(reply, _subject(model, version)).json()[0].get("customizedMetadata")
-    pid = told.get("pid") if isinstance(told, dict) else None
-    return pid if isinstance(pid, int) else None
+    return told if isinstance(told, dict) else {}
 
 
 async def register(api: Endpoint, registration: Registration, deadline_s: float = LOADING_DEADLINE_S) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from marsmith.archive import Archive, Manifest
-from marsmith.errors import ArchiveError, BuildError, FormatError
-from marsmith.formats import examples as example_format
-from marsmith.formats.examples import ValidatedExample
+from marsmith.archive.answers import Facts, Judgement, judge
+from marsmith.archive.verify import read_examples
+from marsmith.errors import ArchiveError, BuildError, ConfigError, FormatError
+from marsmith.formats.examples import FOLDER, ValidatedExample
+from marsmith.formats.strict_yaml import load_mapping
+from marsmith.unpacked_archive import handler_block
 
 SUFFIXES = (".mar", ".tar.gz", ".model")
 _LARGEST_EXAMPLE = 1 << 28
@@ -46,10 +50,21 @@ class StoredArchive:
 
 @dataclass(frozen=True)
 class StoredExample:
-    """An example request of an archive, with the reply that it must get."""
+    """An example request of an archive, with the reply that it must get.
+
+    Attributes:
+        body: of the request.
+        expected: the reply.
+        settings: the archive's block ``handler``: what the reply was computed with.
+    """
 
     body: bytes
     expected: ValidatedExample
+    settings: Mapping[str, Any]
+
+    def judge(self, status: int, body: bytes, facts: Facts) -> Judgement:
+        """Judge a reply; ``facts`` asks the worker what it computes in."""
+        return judge(self.expected, status, body, self.settings, facts)
 
 
 @dataclass(frozen=True)
@@ -121,23 +136,45 @@ def open_stored(path: Path, alias: str | None = None) -> StoredArchive:
     return StoredArchive(archive, alias)
 
 
+def examples_in(archive: Archive) -> Iterator[StoredExample]:
+    """Give the example requests that lie in an archive, in order; none where it holds none.
+
+    Raises:
+        ArchiveError: they cannot be read.
+        FormatError: their list does not follow its format.
+    """
+    settings = _handler_settings(archive)
+    for example in read_examples(archive) or []:
+        body = _example_file(archive, example.input)
+        if example.reply_file is not None:
+            example = replace(example, recorded=_example_file(archive, example.reply_file))
+        yield StoredExample(body, example, settings)
+
+
 def first_example(stored: StoredArchive) -> StoredExample | None:
     """Return the first example request that lies in the archive; None where it holds none.
 
     Raises:
         ArchiveError: it cannot be read.
     """
-    text = stored.archive.text(example_format.FILE_NAME)
-    if text is None:
-        return None
     try:
-        listed = example_format.parse_examples(text, f"{stored.path}: {example_format.FILE_NAME}")
+        return next(examples_in(stored.archive), None)
     except FormatError as error:
         raise ArchiveError(error.message, tip="build the archive again") from None
-    if not listed:
-        return None
-    body = stored.archive.read(f"{example_format.FOLDER}/{listed[0].input}", limit=_LARGEST_EXAMPLE)
-    return StoredExample(body, listed[0])
+
+
+def _example_file(archive: Archive, name: str) -> bytes:
+    return archive.read(f"{FOLDER}/{name}", limit=_LARGEST_EXAMPLE)
+
+
+def _handler_settings(archive: Archive) -> Mapping[str, Any]:
+    """Return the model config's block ``handler``; empty where it cannot be read, which lint tells."""
+    name = archive.manifest.config_file
+    text = archive.text(name) if name else None
+    try:
+        return handler_block(load_mapping(text, str(name), ConfigError)) if text is not None else {}
+    except ConfigError:
+        return {}
 
 
 def _is_expected(path: Path) -> bool:

@@ -16,14 +16,13 @@ from typing import Any
 
 from marsmith.archive.member import Member
 from marsmith.archive.write import write_archive
-from marsmith.archive_assembly import environment_members, example_members, linked_folder
+from marsmith.archive_assembly import ProvedExamples, environment_members, linked_folder, proved_examples
 from marsmith.build_stamp import file_sha256
 from marsmith.errors import BuildError, ExportError, UsageError
 from marsmith.export_machine import Machine
 from marsmith.export_measure import SILENT, USUAL_EFFORT, Effort, Progress
 from marsmith.formats import model_config
 from marsmith.formats.export_lock import ExportLock
-from marsmith.formats.export_spec import EXAMPLE_TOLERANCE
 from marsmith.formats.form import Form
 from marsmith.formats.manifest import Manifest
 from marsmith.inputs import read_input
@@ -34,7 +33,7 @@ from marsmith.optimize_replies import Agreement, answers_of, ask, compare_replie
 from marsmith.optimize_source import OldArchive, new_config, opened
 from marsmith.optimize_stock import stock_module
 from marsmith.optimize_task import NewModule, Task, Wish
-from marsmith.replay import ExampleRequest
+from marsmith.replay import ExampleRequest, usual_tolerance
 from marsmith.runner import Request, Runner, RunnerReply
 from marsmith.settings import Project
 from marsmith.version_bytes import guard
@@ -121,14 +120,15 @@ def _assembled(task: Task, module: NewModule, target: Path, old_digest: str | No
         Member(model_config.FILE_NAME, task.config.render(module.settings)),
     ]
     _refuse_doubles(members)
-    examples, agreement = _proved(task, manifest, members, module.form.precision)
+    proved, agreement = _proved(task, manifest, members, module.form.precision)
     report = {
         **module.report,
         "optimizedFrom": _origin(task.old, old_digest),
         "measuredWith": task.photos.source,
         "repliesComparedWithOld": agreement.record(),
+        **proved.report(),
     }
-    members += [Member("MAR-INF/export.json", _json(report)), *examples]
+    members += [Member("MAR-INF/export.json", _json(report)), *proved.members]
     members += environment_members(task.name, task.version, module.environment, members)
     task.progress.step(f"writing {target}")
     accept = guard(target, ModelVersion(task.name, task.version))
@@ -159,7 +159,7 @@ def _refuse_doubles(members: list[Member]) -> None:
         )
 
 
-def _proved(task: Task, manifest: Manifest, members: list[Member], precision: str) -> tuple[list[Member], Agreement]:
+def _proved(task: Task, manifest: Manifest, members: list[Member], precision: str) -> tuple[ProvedExamples, Agreement]:
     """Ask both archives the same; return the examples with their replies, and how the two agree."""
     photos = task.photos.all[:REQUESTS]
     inputs = [read_input(str(path), task.scratch) for path in photos]
@@ -167,12 +167,12 @@ def _proved(task: Task, manifest: Manifest, members: list[Member], precision: st
     task.progress.step(f"asking the old and the new archive, {len(requests)} photos each")
     before = answers_of(task.old.folder, requests)
     _require_answers(before, [given.name for given in inputs])
-    tolerance = EXAMPLE_TOLERANCE[precision]
-    shown = [ExampleRequest(given.name, given.body, given.content_type, tolerance) for given in inputs[:EXAMPLES]]
     with linked_folder(manifest, members) as folder, Runner(folder, batch_size=1) as runner:
+        tolerance = usual_tolerance(runner, precision)
+        shown = [ExampleRequest(given.name, given.body, given.content_type, tolerance) for given in inputs[:EXAMPLES]]
         after = ask(runner, requests)
         agreement = compare_replies([given.name for given in inputs], before, after, tolerance)
-        return example_members(runner, shown), agreement
+        return proved_examples(runner, shown, task.progress.step), agreement
 
 
 def _require_answers(replies: list[RunnerReply], names: list[str]) -> None:

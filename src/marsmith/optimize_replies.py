@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.errors import ExportError
-from marsmith.formats.examples import difference
+from marsmith.replay import reply_difference
 from marsmith.runner import Request, Runner, RunnerReply
 
 
@@ -75,8 +75,7 @@ def _compared(name: str, old: RunnerReply, new: RunnerReply, tolerance: float) -
         raise _unlike(name, f"status {new.status} instead of {old.status}: {_shown(new)}")
     wanted, given = _json(old), _json(new)
     if not (_is_ranking(wanted) and _is_ranking(given)):
-        found = difference(wanted, given, tolerance) if wanted is not None else _bytes_differ(old, new)
-        if found:
+        if found := reply_difference(old, new, tolerance):
             raise _unlike(name, found)
         return True, 0.0
     if len(wanted) != len(given):
@@ -110,10 +109,6 @@ def _json(reply: RunnerReply) -> Any:
 def _is_ranking(value: Any) -> bool:
     """Whether a reply is a mapping of labels to numbers."""
     return isinstance(value, dict) and bool(value) and all(isinstance(one, int | float) for one in value.values())
-
-
-def _bytes_differ(old: RunnerReply, new: RunnerReply) -> str | None:
-    return None if old.body == new.body else f"{_shown(new)} instead of {_shown(old)}"
 
 
 def _shown(reply: RunnerReply) -> str:

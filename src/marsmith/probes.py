@@ -7,17 +7,13 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from marsmith.archive import Archive
-from marsmith.archive.verify import read_examples
 from marsmith.client import Client, VersionStatus
 from marsmith.errors import ClientError, RequestRejectedError
-from marsmith.formats.examples import FOLDER
 from marsmith.model_store import StoredExample
-from marsmith.readiness import wrong_answer
+from marsmith.readiness import handler_facts
 
 ROUNDS = 5
 MOST_TOGETHER = 32
-_LARGEST_EXAMPLE = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -56,15 +52,18 @@ class Prober:
             reply = self.client.predict(
                 self.model, example.body, version=version, content_type=expected.content_type or None
             )
-            answered, problem = True, wrong_answer(expected, reply.status, reply.body)
+            answered, problem = True, self._problem(version, example, reply.status, reply.body)
         except RequestRejectedError as error:
-            problem = wrong_answer(expected, error.status, error.body)
+            problem = self._problem(version, example, error.status, error.body)
         except ClientError as error:
             problem = error.message
         latency_ms = (time.perf_counter() - started) * 1000
         # A server's JSON spreads over lines.
         shown = f"example {expected.input}: {' '.join(problem.split())}" if problem else None
         return Probe(latency_ms, answered, shown)
+
+    def _problem(self, version: str, example: StoredExample, status: int, body: bytes) -> str | None:
+        return example.judge(status, body, lambda: handler_facts(self.client, self.model, version)).problem
 
     def ask_each(self, version: str) -> str | None:
         """Send every example alone; return the first problem."""
@@ -92,19 +91,6 @@ class Prober:
                 probe = self.ask(version, self.examples[i % len(self.examples)])
                 latencies += [probe.latency_ms] if probe.answered else []
         return tuple(before), tuple(after)
-
-
-def examples_in(archive: Archive) -> tuple[StoredExample, ...]:
-    """Read every example of an archive; none where it holds none.
-
-    Raises:
-        ArchiveError: they cannot be read.
-        FormatError: their list does not follow its format.
-    """
-    return tuple(
-        StoredExample(archive.read(f"{FOLDER}/{example.input}", limit=_LARGEST_EXAMPLE), example)
-        for example in read_examples(archive) or []
-    )
 
 
 def together(status: VersionStatus) -> int:

@@ -5,16 +5,14 @@ TorchServe's own ``/ping`` says Healthy while workers die, so it is not asked.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from marsmith.formats.examples import ValidatedExample, difference
+from marsmith.errors import ClientError
 
 if TYPE_CHECKING:
-    from marsmith.client import VersionStatus
+    from marsmith.client import Client, VersionStatus
 
 Version = tuple[str, str]
 
@@ -74,17 +72,12 @@ def outlook(
     return Outlook(ready, tuple(to_ask), waiting)
 
 
-def wrong_answer(expected: ValidatedExample, status: int, body: bytes) -> str | None:
-    """Return in words where a reply differs from the validated one; None where it agrees within the tolerance."""
-    if status != expected.status:
-        return f"status {status} instead of {expected.status}: {body[:200].decode('utf-8', 'replace')}"
-    if expected.reply_sha256 is not None:
-        digest = hashlib.sha256(body).hexdigest()
-        return None if digest == expected.reply_sha256 else "the reply has other bytes than when it was validated"
+def handler_facts(client: Client, model: str, version: str) -> Mapping[str, Any]:
+    """Return what a version's handler tells about itself; empty where it tells nothing."""
     try:
-        return difference(expected.reply, json.loads(body), expected.tolerance)
-    except ValueError:
-        return f"the reply is not JSON: {body[:200].decode('utf-8', 'replace')}"
+        return client.handler_facts(model, version)
+    except ClientError:
+        return {}
 
 
 def _workers_missing(status: VersionStatus) -> str | None:

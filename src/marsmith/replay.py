@@ -5,18 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from marsmith.archive.answers import (
+    EXAMPLE_TOLERANCE,
+    Allowance,
+    Judgement,
+    allowance,
+    can_be_compared,
+    compare,
+    judge,
+    may_compute_otherwise,
+)
 from marsmith.errors import ArchiveError, HandlerError
-from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, difference, parse_examples
+from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, parse_examples
 from marsmith.runner import Request, Runner, RunnerReply
 
 # Enough to recognise an answer, few enough that the record can be read and stays equal between machines.
 _SIGNIFICANT_DIGITS = 6
 # Rounding may use up this share of an example's tolerance, so that nearly all of it is left for real differences.
 _ROUNDING_SHARE = 0.1
+# Behind the name of an example's input: the file with its reply.
+REPLY_SUFFIX = ".reply"
 
 
 class ExampleRequest(NamedTuple):
@@ -41,7 +54,7 @@ def validate_examples(runner: Runner, examples: Sequence[ExampleRequest]) -> lis
     """Send each example and record its reply.
 
     A JSON reply is recorded as it came, its floats rounded to 6 significant digits where the example's tolerance allows
-    that; any other reply by its digest.
+    that; any other reply by its digest, and with its bytes where these can be compared with others.
 
     Args:
         runner: has the archive loaded.
@@ -53,10 +66,29 @@ def validate_examples(runner: Runner, examples: Sequence[ExampleRequest]) -> lis
     return [_validated(runner, example) for example in examples]
 
 
-def replay(archive: Path) -> list[str]:
+def usual_tolerance(runner: Runner, precision: str) -> float:
+    """Return the tolerance of an example whose spec says none.
+
+    A machine that lacks a precision computes in another one while it builds. The machine that serves may have it.
+    """
+    facts = runner.facts() if may_compute_otherwise(runner.handler_settings) else {}
+    return max(EXAMPLE_TOLERANCE[precision], allowance(runner.handler_settings, facts).tolerance)
+
+
+def reply_difference(expected: RunnerReply, actual: RunnerReply, tolerance: float) -> str | None:
+    """Return in words where two replies to one request differ; None where they agree within ``tolerance``."""
+    found = compare(_record("", "", expected, tolerance, exactly=True), actual.status, actual.body, Allowance())
+    return found.problem or found.unproved
+
+
+def replay(archive: Path, on_unproved: Callable[[str], None] = lambda _: None) -> list[str]:
     """Send an archive's examples to its handler again; return what differs from the validated replies, in words.
 
     An archive without examples has nothing that could differ.
+
+    Args:
+        archive: whose examples.
+        on_unproved: is told of each reply that nothing can be said of, in words.
 
     Raises:
         HandlerError: the handler does not load.
@@ -68,8 +100,11 @@ def replay(archive: Path) -> list[str]:
         if not listed.is_file():
             return []
         examples = parse_examples(listed.read_text(encoding="utf-8"))
-        differences = [_replay_one(runner, example) for example in examples]
-    return [text for text in differences if text]
+        found = [(f"example {example.input!r}", _replay_one(runner, example)) for example in examples]
+    for where, judgement in found:
+        if judgement.unproved:
+            on_unproved(f"{where}: {judgement.unproved}")
+    return [f"{where}: {judgement.problem}" for where, judgement in found if judgement.problem]
 
 
 def _validated(runner: Runner, request: ExampleRequest) -> ValidatedExample:
@@ -88,32 +123,38 @@ def _validated(runner: Runner, request: ExampleRequest) -> ValidatedExample:
     return example
 
 
-def _record(name: str, content_type: str, reply: RunnerReply, tolerance: float) -> ValidatedExample:
+def _record(
+    name: str, content_type: str, reply: RunnerReply, tolerance: float, *, exactly: bool = False
+) -> ValidatedExample:
     value = _json(reply.body)
-    if value is None:
-        digest = hashlib.sha256(reply.body).hexdigest()
-        return ValidatedExample(name, content_type, reply.status, None, digest, tolerance)
-    return ValidatedExample(name, content_type, reply.status, _rounded(value, tolerance), None, tolerance)
+    if value is not None:
+        value = value if exactly else _rounded(value, tolerance)
+        return ValidatedExample(name, content_type, reply.status, value, None, tolerance)
+    by_digest = ValidatedExample(
+        name, content_type, reply.status, None, hashlib.sha256(reply.body).hexdigest(), tolerance
+    )
+    if not can_be_compared(reply.body):
+        return by_digest
+    return replace(by_digest, reply_file=f"{name}{REPLY_SUFFIX}", recorded=reply.body)
 
 
-def _replay_one(runner: Runner, example: ValidatedExample) -> str | None:
-    try:
-        body = (runner.folder / FOLDER / example.input).read_bytes()
-    except OSError as error:
-        raise ArchiveError(f"the input of the example {example.input!r} cannot be read: {error.strerror}") from None
+def _replay_one(runner: Runner, example: ValidatedExample) -> Judgement:
+    folder = runner.folder / FOLDER
+    body = _read(folder / example.input, f"the input of the example {example.input!r}")
+    if example.reply_file is not None:
+        recorded = _read(folder / example.reply_file, f"the reply to the example {example.input!r}")
+        example = replace(example, recorded=recorded)
     (reply,) = runner.run([Request(body, example.content_type)])
-    where = f"example {example.input!r}"
-    if reply.status != example.status:
-        reason = runner.last_failure or _shown(reply)
-        return f"{where}: status {reply.status} instead of {example.status}: {reason}"
-    if example.reply_sha256 is not None:
-        same = hashlib.sha256(reply.body).hexdigest() == example.reply_sha256
-        return None if same else f"{where}: the reply has another digest than the validated one"
-    value = _json(reply.body)
-    if value is None:
-        return f"{where}: the reply is no longer JSON: {_shown(reply)}"
-    found = difference(example.reply, value, example.tolerance)
-    return f"{where}: {found}" if found else None
+    if reply.status != example.status and runner.last_failure:
+        return Judgement(f"status {reply.status} instead of {example.status}: {runner.last_failure}")
+    return judge(example, reply.status, reply.body, runner.handler_settings, runner.facts)
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArchiveError(f"{what} cannot be read: {error.strerror}") from None
 
 
 def _json(body: bytes) -> Any:

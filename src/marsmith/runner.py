@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from marsmith.errors import HandlerError, UsageError
 from marsmith.frontend import WORKER_DIED, FormError, Request, RunnerReply, error_reply, to_message, to_replies
@@ -114,6 +114,24 @@ class Runner:
     def batch_size(self) -> int:
         """The batch size that the worker was told at load."""
         return self._wanted_batch_size or self._archive.batch_size
+
+    @property
+    def handler_settings(self) -> Mapping[str, Any]:
+        """The model config's block ``handler``; empty where there is none."""
+        return self._archive.handler_settings
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return what the handler tells about itself, as TorchServe's describe asks it; empty where it tells nothing.
+
+        Raises:
+            HandlerError: the worker died before, and does not come up again.
+        """
+        (reply,) = self.run([Request(b"", headers={"describe": "True"})])
+        try:
+            told = reply.json() if reply.status < 400 else {}
+        except (ValueError, RecursionError):
+            return {}
+        return told if isinstance(told, dict) else {}
 
     def run(self, requests: Sequence[Request]) -> list[RunnerReply]:
         """Send one batch and return a reply for each request, in order.

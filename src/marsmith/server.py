@@ -239,7 +239,9 @@ def _ready(project: Project, state: RunState, plan: StartPlan, options: StartOpt
     from marsmith.server_start import StartingServer
 
     try:
-        versions = StartingServer(project, state, plan.serving).wait(options.timeout_s, options.on_progress)
+        versions = StartingServer(project, state, plan.serving, options.on_note).wait(
+            options.timeout_s, options.on_progress
+        )
         server_state.remember(project, versions, plan.configured)
     except BaseException:
         _end(project, STOP_TIMEOUT_S)

@@ -12,7 +12,7 @@ from marsmith.client import Client, VersionStatus
 from marsmith.errors import ClientError, FormatError, NotFoundError, RequestRejectedError, ServerError, WorkerDiedError
 from marsmith.handler_traceback import summary
 from marsmith.model_store import StoredArchive, StoredExample, first_example
-from marsmith.readiness import Outlook, Version, outlook, wrong_answer
+from marsmith.readiness import Outlook, Version, handler_facts, outlook
 from marsmith.run_state import RunState
 from marsmith.served_versions import Serving
 from marsmith.server_log import WorkerDeath, first_death, parse_log
@@ -36,6 +36,7 @@ class StartingServer:
     project: Project
     state: RunState
     serving: Serving
+    on_note: Callable[[str], None] | None = None
     _answered: set[Version] = field(default_factory=set)
 
     @property
@@ -86,13 +87,15 @@ class StartingServer:
         except ClientError:
             # A worker that has just come up can be gone again: the next look tells.
             return
-        problem = wrong_answer(example.expected, status, body)
-        if problem:
+        judgement = example.judge(status, body, lambda: handler_facts(client, name, number))
+        if judgement.problem:
             self._check_alive()
             raise ServerError(
-                f"{name}:{number} answers its example {example.expected.input} wrongly: {problem}",
+                f"{name}:{number} answers its example {example.expected.input} wrongly: {judgement.problem}",
                 tip=f"what the worker printed: {self.project.run / 'logs' / 'model_log.log'}",
             )
+        if judgement.unproved and self.on_note:
+            self.on_note(f"{name}:{number}: its example {example.expected.input} is unproved: {judgement.unproved}")
         self._answered.add(version)
 
     def _check_alive(self) -> None:

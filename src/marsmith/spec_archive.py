@@ -6,6 +6,7 @@ worker, and only then is the archive written, with these replies inside.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +15,25 @@ from typing import Any
 from marsmith import build_stamp, environment
 from marsmith.archive.member import Member
 from marsmith.archive.write import write_archive
-from marsmith.archive_assembly import environment_members, example_members, linked_folder
+from marsmith.archive_assembly import ProvedExamples, environment_members, linked_folder, proved_examples
 from marsmith.errors import BuildError
 from marsmith.export import export_model
 from marsmith.export_folder import Export
 from marsmith.formats import model_config
 from marsmith.formats.environment import Environment, render_environment
-from marsmith.formats.export_spec import EXAMPLE_TOLERANCE
 from marsmith.formats.manifest import Manifest
 from marsmith.formats.model_spec import ModelSpec
 from marsmith.handler_entry import check_entry_point
 from marsmith.imports import local_imports
 from marsmith.inputs import read_input
 from marsmith.names import ModelVersion, archive_file_name
-from marsmith.replay import ExampleRequest
+from marsmith.replay import ExampleRequest, usual_tolerance
 from marsmith.runner import Runner
 from marsmith.server_config import model_store
 from marsmith.settings import Project
 from marsmith.version_bytes import guard
+
+_REPORT = "MAR-INF/export.json"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def build_from_spec(
         return BuiltArchive(target, build_stamp.file_sha256(target), reused=True)
     sources = [member.source for member in members if isinstance(member.source, Path)]
     manifest = _manifest(spec, export, handler_files[0])
-    members += _proved_examples(project, spec, export, manifest, members, on_step)
+    proved = _proved_examples(project, spec, export, manifest, members, on_step)
+    members = [*_reported(members, export, proved), *proved.members]
     members += environment_members(spec.name, spec.version, record, members)
     on_step(f"writing {_shown(target, project)}")
     _make_store(target.parent)
@@ -159,7 +162,7 @@ def _members(
     config = model_config.render_model_config(spec.serving, handler_settings(spec, export))
     folder = handler_files[0].parent
     return [
-        Member("MAR-INF/export.json", export.report_file),
+        Member(_REPORT, export.report_file),
         Member(export.serialized_file.name, export.serialized_file),
         *(Member(path.name, path) for path in export.companions),
         Member(export.labels_file.name, export.labels_file),
@@ -167,6 +170,15 @@ def _members(
         *(Member(file.relative_to(folder).as_posix(), file) for file in handler_files),
         *(Member(file.name, file) for file in extra_files),
     ]
+
+
+def _reported(members: Sequence[Member], export: Export, proved: ProvedExamples) -> list[Member]:
+    """Return the members with an export.json that says which examples other machines cannot prove."""
+    report = proved.report()
+    if not report:
+        return list(members)
+    text = json.dumps({**export.report, **report}, indent=2) + "\n"
+    return [Member(_REPORT, text.encode()) if member.name == _REPORT else member for member in members]
 
 
 def handler_settings(spec: ModelSpec, export: Export) -> dict[str, Any]:
@@ -187,17 +199,17 @@ def _proved_examples(
     manifest: Manifest,
     members: Sequence[Member],
     on_step: Callable[[str], None],
-) -> list[Member]:
-    """Answer the spec's examples with the archive-to-be, and return them with their replies as members.
+) -> ProvedExamples:
+    """Answer the spec's examples with the archive-to-be.
 
     A handler that does not load is found here, also where there are no examples.
     """
     on_step(f"loading the handler, answering {len(spec.examples)} examples")
     inputs = [read_input(example.input, project.root) for example in spec.examples]
-    usual = EXAMPLE_TOLERANCE[export.form.precision]
-    requests = [
-        ExampleRequest(given.name, given.body, given.content_type, example.tolerance or usual, example.expect)
-        for given, example in zip(inputs, spec.examples, strict=True)
-    ]
     with linked_folder(manifest, members) as folder, Runner(folder, batch_size=spec.serving.batch_size) as runner:
-        return example_members(runner, requests)
+        usual = usual_tolerance(runner, export.form.precision)
+        requests = [
+            ExampleRequest(given.name, given.body, given.content_type, example.tolerance or usual, example.expect)
+            for given, example in zip(inputs, spec.examples, strict=True)
+        ]
+        return proved_examples(runner, requests, on_step)

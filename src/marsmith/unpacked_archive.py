@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class UnpackedArchive:
         batch_size: the model config's, else 1.
         response_timeout_s: the model config's, else TorchServe's default.
         startup_timeout_s: the model config's, else TorchServe's default.
+        handler_settings: the model config's block ``handler``; empty where there is none.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class UnpackedArchive:
     batch_size: int = 1
     response_timeout_s: int = _DEFAULT_TIMEOUT_S
     startup_timeout_s: int = _DEFAULT_TIMEOUT_S
+    handler_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -73,6 +75,7 @@ def _read(folder: Path) -> UnpackedArchive:
         _positive_int(config, "batchSize", 1),
         _positive_int(config, "responseTimeout", _DEFAULT_TIMEOUT_S),
         _positive_int(config, "startupTimeout", _DEFAULT_TIMEOUT_S),
+        handler_block(config),
     )
 
 
@@ -86,6 +89,12 @@ def _read_config(folder: Path, name: str | None) -> Mapping[str, Any]:
         return load_mapping((folder / name).read_text(encoding="utf-8"), name, ConfigError)
     except (OSError, ValueError, ConfigError):
         return {}
+
+
+def handler_block(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the block of a model config that the handler reads; empty where there is none."""
+    block = config.get("handler")
+    return block if isinstance(block, Mapping) else {}
 
 
 def _positive_int(config: Mapping[str, Any], key: str, default: int) -> int:

@@ -138,7 +138,7 @@ def _examples(archive: Archive) -> list[dict[str, Any]] | dict[str, Any] | None:
         return _problem(error)
     if examples is None:
         return None
-    return [{**vars(example), "top": top_reply(example)} for example in examples]
+    return [{**example.record(), "top": top_reply(example)} for example in examples]
 
 
 def _signature(archive: Archive) -> dict[str, Any] | None:

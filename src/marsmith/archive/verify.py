@@ -239,10 +239,10 @@ def read_examples(archive: Archive) -> list[ValidatedExample] | None:
         examples = parse_examples(text, source)
     except RecursionError:
         raise FormatError(source, ["nested too deeply"]) from None
-    for example in examples:
+    for name in (name for example in examples for name in (example.input, example.reply_file)):
         # Only names of members: an input such as ../../x would be read from outside the archive.
-        if f"{examples_format.FOLDER}/{example.input}" not in archive.members:
-            raise ArchiveError(f"{archive.path.name}: {examples_format.FILE_NAME}: no member {example.input!r:.200}")
+        if name is not None and f"{examples_format.FOLDER}/{name}" not in archive.members:
+            raise ArchiveError(f"{archive.path.name}: {examples_format.FILE_NAME}: no member {name!r:.200}")
     return examples
 
 
@@ -262,8 +262,11 @@ def _replay(archive: Archive) -> list[Check]:
         return [Check("replay", "warning", "there are no examples to replay")]
     from marsmith.replay import replay
 
+    unproved: list[str] = []
     try:
-        differences = replay(archive.path)
+        differences = replay(archive.path, unproved.append)
     except MarsmithError as error:
         return [Check("replay", "failed", error.message)]
-    return _results("replay", differences, f"{len(examples)} examples got their validated replies")
+    warnings = [Check("replay", "warning", f"unproved: {text}") for text in unproved]
+    proved = len(examples) - len(unproved)
+    return warnings + _results("replay", differences, f"{proved} examples got their validated replies")

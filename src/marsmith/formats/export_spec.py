@@ -149,8 +149,3 @@ class ExportSpec(Strict):
     def is_auto(self) -> bool:
         """Whether the form is left to be found by measuring."""
         return AUTO in (self.format, self.precision, self.engine)
-
-
-# How far a number in the reply to an example may be from the validated one where the spec does not say: kernels of
-# other processors and other batch sizes round differently, the more so the coarser the precision.
-EXAMPLE_TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.05, "int8": 0.1}
