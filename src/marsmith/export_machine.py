@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from marsmith.formats.export_lock import IMPOSSIBLE
 from marsmith.formats.form import Form
 from marsmith.installed import installed_version
 from marsmith.machine_facts import cgroup_cores, cpu_flags, gpus
@@ -60,6 +63,11 @@ class Machine:
             python=platform.python_version(),
         )
 
+    def is_that_of(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is of a machine like this one: two processors of one name differ by their features."""
+        own = self.record()
+        return all(own.get(key) == record.get(key) for key in ("cpu", "architecture", "cores", "features", "gpus"))
+
     def record(self) -> dict[str, Any]:
         """Return what a lock says about the machine: enough to judge its figures."""
         known = frozenset().union(*_PRECISION_FLAGS.values(), {"avx512f", "amx_int8"})
@@ -71,6 +79,22 @@ class Machine:
             "python": self.python,
         }
         return found | ({"gpus": list(self.gpus)} if self.gpus else {})
+
+
+def machine_text(record: Mapping[str, Any]) -> str:
+    """Return the record of a machine in words, as ``AMD EPYC, 2 cores (avx2, avx512_bf16)``."""
+    features = record.get("features")
+    told = "features not recorded" if features is None else ", ".join(map(str, features)) or "no feature that matters"
+    gpus = "".join(f", {name}" for name in record.get("gpus") or ())
+    return f"{record.get('cpu', 'an unknown processor')}, {record.get('cores', '?')} cores ({told}){gpus}"
+
+
+def limits_here(form: Form, device: str, machine: Machine) -> str | None:
+    """Say what a form cannot be on this machine, though another one had it; None where nothing is known against it."""
+    if instead := stand_in(form, device, machine):
+        return f"computes in {instead.precision} here: this processor ({machine.cpu}) has no {form.precision}"
+    problem = obstacle(form, device, machine)
+    return f"{IMPOSSIBLE} here: {problem}" if problem else None
 
 
 def packages(form: Form) -> tuple[str, ...]:
@@ -94,6 +118,9 @@ def obstacle(form: Form, device: str, machine: Machine) -> str | None:
     missing = next((name for name in packages(form) if installed_version(name) is None), None)
     if missing:
         return f"the package {missing!r} is not installed: pip install 'marsmith[{_EXTRAS.get(missing, 'export')}]'"
+    compiler = compiler_here()
+    if form.format == "pt2" and shutil.which(compiler) is None:
+        return f"no compiler for pt2: {compiler} is not on the PATH: install g++, or name another in CXX"
     if device == "cuda":
         return None if machine.gpus else "there is no GPU here"
     wanted = _PRECISION_FLAGS.get(form.precision)
@@ -107,6 +134,11 @@ def obstacle(form: Form, device: str, machine: Machine) -> str | None:
     ):
         return f"int8 overflows in {form.engine} on this processor ({machine.cpu}), which has no VNNI: take onnxruntime"
     return None
+
+
+def compiler_here() -> str:
+    """Return the C++ compiler that pt2 is made with."""
+    return os.environ.get("CXX", "g++")
 
 
 def overflows_in_int8(architecture: str, cpu_flags: frozenset[str]) -> bool:

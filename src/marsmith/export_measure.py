@@ -17,7 +17,7 @@ from marsmith.errors import ExportError
 from marsmith.export_machine import Machine, obstacle
 from marsmith.export_messages import JobRequest, JobResult
 from marsmith.export_process import JobProcess
-from marsmith.formats.export_lock import Candidate
+from marsmith.formats.export_lock import IMPOSSIBLE, Candidate
 from marsmith.formats.form import BASE, Form
 
 # Batch sizes that are always in the tables, besides the one that is served.
@@ -139,7 +139,7 @@ class _Trial(ExitStack):
         """
         problem = obstacle(form, self._device, self._machine)
         if problem:
-            self._drop(Candidate(form=str(form), verdict="failed", reason=problem))
+            self._drop(Candidate(form=str(form), verdict=IMPOSSIBLE, reason=problem))
             return
         with ExitStack() as started:
             job = started.enter_context(JobProcess(self._request(form)))

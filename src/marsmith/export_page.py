@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from marsmith.errors import MissingDependencyError
+from marsmith.export_machine import machine_text
 from marsmith.formats.export_lock import Candidate, ExportLock
 
 _STYLE = """
@@ -19,10 +20,10 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
 th:first-child, td:first-child, td:nth-child(2), th:nth-child(2) { text-align: left }
-tr.chosen { background: #e8f4e8; font-weight: 600 } tr.refused, tr.failed { color: #8a3b2a }
+tr.chosen { background: #e8f4e8; font-weight: 600 } tr.refused, tr.failed, tr.not { color: #8a3b2a }
 pre { background: #f6f6f6; padding: .8rem; overflow-x: auto } svg { max-width: 100%; height: auto }
 """
-_COLORS = {"passed": "#2b6cb0", "refused": "#c05621", "failed": "#a0a0a0"}
+_COLORS = {"passed": "#2b6cb0", "refused": "#c05621", "not possible": "#a0a0a0", "failed": "#a0a0a0"}
 
 
 def render_page(lock: ExportLock, report: dict[str, Any]) -> str:
@@ -60,7 +61,7 @@ def render_page(lock: ExportLock, report: dict[str, Any]) -> str:
 def _setting(lock: ExportLock) -> str:
     sizes = ", ".join(map(str, lock.batch_sizes))
     return (
-        f"Measured on {lock.machine.get('cpu')}, {lock.machine.get('cores')} cores. The speed-up is the geometric mean "
+        f"Measured on {machine_text(lock.machine)}. The speed-up is the geometric mean "
         f"over batch sizes {sizes}, against the eager float32 module."
     )
 

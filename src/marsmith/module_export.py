@@ -17,10 +17,10 @@ import torch
 
 from marsmith import export_choice, parity
 from marsmith.classifier_module import ImageModule, Probabilities, check_classifier
-from marsmith.errors import ExportError, MarsmithError
+from marsmith.errors import MarsmithError
 from marsmith.export_machine import Machine, obstacle
 from marsmith.export_measure import SHOWN_SIZES, Effort, Progress
-from marsmith.formats.export_lock import Candidate
+from marsmith.formats.export_lock import IMPOSSIBLE, Candidate
 from marsmith.formats.export_spec import Gate, Limits
 from marsmith.formats.form import AUTO, BASE, Form
 from marsmith.int8_plan import Int8Plan
@@ -133,11 +133,10 @@ class _Trial:
     def add(self, form: Form) -> None:
         """Make and judge a form."""
         self._progress.step(f"making {form}")
+        problem = obstacle(form, "cpu", Machine.here())
         try:
-            problem = obstacle(form, "cpu", Machine.here())
-            if problem:
-                raise ExportError(problem)
-            candidate = self._made(form)
+            made = None if problem else self._made(form)
+            candidate = made or Candidate(form=str(form), verdict=IMPOSSIBLE, reason=problem or "")
         except (MarsmithError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [""])[0].removeprefix(f"{form} ")
             candidate = Candidate(form=str(form), verdict="failed", reason=reason)

@@ -25,6 +25,7 @@ from marsmith.archive.copier import Copier
 from marsmith.archive.staging import staged
 from marsmith.archive.zip_writer import ZipWriter
 from marsmith.errors import ExportError
+from marsmith.export_machine import compiler_here
 from marsmith.graph_program import first_line, quietly, to_program
 from marsmith.machine_facts import cpu_flags_here
 
@@ -69,7 +70,7 @@ def require_compiler() -> None:
     Raises:
         ExportError: there is none.
     """
-    compiler = os.environ.get("CXX", "g++")
+    compiler = compiler_here()
     if shutil.which(compiler) is None:
         raise ExportError(
             f"no compiler for pt2: {compiler} is not on the PATH",

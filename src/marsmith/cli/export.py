@@ -87,10 +87,31 @@ def run(args: argparse.Namespace) -> None:
         _write_page(args.report, export)
     if args.json:
         lock = export.lock.model_dump(exclude_none=True) if export.lock else None
-        found = {"measured": export.measured, "lock": lock, "previousLock": _previous(export)}
+        found = {"measured": export.measured, "lock": lock, "previousLock": _previous(export), **_here(export)}
         print_json({"file": str(export.serialized_file), "reused": export.reused, **export.report, **found})
         return
     _print(export)
+
+
+def _here(export: Export) -> dict[str, object]:
+    """Say where the figures come from, and which forms this machine cannot have as the one of the lock had them."""
+    from marsmith.export_machine import Machine, limits_here
+
+    lock, machine = export.lock, Machine.here()
+    if lock is None:
+        return {}
+    is_here = machine.is_that_of(lock.machine)
+    found = {one.form: limits_here(one.what, export.report["device"], machine) for one in lock.candidates}
+    return {
+        "measuredHere": is_here,
+        "limitsHere": {} if is_here else {form: text for form, text in found.items() if text},
+    }
+
+
+def _source(export: Export) -> str:
+    if export.measured is not None and not export.reused:
+        return "measured now"
+    return "from the lock, measured" if export.lock else "measured earlier"
 
 
 def _previous(export: Export) -> object:
@@ -117,7 +138,7 @@ def _print(export: Export) -> None:
 
     lock = export.lock or (ExportLock.model_validate(export.measured) if export.measured else None)
     if lock is not None:
-        print_lock(lock)
+        print_lock(lock, _source(export), export.report["device"])
     if export.previous is not None and lock is not None:
         print_changes(export.previous, lock)
     files = [export.serialized_file, *export.companions]

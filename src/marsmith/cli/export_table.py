@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from marsmith.cli.output import printable
-from marsmith.formats.export_lock import Candidate, ExportLock
+from marsmith.formats.export_lock import IMPOSSIBLE, Candidate, ExportLock
 
 
-def print_lock(lock: ExportLock) -> None:
-    """Print the candidates with their figures on stdout, the chosen one marked, and why it was chosen."""
+def print_lock(lock: ExportLock, source: str, device: str = "cpu") -> None:
+    """Print the candidates with their figures on stdout, the chosen one marked, and why it was chosen.
+
+    Args:
+        lock: what was measured.
+        source: how it came here, as ``measured now``; if its machine is another one, what this one cannot do is said.
+        device: what the forms are for.
+    """
     from rich.console import Console
     from rich.table import Table
 
+    from marsmith.export_machine import Machine, limits_here, machine_text
+
+    machine = Machine.here()
+    is_here = machine.is_that_of(lock.machine)
+    here = {} if is_here else {one.form: limits_here(one.what, device, machine) for one in lock.candidates}
     sizes = sorted(lock.eager_images_per_second, key=int)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -23,15 +34,25 @@ def print_lock(lock: ExportLock) -> None:
     eager = [f"{lock.eager_images_per_second[size]:.1f}" for size in sizes]
     table.add_row("", "eager float32 module", "", "", "", "", *eager, "1.00x", "")
     for one in lock.candidates:
-        table.add_row("*" if one.form == lock.chosen else "", one.form, one.verdict, *_cells(one, sizes))
+        verdict = _verdict(one, here.get(one.form), is_here=is_here)
+        table.add_row("*" if one.form == lock.chosen else "", one.form, verdict, *_cells(one, sizes))
     console = Console(width=None if _is_terminal() else 160, highlight=False)
+    console.print(f"{source} on {machine_text(lock.machine)}", markup=False)
+    if not is_here:
+        console.print(f"this machine: {machine_text(machine.record())}", markup=False)
     console.print(table)
     for one in lock.candidates:
-        if one.reason:
-            console.print(f"{one.form}: {printable(one.reason)}", markup=False)
+        for reason in filter(None, (one.reason, here.get(one.form))):
+            console.print(f"{one.form}: {printable(reason)}", markup=False)
     console.print(f"chosen: {lock.chosen}, {lock.why}", markup=False)
-    cpu = f"{lock.machine.get('cpu')}, {lock.machine.get('cores')} cores"
-    console.print(f"machine: {cpu}; speed-up over batch sizes {', '.join(map(str, lock.batch_sizes))}", markup=False)
+    console.print(f"speed-up over batch sizes {', '.join(map(str, lock.batch_sizes))}", markup=False)
+
+
+def _verdict(one: Candidate, here: str | None, *, is_here: bool) -> str:
+    """Return the verdict with where it holds, if it is about a machine."""
+    if one.verdict == IMPOSSIBLE:
+        return f"{IMPOSSIBLE} {'here' if is_here else 'there'}"
+    return here.partition(":")[0] if here else one.verdict
 
 
 def print_changes(old: ExportLock, new: ExportLock) -> None:

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.archive.describe import describe
 
     description = describe(Archive.open(args.archive))
+    description["export_here"] = _here(description["export"])
     if args.json:
         print_json(description)
         return
@@ -41,10 +42,31 @@ def render(description: Mapping[str, Any]) -> Iterator[str]:
     yield f"{description['name']} {description['version']}"
     yield from _fields(_overview(description))
     yield from _section("members", _members(description["members"]))
-    for title in ("export", "model_config", "environment"):
+    yield from _section("export", _block({**(description["export"] or {}), **(description.get("export_here") or {})}))
+    for title in ("model_config", "environment"):
         yield from _section(title.replace("_", " "), _block(description[title]))
     yield from _section("examples", _examples(description["examples"]))
     yield from _section("signature", _signature(description["signature"], description["digest"]))
+
+
+def _here(export: Mapping[str, Any] | None) -> dict[str, str]:
+    """Say where the figures of an export were measured, and what its form is on this machine, where that differs."""
+    from marsmith.errors import UsageError
+    from marsmith.export_machine import Machine, limits_here, machine_text
+    from marsmith.formats.form import Form
+
+    speed = (export or {}).get("speed")
+    record = speed.get("machine") if isinstance(speed, Mapping) else None
+    found = {"speed measured on": machine_text(record)} if isinstance(record, Mapping) else {}
+    try:
+        form = Form.parse(str((export or {})["form"]))
+    except (KeyError, UsageError, ValueError):
+        return found
+    machine = Machine.here()
+    limit = limits_here(form, str((export or {}).get("device", "cpu")), machine)
+    if isinstance(record, Mapping) and not machine.is_that_of(record):
+        found["this machine"] = machine_text(machine.record())
+    return found | ({"form here": limit} if limit else {})
 
 
 def _overview(description: Mapping[str, Any]) -> dict[str, str]:

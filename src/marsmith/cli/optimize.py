@@ -74,7 +74,7 @@ def _print(done: Optimized) -> None:
     from marsmith.cli.export_table import print_lock
 
     if done.lock is not None:
-        print_lock(done.lock)
+        print_lock(done.lock, "measured now")
     found = done.agreement
     print_fields(
         {

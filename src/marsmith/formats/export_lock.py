@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -20,12 +20,16 @@ _HEAD = """\
 Digest = Annotated[str, StringConstraints(pattern="[0-9a-f]{64}")]
 
 
+IMPOSSIBLE: Final = "not possible"
+
+
 class Candidate(Strict):
     """One form that was tried.
 
     Attributes:
         form: as ``format/precision/engine``.
-        verdict: ``passed``; ``refused`` by the gate; ``failed`` where it could not be made.
+        verdict: ``passed``; ``refused`` by the gate; ``not possible`` on the machine that measured; ``failed`` where it
+            could not be made though nothing was known against it.
         reason: why not; and what to try.
         figures: how far it is from the eager module: see ``parity.Parity``.
         images_per_second: by batch size.
@@ -35,7 +39,7 @@ class Candidate(Strict):
     """
 
     form: str
-    verdict: Literal["passed", "refused", "failed"]
+    verdict: Literal["passed", "refused", "not possible", "failed"]
     reason: str = ""
     figures: dict[str, float | int] = Field(default_factory=dict)
     images_per_second: dict[str, float] = Field(default_factory=dict)
@@ -94,7 +98,8 @@ class ExportLock(Strict):
         why: in words.
         eager_images_per_second: of the eager float32 module, by batch size.
         batch_sizes: those that the score is taken over.
-        machine: where it was measured.
+        machine: where it was measured; ``features`` are those of its processor that decide what forms are made and how
+            fast they are. A lock may lack them.
         seeds: of weights drawn at random and of crops.
         int8: the record of how the chosen form was quantised.
     """
