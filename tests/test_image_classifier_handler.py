@@ -179,7 +179,7 @@ def test_an_archive_that_proves_itself_is_loaded_and_one_that_answers_differentl
     assert worker.send(RED)[0].json() == validated
     write_examples(folder, [{**example, "reply": {**validated, "red": validated["red"] - 0.25}}], {"red.png": RED})
     write_sums(folder)
-    with pytest.raises(RuntimeError, match=r"example 'red.png' alone: reply\['red'\] is .* off by 0.25"):
+    with pytest.raises(RuntimeError, match=r"example 'red.png' alone: reply\['red'\]: .* \(tolerance 0\.001\)"):
         Worker(folder, "image_classifier_handler.py")
 
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from marsmith import run_state
 from marsmith.async_rest import AsyncTransport
@@ -232,6 +232,10 @@ class AsyncClient:
     async def describe(self, model: str, version: str | None = None) -> list[VersionStatus]:
         """Return how the versions of ``model`` run, or only the one named."""
         return await self._calls.describe(model, version)
+
+    async def handler_facts(self, model: str, version: str, *, deadline_s: float | None = None) -> Mapping[str, Any]:
+        """Return what a version's handler tells about itself; empty where it tells nothing."""
+        return await self._calls.handler_facts(model, version, deadline_s)
 
     async def register(self, registration: Registration | str, *, deadline_s: float | None = None) -> str:
         """Register an archive of the server's model store, by its file name or with more said about how."""
