@@ -257,6 +257,23 @@ def test_every_entry_point_that_torchserve_finds_is_accepted(inputs: Path, text:
     assert pack("--handler", handler) == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "tip"),
+    [
+        ("from other import Handler\n", "write a class with initialize"),
+        ("x = 1\n", "or a function handle(data, context)"),
+        ("def serve(data, context): ...\n", "name the one that is there, bad.py:serve"),
+        ("class A: ...\nclass B: ...\n", "move other classes into a file of their own"),
+    ],
+)
+def test_the_tip_fits_what_the_file_has(inputs: Path, capsys: pytest.CaptureFixture[str], text: str, tip: str) -> None:
+    (inputs / "bad.py").write_text(text)
+    assert pack("--handler", "bad.py") == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert tip in told
+    assert ("other classes" in told) == ("class A" in text)
+
+
 def test_a_function_that_is_not_there_is_refused(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pack("--handler", "class_handler.py:serve") == 1
     assert "there is no function 'serve'" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from marsmith.errors import HandlerError
@@ -33,17 +33,19 @@ def check_entry_point(file: Path, function: str | None = None) -> None:
     names = set(_bound_names(body))
     if function is not None:
         if not {function, _ANYTHING} & names:
-            raise HandlerError(f"{file}: there is no function {function!r} in it")
+            raise HandlerError(f"{file}: there is no function {function!r} in it", tip=_what_to_write(file, body))
     elif not {DEFAULT_FUNCTION, _ANYTHING} & names:
-        _check_class(file, {node.name: node for node in _statements(body) if isinstance(node, ast.ClassDef)})
+        _check_class(file, body)
 
 
-def _check_class(file: Path, classes: dict[str, ast.ClassDef]) -> None:
+def _check_class(file: Path, body: Sequence[ast.stmt]) -> None:
+    classes = {node.name: node for node in _statements(body) if isinstance(node, ast.ClassDef)}
     if len(classes) != 1:
         found = f"{len(classes)} classes: {', '.join(classes)}" if classes else "no class and no function 'handle'"
+        moved = "move other classes into a file of their own; those that are imported do not count"
         raise HandlerError(
             f"{file}: {found}; TorchServe wants exactly one class in the handler's file, or a function 'handle'",
-            tip="move other classes into a file of their own; those that are imported do not count",
+            tip=moved if classes else _what_to_write(file, body),
         )
     node = next(iter(classes.values()))
     bases = [base for base in node.bases if not (isinstance(base, ast.Name) and base.id == "object")]
@@ -51,6 +53,14 @@ def _check_class(file: Path, classes: dict[str, ast.ClassDef]) -> None:
         raise HandlerError(
             f"{file}: the class {node.name} has no method 'handle'", tip="def handle(self, data, context)"
         )
+
+
+def _what_to_write(file: Path, body: Sequence[ast.stmt]) -> str:
+    """Return a tip for a file without an entry point: a function that could be one is named."""
+    functions = [node.name for node in body if isinstance(node, ast.FunctionDef) and len(node.args.args) == 2]
+    named = f"name the one that is there, {file.name}:{functions[0]}; or " if functions else ""
+    classes = "a class with initialize(self, context) and handle(self, data, context)"
+    return f"{named}write {classes}, or a function handle(data, context); what is imported does not count as a class"
 
 
 def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
