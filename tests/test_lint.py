@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +17,8 @@ from hypothesis import strategies as st
 from conftest import REPOSITORY
 from marsmith.cli.lint import configure, run
 from marsmith.errors import UsageError
+from marsmith.formats.model_config import ModelConfig, render_model_config
+from marsmith.formats.model_spec import parse_model_spec
 from marsmith.formats.properties import as_mapping, parse_properties, render_properties
 from marsmith.formats.server_key_types import KEY_TYPES, is_true, number
 from marsmith.formats.server_keys import KNOWN_KEYS
@@ -22,9 +26,11 @@ from marsmith.lint import RULES, Found, lint_paths, lint_project
 from marsmith.lint.fix import Fix, apply, fix_properties, fix_yaml
 from marsmith.lint.handler_metrics import written_metrics
 from marsmith.lint.metrics_rules import FRONTEND_METRICS
+from marsmith.lint.model_config_rules import check_model_config
 from marsmith.lint.report import as_github, as_sarif, as_text
 from marsmith.lint.run import mend
 from marsmith.settings import Project
+from marsmith.weights_file import WeightsFile, weights_file
 
 CORES = 4
 SERVER = """\
@@ -504,3 +510,161 @@ def test_of_a_folder_everything_known_in_it_is_checked(folder: Path) -> None:
     (folder / "store" / "broken.mar").write_text("x")
     assert rules(lint(folder, "store")) == ["MS501"]
     assert rules(lint_paths([folder], folder, cores=CORES)) == ["MS501"]
+
+
+# Of TorchServe's own example of micro-batching; its handler reads `micro_batching` from the model config.
+MICRO_BATCHING = """\
+micro_batching:
+  micro_batch_size: 4
+  parallelism: {preprocess: 2, inference: 1, postprocess: 2}
+"""
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        MICRO_BATCHING,
+        "batch_size: {small: 1}\n",
+        "maxWorker: {count: 2}\n",
+        "torch_run: {nproc-per-node: 2}\n",
+        "torchvision: {size: 224}\n",
+        "handlers: {top_k: 5}\n",
+        "continuous_batching: {}\n",
+    ],
+)
+def test_a_block_of_the_handlers_own_is_left_alone_whatever_it_is_called(folder: Path, block: str) -> None:
+    file = folder / "model-config.yaml"
+    file.write_text(MODEL + block)
+    assert lint(folder, "model-config.yaml") == []
+    assert mend(lint(folder, "model-config.yaml")) == 0
+    assert file.read_text() == MODEL + block
+
+
+@pytest.mark.parametrize(
+    ("line", "rule", "mended"),
+    [
+        ("batchsize: 4", "MS201", "batchSize: 4"),
+        ("max_retry_timeout: 30", "MS201", "maxRetryTimeoutInSec: 30"),
+        ("continuous_batching: true", "MS201", "continuousBatching: true"),
+        ("device_ids: [0]", "MS201", "deviceIds: [0]"),
+        ("deviceIds: 0", "MS203", "deviceIds:\n  - 0"),
+        # A value that the near key could not have, or a key that is only a little like one: the handler's.
+        ("continuous_batching: 4", "MS202", None),
+        ("batchsize: many", "MS202", None),
+        ("device: cpu", "MS202", None),
+        ("parallelism: 2", "MS202", None),
+        ("max_length: 50", "MS202", None),
+    ],
+)
+def test_only_what_could_stand_there_is_renamed(folder: Path, line: str, rule: str, mended: str | None) -> None:
+    file = folder / "model-config.yaml"
+    base = changed(MODEL, **{(mended or "x").partition(":")[0]: None})
+    file.write_text(base + line + "\n")
+    found = [item for item in lint(folder, "model-config.yaml") if item.finding.rule == rule]
+    assert len(found) == 1
+    assert mend(found) == (1 if mended else 0)
+    after = file.read_text()
+    assert (mended or line) in after
+
+
+def test_a_block_in_a_spec_is_refused_and_never_renamed_to_what_it_cannot_be(folder: Path) -> None:
+    file = folder / "config" / "models" / "m.yaml"
+    file.write_text(in_serving(micro_batching="{micro_batch_size: 4}"))
+    [found] = lint(folder, "config/models/m.yaml")
+    assert (found.finding.rule, found.fix) == ("MS301", None)
+    file.write_text(in_serving(batchsize="4").replace("  batchSize: 8\n", ""))
+    [found] = lint(folder, "config/models/m.yaml")
+    assert mend([found]) == 1
+    assert lint(folder, "config/models/m.yaml") == []
+
+
+@pytest.mark.parametrize("ids", ["[0]", "[0, 1]", "[3]", "\n  - 0\n  - 1", "[]", "[010]"])
+def test_numbers_of_gpus_are_right_in_a_config_a_spec_and_an_archive(folder: Path, ids: str) -> None:
+    (folder / "model-config.yaml").write_text(MODEL + f"deviceIds: {ids}\n")
+    assert lint(folder, "model-config.yaml") == []
+    (folder / "config" / "models" / "m.yaml").write_text(in_serving(deviceIds=ids.replace("\n", "\n  ")))
+    assert lint(folder, "config/models/m.yaml") == []
+    write_archive(folder / "store" / "m-1.0.mar", None, {"model-config.yaml": MODEL + f"deviceIds: {ids}\n"})
+    assert lint(folder, "store/m-1.0.mar") == []
+
+
+def test_every_wrong_id_of_a_gpu_is_named(folder: Path) -> None:
+    (folder / "model-config.yaml").write_text(MODEL + 'deviceIds: [0, -1, "1", true, 2.5]\n')
+    [item] = lint(folder, "model-config.yaml")
+    assert item.finding.rule == "MS213"
+    assert "deviceIds has -1, '1', True, 2.5, " in item.finding.message
+
+
+SOURCES = {
+    "recipe: export/m.py": "export/m.py",
+    "recipe: timm:resnet18.a1_in1k": None,
+    "recipe: torchvision:resnet18": None,
+    "recipe: torchvision:resnet18@IMAGENET1K_V1": None,
+    "recipe: torchscript:old.pt": "old.pt",
+    "recipe: export/m.py, weights: recipe": None,
+    "recipe: export/m.py, weights: hub": None,
+    "recipe: export/m.py, weights: random": None,
+    "recipe: export/m.py, weights: 'models:/cats/3'": None,
+    "recipe: export/m.py, weights: 'models:/cats@champion'": None,
+    "recipe: export/m.py, weights: w/checkpoint.pth": "w/checkpoint.pth",
+    "recipe: export/m.py, weights: 'w/checkpoint.pth#ema'": "w/checkpoint.pth",
+    "recipe: export/m.py, weights: 'w/a#b.pth'": "w/a#b.pth",
+    "recipe: export/m.py, weights: 'w/a#b.pth#ema'": "w/a#b.pth",
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_of_a_recipe_and_its_weights_only_what_is_a_path_must_exist(folder: Path, source: str) -> None:
+    file = SOURCES[source]
+    (folder / "config" / "models" / "m.yaml").write_text(SPEC.replace("recipe: export/m.py", source))
+    if file:
+        (folder / file).unlink(missing_ok=True)
+        [item] = lint(folder, "config/models/m.yaml")
+        assert item.finding.rule == "MS306"
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text("")
+    assert lint(folder, "config/models/m.yaml") == []
+
+
+def test_lint_and_export_read_a_source_of_weights_alike(tmp_path: Path) -> None:
+    (tmp_path / "a#b").write_text("")
+    assert weights_file("a#b", tmp_path) == WeightsFile(tmp_path / "a#b", None)
+    assert weights_file("a#b#c", tmp_path) == WeightsFile(tmp_path / "a#b", "c")
+    assert weights_file("gone#c", tmp_path) == WeightsFile(tmp_path / "gone", "c")
+    assert weights_file("random", tmp_path) is None
+    # Of the two, only this one may be asked without torch.
+    probe = "import sys, marsmith.lint.spec_rules; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", probe], check=True)
+
+
+def test_a_scheme_that_stands_for_nothing_is_told_with_the_ones_that_do(folder: Path) -> None:
+    (folder / "config" / "models" / "m.yaml").write_text(SPEC.replace("export/m.py", "torchvison:resnet18"))
+    [item] = lint(folder, "config/models/m.yaml")
+    assert item.finding.rule == "MS301"
+    assert "did you mean 'torchvision'" in item.finding.message
+
+
+@pytest.mark.parametrize("key", ["entry_point: handlers", "entry_point: handlers/m_handler"])
+def test_what_a_build_refuses_is_found_before(folder: Path, key: str) -> None:
+    text = SPEC.replace("entry_point: handlers/m_handler.py", key)
+    (folder / "config" / "models" / "m.yaml").write_text(text)
+    assert rules(lint(folder, "config/models/m.yaml")) == ["MS306"]
+
+
+def test_what_marsmith_writes_has_no_finding() -> None:
+    specs = sorted((REPOSITORY / "config" / "models").glob("*.yaml"))
+    configs = [parse_model_spec(spec.read_text(), str(spec)).serving for spec in specs]
+    for config in [ModelConfig(), *configs]:
+        assert check_model_config(Path("model-config.yaml"), render_model_config(config, {"top_k": 5}), 64) == []
+
+
+def test_a_finding_in_an_archive_names_the_file_to_edit(folder: Path) -> None:
+    config = {"model-config.yaml": changed(MODEL, maxRetryTimeoutInSec=None)}
+    write_archive(folder / "store" / "m-1.0.mar", None, config)
+    [packed] = lint(folder, "store/m-1.0.mar")
+    write_archive(folder / "store" / "m-1.0.mar", None, {**config, "MAR-INF/export.json": "{}"})
+    [built] = lint(folder, "store/m-1.0.mar")
+    again = "and build the archive again"
+    assert packed.finding.mend == f"write maxRetryTimeoutInSec: 30 in the model-config.yaml that was packed, {again}"
+    spec = "the block serving of config/models/m.yaml"
+    assert built.finding.mend == f"write maxRetryTimeoutInSec: 30 in {spec}, {again}"

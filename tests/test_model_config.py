@@ -9,6 +9,7 @@ from marsmith.errors import ConfigError
 from marsmith.formats.model_config import ModelConfig, parse_model_config, render_model_config
 
 ALWAYS = ["minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout"]
+ALWAYS.append("maxRetryTimeoutInSec")
 
 settings = st.dictionaries(
     st.from_regex(r"[a-z_]{1,10}", fullmatch=True),

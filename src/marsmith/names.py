@@ -56,10 +56,10 @@ def split_model_reference(reference: str) -> tuple[str, str | None]:
     return check_model_name(name), check_model_version(version) if colon else None
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the name in ``known`` that is most like ``word``, or None where none is near."""
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the name in ``known`` that is most like ``word``; None if none is at least ``cutoff`` (of 1) like it."""
     folded = {name.lower(): name for name in known}
-    matches = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=cutoff)
     return folded[matches[0]] if matches else None
 
 

@@ -52,6 +52,11 @@ class RecipeSource:
             )
         return cls(scheme, name)
 
+    @property
+    def path(self) -> str | None:
+        """The file that the recipe lies in, from the project's root; None for one that is taken from a package."""
+        return self.name if self.scheme in ("file", "torchscript") else None
+
     def label(self) -> str:
         """Return what reports call it: the file's name, or the name with its scheme."""
         return Path(self.name).name if self.scheme == "file" else f"{self.scheme}:{Path(self.name).name}"
@@ -62,9 +67,9 @@ class RecipeSource:
         Raises:
             ExportError: there is no such file.
         """
-        if self.scheme not in ("file", "torchscript"):
+        if self.path is None:
             return []
-        path = root / self.name
+        path = root / self.path
         if not path.is_file():
             raise ExportError(f"no recipe at {path}", tip="name it in the spec under export.recipe, from the root")
         return [path, *local_imports(path)] if self.scheme == "file" else [path]

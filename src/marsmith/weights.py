@@ -17,6 +17,7 @@ from marsmith.mlflow_weights import SCHEME as MLFLOW
 from marsmith.mlflow_weights import mlflow_weights
 from marsmith.names import nearest
 from marsmith.recipe import AnyRecipe
+from marsmith.weights_file import weights_file
 
 RANDOM_SEED = 0
 _OFFLINE_TIP = "name a file (--weights FILE.pth or FILE.safetensors), or take random ones: --weights random"
@@ -117,13 +118,10 @@ def _from_hub(recipe: AnyRecipe) -> Weights:
 
 
 def _from_file(name: str, root: Path, source: str, allow_pickle: bool) -> Weights:
-    path, entry = root / name, None
-    if not path.is_file() and "#" in name:
-        name, _, entry = name.rpartition("#")
-        path = root / name
-    if not path.is_file():
-        raise ExportError(f"no weights at {path}", tip=_OFFLINE_TIP)
-    read = read_checkpoint(path, entry=entry, allow_pickle=allow_pickle)
+    file = weights_file(name, root)
+    if file is None or not file.path.is_file():
+        raise ExportError(f"no weights at {file.path if file else name}", tip=_OFFLINE_TIP)
+    path, read = file.path, read_checkpoint(file.path, entry=file.entry, allow_pickle=allow_pickle)
     record = {"source": source, "file": path.name, "sha256": file_sha256(path), **read.record}
     return Weights(read.state, record, path.resolve())
 

@@ -1,8 +1,9 @@
 """``model-config.yaml``: what TorchServe reads from inside an archive to run one version of a model.
 
 The keys are TorchServe's own, verbatim (ModelConfig.java, v0.12.0). TorchServe ignores unknown keys and only logs wrong
-types, so they are refused here. Its defaults for the six keys that are required here are traps: any model-config.yaml
-sets both timeouts to 120 s over everything else, and a maxBatchDelay that is left out or 0 means 100 ms.
+types, so they are refused here. Its defaults for the seven keys that are always written here are traps: any
+model-config.yaml sets both timeouts to 120 s over everything else, a maxBatchDelay that is left out or 0 means 100 ms,
+and for the 300 s of its maxRetryTimeoutInSec a dead worker counts as healthy.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class ModelConfig(Strict):
     response_timeout_s: int = Field(alias="responseTimeout", ge=1, default=30)
     startup_timeout_s: int = Field(alias="startupTimeout", ge=1, default=120)
     job_queue_size: int | None = Field(alias="jobQueueSize", ge=1, default=None)
-    max_retry_timeout_s: int | None = Field(alias="maxRetryTimeoutInSec", ge=1, default=None)
+    max_retry_timeout_s: int = Field(alias="maxRetryTimeoutInSec", ge=1, default=30)
     client_timeout_ms: int | None = Field(alias="clientTimeoutInMills", ge=0, default=None)
     device_type: Literal["cpu", "gpu", "neuron"] | None = Field(alias="deviceType", default=None)
     device_ids: list[int] | None = Field(alias="deviceIds", default=None)
@@ -58,7 +59,7 @@ class ModelConfig(Strict):
         return self
 
     def torchserve_keys(self) -> dict[str, Any]:
-        """Return the keys as TorchServe names them: the six with dangerous defaults always, others where set."""
+        """Return the keys as TorchServe names them: the seven with dangerous defaults always, others where set."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from marsmith.archive import Archive
+from marsmith.archive.describe import EXPORT
 from marsmith.errors import MarsmithError
 from marsmith.lint.model_config_rules import check_model_config
 from marsmith.lint.name_rules import check_names
@@ -21,17 +23,18 @@ _STOCK_TOP = 5
 _LABELS = "index_to_name.json"
 
 
-def check_archive_file(path: Path, cores: int, *, installs_requirements: bool = False) -> list[Found]:
+def check_archive_file(path: Path, cores: int, root: Path, *, installs_requirements: bool = False) -> list[Found]:
     """Check one archive: whether it loads, its names, its handler and its model config.
 
     Args:
         path: a .mar, a .tar.gz or a folder.
         cores: processor cores of the machine that serves.
+        root: the project's root, where the spec lies that the archive may be built from.
         installs_requirements: whether the server config has install_py_dep_per_model on.
     """
     try:
         archive = open_stored(path).archive
-        return list(_opened(path, archive, cores, installs_requirements=installs_requirements))
+        return list(_opened(path, archive, cores, root, installs_requirements=installs_requirements))
     except MarsmithError as error:
         return [found("MS501", path, 1, error.message, error.tip or "build it again")]
 
@@ -82,21 +85,31 @@ def _twins(file: ServerFile, archives: Iterable[StoredArchive]) -> list[Found]:
     ]
 
 
-def _opened(path: Path, archive: Archive, cores: int, *, installs_requirements: bool) -> Iterator[Found]:
+def _opened(path: Path, archive: Archive, cores: int, root: Path, *, installs_requirements: bool) -> Iterator[Found]:
     manifest = archive.manifest
     yield from check_names(path, manifest.model_name, manifest.model_version, 1, 1)
     if manifest.config_file:
         name = Path(manifest.config_file).name
-        yield from (Found(item.finding) for item in check_model_config(path / name, archive.text(name) or "", cores))
+        source = _source_of_config(archive, root)
+        for item in check_model_config(path / name, archive.text(name) or "", cores):
+            yield Found(replace(item.finding, mend=f"{item.finding.mend} in {source}, and build the archive again"))
     else:
         message = "the archive has no model config"
-        mend = "write one with all six keys that matter, as `marsmith archive` does"
+        mend = "write one with all seven keys that matter, as `marsmith archive` does"
         yield found("MS502", path, 1, message, mend)
     if manifest.requirements_file and not installs_requirements:
         message = f"{manifest.requirements_file} is not installed by the server"
         yield found("MS503", path, 1, message, "install what it names where the server runs, before it starts")
     if manifest.handler in _STOCK_VISION:
         yield from _stock(path, archive)
+
+
+def _source_of_config(archive: Archive, root: Path) -> str:
+    """Name the file that somebody edits to change the model config of an archive."""
+    spec = Path("config", "models", f"{archive.manifest.model_name}.yaml")
+    if EXPORT in archive.members and (root / spec).is_file():
+        return f"the block serving of {spec}"
+    return f"the {Path(archive.manifest.config_file or '').name} that was packed"
 
 
 def _stock(path: Path, archive: Archive) -> Iterator[Found]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+from ruamel.yaml.scalarbool import ScalarBoolean
 
 from marsmith.errors import ConfigError
 from marsmith.formats import strict_yaml
@@ -60,6 +62,8 @@ _TIMEOUTS = {"responseTimeout": 120, "startupTimeout": 120}
 # Far above the millisecond that was best at every load tried, far below what a person notices.
 _COSTLY_MS = 10
 _SEQUENCE_KEYS = ("sequenceTimeoutMSec", "maxSequenceJobQueueSize", "maxNumSequence")
+# How like one of TorchServe's keys another must be (of 1) to be taken for a mistake.
+_SURELY_MEANT = 0.8
 _TRUTH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
@@ -90,7 +94,7 @@ class ModelKeys:
     def integer(self, key: str) -> int | None:
         """Return a whole number, None where it is missing or of another type."""
         value = self.data.get(key)
-        return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+        return int(value) if _is_whole(value) else None
 
     def found(self, rule: str, key: str, message: str, mend: str, fix: Fix | None = None) -> Found:
         """Make what a rule found at a key."""
@@ -130,23 +134,43 @@ def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[Found]:
 
 def _unknown(keys: ModelKeys) -> Iterator[Found]:
     for key, value in keys.data.items():
-        if key in KINDS or key == HANDLER_KEY:
+        # A block is the handler's own, whatever its name is like: none of TorchServe's is one, but for torchrun.
+        if key in KINDS or isinstance(value, Mapping):
             continue
-        right = _likely(str(key))
+        right = _likely(str(key), value)
         if right:
             fix = Fix("rename", (key,), right) if right not in keys.data else None
             message = f"unknown key {key!r}; did you mean {right!r}?"
             yield keys.found("MS201", key, message, f"write {right}", fix)
-        elif not isinstance(value, Mapping):
+        else:
             message = f"TorchServe does not read {key!r}; the handler may, through context.model_yaml_config"
             yield keys.found("MS202", key, message, "put what the handler reads into a block of its own, as `handler:`")
 
 
-def _likely(key: str) -> str | None:
-    """Return the key of TorchServe's that is meant, also where it is written as the server config or the API does."""
+def _likely(key: str, value: Any) -> str | None:
+    """Return the key of TorchServe's that is meant, also if it is written as the server config or the API does.
+
+    Only one that could have the value: what is only a little like such a key may well be the handler's.
+    """
     joined = {known.lower(): known for known in KINDS}
     folded = key.replace("_", "").replace("-", "").lower()
-    return joined.get(folded) or nearest(folded, KINDS)
+    right = joined.get(folded) or nearest(folded, KINDS, cutoff=_SURELY_MEANT)
+    return right if right and _fits(right, value) else None
+
+
+def _fits(key: str, value: Any) -> bool:
+    if key in _CHOICES and str(value).lower() not in _CHOICES[key]:
+        return False
+    return _is(value, KINDS[key]) or _converted(value, KINDS[key]) is not None
+
+
+def _is(value: Any, kind: Kind) -> bool:
+    return _is_whole(value) if kind is int else isinstance(value, kind)
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    """Tell whether a value is a whole number, also one of the parser's own kinds, which keep how it is written."""
+    return isinstance(value, int) and not isinstance(value, bool | ScalarBoolean)
 
 
 def _types(keys: ModelKeys) -> Iterator[Found]:
@@ -154,7 +178,7 @@ def _types(keys: ModelKeys) -> Iterator[Found]:
         value = keys.data.get(key)
         if key not in keys.data:
             continue
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        if not _is(value, kind):
             right = _converted(value, kind)
             fix = None if right is None else keys.set(key, right)
             message = f"{key} is {value!r}, not {_WORDS[kind]}, so TorchServe takes its default"
@@ -173,7 +197,7 @@ def _converted(value: Any, kind: Kind) -> Any:
         return int(value)
     if kind is bool and isinstance(value, str):
         return _TRUTH.get(value.lower())
-    if kind is list and type(value) is int:
+    if kind is list and _is_whole(value):
         return [value]
     return None
 
@@ -209,7 +233,7 @@ def _workers(keys: ModelKeys, cores: int) -> Iterator[Found]:
     workers = most or 1
     handler = keys.data.get(HANDLER_KEY)
     threads = handler.get("threads") if isinstance(handler, Mapping) else None
-    each = threads if type(threads) is int and threads > 0 else 1
+    each = threads if _is_whole(threads) and threads > 0 else 1
     if workers > 1 and workers * each > cores and str(keys.data.get("deviceType", "")).lower() != "gpu":
         message = f"{workers} workers of at least {each} thread(s) on {cores} cores"
         yield keys.found("MS211", "maxWorkers", message, f"write at most {max(1, cores // each)} workers")
@@ -218,9 +242,10 @@ def _workers(keys: ModelKeys, cores: int) -> Iterator[Found]:
 def _devices(keys: ModelKeys) -> Iterator[Found]:
     ids = keys.data.get("deviceIds")
     if isinstance(ids, list):
-        wrong = [item for item in ids if type(item) is not int or item < 0]
+        wrong = [item for item in ids if not _is_whole(item) or item < 0]
         if wrong:
-            message = f"deviceIds has {wrong[0]!r}, and so TorchServe ignores all of {list(ids)}"
+            named = ", ".join(repr(item) for item in wrong)
+            message = f"deviceIds has {named}, and so TorchServe ignores all of {list(ids)}"
             yield keys.found("MS213", "deviceIds", message, "write numbers of GPUs, from 0 on")
         elif str(keys.data.get("deviceType", "")).lower() == "cpu":
             yield keys.found("MS213", "deviceIds", "deviceIds beside deviceType cpu", "remove one of the two")

@@ -126,7 +126,8 @@ def _lint(files: Iterable[Path], context: Context) -> list[Found]:
 def _check(path: Path, context: Context) -> list[Found]:
     kind = kind_of(path)
     if kind == "archive":
-        return check_archive_file(path, context.cores, installs_requirements=context.installs_requirements)
+        installs = context.installs_requirements
+        return check_archive_file(path, context.cores, context.root, installs_requirements=installs)
     if kind == "server":
         return _check_server(path)
     text = _text(path)

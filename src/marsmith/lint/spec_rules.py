@@ -9,20 +9,21 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from marsmith.errors import SpecError
+from marsmith.errors import ExportError, SpecError
 from marsmith.formats import strict_yaml
 from marsmith.formats.model_spec import ModelSpec, parse_model_spec
-from marsmith.lint.fix import Fix
+from marsmith.lint.fix import Fix, fix_yaml
 from marsmith.lint.model_config_rules import ModelKeys, check_version_keys
 from marsmith.lint.name_rules import check_names
 from marsmith.lint.trap import Found, found
+from marsmith.recipe_source import RecipeSource
+from marsmith.weights_file import weights_file
 
 _SERVING = "serving"
 _PROBLEM = re.compile(r"(?:line (?P<line>\d+): )?(?P<text>.*)", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown key '(?P<path>[^']+)'; did you mean '(?P<right>[^']+)'\?")
 # More of the 99th percentile than this should not be spent on waiting for a batch.
 _DELAY_SHARE = 0.2
-_WORDS = frozenset({"recipe", "hub", "random"})
 
 
 def check_spec(path: Path, text: str, root: Path, cores: int, queue_size: int = 100) -> list[Found]:
@@ -38,13 +39,13 @@ def check_spec(path: Path, text: str, root: Path, cores: int, queue_size: int = 
     try:
         data = strict_yaml.load_mapping(text, str(path), SpecError)
     except SpecError as error:
-        return [_problem(path, problem, {}) for problem in error.problems]
+        return [_problem(path, problem, {}, text) for problem in error.problems]
     version = list(_unquoted_version(path, text, data))
     try:
         spec = parse_model_spec(text, str(path))
     except SpecError as error:
         problems = [problem for problem in error.problems if not (version and ": version:" in f": {problem}")]
-        return [*version, *(_problem(path, problem, data) for problem in problems)]
+        return [*version, *(_problem(path, problem, data, text) for problem in problems)]
     keys = ModelKeys(path, _block(data, _SERVING), (_SERVING,))
     rules = (
         check_names(path, spec.name, spec.version, _line(data, "name"), _line(data, "version")),
@@ -56,7 +57,7 @@ def check_spec(path: Path, text: str, root: Path, cores: int, queue_size: int = 
     return sorted((item for rule in rules for item in rule), key=lambda item: (item.finding.line, item.finding.rule))
 
 
-def _problem(path: Path, problem: str, data: Mapping[str, Any]) -> Found:
+def _problem(path: Path, problem: str, data: Mapping[str, Any], spec: str) -> Found:
     match = _PROBLEM.fullmatch(problem)
     line, text = (int(match["line"] or 1), match["text"]) if match else (1, problem)
     unknown = _UNKNOWN.fullmatch(text)
@@ -66,9 +67,20 @@ def _problem(path: Path, problem: str, data: Mapping[str, Any]) -> Found:
         parent: Any = data
         for part in parents:
             parent = parent[int(part)] if isinstance(parent, list) else parent[part]
-        if key in parent and unknown["right"] not in parent:
-            fix = Fix("rename", (*parents, key), unknown["right"])
+        rename = Fix("rename", (*parents, key), unknown["right"])
+        if key in parent and unknown["right"] not in parent and _mends(spec, rename):
+            fix = rename
     return found("MS301", path, line, text, "mend it as docs/11-model-spec.md says", fix)
+
+
+def _mends(spec: str, rename: Fix) -> bool:
+    """Tell whether a key of another name could have the value that stands there."""
+    place = f"{'.'.join((*rename.path[:-1], str(rename.value)))}"
+    try:
+        parse_model_spec(fix_yaml(spec, [rename]), "")
+    except SpecError as error:
+        return not any(re.search(rf"(^|: |')({re.escape(place)})['.:]", problem) for problem in error.problems)
+    return True
 
 
 def _unquoted_version(path: Path, text: str, data: Mapping[str, Any]) -> Iterator[Found]:
@@ -89,19 +101,22 @@ def _file_name(path: Path, spec: ModelSpec, data: Mapping[str, Any]) -> Iterator
 
 def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> Iterator[Found]:
     export, handler = _block(data, "export"), _block(data, "handler")
-    named = [(spec.export.recipe, _line(export, "recipe"))]
-    named.append((spec.handler.entry_point.partition(".py:")[0], _line(handler, "entry_point")))
-    named += [(name, _line(handler, "extra_files")) for name in spec.handler.extra_files]
-    if spec.export.weights not in _WORDS:
-        named.append((spec.export.weights, _line(export, "weights")))
+    named: list[tuple[str, Path, int]] = []
+    try:
+        recipe = RecipeSource.parse(spec.export.recipe).path
+        named += [(recipe, root / recipe, _line(export, "recipe"))] if recipe else []
+    except ExportError as error:
+        yield found("MS301", path, _line(export, "recipe"), error.message, error.tip or "mend the recipe")
+    weights = weights_file(spec.export.weights, root)
+    named += [(spec.export.weights, weights.path, _line(export, "weights"))] if weights else []
+    named.append((spec.handler.entry_point, root / spec.handler.entry_point, _line(handler, "entry_point")))
+    named += [(name, root / name, _line(handler, "extra_files")) for name in spec.handler.extra_files]
     inputs = [example.input for example in spec.examples if not example.input.startswith("package:")]
-    named += [(name, _line(data, "examples")) for name in inputs]
-    for name, line in named:
-        file = name if name.endswith(".py") or (root / name).exists() else f"{name}.py"
-        if not (root / name).exists() and not (root / file).exists():
-            yield found(
-                "MS306", path, line, f"{name} does not exist in {root}", "mend the path (it counts from the project)"
-            )
+    named += [(name, root / name, _line(data, "examples")) for name in inputs]
+    for name, file, line in named:
+        if not file.is_file():
+            what = "is a folder" if file.is_dir() else "does not exist"
+            yield found("MS306", path, line, f"{name} {what} in {root}", "mend the path (it counts from the project)")
     if not spec.examples:
         message = "the spec has no examples"
         yield found("MS307", path, 1, message, "name one request at least, with the label that must stand on top")

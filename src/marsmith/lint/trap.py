@@ -99,7 +99,7 @@ RULES: dict[str, Rule] = {
     "MS303": Rule("short-queue", "warning", "the queue is too short for the service level: requests are refused"),
     "MS304": Rule("long-queue", "warning", "who waits at the end of the queue waits past the response timeout"),
     "MS305": Rule("spec-file-name", "error", "a spec is found by its file's name"),
-    "MS306": Rule("spec-missing-file", "error", "the spec names a file that does not exist"),
+    "MS306": Rule("spec-missing-file", "error", "the spec names a file that does not exist, or a folder"),
     "MS307": Rule("no-examples", "warning", "without examples nothing proves that the version answers as validated"),
     "MS308": Rule("timeout-under-p99", "error", "the response timeout ends requests that the service level allows"),
     "MS309": Rule("unquoted-version", "error", "without quotes YAML reads 1.10 as the number 1.1"),
