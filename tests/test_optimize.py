@@ -25,6 +25,7 @@ from marsmith.client import Client
 from marsmith.errors import ArchiveError, BuildError, ConfigError, ExportError, HostileArchiveError, UsageError
 from marsmith.formats.form import BASE
 from marsmith.inputs import read_input
+from marsmith.lint import lint_paths
 from marsmith.optimize import Optimized, optimize
 from marsmith.optimize_replies import compare_replies
 from marsmith.optimize_source import new_config
@@ -171,6 +172,10 @@ def test_a_module_that_checks_values_stays_torchscript_and_checks_them(
     assert new(torch.zeros(1, 3, 224, 224, dtype=torch.uint8)).shape == (1, 12)
     with pytest.raises(torch.jit.Error, match="overexposed"):
         new(torch.full((1, 3, 224, 224), 255, dtype=torch.uint8))
+
+
+def test_lint_finds_nothing_in_what_was_written(project: Project, optimized: Optimized) -> None:
+    assert lint_paths([optimized.path], project.root, cores=64) == []
 
 
 def test_what_was_measured_and_where_it_comes_from_stands_in_the_archive(optimized: Optimized, photos: Path) -> None:
@@ -376,7 +381,7 @@ def test_replies_within_the_precision_agree_also_where_two_labels_were_level() -
     assert found.largest_difference == pytest.approx(0.007)
 
 
-def test_the_model_config_keeps_its_keys_and_always_has_the_six() -> None:
+def test_the_model_config_keeps_its_keys_and_always_has_the_seven() -> None:
     old = {"minWorkers": 3, "responseTimeout": 7, "mine": 1}
     stock, own = new_config(old, stock=True, cores=2), new_config(old, stock=False, cores=2)
     assert (stock.dropped, own.dropped) == (("mine",), ())
@@ -387,6 +392,7 @@ def test_the_model_config_keeps_its_keys_and_always_has_the_six() -> None:
         "maxBatchDelay": 1,
         "responseTimeout": 7,
         "startupTimeout": 120,
+        "maxRetryTimeoutInSec": 30,
         "mine": 1,
     }
     assert yaml.safe_load(stock.render({"top_k": 5}))["handler"] == {"top_k": 5}

@@ -12,6 +12,7 @@ import yaml
 from conftest import REPOSITORY
 from export_fixtures import write_tiny
 from marsmith.errors import MarsmithError
+from marsmith.lint import lint_paths
 from marsmith.project_spec import load_spec
 from marsmith.settings import Project
 from marsmith.spec_archive import build_from_spec
@@ -38,6 +39,10 @@ def test_the_archive_holds_all_that_the_design_names(default_archive: Path) -> N
     assert "torch==" in environment
     assert "pillow==" in environment
     assert [next(iter(example["reply"])) for example in examples] == ["tiger cat", "espresso", "missile"]
+
+
+def test_lint_finds_nothing_in_what_was_written(built_project: Project, default_archive: Path) -> None:
+    assert lint_paths([default_archive], built_project.root, cores=64) == []
 
 
 def test_every_member_is_stored_and_its_digest_is_right(default_archive: Path) -> None:
