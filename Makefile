@@ -71,5 +71,9 @@ lock: setup  ## write requirements.txt anew from pyproject.toml, and that of the
 	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --constraint requirements.txt \
 	  --custom-compile-command 'make lock' --upgrade --output-file benchmarks/requirements.txt benchmarks/requirements.in
 
-clean: stop  ## stop the server and remove what was built (not .venv)
-	rm -rf .marsmith build dist model_store/*.mar
+# Neither needs .venv. What cannot be built again (TLS keys, journals, what was served) is distclean's matter alone.
+clean:  ## stop the server and remove what can be built again
+	@tools/clean.sh "$(VENV)"
+
+distclean:  ## remove everything that git does not keep, TLS keys and .venv too, after asking (FORCE=1: without)
+	@tools/clean.sh "$(VENV)" all
