@@ -23,6 +23,8 @@ from marsmith.settings import Project
 RUN_VARIABLE = "MARSMITH_RUN_FOLDER"
 # The console appender of config/log4j2.xml listens to it: in the background the files are enough.
 CONSOLE_VARIABLE = "MARSMITH_CONSOLE_LEVEL"
+# Where config/log4j2.xml puts the logs, from the run folder: in a name of files to roll over, `%` has a meaning.
+LOGS_VARIABLE = "MARSMITH_LOGS"
 # Of the server and its workers. TorchServe makes its key file with the mode that is usual and closes it afterwards, and
 # what a worker writes is nobody else's business.
 UMASK = 0o077
@@ -127,8 +129,18 @@ def environment(base: Mapping[str, str], project: Project, temporary: Path, *, c
         CONSOLE_VARIABLE: "all" if console else "off",
         "LOG_LOCATION": logs,
         "METRICS_LOCATION": logs,
+        LOGS_VARIABLE: "logs",
         "TEMP": str(temporary),
         "TMPDIR": str(temporary),
         # The worker's prints reach the log while it lives, not only when it ends.
         "PYTHONUNBUFFERED": "1",
+        **_utf8(base),
     }
+
+
+def _utf8(base: Mapping[str, str]) -> dict[str, str]:
+    """Return what makes Java find files whose names are not ASCII: it reads names as the locale says."""
+    name = next(filter(None, (base.get(key) for key in ("LC_ALL", "LC_CTYPE", "LANG"))), "")
+    if name.lower().replace("-", "").endswith("utf8"):
+        return {}
+    return {"LC_ALL" if base.get("LC_ALL") else "LC_CTYPE": "C.UTF-8"}

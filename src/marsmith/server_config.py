@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from marsmith import run_state
 from marsmith.errors import ConfigError, NotRunningError, PreflightError
@@ -25,7 +25,7 @@ FILE_NAME = "config.properties"
 # What decides which folder is the model store.
 _STORE_KEYS = frozenset({"model_store", "enable_envvars_config"})
 _REFERENCE = re.compile(r"\$\$([^$]+)\$\$")
-_LOG_CONFIG = re.compile(r"-Dlog4j2?\.configurationFile=(?:file://)?(?P<path>\S+)")
+_LOG_CONFIG = re.compile(r"-Dlog4j2?\.configurationFile=(?P<uri>file://)?(?P<path>\S+)")
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}  # noqa: S104 - read, not bound
 DEFAULT_ADDRESSES = {
     "inference_address": "http://127.0.0.1:8080",
@@ -224,8 +224,19 @@ def _absolute(root: Path, value: str) -> Path:
     return Path(os.path.normpath(root / value))
 
 
+def log_config(vmargs: str, root: Path) -> Path | None:
+    """Return the absolute path of the log4j configuration that options for Java name; None where they name none."""
+    match = _LOG_CONFIG.search(vmargs)
+    return _log_config(match, root) if match else None
+
+
+def _log_config(match: re.Match[str], root: Path) -> Path:
+    return _absolute(root, unquote(match["path"]) if match["uri"] else match["path"])
+
+
 def _with_absolute_log_config(vmargs: str, root: Path) -> str:
-    return _LOG_CONFIG.sub(lambda m: f"-Dlog4j.configurationFile=file://{_absolute(root, m['path'])}", vmargs)
+    """Name it as a URI, in which nothing is left that would end an option."""
+    return _LOG_CONFIG.sub(lambda m: f"-Dlog4j.configurationFile={_log_config(m, root).as_uri()}", vmargs)
 
 
 def _rest_endpoint(key: str, config: Mapping[str, str], problems: list[str]) -> Endpoint:

@@ -17,6 +17,7 @@ from marsmith.lint.security_rules import OPENING_KEYS, check_security
 from marsmith.lint.server_file import ServerFile, listener_at
 from marsmith.lint.trap import Found, found
 from marsmith.names import did_you_mean, nearest
+from marsmith.server_config import log_config
 
 _REFERENCE = re.compile(r"\$\$([^$]+)\$\$")
 _TRUTH = {
@@ -45,7 +46,6 @@ _MODELS_KEYS = frozenset(
     ]
 )
 _SMALLEST_REPLY = 65536
-_LOG_CONFIG = re.compile(r"-Dlog4j2?\.configurationFile=(?:file://)?(?P<path>\S+)")
 
 
 def check_server_config(path: Path, text: str, environment: Mapping[str, str] | None = None) -> list[Found]:
@@ -163,9 +163,9 @@ def _paths(file: ServerFile) -> Iterator[Found]:
     for key in sorted(PATH_KEYS & file.last.keys()):
         yield from _existing(file, key, file.value(key).partition("*")[0])
     if "vmargs" in file.last:
-        match = _LOG_CONFIG.search(file.value("vmargs"))
-        if match:
-            yield from _existing(file, "vmargs", match["path"])
+        named = log_config(file.value("vmargs"), file.root)
+        if named:
+            yield from _existing(file, "vmargs", str(named))
 
 
 def _existing(file: ServerFile, key: str, value: str) -> Iterator[Found]:
