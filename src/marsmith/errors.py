@@ -6,6 +6,7 @@
     ├── UsageError                 exit code 2: the command line itself is wrong
     │   └── OtherBytesError        an archive under the name of a version that is bound to other bytes
     ├── ProjectError               no project here, or its layout is broken
+    ├── AccessError                the system refuses a file or a folder
     ├── MissingDependencyError     an optional package is not installed
     ├── FormatError                a text that does not follow its format
     │   ├── SpecError              a model spec
@@ -65,6 +66,10 @@ class OtherBytesError(UsageError):
 
 class ProjectError(MarsmithError):
     """There is no marsmith project here, or its layout is broken."""
+
+
+class AccessError(MarsmithError):
+    """The system refuses a file or a folder: it may not be read or written, or its disk is full."""
 
 
 class MissingDependencyError(MarsmithError):

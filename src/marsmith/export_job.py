@@ -20,6 +20,7 @@ from marsmith import parity
 from marsmith.engine_loading import load_in_engine
 from marsmith.errors import ExportError, MarsmithError
 from marsmith.export_messages import JobRequest, JobResult
+from marsmith.file_errors import access_error
 from marsmith.formats.export_spec import ExportSpec, Limits
 from marsmith.formats.form import BASE, Form
 from marsmith.image_classifier import build_classifier, labels_of, signature
@@ -282,6 +283,8 @@ def _named(form: Form, what: str, tip: str) -> Iterator[None]:
     except MarsmithError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and access_error(error):
+            raise
         lines = str(error).strip().splitlines() or [""]
         raise ExportError(f"{form} {what}: {type(error).__name__}: {lines[0]}", tip=tip) from error
 

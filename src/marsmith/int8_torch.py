@@ -49,7 +49,7 @@ def write_int8_torchscript(
         warnings.simplefilter("ignore")
         frozen = torch.jit.freeze(torch.jit.trace(quantized, example, check_trace=False).eval())
         try:
-            torch.jit.save(frozen, staged)
+            torchscript_file.save(frozen, staged)
             torchscript_file.normalise(staged, target)
         finally:
             staged.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from marsmith import extra_files
 from marsmith.archive.member import Member
 from marsmith.archive.write import SUFFIXES, ArchiveFormat, write_archive_undigested
 from marsmith.errors import BuildError, HandlerError, ProjectError, UsageError
+from marsmith.file_errors import described
 from marsmith.formats.manifest import Manifest
 from marsmith.handler_entry import check_entry_point
 from marsmith.names import ModelVersion, check_model_name, did_you_mean
@@ -223,7 +224,8 @@ def _folder(path: Path) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BuildError(f"--export-path {path}: {error.strerror}", tip="name a folder that you can write to") from None
+        told = described(error, path)
+        raise BuildError(f"--export-path: {told.message}", tip=told.tip) from None
     try:
         yield
     except BaseException:

@@ -12,6 +12,7 @@ from marsmith.archive.read import Archive
 from marsmith.archive.staging import staged
 from marsmith.archive.write import write_archive
 from marsmith.errors import BuildError, VerificationError
+from marsmith.file_errors import described
 from marsmith.formats import manifest as manifest_format
 from marsmith.formats import sums
 from marsmith.formats.manifest import Manifest
@@ -101,4 +102,5 @@ def _contents(archive: Archive, target: Path) -> Iterator[dict[str, Path]]:
             folder = archive.extract(stage.path / "content")
             yield {name: folder / name for name in kept}
     except OSError as error:
-        raise BuildError(f"{target}: cannot be written: {error.strerror or error}") from None
+        told = described(error, target)
+        raise BuildError(told.message, tip=told.tip) from None

@@ -128,7 +128,7 @@ def _torchscript(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.jit.save(module, raw)
+            torchscript_file.save(module, raw)
         torchscript_file.normalise(raw, target)
     finally:
         raw.unlink(missing_ok=True)

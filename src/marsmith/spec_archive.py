@@ -19,6 +19,7 @@ from marsmith.archive_assembly import ProvedExamples, environment_members, linke
 from marsmith.errors import BuildError
 from marsmith.export import export_model
 from marsmith.export_folder import Export
+from marsmith.file_errors import described
 from marsmith.formats import model_config
 from marsmith.formats.environment import Environment, render_environment
 from marsmith.formats.manifest import Manifest
@@ -112,8 +113,9 @@ def _make_store(store: Path) -> None:
     try:
         store.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        told = described(error, store)
         raise BuildError(
-            f"cannot make the model store {store}: {error.strerror}", tip="model_store in config.properties names it"
+            f"cannot make the model store: {told.message}", tip=f"model_store in config.properties names it; {told.tip}"
         ) from None
 
 

@@ -177,7 +177,7 @@ def _save(module: torch.jit.ScriptModule, target: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.jit.save(module, raw)
+            torchscript_file.save(module, raw)
         torchscript_file.normalise(raw, target)
     finally:
         raw.unlink(missing_ok=True)

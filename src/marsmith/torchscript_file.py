@@ -17,12 +17,16 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from marsmith.archive.copier import Copier
 from marsmith.archive.staging import staged
 from marsmith.archive.zip_writer import ZipWriter
 from marsmith.errors import ExportError
+from marsmith.file_errors import described
+
+if TYPE_CHECKING:
+    import torch
 
 TOP_FOLDER = "model"
 # PyTorch maps records into memory and computes on them in place; it aligns them in the same way.
@@ -33,6 +37,18 @@ _NO_ID = b"0" * 40
 _DEBUG = ".debug_pkl"
 _CODE = re.compile(r"code/.+\.py")
 _CONSTANT = re.compile(r"  \w+ : Final\[.+\] = .+")
+
+
+def save(module: torch.jit.ScriptModule, path: Path) -> None:
+    """Write a module as torch does; a disk that is full raises OSError, where torch's own writer ends the process.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import torch
+
+    with path.open("wb") as file:
+        torch.jit.save(module, file)
 
 
 def normalise(source: Path, target: Path) -> None:
@@ -57,7 +73,8 @@ def normalise(source: Path, target: Path) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, UnicodeDecodeError) as error:
         raise ExportError(f"{source}: not a TorchScript file: {error}", tip="save it with torch.jit.save") from None
     except OSError as error:
-        raise ExportError(f"{error.filename or target}: {error.strerror or error}") from None
+        told = described(error, target)
+        raise ExportError(told.message, tip=told.tip) from None
 
 
 def _rewrite(records: zipfile.ZipFile, file: BinaryIO) -> None:

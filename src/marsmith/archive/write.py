@@ -6,7 +6,6 @@ of all the others. ``docs/20-archive-format.md`` is the specification.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from marsmith.archive.staging import Staged, staged
 from marsmith.archive.tar_writer import TarWriter
 from marsmith.archive.zip_writer import ZipWriter
 from marsmith.errors import BuildError
+from marsmith.file_errors import described
 from marsmith.formats import manifest as manifest_format
 from marsmith.formats import sums
 from marsmith.formats.manifest import Manifest, render_manifest
@@ -33,8 +33,6 @@ SUFFIXES: dict[ArchiveFormat, str] = {"zip-store": ".mar", "default": ".mar", "t
 _WEIGHTS = (".pt", ".pth", ".bin", ".onnx", ".safetensors", ".npy", ".npz", ".h5", ".pkl", ".ckpt", ".engine", ".so")
 # How much is written before the disk is set to work: early enough for it to be done soon after the last byte.
 _WRITE_BACK_BYTES = 8 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class _Writer(Protocol):
@@ -237,12 +235,5 @@ def _disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise BuildError(
-                f"no space left for {target}: {error.strerror}", tip="nothing is left of it; make room and build again"
-            ) from None
-        if error.errno in _REFUSED:
-            raise BuildError(
-                f"no permission to write {target}: {error.strerror}", tip=f"look at: ls -ld {target.parent}"
-            ) from None
-        raise BuildError(f"{target}: cannot be written: {error.strerror or error}") from None
+        told = described(error, target)
+        raise BuildError(told.message, tip=told.tip) from None
