@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from live_server import make_project, running, tiny_archive
-from marsmith import launch, server_process
+from marsmith import child_processes, launch, server_process
 from marsmith.class_sharing import ClassSharing, class_sharing
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
 from marsmith.java import find_java
@@ -180,5 +180,5 @@ def test_what_cannot_be_made_costs_nobody_a_server(jar: Path, tmp_path: Path, mo
     assert sharing is not None
     (tmp_path / "list").write_text("java/lang/Object id: 0\n")
     monkeypatch.setattr("marsmith.class_sharing.sys.executable", str(tmp_path / "no-python"))
-    sharing.make_in_background(tmp_path / "list", {})
+    sharing.make_in_background(tmp_path / "list", {}, child_processes.start)
     assert list(sharing.file.parent.iterdir()) == []

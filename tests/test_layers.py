@@ -13,7 +13,7 @@ import marsmith
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "src" / "marsmith"
-LOWEST = {"errors", "names", "settings", "run_state"}
+LOWEST = {"errors", "names", "settings", "run_state", "files", "file_errors", "child_guard", "child_processes"}
 
 
 def _layer(path: Path) -> int:

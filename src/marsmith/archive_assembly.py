@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from marsmith.archive.answers import may_compute_otherwise
 from marsmith.archive.member import Member
+from marsmith.child_processes import temporary_folder
 from marsmith.formats.environment import Environment, render_environment
 from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
 from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
@@ -25,8 +25,7 @@ from marsmith.sbom import render_sbom
 @contextmanager
 def linked_folder(manifest: Manifest, members: Sequence[Member]) -> Iterator[Path]:
     """Lay members out as an unpacked archive for a while, files by link."""
-    with tempfile.TemporaryDirectory(prefix="marsmith-") as name:
-        folder = Path(name)
+    with temporary_folder("marsmith-") as folder:
         for member in members:
             place = folder / member.name
             place.parent.mkdir(parents=True, exist_ok=True)

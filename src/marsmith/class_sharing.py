@@ -16,10 +16,11 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from marsmith import server_process
 
@@ -59,7 +60,9 @@ class ClassSharing:
             return [f"-XX:SharedArchiveFile={self.file}"]
         return [] if _age_s(self._failed) < _TRIED_AGAIN_S else [f"-XX:DumpLoadedClassList={class_list}"]
 
-    def make_in_background(self, class_list: Path, environment: Mapping[str, str]) -> None:
+    def make_in_background(
+        self, class_list: Path, environment: Mapping[str, str], start: Callable[..., subprocess.Popen[Any]]
+    ) -> None:
         """Make the file from what a server has loaded so far, if that is written down, and return at once.
 
         A server that runs is not given up because this cannot be done.
@@ -67,19 +70,19 @@ class ClassSharing:
         Args:
             class_list: as it was given to ``start_options``.
             environment: of the server, whose process this one becomes.
+            start: starts a process that ends when the server does; see ``child_processes``.
         """
         if not class_list.exists():
             return
         arguments = [str(self.file), self.java, self.class_path, str(class_list), *self.options]
         with suppress(OSError):
-            process = subprocess.Popen(
+            process = start(
                 [sys.executable, "-m", "marsmith.class_sharing", *arguments],
+                {**environment, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
                 cwd=class_list.parent,
-                env={**environment, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,
             )
             server_process.remember_child(process)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marsmith import files
+from marsmith.child_processes import removed_at_end
 from marsmith.export_messages import JobResult
 from marsmith.formats.export_lock import ExportLock
 from marsmith.formats.form import Form, handler_block
@@ -86,15 +88,10 @@ class Product:
 def work_folder(folder: Path) -> Iterator[Path]:
     """Give an empty folder beside the products, gone at the end whatever happens."""
     work = folder / f".work.{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
-    made = not folder.exists()
-    work.mkdir(parents=True)
-    try:
-        yield work
-    finally:
+    with files.made_folder(folder), removed_at_end(work):
         shutil.rmtree(work, ignore_errors=True)
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
+        work.mkdir()
+        yield work
 
 
 def publish(folder: Path, product: Product, model: str) -> Export:
@@ -105,9 +102,9 @@ def publish(folder: Path, product: Product, model: str) -> Export:
         path.replace(folder / path.name)
     report = {"formatVersion": 1, "model": model, **product.report}
     export = Export(folder, report, reused=False, measured=product.measured)
-    _replace(export.report_file, json.dumps(report, indent=2) + "\n")
-    _replace(export.labels_file, json.dumps(product.result.labels, indent=1, ensure_ascii=False) + "\n")
-    _replace(folder / MEASURED_FILE, json.dumps(product.measured, indent=2) + "\n")
+    files.write_atomically(export.report_file, json.dumps(report, indent=2) + "\n")
+    files.write_atomically(export.labels_file, json.dumps(product.result.labels, indent=1, ensure_ascii=False) + "\n")
+    files.write_atomically(folder / MEASURED_FILE, json.dumps(product.measured, indent=2) + "\n")
     kept = {path.name for path in products(export)}
     for path in folder.iterdir():
         if path.is_file() and path.name not in kept:
@@ -126,9 +123,3 @@ def reuse(folder: Path, lock: ExportLock | None) -> Export:
     report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     measured = json.loads((folder / MEASURED_FILE).read_text(encoding="utf-8"))
     return Export(folder, report, reused=True, measured=measured, lock=lock)
-
-
-def _replace(path: Path, text: str) -> None:
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)

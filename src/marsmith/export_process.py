@@ -15,13 +15,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from marsmith import child_processes
 from marsmith.errors import ExportError, MarsmithError
 from marsmith.export_messages import JobRequest, JobResult
+from marsmith.file_errors import access_error, described
 from marsmith.quick_exit import run_and_exit
 
 
@@ -33,15 +36,18 @@ class JobProcess:
 
     def __init__(self, request: JobRequest) -> None:
         self._request = request
+        self._folder = ExitStack()
 
     def __enter__(self) -> Self:
         # The child must find the same marsmith, however this process found it.
         path = os.pathsep.join(entry for entry in sys.path if entry)
-        self._child = subprocess.Popen(
+        own_folder = child_processes.own_temporary_folder({**os.environ, "PYTHONPATH": path})
+        environment = self._folder.enter_context(own_folder)
+        self._child = child_processes.start(
             [sys.executable, "-m", "marsmith.export_process"],
+            environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
             encoding="utf-8",
         )
         return self
@@ -49,13 +55,14 @@ class JobProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._child.kill()
-        for stream in (self._child.stdin, self._child.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
-        self._child.wait()
+        with self._folder:
+            if error is not None:
+                child_processes.end(self._child)
+            for stream in (self._child.stdin, self._child.stdout):
+                if stream is not None:
+                    with suppress(BrokenPipeError):
+                        stream.close()
+            self._child.wait()
 
     def export(self, on_step: Callable[[str], None]) -> JobResult:
         """Make the form and pass its steps on.
@@ -99,16 +106,30 @@ def _child() -> int:
         print(json.dumps(message), file=messages, flush=True)
 
     try:
-        from marsmith.export_job import open_job
-
-        job = open_job(request, lambda step: send(step=step))
-        send(result=asdict(job.run()))
-        for line in sys.stdin:
-            send(rate=job.rate(**json.loads(line)))
+        with child_processes.stop_on_signals():
+            _answer(request, send)
     except MarsmithError as error:
         send(error=error.message, tip=error.tip)
         return 1
+    except (BrokenPipeError, child_processes.StopRequestedError):
+        # Nobody waits for an answer any more.
+        return 1
+    except OSError as error:
+        if access_error(error) is None:
+            raise
+        refused = described(error, Path(request.folder))
+        send(error=refused.message, tip=refused.tip)
+        return 1
     return 0
+
+
+def _answer(request: JobRequest, send: Callable[..., None]) -> None:
+    from marsmith.export_job import open_job
+
+    job = open_job(request, lambda step: send(step=step))
+    send(result=asdict(job.run()))
+    for line in sys.stdin:
+        send(rate=job.rate(**json.loads(line)))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from marsmith import handler_probe
+from marsmith import child_processes, handler_probe
 from marsmith.entry_points import check_entry_point
 from marsmith.errors import HandlerError
 from marsmith.findings import Finding, finding
@@ -86,17 +85,16 @@ def _not_python(handler: Path, error: HandlerError) -> Finding:
 
 
 def _by_import(handler: Path, function: str | None, timeout_s: float) -> list[Finding]:
-    with tempfile.TemporaryDirectory(prefix="marsmith-check-") as folder:
-        result = Path(folder) / "result.json"
-        work = Path(folder) / "work"
+    # Bytecode is not cached: checking a handler must leave no file beside it.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    own_folder = child_processes.own_temporary_folder(environment)
+    with child_processes.temporary_folder("marsmith-check-") as folder, own_folder as environment:
+        result = folder / "result.json"
+        work = folder / "work"
         work.mkdir()
         command = [sys.executable, handler_probe.__file__, str(handler.parent.resolve()), handler.stem, str(result)]
-        # Bytecode is not cached: checking a handler must leave no file beside it.
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         try:
-            done = subprocess.run(
-                command, cwd=work, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s
-            )
+            done = child_processes.run(command, timeout_s, cwd=work, env=environment)
         except subprocess.TimeoutExpired:
             message = f"importing the handler did not end within {timeout_s:g} s"
             return [finding("import-fails", handler, 1, message, "load the model in initialize, not at import")]

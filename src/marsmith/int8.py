@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from marsmith.child_processes import temporary_folder
 from marsmith.errors import ExportError
 from marsmith.formats.form import Form
 from marsmith.int8_plan import Int8Plan
@@ -91,12 +91,12 @@ def search_plan(
     """
     if not calibration:
         raise ExportError("int8 needs calibration images", tip="name some in the spec: export.calibration")
-    with tempfile.TemporaryDirectory(prefix="marsmith-int8-") as folder:
+    with temporary_folder("marsmith-int8-") as folder:
         from marsmith.int8_trials import trials_of
 
         fitting, judging = _split(calibration)
         judge = Judge.of(graph, judging)
-        trials = trials_of(graph, form, fitting, judge, Path(folder))
+        trials = trials_of(graph, form, fitting, judge, folder)
         if known is not None:
             reached = validate(trials.forward(known))
             on_step(f"int8 by the plan of another engine: agreement {reached:.4f}, wanted {wanted:.4f}")

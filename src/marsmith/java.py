@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from marsmith import child_processes
 from marsmith.errors import PreflightError
 
 OLDEST = 17
@@ -89,7 +90,7 @@ def _from_wheel() -> Path | None:
 def _version_of(executable: Path) -> int | None:
     """Return the feature release of a ``java``; None where it does not run or does not say it."""
     try:
-        result = subprocess.run([executable, "-version"], capture_output=True, text=True, timeout=30, check=False)
+        result = child_processes.run([executable, "-version"], 30.0, text=True, errors="replace")
     except (OSError, subprocess.TimeoutExpired):
         return None
     return parse_java_version(result.stderr + result.stdout)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from marsmith import launch, run_state, supervisor_state
+from marsmith import child_processes, launch, run_state, supervisor_state
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.installed import installed_version
 from marsmith.java import Java, find_java
@@ -188,7 +188,7 @@ def _driver_cuda() -> str | None:
 
 def _nvidia_smi(*arguments: str) -> str:
     try:
-        done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=30, check=False)
+        done = child_processes.run(["nvidia-smi", *arguments], 30.0, text=True, errors="replace")
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -12,6 +11,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from marsmith.child_processes import temporary_folder
 from marsmith.errors import ExportError, MissingDependencyError
 
 SCHEME = "models:/"
@@ -38,9 +38,9 @@ def mlflow_weights(uri: str) -> Iterator[Path]:
         MlflowException = import_module("mlflow.exceptions").MlflowException  # noqa: N806 - a class
     except ImportError:
         raise MissingDependencyError("mlflow", extra="mlflow") from None
-    with tempfile.TemporaryDirectory(prefix="marsmith-") as folder:
+    with temporary_folder("marsmith-") as folder:
         try:
-            place = Path(download_artifacts(artifact_uri=uri, dst_path=folder))
+            place = Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
         except (MlflowException, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ExportError(f"MLflow does not give {uri}: {reason}", tip="is MLFLOW_TRACKING_URI set?") from error

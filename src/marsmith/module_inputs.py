@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from marsmith import module_recorder
+from marsmith.child_processes import temporary_folder
 from marsmith.errors import ExportError
 from marsmith.runner import Request, Runner
 from marsmith.worker_process import Process, start_python
@@ -43,8 +43,8 @@ def module_inputs(archive: Path, serialized_file: str, requests: Sequence[Reques
         HandlerError: the handler does not load.
         ExportError: it refuses a request, or gives its module something else than one float32 image a request.
     """
-    with tempfile.TemporaryDirectory(prefix="marsmith-") as name:
-        code, folder = Path(name) / "code", Path(name) / "inputs"
+    with temporary_folder("marsmith-") as scratch:
+        code, folder = scratch / "code", scratch / "inputs"
         code.mkdir()
         folder.mkdir()
         shutil.copy(module_recorder.__file__, code / "sitecustomize.py")

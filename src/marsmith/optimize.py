@@ -8,7 +8,6 @@ and gives the same tensors. Either way the old and the new archive are asked the
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from marsmith.archive.member import Member
 from marsmith.archive.write import write_archive
 from marsmith.archive_assembly import ProvedExamples, environment_members, linked_folder, proved_examples
 from marsmith.build_stamp import file_sha256
+from marsmith.child_processes import temporary_folder
 from marsmith.errors import BuildError, ExportError, UsageError
 from marsmith.export_machine import Machine
 from marsmith.export_measure import SILENT, USUAL_EFFORT, Effort, Progress
@@ -84,12 +84,11 @@ def optimize(
         OtherBytesError: the output lies in a model store and its version is bound to other bytes there.
         BuildError: the output exists and ``force`` is not set, or cannot be written; nothing is left of it.
     """
-    with opened(old) as source, tempfile.TemporaryDirectory(prefix="marsmith-") as scratch:
+    with opened(old) as source, temporary_folder("marsmith-") as place:
         version = wish.version or source.manifest.model_version + VERSION_SUFFIX
         target = wish.output or old.resolve().parent / archive_file_name(source.manifest.model_name, version)
         _check_target(target, old, wish)
         config = new_config(source.config, stock=source.is_stock, cores=Machine.here().cores)
-        place = Path(scratch).resolve()
         (place / "photos").mkdir()
         photos = choose_photos(wish.examples, source.examples(), place / "photos")
         progress.step(f"measuring with {photos.source}")

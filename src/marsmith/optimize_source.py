@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.archive.read import Archive
+from marsmith.child_processes import temporary_folder
 from marsmith.errors import ArchiveError, ConfigError
 from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
 from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
@@ -84,8 +84,8 @@ def opened(path: Path) -> Iterator[OldArchive]:
     archive.verify(environment=False).require()
     text = archive.text(archive.manifest.config_file) if archive.manifest.config_file else None
     config = load_mapping(text, f"{path.name}/{archive.manifest.config_file}", ConfigError) if text else {}
-    with tempfile.TemporaryDirectory(prefix="marsmith-") as scratch:
-        yield OldArchive(archive, archive.extract(Path(scratch) / "archive"), config)
+    with temporary_folder("marsmith-") as scratch:
+        yield OldArchive(archive, archive.extract(scratch / "archive"), config)
 
 
 def _check_kind(archive: Archive) -> None:

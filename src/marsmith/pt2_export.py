@@ -7,11 +7,9 @@ what may differ.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,11 +19,14 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
+from marsmith import files
 from marsmith.archive.copier import Copier
 from marsmith.archive.staging import staged
 from marsmith.archive.zip_writer import ZipWriter
+from marsmith.child_processes import temporary_folder, usual_temporary_folder
 from marsmith.errors import ExportError
 from marsmith.export_machine import compiler_here
+from marsmith.file_errors import described
 from marsmith.graph_program import first_line, quietly, to_program
 from marsmith.machine_facts import cpu_flags_here
 
@@ -99,7 +100,8 @@ def normalise(source: Path, target: Path) -> None:
     except zipfile.BadZipFile as error:
         raise ExportError(f"{source}: not a pt2 file: {error}") from None
     except OSError as error:
-        raise ExportError(f"{error.filename or target}: {error.strerror or error}") from None
+        told = described(error, target)
+        raise ExportError(told.message, tip=told.tip) from None
 
 
 def _kept(records: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -166,17 +168,15 @@ def _own_cache() -> Iterator[Path]:
 @contextmanager
 def _fixed_folder() -> Iterator[Path]:
     """Give an empty folder, always at the same place; at another one while a second export of this user holds it."""
-    place = Path(tempfile.gettempdir()) / f"marsmith-pt2-{os.getuid()}"
+    place = usual_temporary_folder() / f"marsmith-pt2-{os.getuid()}"
     with ExitStack() as held:
         try:
-            lock = os.open(place.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            held.callback(os.close, lock)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(files.lock(place.with_suffix(".lock"), wait_s=0.0, remove=True))
             # What lies there is of an export that was killed.
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(mode=0o700)
-        except OSError:
-            place = Path(tempfile.mkdtemp(prefix="marsmith-pt2-"))
+        except (OSError, files.LockedError):
+            place = held.enter_context(temporary_folder("marsmith-pt2-"))
         try:
             yield place
         finally:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from marsmith import child_processes
 from marsmith.errors import HandlerError, UsageError
 from marsmith.frontend import WORKER_DIED, FormError, Request, RunnerReply, error_reply, to_message, to_replies
 from marsmith.handler_traceback import handler_traceback, missing_handler, summary
@@ -151,6 +152,12 @@ class Runner:
         batch = [item for item in parsed if isinstance(item, InferenceRequest)]
         replies = {**refused, **(self._run(batch) if batch else {})}
         return [replies[request_id] for request_id in ids]
+
+    def cut(self) -> None:
+        """Kill the worker, from any thread: a batch in hand fails at once."""
+        process = self._process
+        if process is not None:
+            child_processes.kill_group(process.pid)
 
     def _forget_last_batch(self) -> None:
         self._lines.clear()

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from marsmith import launch, preflight, run_state, server_process, server_state, supervisor_state
+from marsmith import child_processes, launch, preflight, run_state, server_process, server_state, supervisor_state
 from marsmith.class_sharing import ClassSharing, class_sharing
 from marsmith.errors import NotRunningError, PreflightError, ServerError
 from marsmith.formats.properties import render_properties
@@ -48,6 +49,7 @@ class StartOptions:
         fresh: forget what the server before served, and serve the store as it is.
         strict: refuse to start where an archive of the store would be left out.
         supervised: whether this process stays and watches the server.
+        outlives: whether the server stays when this process ends.
         on_progress: called with how far the server has come, several times a second.
         on_note: called with what somebody who starts the server should know.
     """
@@ -57,6 +59,7 @@ class StartOptions:
     fresh: bool = False
     strict: bool = False
     supervised: bool = False
+    outlives: bool = True
     on_progress: Callable[[Outlook], None] | None = None
     on_note: Callable[[str], None] | None = None
 
@@ -94,7 +97,7 @@ def start(
             plan = plan_start(flight, remembered, options.on_note, strict=options.strict)
             if options.fresh:
                 server_state.forget(project)
-            state = _launch(project, plan, options.console)
+            state = _launch(project, plan, options)
     with _forgetting_failure(project):
         return _ready(project, state, plan, options)
 
@@ -108,7 +111,7 @@ def restart(project: Project, options: StartOptions) -> RunState:
     with _lock(project):
         _end(project, 0.0)
         plan = plan_restart(project)
-        state = _launch(project, plan, options.console)
+        state = _launch(project, plan, options)
     return _ready(project, state, plan, options)
 
 
@@ -199,7 +202,7 @@ def _clear(project: Project) -> None:
     clear_away(project)
 
 
-def _launch(project: Project, plan: StartPlan, console: int | None) -> RunState:
+def _launch(project: Project, plan: StartPlan, options: StartOptions) -> RunState:
     """Start the frontend and write down that it runs."""
     flight = plan.flight
     temporary = launch.temporary_folder(project)
@@ -208,20 +211,19 @@ def _launch(project: Project, plan: StartPlan, console: int | None) -> RunState:
     config_file.write_text(render_properties(flight.config), encoding="ascii")
     config_file.chmod(0o600)
     sharing = _class_sharing(flight)
-    options = sharing.start_options(temporary / _CLASS_LIST) if sharing else []
-    command = launch.command(flight.java, flight.home, config_file, flight.config, temporary, options)
+    sharing_options = sharing.start_options(temporary / _CLASS_LIST) if sharing else []
+    command = launch.command(flight.java, flight.home, config_file, flight.config, temporary, sharing_options)
     command += models_argument(project, plan)
-    environment = launch.environment(os.environ, project, temporary, console=console is not None)
+    environment = launch.environment(os.environ, project, temporary, console=options.console is not None)
     with (logs / "console.log").open("wb") as file:
-        process = subprocess.Popen(
+        # Ctrl-C in the terminal reaches marsmith alone, which then stops the server in order.
+        process = _starter(options)(
             command,
+            environment,
             cwd=project.run,
-            env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=file if console is None else console,
+            stdout=file if options.console is None else options.console,
             stderr=subprocess.STDOUT,
-            # Ctrl-C in the terminal reaches marsmith, which then stops the server in order.
-            start_new_session=True,
             umask=launch.UMASK,
         )
     server_process.remember_child(process)
@@ -248,8 +250,12 @@ def _ready(project: Project, state: RunState, plan: StartPlan, options: StartOpt
         raise
     state = replace(state, ready=True)
     run_state.write(project, state)
-    _share_classes(project, plan.flight)
+    _share_classes(project, plan.flight, options)
     return state
+
+
+def _starter(options: StartOptions) -> Callable[..., subprocess.Popen[Any]]:
+    return child_processes.start_detached if options.outlives else child_processes.start
 
 
 def _class_sharing(flight: Flight) -> ClassSharing | None:
@@ -257,13 +263,13 @@ def _class_sharing(flight: Flight) -> ClassSharing | None:
     return class_sharing(flight.java.executable, classes, launch.java_options(flight.config))
 
 
-def _share_classes(project: Project, flight: Flight) -> None:
+def _share_classes(project: Project, flight: Flight, options: StartOptions) -> None:
     """Let the next start of a server be quicker, where this one was the first."""
     temporary = launch.temporary_folder(project)
     sharing = _class_sharing(flight)
     if sharing is not None:
         environment = launch.environment(os.environ, project, temporary, console=False)
-        sharing.make_in_background(temporary / _CLASS_LIST, environment)
+        sharing.make_in_background(temporary / _CLASS_LIST, environment, _starter(options))
 
 
 def _prepare(project: Project, temporary: Path) -> Path:

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from marsmith import server, server_process, server_state, supervisor_state
+from marsmith import child_processes, server, server_process, server_state, supervisor_state
 from marsmith.client import Client
 from marsmith.errors import MarsmithError, NotRunningError, ServerError
 from marsmith.restart_policy import STABLE_S, RestartPolicy, render_restart
@@ -161,37 +161,6 @@ class Supervisor:
             supervisor_state.write(self.project, self._known)
 
 
-class StopRequestedError(BaseException):
-    """The process was asked to end: it is no failure, and nothing between may catch it as one."""
-
-
-@contextmanager
-def stop_signals() -> Iterator[None]:
-    """Turn SIGTERM, SIGINT and SIGHUP into StopRequestedError."""
-
-    def request_stop(_number: int, _frame: object) -> None:
-        # A second signal must not interrupt the stop.
-        for each in kept:
-            signal.signal(each, signal.SIG_IGN)
-        raise StopRequestedError
-
-    kept = {number: signal.signal(number, request_stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    try:
-        yield
-    except StopRequestedError:
-        raise
-    except BaseException:
-        _restore(kept)
-        raise
-    else:
-        _restore(kept)
-
-
-def _restore(handlers: dict[signal.Signals, signal._HANDLER]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
 def _how(code: int | None) -> str:
     if code is None:
         return ""
@@ -213,15 +182,14 @@ def detach(project: Project, policy: RestartPolicy, timeout_s: float) -> None:
     environment = {**os.environ, PROJECT_VARIABLE: str(project.root), SUPERVISED_VARIABLE: str(project.run)}
     log = project.run / LOG
     with log.open("wb") as file:
-        process = subprocess.Popen(
+        process = child_processes.start_detached(
             [sys.executable, "-m", "marsmith", *arguments],
+            environment,
             # Python looks for modules in the working folder, and there are none in this one.
             cwd=project.run,
-            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
     server_process.remember_child(process)
     while not ((known := supervisor_state.read(project)) and known.pid == process.pid):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.bench import Load
+from marsmith.child_processes import temporary_folder
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.formats.model_spec import ModelSpec
 from marsmith.inputs import Input
@@ -113,8 +113,7 @@ def tune(project: Project, wanted: Wanted, on_step: Callable[[str], None] = lamb
         ArchiveError: an archive is damaged.
     """
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="marsmith-tune-") as folder:
-        scratch = Path(folder)
+    with temporary_folder("marsmith-tune-") as scratch:
         makers = [VariantMaker(path, _made(scratch / str(index))) for index, path in enumerate(wanted.archives)]
         times = _service_times(wanted, makers, scratch, on_step)
         on_step("predicting every set-up")

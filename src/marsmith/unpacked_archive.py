@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from marsmith.child_processes import temporary_folder
 from marsmith.errors import ArchiveError, ConfigError, UsageError
 
 _MANIFEST = "MAR-INF/MANIFEST.json"
@@ -56,8 +56,8 @@ def unpacked(archive: Path) -> Iterator[UnpackedArchive]:
         raise UsageError(f"no archive {archive}")
     from marsmith.archive import Archive
 
-    with tempfile.TemporaryDirectory(prefix="marsmith-run-", ignore_cleanup_errors=True) as temporary:
-        yield _read(Archive.open(path).extract(Path(temporary).resolve() / "model"))
+    with temporary_folder("marsmith-run-") as temporary:
+        yield _read(Archive.open(path).extract(temporary / "model"))
 
 
 def _read(folder: Path) -> UnpackedArchive:

@@ -14,12 +14,15 @@ import logging
 import os
 import runpy
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
+
+from marsmith.child_processes import begin_as_child, marked
 
 
 class ForkedProcess:
@@ -70,29 +73,35 @@ def fork_worker(command: Sequence[str], folder: Path, environment: Mapping[str, 
         environment: variables; those that are read when Python starts have no effect.
     """
     reading, writing = os.pipe()
+    # What the handler starts carries the mark; the fork itself does not.
+    environment = marked(environment)
     with warnings.catch_warnings():
         # Python 3.12 warns of forks beside threads: this one runs Python code only after all threads are gone.
         warnings.simplefilter("ignore", DeprecationWarning)
         sys.stdout.flush()
         sys.stderr.flush()
+        parent = os.getpid()
         pid = os.fork()
     if pid == 0:
-        _become_worker(command, folder, environment, writing)
+        _become_worker(parent, command, folder, environment, writing)
     os.close(writing)
     return ForkedProcess(pid, os.fdopen(reading, "rb", buffering=0))
 
 
-def _become_worker(command: Sequence[str], folder: Path, environment: Mapping[str, str], output: int) -> NoReturn:
+def _become_worker(
+    parent: int, command: Sequence[str], folder: Path, environment: Mapping[str, str], output: int
+) -> NoReturn:
     """Run the worker's script in this fork, and never return to the parent's code."""
     status = 1
     try:
-        os.setsid()
+        begin_as_child(parent)
         for stream in (1, 2):
             os.dup2(output, stream)
         sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
         os.environ.clear()
         os.environ.update(environment)
+        tempfile.tempdir = None  # what it remembers is the parent's
         os.chdir(folder)
         logging.getLogger().handlers.clear()  # else the worker's own set-up of its log has no effect
         sys.dont_write_bytecode = True

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from marsmith.archive import Archive
+from marsmith.child_processes import temporary_folder
 from marsmith.errors import HandlerError, MarsmithError
 from marsmith.formats.examples import FOLDER as EXAMPLES
 from marsmith.formats.sums import FILE_NAME as SUMS
@@ -58,6 +59,8 @@ def watch(
         wait: called with the seconds between two looks at the files.
     """
     with _open_folder(archive) as folder:
+        # Importing torch makes the folder, in the usual place one that stays.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.with_name("inductor")))
         serialized = Archive.open(archive).manifest.serialized_file
         preload(folder / serialized if serialized else None, _third_party(entry_point))
         before: Fingerprint = {}
@@ -118,8 +121,8 @@ def _try(folder: Path, files: Sequence[Path], changed: tuple[Path, ...], request
 @contextmanager
 def _open_folder(archive: Path) -> Iterator[Path]:
     """Give the archive unpacked, without what proves that its handler is the validated one."""
-    with TemporaryDirectory(prefix="marsmith-watch-") as temporary:
-        folder = Archive.open(archive).extract(Path(temporary).resolve() / "model")
+    with temporary_folder("marsmith-watch-") as temporary:
+        folder = Archive.open(archive).extract(temporary / "model")
         (folder / SUMS).unlink(missing_ok=True)
         for example in (folder / EXAMPLES).glob("*"):
             example.unlink()

@@ -9,16 +9,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import selectors
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Protocol
 
+from marsmith import child_processes
 from marsmith.errors import MissingDependencyError
 from marsmith.worker_protocol import STARTED_LINE
 
@@ -96,14 +97,13 @@ Launch = Callable[[Sequence[str], Path, Mapping[str, str]], Process]
 
 def start_python(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a worker as a new Python process, as the frontend does."""
-    return subprocess.Popen(
+    return child_processes.start(
         command,
+        environment,
         cwd=folder,
-        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
     )
 
 
@@ -139,11 +139,11 @@ class WorkerProcess:
         self._deadline = time.monotonic() + _START_TIMEOUT_S
         self._selector = selectors.DefaultSelector()
         self._socket: socket.socket | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="marsmith-worker-", dir=_short_temporary_folder())
+        self._folders = ExitStack()
         try:
             self._process = self._start(model_dir, handler, metrics_config, launch or start_python)
         except BaseException:
-            self._folder.cleanup()
+            self._folders.close()
             raise
         try:
             self._connect()
@@ -201,25 +201,25 @@ class WorkerProcess:
         """
         ended = self._has_ended()
         if self._process.returncode is None:
-            _kill_group(self._process.pid)
+            child_processes.kill_group(self._process.pid)
         status = self._process.wait()
         self._close()
         return status if ended else None
 
     def _has_ended(self) -> bool:
         """Look, but leave the process to be waited for, so that its id and its group's stay its own."""
-        if self._process.returncode is not None:
-            return True
-        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self._process.pid, flags) is not None
+        return self._process.returncode is not None or child_processes.has_ended(self._process.pid)
 
     def _start(self, model_dir: Path, handler: str, metrics_config: Path | None, launch: Launch) -> Process:
         ts = torchserve_folder()
-        self._socket_path = f"{self._folder.name}/ts.sock.9000"
+        folder = child_processes.temporary_folder("marsmith-worker-", within=_short_temporary_folder())
+        self._socket_path = f"{self._folders.enter_context(folder)}/ts.sock.9000"
+        # What a handler leaves in its temporary folder goes with the worker, as in a server.
+        base = self._folders.enter_context(child_processes.own_temporary_folder(os.environ))
         command = [sys.executable, str(ts / "model_service_worker.py"), "--sock-type", "unix"]
         command += ["--sock-name", self._socket_path]
         command += ["--metrics-config", str(metrics_config or ts / "configs" / "metrics.yaml")]
-        process = launch(command, model_dir, worker_environment(model_dir, handler, os.environ))
+        process = launch(command, model_dir, worker_environment(model_dir, handler, base))
         assert process.stdout is not None  # noqa: S101 - a launch's part of the bargain
         os.set_blocking(process.stdout.fileno(), False)
         self._selector.register(process.stdout.fileno(), selectors.EVENT_READ)
@@ -314,16 +314,9 @@ class WorkerProcess:
         if self._process.stdout is not None and not self._process.stdout.closed:
             self._process.stdout.close()
         self._selector.close()
-        self._folder.cleanup()
+        self._folders.close()
 
 
 def _short_temporary_folder() -> str | None:
     """Return a folder for the socket where the usual one has too long a path; None for the usual one."""
-    return "/tmp" if len(tempfile.gettempdir()) + 40 > _MAX_SOCKET_PATH else None  # noqa: S108 - private folder in it
-
-
-def _kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+    return "/tmp" if len(tempfile.gettempdir()) + 48 > _MAX_SOCKET_PATH else None  # noqa: S108 - private folder in it

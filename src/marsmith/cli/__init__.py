@@ -1,19 +1,23 @@
 """The ``marsmith`` command: one file a verb, listed here, imported only when called.
 
 The command line is the only layer that prints, parses arguments and exits. Results go to stdout, progress and errors to
-stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + n ended by signal n (130 for Ctrl-C, 143 for SIGTERM).
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
 from marsmith import __version__
+from marsmith.child_processes import StopRequestedError, stop_on_signals
 from marsmith.errors import MarsmithError, WorkerDiedError
+from marsmith.file_errors import access_error
 from marsmith.names import did_you_mean
 from marsmith.quick_exit import run_and_exit
 
@@ -83,9 +87,23 @@ def _report(error: MarsmithError) -> None:
         print(f"TIP: {error.tip}", file=sys.stderr)
 
 
+def _stopped(number: int) -> int:
+    """Return the exit code of a command that a signal has ended, as shells give it."""
+    words = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    # The terminal, or whoever reads, may be gone.
+    with suppress(OSError):
+        print(f"marsmith: {words}", file=sys.stderr)
+    return 128 + number
+
+
 def run_command() -> NoReturn:
     """Be the ``marsmith`` command: run what the command line says, and end the process with its exit code."""
-    run_and_exit(main)
+    run_and_exit(_main_until_stopped)
+
+
+def _main_until_stopped() -> int:
+    with stop_on_signals():
+        return main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,10 +126,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MarsmithError as error:
         _report(error)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("marsmith: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader of our output went away (`marsmith models | head`): that is no failure of ours.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        refused = access_error(error)
+        if refused is None:
+            raise
+        _report(refused)
+        return refused.exit_code
+    except KeyboardInterrupt as error:
+        return _stopped(error.number if isinstance(error, StopRequestedError) else signal.SIGINT)

@@ -75,20 +75,20 @@ def run(args: argparse.Namespace) -> int:
 
 def _in_background(project: Project, args: argparse.Namespace, policy: RestartPolicy) -> int:
     from marsmith import server
-    from marsmith.supervisor import StopRequestedError, detach, stop_signals
+    from marsmith.supervisor import detach
 
     try:
-        with stop_signals(), _progress(quiet=False) as on_progress:
+        with _progress(quiet=False) as on_progress:
             options = server.StartOptions(
                 timeout_s=args.timeout, fresh=args.fresh, strict=args.strict, on_progress=on_progress, on_note=_tell
             )
             server.start(project, options)
             if policy.limit != 0:
                 detach(project, policy, args.timeout)
-    except StopRequestedError:
+    except KeyboardInterrupt:
         server.stop(project)
         note("stopped")
-        return 0
+        raise
     _report(project, as_json=args.json)
     return 0
 
@@ -111,7 +111,7 @@ class _Output:
 def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPolicy, output: _Output) -> None:
     from marsmith import server
     from marsmith.service_manager import ServiceManager
-    from marsmith.supervisor import StopRequestedError, Supervisor, stop_signals
+    from marsmith.supervisor import Supervisor
 
     manager = ServiceManager.from_environment(os.environ)
     options = server.StartOptions(
@@ -124,14 +124,13 @@ def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPo
         on_note=output.tell,
     )
     try:
-        with stop_signals():
-            state = server.start(project, options)
-            if args.json or args.log == "plain":
-                _report(project, as_json=args.json)
-            output.tell(f"serving at {state.inference}")
-            manager.ready(f"serving at {state.inference}")
-            Supervisor(project, policy, options, manager, output.tell).run(state)
-    except StopRequestedError:
+        state = server.start(project, options)
+        if args.json or args.log == "plain":
+            _report(project, as_json=args.json)
+        output.tell(f"serving at {state.inference}")
+        manager.ready(f"serving at {state.inference}")
+        Supervisor(project, policy, options, manager, output.tell).run(state)
+    except KeyboardInterrupt:
         manager.stopping()
         server.stop(project)
     output.tell("stopped")
@@ -155,13 +154,12 @@ def _adopt(project: Project, args: argparse.Namespace, policy: RestartPolicy) ->
     """Watch a server that another process has started."""
     from marsmith import run_state, server
     from marsmith.service_manager import ServiceManager
-    from marsmith.supervisor import StopRequestedError, Supervisor, stop_signals
+    from marsmith.supervisor import Supervisor
 
     options = server.StartOptions(timeout_s=args.timeout, supervised=True)
     try:
-        with stop_signals():
-            Supervisor(project, policy, options, ServiceManager(), _dated).run(run_state.read(project))
-    except StopRequestedError:
+        Supervisor(project, policy, options, ServiceManager(), _dated).run(run_state.read(project))
+    except KeyboardInterrupt:
         server.stop(project)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -46,27 +47,37 @@ def measure_service_time(
     with ExitStack() as stack:
         runners = [stack.enter_context(Runner(archive)) for _ in range(placement.workers)]
         pool = stack.enter_context(ThreadPoolExecutor(placement.workers))
+        stopped = threading.Event()
+
+        def stop() -> None:
+            """Leave the pool, which waits for its threads, nothing to wait for: this one may be interrupted."""
+            stopped.set()
+            for runner in runners:
+                runner.cut()
+
+        stack.callback(stop)
         seconds: dict[int, float] = {}
         spent = 0.0
         for size in batch_sizes:
             batch = [requests[index % len(requests)] for index in range(size)]
             if spent > MEASURING_LIMIT_S:
                 break
-            took = [each for runs in pool.map(lambda runner, b=batch: _times(runner, b), runners) for each in runs]
+            runs = pool.map(lambda runner, b=batch: _times(runner, b, stopped), runners)
+            took = [each for one in runs for each in one]
             seconds[size] = statistics.median(took)
             spent += sum(took) / placement.workers
     archive.unlink()
     return ServiceTime(seconds)
 
 
-def _times(runner: Runner, batch: Sequence[Request]) -> list[float]:
-    for _ in range(UNTIMED):
-        runner.run(batch)
+def _times(runner: Runner, batch: Sequence[Request], stopped: threading.Event) -> list[float]:
     took = []
-    for _ in range(REPEATS):
+    for _ in range(UNTIMED + REPEATS):
+        if stopped.is_set():
+            break
         runner.run(batch)
         took.append(runner.last_batch_ms / 1000)
-    return took
+    return took[UNTIMED:]
 
 
 class LiveTrials:

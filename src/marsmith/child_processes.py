@@ -1,0 +1,268 @@
+"""Child processes and temporary folders that end with this process, whatever ends it, and its own orderly end.
+
+Asked to end (SIGTERM, SIGHUP, Ctrl-C), the command unwinds like after any error, and each block clears away what it has
+begun. A process that is killed cannot do that, so a guard stands beside it: see ``child_guard``. Each child carries the
+guard's mark in its environment and hands it on to what it starts itself. (The kernel's parent-death signal reaches the
+child alone, and is sent already when the thread that started it ends.)
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from marsmith import child_guard
+
+# One mark for each process above that must not be outlived.
+MARKS_VARIABLE = "MARSMITH_PARENTS"
+# Of a child that has a temporary folder of its own: its parent's.
+USUAL_FOLDER_VARIABLE = "MARSMITH_USUAL_TMPDIR"
+GRACE_S = 10.0
+_LOOK_S = 0.02
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+_GUARD_ENDS_S = 10.0
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class StopRequestedError(KeyboardInterrupt):
+    """A signal asked this process to end: it is no failure, and whoever treats Ctrl-C treats this alike.
+
+    Attributes:
+        number: the signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Raise StopRequestedError at the first SIGTERM, SIGINT or SIGHUP; for the main thread.
+
+    Later ones change nothing, so that none can interrupt the clean-up. A signal that is ignored stays ignored:
+    ``nohup`` has done that.
+    """
+    asked = False
+
+    def request(number: int, _frame: object) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise StopRequestedError(number)
+
+    before = {each: signal.signal(each, request) for each in _STOP_SIGNALS if signal.getsignal(each) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        if not asked:
+            for each, handler in before.items():
+                signal.signal(each, handler or signal.SIG_DFL)
+
+
+def start(command: Sequence[Any], env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[Any]:
+    """Start a child that leads a session of its own and does not outlive this process.
+
+    Args:
+        command: program and arguments.
+        env: its environment; None for this process's.
+        options: further ones of ``subprocess.Popen``.
+    """
+    marked_env = marked(os.environ if env is None else env)
+    return subprocess.Popen(command, env=marked_env, start_new_session=True, **options)
+
+
+def marked(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment whose processes do not outlive this one."""
+    marks = f"{env.get(MARKS_VARIABLE, '')} {_the_guard().mark}".strip()
+    return {**env, MARKS_VARIABLE: marks}
+
+
+def start_detached(
+    command: Sequence[Any], env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen[Any]:
+    """Start a process that outlives this one, and those that this one must not outlive; arguments as of ``start``."""
+    base = os.environ if env is None else env
+    kept = {name: value for name, value in base.items() if name != MARKS_VARIABLE}
+    return subprocess.Popen(command, env=kept, start_new_session=True, **options)
+
+
+def run(command: Sequence[Any], timeout_s: float, **options: Any) -> subprocess.CompletedProcess[Any]:
+    """Run a child to its end with nothing on its stdin, and return what it printed.
+
+    Raises:
+        OSError: it cannot be started.
+        subprocess.TimeoutExpired: it did not end in time, and was killed.
+    """
+    pipe = subprocess.PIPE
+    with start(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, **options) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout_s)
+        except BaseException:
+            end(process, grace_s=0.0)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def begin_as_child(parent: int) -> None:
+    """Make a fork, which carries no mark, what ``start`` gives: with a session of its own, and gone with its parent.
+
+    Args:
+        parent: process id of the parent, whose main thread must have made the fork.
+    """
+    os.setsid()
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def end(process: subprocess.Popen[Any], grace_s: float = GRACE_S) -> int:
+    """End a child and the rest of its session's first group; return its exit status, negative for a signal.
+
+    Args:
+        process: from ``start``.
+        grace_s: seconds that it gets to end in order; then, and with 0 at once, it is killed.
+    """
+    if process.returncode is None:
+        if grace_s > 0:
+            _signal_group(process.pid, signal.SIGTERM)
+        late = time.monotonic() + grace_s
+        # It is not waited for yet, so that its id, which is the group's too, stays its own.
+        while not has_ended(process.pid) and time.monotonic() < late:
+            time.sleep(_LOOK_S)
+        kill_group(process.pid)
+    return process.wait()
+
+
+def kill_group(leader: int) -> None:
+    """Kill a process group, if it still has a process."""
+    _signal_group(leader, signal.SIGKILL)
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a child that nobody has waited for has ended, without waiting for it."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+@contextmanager
+def temporary_folder(prefix: str, *, within: str | None = None) -> Iterator[Path]:
+    """Give an empty folder that is removed at the end.
+
+    Args:
+        prefix: of its name.
+        within: where it lies; None for the usual place.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path = Path(within or tempfile.gettempdir()).resolve() / f"{prefix}{secrets.token_hex(8)}"
+    with removed_at_end(path):
+        path.mkdir(mode=0o700)
+        yield path
+
+
+@contextmanager
+def removed_at_end(folder: Path) -> Iterator[None]:
+    """Remove a folder, which may not exist yet, at the end: of this block, or of this process."""
+    _the_guard().tell(folder)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def own_temporary_folder(env: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Give an environment for a child whose temporary files, whoever makes them, are removed at the end."""
+    usual = str(usual_temporary_folder())
+    with temporary_folder("marsmith-tmp-") as folder:
+        yield {**env, "TMPDIR": str(folder), USUAL_FOLDER_VARIABLE: usual}
+
+
+def usual_temporary_folder() -> Path:
+    """Return the folder for temporary files, also in a child that has one of its own."""
+    return Path(os.environ.get(USUAL_FOLDER_VARIABLE) or tempfile.gettempdir())
+
+
+class _Guard:
+    """The process that waits for this one to end."""
+
+    def __init__(self) -> None:
+        self.mark = secrets.token_hex(12)
+        self._process = start_detached(
+            [sys.executable, "-I", "-S", child_guard.__file__, self.mark],
+            env={**os.environ, child_guard.GUARD_VARIABLE: "1"},
+            cwd="/",
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def tell(self, folder: Path) -> None:
+        """Have it remove a folder."""
+        if self._process.stdin:
+            with suppress(BrokenPipeError):
+                self._process.stdin.write(os.fsencode(folder) + b"\0")
+
+    def leave(self) -> None:
+        """Stop holding its stdin open; in a fork, whose end is not what it waits for."""
+        if self._process.stdin:
+            self._process.stdin.close()
+
+    def end(self) -> None:
+        """Have it do its work now."""
+        self.leave()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GUARD_ENDS_S)
+
+
+_guard: _Guard | None = None
+_lock = threading.Lock()
+
+
+def _the_guard() -> _Guard:
+    global _guard
+    with _lock:
+        if _guard is None:
+            _guard = _Guard()
+            atexit.register(_end_guard)
+        return _guard
+
+
+def _end_guard() -> None:
+    global _guard
+    guard, _guard = _guard, None
+    if guard is not None:
+        guard.end()
+
+
+def _after_fork() -> None:
+    global _guard, _lock
+    guard, _guard, _lock = _guard, None, threading.Lock()
+    if guard is not None:
+        guard.leave()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, number)

@@ -1,0 +1,146 @@
+"""Files that are whole or not there, locks that end with their holder, and digests."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_LOOK_S = 0.05
+_CHUNK_BYTES = 1 << 20
+
+
+class LockedError(Exception):
+    """Another process holds a lock.
+
+    Attributes:
+        holder: its process id, as text; empty if it is not known.
+    """
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"{path} is held by {f'process {holder}' if holder else 'another process'}")
+        self.holder = holder
+
+
+def write_atomically(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
+    """Write a file whole or not at all; it is on the disk when this returns. Folders above it are made.
+
+    Args:
+        path: the file; if it is a link, what it points to is written.
+        content: its bytes, or its text, which is written in UTF-8.
+        mode: permissions, from the first byte on; None: those of the file that is replaced, else the usual ones.
+
+    Raises:
+        OSError: it cannot be written; a file that was there is as it was.
+    """
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    if mode is None:
+        with suppress(FileNotFoundError):
+            mode = target.stat().st_mode & 0o777
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+        with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                # The process's mask may have taken something away.
+                os.fchmod(descriptor, mode)
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that a rename in ``folder`` survives a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def lock(path: Path, *, wait_s: float | None = None, remove: bool = False) -> Iterator[None]:
+    """Hold a lock; a process that ends, in whatever way, gives it back.
+
+    Args:
+        path: the lock's file, which is made; folders above it too.
+        wait_s: how long to wait for another holder, in seconds; None: for ever.
+        remove: whether the file goes with the lock.
+
+    Raises:
+        LockedError: another process holds it, and did not end in time.
+        OSError: the file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    late = None if wait_s is None else time.monotonic() + wait_s
+    while (descriptor := _locked(path)) is None:
+        if late is not None and time.monotonic() >= late:
+            raise LockedError(path, _holder(path))
+        time.sleep(_LOOK_S)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield
+    finally:
+        if remove:
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder, and take away what was made of the path to it if nothing has come into it by the end.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for each in missing:
+                each.rmdir()
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex, in constant memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _locked(path: Path) -> int | None:
+    """Open and lock the file; None if another process holds it, or has removed it meanwhile."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
