@@ -8,10 +8,11 @@ import socket
 import pytest
 
 from marsmith.client import Client
+from marsmith.deadline import Deadline
 from marsmith.endpoint import insist
 from marsmith.errors import ConnectionFailedError, DeadlineError
 from marsmith.rest import missed, unreachable
-from marsmith.retries import Deadline, RetryPolicy
+from marsmith.retries import RetryPolicy
 
 URL = "http://127.0.0.1:8080"
 

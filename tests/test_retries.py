@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marsmith.deadline import Deadline
 from marsmith.errors import (
     AuthorizationError,
     ClientError,
@@ -20,7 +21,7 @@ from marsmith.errors import (
 )
 from marsmith.failures import reply_of
 from marsmith.pace import LONGEST_RETRY_AFTER_S, RETRY_AFTER_S, Pace, retry_after_s, silence_s
-from marsmith.retries import NO_RETRIES, Deadline, Failure, RetryPolicy, Tries, kind_of, next_pause_s
+from marsmith.retries import NO_RETRIES, Failure, RetryPolicy, Tries, kind_of, next_pause_s
 
 
 def rejected(status: int, message: str, kind: str = "InternalServerException") -> RequestRejectedError:

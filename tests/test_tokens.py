@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marsmith.deadline import Deadline
 from marsmith.errors import AuthorizationError, FormatError
 from marsmith.rest import Transport
 from marsmith.run_state import RunState
@@ -122,3 +129,73 @@ def test_a_server_without_tokens_has_none_to_print(tmp_path: Path) -> None:
     state = RunState(1, 0.0, "", "", "", "", "", tmp_path, tokens=False)
     with pytest.raises(AuthorizationError, match="asks for no token"):
         token(state, "inference")
+
+
+@pytest.fixture
+def issuer(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A key file, and a server that writes new tokens into it which have always expired: every call renews."""
+    path = write(tmp_path / "key_file.json", WRITTEN.replace("2999", "1999"))
+    numbers, writing = count(), threading.Lock()
+
+    class Issuer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            role = parse_qs(urlsplit(self.path).query)["type"][0]
+            with writing:
+                keys = json.loads(path.read_text())
+                keys[role]["key"] = f"token-{next(numbers)}"
+                # In place, as TorchServe does: the lock is on the file.
+                write(path, json.dumps(keys))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Issuer)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield path, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+TAKING_TURNS = """
+import sys
+from pathlib import Path
+from marsmith.deadline import Deadline
+from marsmith.rest import Transport
+from marsmith.tokens import TokenSource
+source = TokenSource(Path(sys.argv[1]), Transport(), sys.argv[2])
+for turn in range(10):
+    source.get("inference", Deadline(600))
+    source.rotate("inference", Deadline(600))
+"""
+
+
+def test_those_who_renew_and_those_who_rotate_never_wait_for_each_other_for_ever(issuer: tuple[Path, str]) -> None:
+    path, url = issuer
+    transport, done = Transport(), []
+    source = TokenSource(path, transport, url)
+
+    def work(number: int) -> None:
+        for _ in range(10):
+            (source.rotate if number % 2 else source.get)("inference", Deadline(600))
+        done.append(number)
+
+    # Daemons: where they wait for each other they must not keep the test process.
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(6)]
+    others = [subprocess.Popen([sys.executable, "-c", TAKING_TURNS, str(path), url]) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(300)
+        assert sorted(done) == list(range(6))
+        assert [other.wait(300) for other in others] == [0, 0]
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+        transport.close()

@@ -11,25 +11,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from marsmith import run_state
 from marsmith.async_rest import AsyncTransport
 from marsmith.calls import Calls, Prediction, sent_headers
+from marsmith.deadline import RENEWING, Deadline
 from marsmith.endpoint import Endpoint
 from marsmith.errors import ClientError, UsageError
 from marsmith.grpc_target import grpc_target
 from marsmith.management import RegisteredModel, Registration, VersionStatus
-from marsmith.rest import Reply, Request, Transport
+from marsmith.rest import Reply, Request, Transport, missed
 from marsmith.retries import RetryPolicy
 from marsmith.settings import Project
 from marsmith.tokens import Role, TokenSource
 
 __all__ = ["AsyncClient"]
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -288,14 +291,21 @@ class AsyncTokens:
     def __init__(self, source: TokenSource) -> None:
         self.source = source
 
-    async def get(self, role: Role) -> str:
+    async def get(self, role: Role, deadline: Deadline) -> str:
         """Return a token that is good now."""
         known = self.source.known(role)
-        return known if known is not None else await asyncio.to_thread(self.source.get, role)
+        return known if known is not None else await self._in_thread(self.source.get, deadline, role)
 
-    async def after_refusal(self, role: Role, refused: str) -> str | None:
+    async def after_refusal(self, role: Role, refused: str, deadline: Deadline) -> str | None:
         """Return another token than the one that was refused."""
-        return await asyncio.to_thread(self.source.after_refusal, role, refused)
+        return await self._in_thread(self.source.after_refusal, deadline, role, refused)
+
+    async def _in_thread(self, ask: Callable[..., T], deadline: Deadline, *arguments: str) -> T:
+        """Ask in a thread, which ends with the deadline too; it may have to wait until one is free."""
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(ask, *arguments, deadline), deadline.left_s)
+        except TimeoutError:
+            raise missed("the management API", deadline.seconds, RENEWING) from None
 
 
 async def _each(bodies: Iterable[bytes] | AsyncIterable[bytes]) -> AsyncIterator[bytes]:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import ssl
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from marsmith.deadline import CONNECTING, READING, SENDING, WAITING, Deadline
 from marsmith.errors import ClientError, MissingDependencyError
 from marsmith.rest import (
     Reply,
     Request,
     broken,
+    check_address,
     headers_of,
     joined,
     missed,
     no_address,
+    not_connected,
+    not_http,
     not_trusted,
     readable_ca,
-    unreachable,
 )
 
 if TYPE_CHECKING:
@@ -68,22 +72,33 @@ class AsyncTransport:
         import aiohttp
         from yarl import URL
 
+        headers, deadline, progress = (
+            headers_of(request, token),
+            Deadline(deadline_s),
+            _Progress(len(request.body or b"")),
+        )
+        check_address(request.url)
         try:
             address = URL(request.address, encoded=True)
             async with self._opened().request(
                 request.method,
                 address,
                 data=_data(request.body),
-                headers=headers_of(request, token),
-                timeout=aiohttp.ClientTimeout(total=deadline_s),
+                headers=headers,
+                # Without the threshold a timeout of more than 5 s would end with the next whole second.
+                timeout=aiohttp.ClientTimeout(total=deadline_s, ceil_threshold=math.inf),
                 allow_redirects=False,
                 # requests gives a body no type that nobody named; handlers see the same either way.
                 skip_auto_headers=("Content-Type",),
+                trace_request_ctx=progress,
             ) as response:
-                async for part in _parts(response, time.monotonic() + deadline_s):
+                progress.doing = READING
+                async for part in _parts(response, deadline):
                     yield part
-        except (TimeoutError, aiohttp.ClientError, ValueError, OSError) as error:
-            raise _failure(request.url, error, deadline_s) from None
+        except TimeoutError:
+            raise missed(request.url, deadline_s, progress.doing) from None
+        except (aiohttp.ClientError, ValueError, OSError) as error:
+            raise _failure(request.url, error) from None
 
     def _opened(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -93,10 +108,54 @@ class AsyncTransport:
             # The limit of 100 would make requests wait where nobody sees it.
             connector = aiohttp.TCPConnector(limit=0, ssl=context)
             connector._factory = _ended_at_once()
-            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True, trust_env=False)
+            self._session = aiohttp.ClientSession(
+                connector=connector, auto_decompress=True, trust_env=False, trace_configs=[_traces()]
+            )
             # aiohttp would send a GET, PUT or DELETE again itself; when that is safe is decided in `retries`.
             self._session._retry_connection = False
         return self._session
+
+
+@dataclass
+class _Progress:
+    """How far a request has come.
+
+    Attributes:
+        body_bytes: still to be sent.
+        doing: what it is doing, in words.
+    """
+
+    body_bytes: int
+    doing: str = CONNECTING
+
+    def connected(self) -> None:
+        self.doing = SENDING
+
+    def sent(self, size: int = 0) -> None:
+        self.body_bytes -= size
+        if self.body_bytes <= 0:
+            self.doing = WAITING
+
+
+def _traces() -> aiohttp.TraceConfig:
+    """Return what tells aiohttp's progress to the request's own."""
+    import aiohttp
+
+    async def connected(_: Any, context: Any, __: Any) -> None:
+        context.trace_request_ctx.connected()
+
+    async def head_sent(_: Any, context: Any, __: Any) -> None:
+        context.trace_request_ctx.sent()
+
+    async def part_sent(_: Any, context: Any, told: aiohttp.TraceRequestChunkSentParams) -> None:
+        context.trace_request_ctx.sent(len(told.chunk))
+
+    traces = aiohttp.TraceConfig()
+    traces.on_connection_create_end.append(connected)
+    traces.on_connection_reuseconn.append(connected)
+    traces.on_request_headers_sent.append(head_sent)
+    traces.on_request_chunk_sent.append(part_sent)
+    return traces
 
 
 def _ended_at_once() -> partial[ResponseHandler]:
@@ -116,7 +175,7 @@ def _ended_at_once() -> partial[ResponseHandler]:
     return partial(end, asyncio.get_running_loop())
 
 
-async def _parts(response: aiohttp.ClientResponse, late: float) -> AsyncGenerator[Reply, None]:
+async def _parts(response: aiohttp.ClientResponse, deadline: Deadline) -> AsyncGenerator[Reply, None]:
     headers = {name.lower(): value for name, value in response.headers.items()}
     kind = headers.get("content-type", "")
     if headers.get("transfer-encoding") != "chunked":
@@ -124,7 +183,7 @@ async def _parts(response: aiohttp.ClientResponse, late: float) -> AsyncGenerato
         return
     part, empty = b"", True
     async for data, ends in response.content.iter_chunks():
-        if time.monotonic() > late:
+        if deadline.left_s <= 0:
             raise TimeoutError
         part += data
         if ends and part:
@@ -135,18 +194,18 @@ async def _parts(response: aiohttp.ClientResponse, late: float) -> AsyncGenerato
         yield Reply(response.status, kind, headers, part)
 
 
-def _failure(url: str, error: Exception, deadline_s: float) -> ClientError:
+def _failure(url: str, error: Exception) -> ClientError:
     """Tell what kept a request from its reply."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return not_trusted(url, str(error))
     if isinstance(error, aiohttp.ClientConnectorError):
-        return unreachable(url)
-    if isinstance(error, asyncio.TimeoutError | TimeoutError):
-        return missed(url, deadline_s)
+        return not_connected(url, error.os_error)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return not_http(url)
     # InvalidURL is a ValueError too.
-    return no_address(url) if isinstance(error, ValueError | aiohttp.InvalidURL) else broken(url)
+    return no_address(url, str(error)) if isinstance(error, ValueError | aiohttp.InvalidURL) else broken(url)
 
 
 def _data(body: bytes | None) -> bytes | io.BytesIO | None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import closing
 from typing import Any, TypeVar
 
+from marsmith.deadline import Deadline
 from marsmith.grpc_api import InferenceChannel
 from marsmith.rest import Reply, Request, Transport
 from marsmith.tokens import Role, TokenSource
@@ -78,13 +79,13 @@ class BlockingTokens:
     def __init__(self, source: TokenSource) -> None:
         self.source = source
 
-    async def get(self, role: Role) -> str:
+    async def get(self, role: Role, deadline: Deadline) -> str:
         """Return a token that is good now."""
-        return self.source.get(role)
+        return self.source.get(role, deadline)
 
-    async def after_refusal(self, role: Role, refused: str) -> str | None:
+    async def after_refusal(self, role: Role, refused: str, deadline: Deadline) -> str | None:
         """Return another token than the one that was refused."""
-        return self.source.after_refusal(role, refused)
+        return self.source.after_refusal(role, refused, deadline)
 
 
 class BlockingInference:

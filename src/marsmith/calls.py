@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from marsmith import management
+from marsmith.deadline import Deadline
 from marsmith.endpoint import Endpoint, in_time, insist, with_token
-from marsmith.errors import ClientError, NotFoundError, UsageError
-from marsmith.failures import failure, restore_status, was_not_taken
+from marsmith.errors import ClientError, DeadlineError, NotFoundError, UsageError
+from marsmith.failures import failure, is_answer, is_authorization_failure, restore_status, was_not_taken
 from marsmith.management import RegisteredModel, Registration, VersionStatus
 from marsmith.names import check_model_name, check_model_version
 from marsmith.pace import Pace, silence_s
-from marsmith.rest import Reply, Request
-from marsmith.retries import NO_RETRIES, Deadline, Failure, RetryPolicy
+from marsmith.rest import Reply, Request, missed
+from marsmith.retries import NO_RETRIES, Failure, RetryPolicy
 
 # Whether there is a worker is asked after a call has failed already: not for long.
 REASON_DEADLINE_S = 5.0
@@ -112,20 +113,18 @@ class Calls:
     async def predict(self, prediction: Prediction) -> Reply:
         """Ask for a prediction over REST."""
         request = prediction.checked().request(self.inference.url)
-        return await self._insisted(prediction, lambda seconds: self.inference.once(request, seconds))
+        return await self._insisted(prediction, lambda deadline: self.inference.once(request, deadline))
 
     async def predict_grpc(self, prediction: Prediction) -> Reply:
         """Ask for a prediction over gRPC."""
         asked, carrier = prediction.checked(), self._grpc()
 
-        async def ask(seconds: float) -> Reply:
-            late = Deadline(seconds)
-
+        async def ask(deadline: Deadline) -> Reply:
             async def send(token: str | None) -> Reply:
-                left_s = in_time(late, "the inference API over gRPC")
+                left_s = in_time(deadline, "the inference API over gRPC")
                 return await carrier.predict(asked.model, asked.version, asked.body, token, left_s)
 
-            return restore_status(await with_token(self.inference.tokens, "inference", send))
+            return restore_status(await self._authorized(send, deadline))
 
         return await self._insisted(asked, ask)
 
@@ -151,17 +150,17 @@ class Calls:
             async for part in parts:
                 yield part
 
-    async def _insisted(self, asked: Prediction, ask: Callable[[float], Awaitable[Reply]]) -> Reply:
+    async def _insisted(self, asked: Prediction, ask: Callable[[Deadline], Awaitable[Reply]]) -> Reply:
         deadline = self._deadline(asked)
         attempts = 0
 
         async def attempt() -> Reply:
             nonlocal attempts
             attempts += 1
-            began = Deadline(in_time(deadline, self.inference.url))
-            reply = await ask(min(deadline.left_s, self._patience_s(asked, attempts)))
+            in_this = Deadline(min(in_time(deadline, self.inference.url), self._patience_s(asked, attempts)))
+            reply = await ask(in_this)
             await self._check(reply, asked, deadline)
-            self.pace.note(asked.model, asked.version, began.elapsed_s)
+            self.pace.note(asked.model, asked.version, in_this.elapsed_s)
             return reply
 
         return await self._insist(attempt, asked, deadline)
@@ -180,7 +179,7 @@ class Calls:
             return await anext(parts, Reply(200, "", {}, b""))
 
         async def attempt() -> Reply:
-            first = await with_token(self.inference.tokens, "inference", begun)
+            first = await self._authorized(begun, deadline)
             await self._check(first, asked, deadline)
             return first
 
@@ -189,8 +188,15 @@ class Calls:
             async for part in parts:
                 await self._check(part, asked, deadline)
                 yield part.body
+        except DeadlineError as error:
+            # The connection was given what was left; who called knows the whole.
+            raise missed(error.address, deadline.seconds, error.doing) if error.address else error from None
         finally:
             await parts.aclose()
+
+    async def _authorized(self, send: Callable[[str | None], Awaitable[Reply]], deadline: Deadline) -> Reply:
+        tokens = self.inference.tokens
+        return await with_token(tokens, "inference", send, deadline, is_refused=is_authorization_failure)
 
     async def _insist(self, attempt: Callable[[], Awaitable[Reply]], asked: Prediction, deadline: Deadline) -> Reply:
         return await insist(
@@ -214,7 +220,7 @@ class Calls:
 
     async def _check(self, reply: Reply, asked: Prediction, deadline: Deadline) -> None:
         """Return where ``reply`` is an answer; else find out what it means, and raise that."""
-        if reply.status < 400:
+        if is_answer(reply):
             return
         api = self._briefly(deadline)
         if was_not_taken(reply):
@@ -227,51 +233,55 @@ class Calls:
             raise error
 
     def _briefly(self, deadline: Deadline) -> Endpoint | None:
+        """Return the management API for questions that end with the call which asks them."""
         if self.management is None:
             return None
-        seconds = min(REASON_DEADLINE_S, max(0.1, deadline.left_s))
-        return replace(self.management, deadline_s=seconds, policy=NO_RETRIES)
+        return replace(self.management, policy=NO_RETRIES).during(min(REASON_DEADLINE_S, deadline.left_s))
 
     # Management -----------------------------------------------------------------------------------------------------
 
     async def models(self) -> list[RegisteredModel]:
         """Return the registered models."""
-        return await management.list_models(self.managed)
+        return await management.list_models(self.managed.during())
 
     async def describe(self, model: str, version: str | None = None) -> list[VersionStatus]:
         """Return how the versions of a model run."""
-        return await self._named(model, management.describe(self.managed, model, version))
+        api = self.managed.during()
+        return await self._named(api, model, management.describe(api, model, version))
 
     async def handler_facts(self, model: str, version: str, deadline_s: float | None = None) -> Mapping[str, Any]:
         """Let a version's handler describe itself."""
-        seconds = self.managed.deadline_s if deadline_s is None else deadline_s
-        return await self._named(model, management.handler_facts(self.managed, model, version, seconds))
+        api = self.managed.during(deadline_s)
+        return await self._named(api, model, management.handler_facts(api, model, version))
 
     async def register(self, registration: Registration, deadline_s: float | None = None) -> str:
         """Register an archive."""
-        return await management.register(self.managed, registration, deadline_s or management.LOADING_DEADLINE_S)
+        return await management.register(self.managed.during(deadline_s or management.LOADING_DEADLINE_S), registration)
 
     async def unregister(self, model: str, version: str | None = None) -> str:
         """Unregister a version."""
-        return await self._named(model, management.unregister(self.managed, model, version))
+        api = self.managed.during(max(self.managed.deadline_s, management.UNREGISTER_DEADLINE_S))
+        return await self._named(api, model, management.unregister(api, model, version))
 
     async def scale(
         self, model: str, version: str | None, workers: tuple[int, int | None], synchronous: bool = True
     ) -> str:
         """Set the least and the most workers of a version."""
-        scaled = management.scale(self.managed, model, version, workers=workers, synchronous=synchronous)
-        return await self._named(model, scaled)
+        api = self.managed.during(management.LOADING_DEADLINE_S)
+        scaled = management.scale(api, model, version, workers=workers, synchronous=synchronous)
+        return await self._named(api, model, scaled)
 
     async def set_default(self, model: str, version: str) -> str:
         """Choose the version that answers when none is named."""
-        return await self._named(model, management.set_default(self.managed, model, version))
+        api = self.managed.during()
+        return await self._named(api, model, management.set_default(api, model, version))
 
-    async def _named(self, model: str, call: Awaitable[T]) -> T:
+    async def _named(self, api: Endpoint, model: str, call: Awaitable[T]) -> T:
         """Wait for ``call``; where it does not find the model, name those that are registered."""
         try:
             return await call
         except NotFoundError as error:
-            raise await management.with_known_names(self.managed, error, model) from None
+            raise await management.with_known_names(api, error, model) from None
 
     @property
     def managed(self) -> Endpoint:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from marsmith.deadline import Deadline
 from marsmith.errors import ClientError, DeadlineError
 from marsmith.failures import is_authorization_failure
 from marsmith.rest import Reply, Request, missed
-from marsmith.retries import SURELY_NOT_EXECUTED, Deadline, RetryPolicy, Tries, kind_of, next_pause_s
+from marsmith.retries import SURELY_NOT_EXECUTED, RetryPolicy, Tries, kind_of, next_pause_s
 from marsmith.tokens import Role
 
 T = TypeVar("T")
@@ -34,27 +35,34 @@ class Carrier(Protocol):
 
 
 class Tokens(Protocol):
-    """Where tokens come from."""
+    """Where tokens come from; each call of these raises DeadlineError once ``deadline`` has passed."""
 
-    async def get(self, role: Role) -> str:
+    async def get(self, role: Role, deadline: Deadline) -> str:
         """Return a token that is good now."""
 
-    async def after_refusal(self, role: Role, refused: str) -> str | None:
+    async def after_refusal(self, role: Role, refused: str, deadline: Deadline) -> str | None:
         """Return another token than the one that was refused; None where there is none."""
 
 
-async def with_token(tokens: Tokens | None, role: Role, send: Callable[[str | None], Awaitable[Reply]]) -> Reply:
-    """Call ``send`` with a token, and again with a newer one where it was refused.
+async def with_token(
+    tokens: Tokens | None,
+    role: Role,
+    send: Callable[[str | None], Awaitable[T]],
+    deadline: Deadline,
+    *,
+    is_refused: Callable[[T], bool],
+) -> T:
+    """Call ``send`` with a token, and again with a newer one where its reply says that it was refused.
 
     A refused request has not been worked on, so that it can be sent again. A second time is for a token that was
     renewed twice in between.
     """
-    token = await tokens.get(role) if tokens else None
+    token = await tokens.get(role, deadline) if tokens else None
     reply = await send(token)
     for _ in range(2):
-        if not (tokens and token and is_authorization_failure(reply)):
+        if not (tokens and token and is_refused(reply)):
             break
-        token = await tokens.after_refusal(role, token)
+        token = await tokens.after_refusal(role, token, deadline)
         if token is None:
             break
         reply = await send(token)
@@ -82,7 +90,7 @@ async def insist(
             if seconds is None:
                 if isinstance(error, DeadlineError) and error.address:
                     # The last attempt had only what was left; who called knows the whole.
-                    raise missed(error.address, deadline.seconds) from None
+                    raise missed(error.address, deadline.seconds, error.doing) from None
                 raise
             failure = error
         await pause(seconds)
@@ -99,8 +107,9 @@ class Endpoint:
         role: whose token it wants.
         carrier: what carries the requests.
         tokens: where the token comes from; None where the server asks for none.
-        deadline_s: how long a call may take, where it says nothing else, in seconds.
+        deadline_s: how long a call may take, in seconds.
         policy: when a call is sent again.
+        until: when the call ends of which all requests are a part; None: each request is a call of its own.
     """
 
     url: str
@@ -109,6 +118,16 @@ class Endpoint:
     tokens: Tokens | None
     deadline_s: float
     policy: RetryPolicy
+    until: Deadline | None = None
+
+    def during(self, seconds: float | None = None) -> Endpoint:
+        """Return the same API for one call, whose requests all end in so many seconds; None: ``deadline_s``."""
+        return replace(self, until=Deadline(self.deadline_s if seconds is None else seconds))
+
+    @property
+    def deadline(self) -> Deadline:
+        """When a request that begins now ends."""
+        return self.until or Deadline(self.deadline_s)
 
     async def call(
         self,
@@ -117,7 +136,6 @@ class Endpoint:
         parameters: Mapping[str, str] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        deadline_s: float | None = None,
         idempotent: bool | None = None,
     ) -> Reply:
         """Send a request to ``segments``, a path below the base URL, and return the reply, whatever its status.
@@ -131,23 +149,27 @@ class Endpoint:
             AuthorizationError: there is no token.
         """
         request = Request(method, self.url, segments, parameters or {}, body, headers or {})
-        deadline = Deadline(self.deadline_s if deadline_s is None else deadline_s)
+        harmless = method == "GET" if idempotent is None else idempotent
+        return await self.insist(lambda deadline: self.once(request, deadline), idempotent=harmless)
+
+    async def insist(self, attempt: Callable[[Deadline], Awaitable[T]], *, idempotent: bool) -> T:
+        """Call ``attempt`` with its deadline, again where that is safe; see ``insist``."""
+        deadline = self.deadline
         return await insist(
-            lambda: self.once(request, deadline.left_s),
+            lambda: attempt(deadline),
             policy=self.policy,
             deadline=deadline,
             pause=self.carrier.pause,
-            idempotent=method == "GET" if idempotent is None else idempotent,
+            idempotent=idempotent,
         )
 
-    async def once(self, request: Request, deadline_s: float) -> Reply:
+    async def once(self, request: Request, deadline: Deadline) -> Reply:
         """Send a request once, but for a refused token, and return the reply, whatever its status."""
-        deadline = Deadline(deadline_s)
 
         async def send(token: str | None) -> Reply:
             return await self.carrier.send(request, token, in_time(deadline, self.url))
 
-        return await with_token(self.tokens, self.role, send)
+        return await with_token(self.tokens, self.role, send, deadline, is_refused=is_authorization_failure)
 
 
 def in_time(deadline: Deadline, where: str) -> float:

@@ -204,11 +204,13 @@ class DeadlineError(ClientError):
 
     Attributes:
         address: what was asked, where it gave no sign; empty where somebody told that it is too late.
+        doing: what the call was doing, in words; empty where that is not known.
     """
 
-    def __init__(self, message: str, *, address: str = "", tip: str | None = None) -> None:
+    def __init__(self, message: str, *, address: str = "", doing: str = "", tip: str | None = None) -> None:
         super().__init__(message, tip=tip)
         self.address = address
+        self.doing = doing
 
 
 class RequestRejectedError(ClientError):

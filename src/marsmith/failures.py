@@ -1,14 +1,17 @@
-"""What a reply that is no answer means: from TorchServe's status and JSON to one of the client's errors.
+"""Whether a reply is an answer, and what it means when it is not: from status and JSON to one of the client's errors.
 
-TorchServe answers 400 to a wrong token, says "no worker" when a job queue is full, and drops the status over gRPC. Its
-JSON names a Java exception, which tells these apart from what a handler answers itself.
+Everything that sends requests asks here: both clients, the load driver, the probes of deploy and tune. TorchServe
+answers 400 to a wrong token, says "no worker" when a job queue is full, and drops the status over gRPC. Its JSON names
+a Java exception, which tells these apart from what a handler answers itself.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from marsmith.errors import AuthorizationError, ClientError, DeadlineError, NotFoundError, RequestRejectedError
 from marsmith.rest import Reply
@@ -40,9 +43,18 @@ _NOT_UNPACKED_TIP = (
 )
 
 
+ANSWERED = range(200, 300)
+# KServe: a failed request has "an HTTP error status (typically 400)"; its body does not repeat it.
+_KSERVE_STATUS = 400
+_KSERVE_TYPE = "InferenceError"
+_STATED = frozenset({"code", "type", "message"})
+_KSERVE_IDENTITY = frozenset({"id", "model_name", "model_version", "parameters", "outputs"})
+_CLASS_NAME = re.compile(r"[A-Z]\w*")
+
+
 @dataclass(frozen=True)
 class Problem:
-    """The JSON that TorchServe, and our handlers, answer instead of a result."""
+    """What TorchServe, our handlers and those of KServe answer instead of a result."""
 
     code: int
     type: str
@@ -50,29 +62,56 @@ class Problem:
 
 
 def problem_in(body: bytes) -> Problem | None:
-    """Return the problem that ``body`` states; None where it has any other form than exactly that.
+    """Return the problem that ``body`` states; None where it has any other form than exactly one of these.
 
-    TorchServe's own replies have a code, a type and a message; those of our handlers have the request id as well.
+    - TorchServe's: ``code`` (400 to 599), ``type`` (named as classes are) and ``message``.
+    - Our handlers': the same with any ``type``, and ``request_id``. In reply to a request of KServe v2 also ``error``
+      (the message again), ``id``, ``model_name``, ``model_version`` and ``outputs``, which are empty.
+    - KServe v1: ``error``, a text, and nothing else.
+    - KServe v2: ``error``, a text, beside the fields that say who answers which request; no ``outputs`` with content.
+
+    One field more or less, or of another type, and it is an answer: models may have a label ``error``, and predict
+    codes and types.
     """
-    if not body.lstrip().startswith(b"{"):
+    # Replies may be large, and most are answers.
+    if not (b'"error"' in body or b'"message"' in body) or not body.lstrip().startswith(b"{"):
         return None
     try:
         data = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if data.keys() - {"request_id"} != {"code", "type", "message"} or type(data["code"]) is not int:
+    return _stated_in(data) or _kserve_error_in(data)
+
+
+def _stated_in(data: Mapping[str, Any]) -> Problem | None:
+    code, kind, message = data.get("code"), data.get("type"), data.get("message")
+    if type(code) is not int or not 400 <= code <= 599 or not isinstance(kind, str) or not isinstance(message, str):
         return None
-    if not isinstance(data["type"], str) or not isinstance(data["message"], str):
+    further = data.keys() - _STATED
+    if isinstance(data.get("request_id"), str):
+        as_v2 = data.get("error") == message and not data.get("outputs")
+        is_problem = further == {"request_id"} or (as_v2 and further <= {"request_id", "error", *_KSERVE_IDENTITY})
+    else:
+        is_problem = not further and bool(_CLASS_NAME.fullmatch(kind))
+    return Problem(code, kind, message) if is_problem else None
+
+
+def _kserve_error_in(data: Mapping[str, Any]) -> Problem | None:
+    message = data.get("error")
+    if not isinstance(message, str) or not message or data.get("outputs") or data.keys() - {"error", *_KSERVE_IDENTITY}:
         return None
-    return Problem(data["code"], data["type"], data["message"])
+    return Problem(_KSERVE_STATUS, _KSERVE_TYPE, message)
 
 
 def restore_status(reply: Reply) -> Reply:
     """Give a reply that came over gRPC the status that its body states: gRPC itself drops it."""
     problem = problem_in(reply.body)
-    if problem is None or not 400 <= problem.code <= 599:
-        return reply
-    return Reply(problem.code, "application/json", reply.headers, reply.body)
+    return reply if problem is None else Reply(problem.code, "application/json", reply.headers, reply.body)
+
+
+def is_answer(reply: Reply) -> bool:
+    """Tell whether the reply is an answer; one that came over gRPC must have got its status back before."""
+    return reply.status in ANSWERED
 
 
 def is_authorization_failure(reply: Reply) -> bool:
@@ -98,7 +137,7 @@ def is_worker_loss(status: int, body: bytes) -> bool:
 
 def failure(reply: Reply, subject: str) -> ClientError | None:
     """Return what the reply says went wrong with ``subject`` (a model, an archive); None where it is an answer."""
-    if reply.status < 400:
+    if is_answer(reply):
         return None
     problem = problem_in(reply.body)
     kind = problem.type if problem else ""

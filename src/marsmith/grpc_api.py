@@ -14,6 +14,7 @@ from typing import Any
 
 from marsmith.errors import MissingDependencyError
 from marsmith.failures import INVALID_TOKEN, NOT_FOUND, NOT_TAKEN, reply_of
+from marsmith.hosts import host_of, is_this_machine
 from marsmith.rest import Reply, broken, missed, not_trusted, readable_ca, unreachable
 
 PACKAGE = "org.pytorch.serve.grpc.inference"
@@ -172,12 +173,17 @@ def imported_grpc() -> Any:
     return grpc
 
 
-def open_channel(module: Any, address: str, tls: Tls | None) -> Any:
-    """Open a channel with ``grpc`` or ``grpc.aio``."""
+def open_channel(module: Any, address: str, tls: Tls | None, further: Sequence[tuple[str, int]] = ()) -> Any:
+    """Open a channel with ``grpc`` or ``grpc.aio``, and with ``further`` options.
+
+    gRPC uses the proxy that the environment names, which is not meant for a server on this machine.
+    """
+    direct = (("grpc.enable_http_proxy", 0),) if is_this_machine(host_of(address)) else ()
+    options = (*_UNLIMITED, *direct, *further)
     if tls is None:
-        return module.insecure_channel(address, options=_UNLIMITED)
+        return module.insecure_channel(address, options=options)
     trusted = readable_ca(tls.ca_file).read_bytes() if tls.ca_file else None
-    return module.secure_channel(address, imported_grpc().ssl_channel_credentials(trusted), options=_UNLIMITED)
+    return module.secure_channel(address, imported_grpc().ssl_channel_credentials(trusted), options=options)
 
 
 def multicallables(channel: Any) -> dict[str, Any]:
@@ -196,7 +202,7 @@ def failed_reply(address: str, error: Any, deadline_s: float) -> Reply:
     if _JAVA_PACKAGE in details:
         return rest_reply(code, details)
     if code == "DEADLINE_EXCEEDED":
-        raise missed(address, deadline_s) from None
+        raise missed(address, deadline_s, "waiting for the reply over gRPC") from None
     if code == "UNAVAILABLE":
         told = details + str(getattr(error, "debug_error_string", str)())
         # A server that speaks no TLS, too, fails in the handshake.

@@ -6,16 +6,14 @@ at the time of the look.
 
 from __future__ import annotations
 
-import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from marsmith.errors import FormatError
+from marsmith.errors import ClientError, FormatError
 from marsmith.formats.exposition import Sample, parse_exposition
 from marsmith.formats.server_state import Version
+from marsmith.rest import Request, Transport
 from marsmith.run_state import RunState
 
 _UNNAMED = "default"
@@ -69,17 +67,15 @@ class Traffic:
 
 def read_counters(state: RunState) -> Counters | None:
     """Ask the metrics API; None where it does not answer, or not in the form of Prometheus (``metrics_mode``)."""
-    context = ssl.create_default_context(cafile=str(state.ca_file)) if state.ca_file else None
-    opener = urllib.request.build_opener(
-        # The environment's proxies are not meant for a server on this machine.
-        urllib.request.ProxyHandler({}),
-        urllib.request.HTTPSHandler(context=context),
-    )
+    transport = Transport(state.ca_file)
     try:
-        with opener.open(f"{state.metrics}/metrics", timeout=_DEADLINE_S) as reply:
-            return counters(parse_exposition(reply.read().decode("utf-8", "replace")), time.monotonic())
-    except (OSError, urllib.error.URLError, FormatError, ValueError):
+        request = Request("GET", state.metrics, ("metrics",))
+        reply = transport.send(request, token=None, deadline_s=_DEADLINE_S)
+        return counters(parse_exposition(reply.body.decode("utf-8", "replace")), time.monotonic())
+    except (ClientError, FormatError):
         return None
+    finally:
+        transport.close()
 
 
 def counters(samples: Iterable[Sample], at: float) -> Counters:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from marsmith.endpoint import Endpoint, in_time, insist
+from marsmith.deadline import Deadline
+from marsmith.endpoint import Endpoint
 from marsmith.errors import (
     ClientError,
     NotFoundError,
@@ -21,7 +22,6 @@ from marsmith.failures import failure, was_not_taken
 from marsmith.names import check_model_name, check_model_version, did_you_mean
 from marsmith.pace import retry_after_s
 from marsmith.rest import Reply, Request
-from marsmith.retries import Deadline
 from marsmith.version_status import READY, RegisteredModel, Registration, VersionStatus, Worker, flag, parse_version
 
 __all__ = [
@@ -69,22 +69,21 @@ async def describe(api: Endpoint, model: str, version: str | None = None) -> lis
     return [parse_version(item, default) for item in await _described(api, model, which)]
 
 
-async def handler_facts(api: Endpoint, model: str, version: str, deadline_s: float) -> Mapping[str, Any]:
+async def handler_facts(api: Endpoint, model: str, version: str) -> Mapping[str, Any]:
     """Let the handler of a version describe itself, in the queue of its predictions.
 
     Returns:
         What it tells; empty where it tells nothing.
     """
-    path, parameters = _path(model, version), {"customized": "true"}
-    request = Request("GET", api.url, path, parameters)
-    reply = await api.once(request, deadline_s)
+    request = Request("GET", api.url, _path(model, version), {"customized": "true"})
+    reply = await api.once(request, api.deadline)
     if was_not_taken(reply):
         raise await why_not_taken(api, model, version, [])
     told = _checked(reply, _subject(model, version)).json()[0].get("customizedMetadata")
     return told if isinstance(told, dict) else {}
 
 
-async def register(api: Endpoint, registration: Registration, deadline_s: float = LOADING_DEADLINE_S) -> str:
+async def register(api: Endpoint, registration: Registration) -> str:
     """Register an archive and return what the server says about it.
 
     Where the reply was lost, the request is sent again; that the version is registered already is no conflict then.
@@ -92,17 +91,15 @@ async def register(api: Endpoint, registration: Registration, deadline_s: float 
     parameters = registration.parameters()
     attempts = 0
 
-    async def attempt() -> str:
+    async def attempt(deadline: Deadline) -> str:
         nonlocal attempts
         attempts += 1
-        request = Request("POST", api.url, ("models",), parameters)
-        reply = await api.once(request, in_time(deadline, api.url))
+        reply = await api.once(Request("POST", api.url, ("models",), parameters), deadline)
         if reply.status == 409 and attempts > 1:
             return f"{registration.archive} is registered; the reply to that was lost"
         return _status(_checked(reply, registration.archive))
 
-    deadline = Deadline(deadline_s)
-    return await insist(attempt, policy=api.policy, deadline=deadline, pause=api.carrier.pause, idempotent=True)
+    return await api.insist(attempt, idempotent=True)
 
 
 async def unregister(api: Endpoint, model: str, version: str | None = None) -> str:
@@ -113,17 +110,15 @@ async def unregister(api: Endpoint, model: str, version: str | None = None) -> s
     """
     path, attempts = _path(model, version), 0
 
-    async def attempt() -> str:
+    async def attempt(deadline: Deadline) -> str:
         nonlocal attempts
         attempts += 1
-        reply = await api.once(Request("DELETE", api.url, path), in_time(deadline, api.url))
+        reply = await api.once(Request("DELETE", api.url, path), deadline)
         if reply.status == 404 and attempts > 1:
             return f"{_subject(model, version)} is unregistered; the reply to that was lost"
         return _status(_checked(reply, _subject(model, version)))
 
-    deadline = Deadline(max(api.deadline_s, UNREGISTER_DEADLINE_S))
-    named = version is not None
-    return await insist(attempt, policy=api.policy, deadline=deadline, pause=api.carrier.pause, idempotent=named)
+    return await api.insist(attempt, idempotent=version is not None)
 
 
 async def scale(
@@ -133,7 +128,6 @@ async def scale(
     *,
     workers: tuple[int, int | None],
     synchronous: bool = True,
-    deadline_s: float = LOADING_DEADLINE_S,
 ) -> str:
     """Set the least and the most workers of a version; a most of None means as many as the least.
 
@@ -145,7 +139,7 @@ async def scale(
         raise UsageError(f"a version cannot have from {least} to {most} workers", tip="0 <= least <= most")
     parameters = {"min_worker": str(least), "max_worker": str(most), "synchronous": flag(synchronous)}
     # To set the same numbers twice does no harm.
-    reply = await api.call("PUT", *_path(model, version), parameters=parameters, deadline_s=deadline_s, idempotent=True)
+    reply = await api.call("PUT", *_path(model, version), parameters=parameters, idempotent=True)
     return _status(_checked(reply, _subject(model, version)))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import socket
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
+from marsmith.deadline import Deadline
 from marsmith.errors import ClientError, ConnectionFailedError, DeadlineError, FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 # Requests that run at the same time each take a connection; beyond this many, connections are not kept.
 KEPT_CONNECTIONS = 64
 CHUNK_BYTES = 1 << 16
+# What RFC 9110 calls a token.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Reply:
         """
         try:
             return json.loads(self.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError("the reply", [f"not JSON: {error}"]) from None
 
 
@@ -88,14 +91,15 @@ class Transport:
             ca_file: certificates that a server's own is checked against, in PEM; None: those that certifi knows.
         """
         import requests
-        from requests.adapters import HTTPAdapter
+
+        from marsmith.timed_connections import TimedAdapter
 
         self._session = requests.Session()
         # The environment's proxies are not meant for a server on this machine, and a .netrc would replace the token.
         self._session.trust_env = False
         self._session.verify = str(readable_ca(ca_file)) if ca_file else True
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=KEPT_CONNECTIONS))
+            self._session.mount(scheme, TimedAdapter(pool_maxsize=KEPT_CONNECTIONS))
 
     def close(self) -> None:
         """Close the connections."""
@@ -105,8 +109,9 @@ class Transport:
         """Send ``request`` and return the reply, whatever its status.
 
         Raises:
+            UsageError: a header cannot be sent.
             ConnectionFailedError: nothing listens there, its certificate is not trusted, or the connection broke.
-            DeadlineError: the reply was not complete after ``deadline_s`` seconds.
+            DeadlineError: the reply was not complete after ``deadline_s`` seconds, whatever took so long.
         """
         return joined(list(self.stream(request, token=token, deadline_s=deadline_s)))
 
@@ -114,31 +119,85 @@ class Transport:
         """Send ``request`` and yield a reply for each part of the answer, as it comes; at least one.
 
         Raises:
-            ConnectionFailedError, DeadlineError: as ``send``.
+            UsageError, ConnectionFailedError, DeadlineError: as ``send``.
         """
         import requests
 
-        late = time.monotonic() + deadline_s
-        try:
-            with self._start(request, token, deadline_s) as response:
-                yield from _parts(response, late)
-        except (requests.RequestException, TimeoutError) as error:
-            raise _failure(request.url, error, deadline_s) from None
+        from marsmith.timed_connections import NotConnected, OutOfTime
 
-    def _start(self, request: Request, token: str | None, timeout_s: float) -> requests.Response:
+        headers, deadline = headers_of(request, token), Deadline(deadline_s)
+        check_address(request.url)
+        try:
+            with self._start(request, headers, deadline) as response:
+                yield from _parts(response)
+        except OutOfTime as late:
+            raise missed(request.url, deadline_s, late.doing) from None
+        except NotConnected as nobody:
+            raise not_connected(request.url, nobody.error) from None
+        except requests.RequestException as error:
+            raise _failure(request.url, error) from None
+
+    def _start(self, request: Request, headers: Mapping[str, str], deadline: Deadline) -> requests.Response:
         import requests
 
+        from marsmith.timed_connections import ends_with
+
         prepared = self._session.prepare_request(
-            requests.Request(request.method, request.url, data=request.body, headers=headers_of(request, token))
+            requests.Request(request.method, request.url, data=request.body, headers=dict(headers))
         )
         # Set afterwards: requests would take the percent-encoding of _quoted back.
         prepared.url = request.address
-        return self._session.send(prepared, stream=True, timeout=timeout_s, allow_redirects=False)
+        with ends_with(deadline):
+            return self._session.send(prepared, stream=True, allow_redirects=False)
 
 
 def headers_of(request: Request, token: str | None) -> dict[str, str]:
-    """Return the headers to send: those of the request, and the token."""
-    return {**request.headers, **({"Authorization": f"Bearer {token}"} if token else {})}
+    """Return the headers to send: those of the request, and the token.
+
+    Raises:
+        UsageError: one of them cannot be sent.
+    """
+    headers = {**request.headers, **({"Authorization": f"Bearer {token}"} if token else {})}
+    return {name: sendable(name, value) for name, value in headers.items()}
+
+
+def sendable(name: str, value: str) -> str:
+    """Return the value of a header as it is sent, without space around it.
+
+    Raises:
+        UsageError: the name is none, or the value holds what no header can carry: a line break would begin another.
+    """
+    if not _HEADER_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is not the name of a header", tip="letters, digits and -, as in X-Request-Id")
+    sent = value.strip(" \t")
+    wrong = next((character for character in sent if not (character == "\t" or " " <= character <= "~")), None)
+    if wrong is None:
+        return sent
+    what = "a line break" if wrong in "\r\n" else repr(wrong)
+    raise UsageError(
+        f"the value of the header {name} holds {what}: a header is one line of ASCII",
+        tip="take the line break out" if wrong in "\r\n" else "percent-encode it, or send it in the body",
+    )
+
+
+def check_address(url: str) -> None:
+    """Make sure that ``url`` is the base URL of an API.
+
+    Raises:
+        ConnectionFailedError: it is none; says why.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        # The port is no number or too large, or the brackets of an IPv6 address do not match.
+        raise no_address(url, str(error)) from None
+    if any(character <= " " or character == "\x7f" for character in url):
+        raise no_address(url, "it holds a space or a line break")
+    if parts.scheme not in {"http", "https"}:
+        raise no_address(url, f"{parts.scheme} is neither http nor https" if parts.scheme else "it has no http://")
+    if not host:
+        raise no_address(url, "it names no host")
 
 
 def joined(parts: Sequence[Reply]) -> Reply:
@@ -174,58 +233,67 @@ def _quoted(segment: str) -> str:
     return f"%{ord('t'):x}{text[1:]}" if text.startswith("token") else text
 
 
-def _parts(response: requests.Response, late: float) -> Iterator[Reply]:
+def _parts(response: requests.Response) -> Iterator[Reply]:
     headers = {name.lower(): value for name, value in response.headers.items()}
     kind, empty = headers.get("content-type", ""), True
     # Without a size the parts come as the server cut them; a whole body is read in larger pieces than single packets.
     size = None if headers.get("transfer-encoding") == "chunked" else CHUNK_BYTES
-    for body in _until(response.iter_content(size), late):
+    for body in response.iter_content(size):
         empty = False
         yield Reply(response.status_code, kind, headers, body)
     if empty:
         yield Reply(response.status_code, kind, headers, b"")
 
 
-def _until(chunks: Iterator[bytes], late: float) -> Iterator[bytes]:
-    """Pass the chunks on until the clock says ``late``: the timeout of requests is one for each read."""
-    for chunk in chunks:
-        if time.monotonic() > late:
-            raise TimeoutError
-        yield chunk
-
-
-def _failure(url: str, error: Exception, deadline_s: float) -> ClientError:
-    """Tell what kept a request from its reply."""
+def _failure(url: str, error: Exception) -> ClientError:
+    """Tell what kept a request from its reply, once there was a connection."""
     import requests
 
-    # While the body is read, requests gives a timeout as a ConnectionError.
-    if isinstance(error, requests.Timeout | TimeoutError) or "Read timed out" in str(error):
-        return missed(url, deadline_s)
     if isinstance(error, requests.exceptions.SSLError):
         return not_trusted(url, str(error))
     if isinstance(error, ValueError):
-        return no_address(url)
-    nobody = any(sign in str(error) for sign in ("NewConnectionError", "NameResolutionError"))
-    return unreachable(url) if nobody else broken(url)
+        return no_address(url, str(error))
+    return not_http(url) if "BadStatusLine" in repr(error) else broken(url)
 
 
-def missed(url: str, deadline_s: float) -> DeadlineError:
-    """Return the error for a reply that did not come in time."""
+def missed(url: str, deadline_s: float, doing: str = "") -> DeadlineError:
+    """Return the error for a reply that did not come in time; ``doing`` says what the time went into at last."""
     return DeadlineError(
-        f"no answer from {url} within {deadline_s:.3g} s",
+        f"{doing}{': ' if doing else ''}no answer from {url} within {deadline_s:.3g} s",
         address=url,
+        doing=doing,
         tip="marsmith models shows whether its workers are ready",
     )
 
 
-def no_address(url: str) -> ConnectionFailedError:
+def no_address(url: str, reason: str) -> ConnectionFailedError:
     """Return the error for a URL that is none."""
-    return ConnectionFailedError(f"{url!r} is not the address of a server", tip="write it as http://127.0.0.1:8080")
+    return ConnectionFailedError(
+        f"{url!r} is not the address of a server: {reason}", tip="write it as http://127.0.0.1:8080"
+    )
+
+
+def not_connected(url: str, error: OSError) -> ConnectionFailedError:
+    """Return the error for a connection that did not come about."""
+    if isinstance(error, socket.gaierror):
+        host = urlsplit(url).hostname
+        return ConnectionFailedError(f"{url}: the name of the host {host} is not known", refused=True)
+    if isinstance(error, ConnectionRefusedError):
+        return unreachable(url)
+    return ConnectionFailedError(f"cannot connect to {url}: {error.strerror or error}", refused=True)
 
 
 def unreachable(url: str) -> ConnectionFailedError:
     """Return the error for an address where nothing listens."""
     return ConnectionFailedError(f"nothing listens at {url}", refused=True, tip="marsmith serve")
+
+
+def not_http(url: str) -> ConnectionFailedError:
+    """Return the error for a server that answers, and not in HTTP."""
+    return ConnectionFailedError(
+        f"what listens at {url} does not answer in HTTP",
+        tip="it may speak TLS (call it as https://), or be an address of gRPC",
+    )
 
 
 def broken(url: str) -> ConnectionFailedError:

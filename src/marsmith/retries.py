@@ -8,7 +8,6 @@ Every call has one deadline, and all its attempts and pauses lie before it.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -125,25 +124,3 @@ def next_pause_s(
     if isinstance(error, OverloadedError):
         pause += error.retry_after_s
     return pause if pause < tries.left_s else None
-
-
-class Deadline:
-    """The moment at which a call ends, whatever it is doing.
-
-    Attributes:
-        seconds: how long the call may take in all.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._began = time.monotonic()
-        self.seconds = seconds
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until then; never negative."""
-        return max(0.0, self.seconds - self.elapsed_s)
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the call began."""
-        return time.monotonic() - self._began

@@ -17,6 +17,7 @@ from marsmith.errors import ConfigError, NotRunningError, PreflightError
 from marsmith.formats.properties import ENCODING, Entry, as_mapping, parse_properties
 from marsmith.formats.server_key_types import is_true
 from marsmith.formats.server_keys import KNOWN_KEYS, PATH_KEYS, variable
+from marsmith.hosts import is_loopback
 from marsmith.names import did_you_mean
 from marsmith.settings import Project
 
@@ -62,7 +63,7 @@ class Endpoint:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        return self.host == "localhost" or self.host.startswith("127.") or self.host in {"::1", "[::1]"}
+        return is_loopback(self.host)
 
     @property
     def client_host(self) -> str:

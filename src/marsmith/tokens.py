@@ -7,6 +7,7 @@ about to, by one process at a time, and whoever is refused reads the file again 
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
@@ -15,11 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import IO, Any, Literal, TypeVar, get_args
 
-from marsmith.errors import AuthorizationError, ConnectionFailedError, FormatError, UsageError
+from marsmith.deadline import RENEWING, Deadline
+from marsmith.errors import AuthorizationError, ConnectionFailedError, DeadlineError, FormatError, UsageError
 from marsmith.failures import failure
-from marsmith.rest import Request, Transport
+from marsmith.rest import Request, Transport, missed
 from marsmith.run_state import RunState
 
 Role = Literal["inference", "management", "api"]
@@ -32,6 +34,8 @@ READ_ATTEMPTS = 60
 READ_PAUSE_S = 0.05
 # It changes a token first and writes the file then, on a busy machine a while later.
 REFUSAL_ATTEMPTS = 20
+# How often a lock that another process holds is tried again.
+LOCK_PAUSE_S = 0.02
 
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?Z")
 Result = TypeVar("Result")
@@ -94,14 +98,14 @@ def parse_key_file(text: str, source: str = "key_file.json", warnings: tuple[str
         raise FormatError(source, [str(error)]) from None
 
 
-def read_key_file(path: Path) -> KeyFile:
+def read_key_file(path: Path, deadline: Deadline | None = None) -> KeyFile:
     """Read a key file; that others can read it too is a warning in the result.
 
     Raises:
         AuthorizationError: it cannot be read.
-        FormatError: it is malformed.
+        FormatError: it is malformed, and stays so for three seconds or until the deadline.
     """
-    return _patiently(lambda: parse_key_file(_text(path), str(path), _unsafe(path)))
+    return _patiently(lambda: parse_key_file(_text(path), str(path), _unsafe(path)), deadline or Deadline(math.inf))
 
 
 class TokenSource:
@@ -121,17 +125,19 @@ class TokenSource:
         self._known: KeyFile | None = None
         self._lock = threading.Lock()
 
-    def get(self, role: Role) -> str:
+    def get(self, role: Role, deadline: Deadline | None = None) -> str:
         """Return a token of ``role`` that is good now.
 
         Raises:
             AuthorizationError: the key file cannot be read, or the server gives no new token.
+            DeadlineError: there was none in time; None: within ten seconds.
             ClientError: the management API does not answer.
         """
-        with self._lock:
-            known = self._known or read_key_file(self._path)
+        late = deadline or Deadline(RENEWAL_DEADLINE_S)
+        with self._alone(late):
+            known = self._known or read_key_file(self._path, late)
             if known.of(role).is_due(_now()):
-                known = self._renewed(role)
+                known = self._renewed(role, late)
             self._known = known
             return known.of(role).value
 
@@ -140,24 +146,25 @@ class TokenSource:
         known = self._known
         return None if known is None or known.of(role).is_due(_now()) else known.of(role).value
 
-    def after_refusal(self, role: Role, refused: str) -> str | None:
+    def after_refusal(self, role: Role, refused: str, deadline: Deadline | None = None) -> str | None:
         """Return another token of ``role`` than the one that was refused; None where there is none.
 
         The server changes a token first and writes the file then: a file that still says the old one is read again.
         """
+        late = deadline or Deadline(RENEWAL_DEADLINE_S)
         for attempt in range(REFUSAL_ATTEMPTS):
             if attempt:
-                time.sleep(READ_PAUSE_S)
-            with self._lock:
+                time.sleep(min(READ_PAUSE_S, late.left_s))
+            with self._alone(late):
                 # Somebody else may have read it already, in another thread.
                 if self._known is not None and self._known.of(role).value == refused:
                     self._known = None
-            token = self.get(role)
+            token = self.get(role, late)
             if token != refused:
                 return token
         return None
 
-    def rotate(self, role: Role) -> str:
+    def rotate(self, role: Role, deadline: Deadline | None = None) -> str:
         """Make the token of ``role`` invalid, and return the one that takes its place.
 
         Clients of ours read the key file again when they are refused; others must be told.
@@ -165,39 +172,104 @@ class TokenSource:
         Raises:
             UsageError: the role is ``api``, whose token TorchServe makes at its start only.
             AuthorizationError: the key file cannot be read, or the server gives no new token.
+            DeadlineError: there was none in time; None: within ten seconds.
         """
         if role == "api":
             raise UsageError("TorchServe makes a new api token at its start only", tip="marsmith stop, marsmith serve")
-        with _held(self._path):
-            known = read_key_file(self._path)
-            self._ask_for_new(role, known.api.value)
-            with self._lock:
-                self._known = read_key_file(self._path)
-                return self._known.of(role).value
+        late = deadline or Deadline(RENEWAL_DEADLINE_S)
+        with self._alone(late), self._held(late):
+            known = read_key_file(self._path, late)
+            self._ask_for_new(role, known.api.value, late)
+            self._known = read_key_file(self._path, late)
+            return self._known.of(role).value
 
-    def _renewed(self, role: Role) -> KeyFile:
-        with _held(self._path):
+    def _renewed(self, role: Role, deadline: Deadline) -> KeyFile:
+        with self._held(deadline):
             # Another process may have been quicker.
-            known = read_key_file(self._path)
+            known = read_key_file(self._path, deadline)
             if not known.of(role).is_due(_now()):
                 return known
-            self._ask_for_new(role, known.api.value)
-            return read_key_file(self._path)
+            self._ask_for_new(role, known.api.value, deadline)
+            return read_key_file(self._path, deadline)
 
-    def _ask_for_new(self, role: Role, api_token: str) -> None:
+    def _ask_for_new(self, role: Role, api_token: str, deadline: Deadline) -> None:
         if self._management is None:
             raise AuthorizationError(
                 f"the {role} token in {self._path} has expired, and without the address of the management API there is "
                 "no new one"
             )
         request = Request("GET", self._management, ("token",), {"type": role})
-        reply = self._transport.send(request, token=api_token, deadline_s=RENEWAL_DEADLINE_S)
-        error = failure(reply, f"a new {role} token")
-        if error:
+        try:
+            left_s = min(RENEWAL_DEADLINE_S, deadline.left_s)
+            reply = self._transport.send(request, token=api_token, deadline_s=left_s)
+        except DeadlineError as error:
+            raise missed(error.address, left_s, RENEWING) from None
+        refusal = failure(reply, f"a new {role} token")
+        if refusal:
             raise AuthorizationError(
                 f"the server gave no new {role} token for the API token in {self._path}",
                 tip="the file may be of another server, or of one that was restarted since",
-            ) from error
+            ) from refusal
+
+    # Both locks are always taken in this order, so that no two can wait for each other.
+
+    @contextmanager
+    def _alone(self, deadline: Deadline) -> Iterator[None]:
+        """Keep other threads from changing what is known."""
+        if not self._lock.acquire(timeout=min(deadline.left_s, threading.TIMEOUT_MAX)):
+            raise self._too_late(deadline)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def _held(self, deadline: Deadline) -> Iterator[None]:
+        """Keep other processes from renewing at the same time."""
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            # It was there when the token was read, and goes when a server ends.
+            gone = f"no server runs: {self._path} is gone"
+            raise ConnectionFailedError(gone, refused=True, tip="marsmith serve") from None
+        with file:
+            while not _locked(file):
+                if deadline.left_s <= 0:
+                    raise self._too_late(deadline)
+                time.sleep(min(LOCK_PAUSE_S, deadline.left_s))
+            yield
+
+    def _too_late(self, deadline: Deadline) -> DeadlineError:
+        return missed(self._management or str(self._path), deadline.seconds, "waiting for others who renew the token")
+
+
+@dataclass(frozen=True)
+class TokenAccess:
+    """Where the tokens of one server come from.
+
+    Attributes:
+        key_file: TorchServe's ``key_file.json``.
+        management: base URL of the management API; None: tokens cannot be renewed.
+        ca_file: certificates to trust there, in PEM; None: the public ones.
+    """
+
+    key_file: Path
+    management: str | None
+    ca_file: Path | None = None
+
+    @classmethod
+    def of(cls, state: RunState) -> TokenAccess | None:
+        """Return that of a running server; None where it asks for no tokens."""
+        return cls(state.key_file, state.management, state.ca_file) if state.tokens else None
+
+    @contextmanager
+    def opened(self) -> Iterator[TokenSource]:
+        """Give the tokens, as long as the context lasts."""
+        transport = Transport(self.ca_file)
+        try:
+            yield TokenSource(self.key_file, transport, self.management)
+        finally:
+            transport.close()
 
 
 def token(source: RunState | Path, role: Role, *, management: str | None = None, rotate: bool = False) -> str:
@@ -213,18 +285,11 @@ def token(source: RunState | Path, role: Role, *, management: str | None = None,
         AuthorizationError: the server asks for no token, the key file cannot be read, or there is no new token.
         UsageError: the api token cannot be rotated.
     """
-    if isinstance(source, RunState):
-        if not source.tokens:
-            raise AuthorizationError("the server asks for no token", tip="call it without an Authorization header")
-        key_file, management, ca_file = source.key_file, source.management, source.ca_file
-    else:
-        key_file, ca_file = source, None
-    transport = Transport(ca_file)
-    try:
-        tokens = TokenSource(key_file, transport, management)
+    access = TokenAccess.of(source) if isinstance(source, RunState) else TokenAccess(source, management)
+    if access is None:
+        raise AuthorizationError("the server asks for no token", tip="call it without an Authorization header")
+    with access.opened() as tokens:
         return tokens.rotate(role) if rotate else tokens.get(role)
-    finally:
-        transport.close()
 
 
 def _parse_token(data: Any) -> Token:
@@ -271,24 +336,21 @@ def _unsafe(path: Path) -> tuple[str, ...]:
     return (f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}",) if mode & 0o077 else ()
 
 
-def _patiently(read: Callable[[], Result]) -> Result:
+def _patiently(read: Callable[[], Result], deadline: Deadline) -> Result:
     for _ in range(READ_ATTEMPTS - 1):
         with suppress(FormatError):
             return read()
+        if deadline.left_s <= READ_PAUSE_S:
+            break
         time.sleep(READ_PAUSE_S)
     return read()
 
 
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Keep other processes from renewing at the same time."""
+def _locked(file: IO[bytes]) -> bool:
     import fcntl
 
     try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        # It was there when the token was read, and goes when a server ends.
-        raise ConnectionFailedError(f"no server runs: {path} is gone", refused=True, tip="marsmith serve") from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
