@@ -12,16 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from marsmith import run_state
 from marsmith.archive import Archive
-from marsmith.bench import http_target
+from marsmith.bench import ask_each, http_target
+from marsmith.errors import ClientError
 from marsmith.inputs import Input
 from marsmith.java import find_java
 from marsmith.load.http_lane import HttpTarget
@@ -156,17 +155,16 @@ def process(
 
 def _until_it_answers(server: subprocess.Popen[bytes], target: HttpTarget, log: Path) -> None:
     end = time.monotonic() + START_TIMEOUT_S
-    headers = {**target.headers, "Content-Type": target.content_types[0]}
+    first = replace(target, bodies=target.bodies[:1], content_types=target.content_types[:1])
     while time.monotonic() < end:
         if server.poll() is not None:
             break
-        request = urllib.request.Request(target.url, data=target.bodies[0], headers=headers)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as reply:
-                json.loads(reply.read())
+        with suppress(ClientError, ValueError):
+            (answer,) = ask_each(first)
+            if answer.is_ok:
+                json.loads(answer.body)
                 return
-        except (OSError, urllib.error.HTTPError, ValueError):
-            time.sleep(0.3)
+        time.sleep(0.3)
     raise RuntimeError(f"{target.url} does not answer:\n{log.read_text(errors='replace')[-3000:]}")
 
 

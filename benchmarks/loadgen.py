@@ -18,13 +18,14 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlperf_loadgen as lg
 
-from marsmith.bench import lane_opener
+from marsmith.bench import lanes_to
 from marsmith.load.http_lane import HttpTarget
 from marsmith.load.lane import Lane
 from marsmith.tuning.rate_search import largest_rate, most_of_three
@@ -57,6 +58,7 @@ class HttpSystem:
         self._target = target
         self._waiting: deque[Any] = deque()
         self._free: list[Lane] = []
+        self._opened = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self.failed = 0
         self._empty = array.array("B", [0])
@@ -80,12 +82,13 @@ class HttpSystem:
         self._thread.join()
 
     async def _open(self) -> None:
-        opener = lane_opener(self._target)
+        opener = await self._opened.enter_async_context(lanes_to(self._target))
         self._free = [await opener() for _ in range(CONNECTIONS)]
 
     async def _close(self) -> None:
         for lane in self._free:
             await lane.close()
+        await self._opened.aclose()
 
     def _take(self, samples: Sequence[tuple[int, int]]) -> None:
         self._waiting.extend(samples)

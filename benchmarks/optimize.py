@@ -23,12 +23,13 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from contenders import marsmith_server, stock_archive, stock_server
 from machine import machine_record
-from marsmith.bench import Load, best_label, run_load
+from marsmith.bench import Load, ask_each, best_label, run_load
 from marsmith.export_measure import USUAL_EFFORT, Effort, Progress
 from marsmith.load.http_lane import HttpTarget
 from marsmith.optimize import Optimized, optimize
@@ -117,16 +118,12 @@ def _columns(rates: dict[tuple[str, int], list[float]], count: int) -> dict[str,
 
 def _same_answers(servers: dict[str, HttpTarget]) -> int:
     """Return how many of the different photos get the same best label from both servers."""
-    import urllib.request
-
-    def label(target: HttpTarget, body: bytes) -> str | None:
-        headers = {**target.headers, "Content-Type": "image/jpeg"}
-        request = urllib.request.Request(target.url, data=body, headers=headers)
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return best_label(reply.read())
-
-    bodies = servers[BEFORE].bodies[: len(NAMES)]
-    return sum(label(servers[BEFORE], body) == label(servers[AFTER], body) for body in bodies)
+    count = len(NAMES)
+    firsts = [
+        replace(one, bodies=one.bodies[:count], content_types=one.content_types[:count]) for one in servers.values()
+    ]
+    before, after = map(ask_each, firsts)
+    return sum(best_label(old.body) == best_label(new.body) for old, new in zip(before, after, strict=True))
 
 
 def _table(found: dict[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from marsmith.load.driver import Drive, Sample, closed_loop, open_loop
 from marsmith.load.http_lane import HttpLane, HttpTarget, read_reply
 from marsmith.load.lane import Answer, Lane
 from marsmith.load.measurement import histogram, measure, quantile
+from marsmith.load.outbox import Outbox
 
 Respond = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -65,8 +66,8 @@ async def _echo(body: bytes, writer: asyncio.StreamWriter) -> None:
 
 
 def _opener(target: HttpTarget) -> Callable[[], Awaitable[Lane]]:
-    messages = target.messages()
-    return lambda: HttpLane.open(target, messages)
+    outbox = Outbox(target.messages, None, None)
+    return lambda: HttpLane.open(target, outbox)
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ def test_a_reply_that_never_comes_is_a_timeout_and_its_connection_is_not_used_ag
     async def scenario() -> None:
         async with Server(silent) as server:
             target = HttpTarget(f"http://127.0.0.1:{server.port}/", [b"a"], ["text/plain"], deadline_s=0.05)
-            lane = await HttpLane.open(target, target.messages())
+            lane = await HttpLane.open(target, Outbox(target.messages, None, None))
             assert (await lane.call(0)).verdict == "timeout"
             await asyncio.sleep(0.01)
             assert (await lane.call(0)).verdict == "timeout"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from marsmith.async_client import AsyncTokens
 from marsmith.errors import UsageError
 from marsmith.inputs import Input, read_input
 from marsmith.load.arrivals import Kind, arrivals
@@ -17,9 +19,10 @@ from marsmith.load.grpc_lane import GrpcLane, GrpcTarget
 from marsmith.load.http_lane import HttpLane, HttpTarget
 from marsmith.load.lane import Answer, OpenLane
 from marsmith.load.measurement import Measurement, measure
+from marsmith.load.outbox import Outbox
 from marsmith.names import check_model_name, check_model_version
 from marsmith.run_state import RunState
-from marsmith.tokens import read_key_file
+from marsmith.tokens import TokenAccess
 
 Target = HttpTarget | GrpcTarget
 
@@ -78,23 +81,54 @@ def drive(target: Target, load: Load, *, check: Check | None = None) -> Drive:
 
 
 async def _drive(target: Target, load: Load, check: Check | None) -> Drive:
-    open_lane, seconds = lane_opener(target), load.warm_up_s + load.seconds
-    if load.clients is not None:
-        return await closed_loop(open_lane, len(target.bodies), clients=load.clients, seconds=seconds, check=check)
-    due = arrivals(load.arrivals, load.rps or 0.0, seconds, seed=load.seed)
-    return await open_loop(open_lane, len(target.bodies), due=due, check=check)
+    async with lanes_to(target) as open_lane:
+        seconds, inputs = load.warm_up_s + load.seconds, len(target.bodies)
+        if load.clients is not None:
+            return await closed_loop(open_lane, inputs, clients=load.clients, seconds=seconds, check=check)
+        due = arrivals(load.arrivals, load.rps or 0.0, seconds, seed=load.seed)
+        return await open_loop(open_lane, inputs, due=due, check=check)
 
 
-def lane_opener(target: Target) -> OpenLane:
-    """Return what opens connections to ``target``; the requests are put together once."""
+def ask_each(target: Target) -> list[Answer]:
+    """Send every input once, one after the other, and return the answers.
+
+    Raises:
+        ConnectionFailedError: nothing listens there.
+    """
+
+    async def ask() -> list[Answer]:
+        async with lanes_to(target) as open_lane:
+            lane = await open_lane()
+            try:
+                return [await lane.call(index) for index in range(len(target.bodies))]
+            finally:
+                await lane.close()
+
+    return asyncio.run(ask())
+
+
+@asynccontextmanager
+async def lanes_to(target: Target) -> AsyncIterator[OpenLane]:
+    """Give what opens connections to ``target``; the requests are put together once, and again for each new token."""
+    with target.tokens.opened() if target.tokens else nullcontext() as source:
+        tokens = AsyncTokens(source) if source else None
+        if isinstance(target, HttpTarget):
+            yield await _http_lanes(target, tokens)
+        else:
+            yield await _grpc_lanes(target, tokens)
+
+
+async def _http_lanes(target: HttpTarget, tokens: AsyncTokens | None) -> OpenLane:
+    outbox = await Outbox.open(target.messages, tokens, target.deadline_s)
+    return lambda: HttpLane.open(target, outbox)
+
+
+async def _grpc_lanes(target: GrpcTarget, tokens: AsyncTokens | None) -> OpenLane:
+    outbox = await Outbox.open(GrpcLane.metadata, tokens, target.deadline_s)
     messages = target.messages()
-    if isinstance(target, HttpTarget):
-        http = target
-        return lambda: HttpLane.open(http, messages)
-    grpc = target
 
     async def open_channel() -> GrpcLane:
-        return GrpcLane(grpc, messages)
+        return GrpcLane(target, messages, outbox)
 
     return open_channel
 
@@ -102,16 +136,15 @@ def lane_opener(target: Target) -> OpenLane:
 def http_target(
     state: RunState, model: str, version: str | None, inputs: Sequence[Input], *, deadline_s: float = 30.0
 ) -> HttpTarget:
-    """Return the REST resource of a model on the project's server, with its token."""
+    """Return the REST resource of a model on the project's server, with its tokens."""
     names = (check_model_name(model), *((check_model_version(version),) if version else ()))
-    headers = {"Authorization": f"Bearer {_token(state)}"} if state.tokens else {}
     return HttpTarget(
         url=f"{state.inference}/predictions/{'/'.join(names)}",
         bodies=[item.body for item in inputs],
         content_types=[item.content_type for item in inputs],
-        headers=headers,
         deadline_s=deadline_s,
-        tls=_tls(state),
+        tls=ssl.create_default_context(cafile=str(state.ca_file)) if state.ca_file else None,
+        tokens=TokenAccess.of(state),
     )
 
 
@@ -124,18 +157,10 @@ def grpc_target(
         model=check_model_name(model),
         version=check_model_version(version) if version else None,
         bodies=[item.body for item in inputs],
-        token=_token(state) if state.tokens else None,
+        tokens=TokenAccess.of(state),
         deadline_s=deadline_s,
-        root_certificate=state.ca_file.read_bytes() if state.ca_file else None,
+        ca_file=state.ca_file,
     )
-
-
-def _token(state: RunState) -> str:
-    return read_key_file(state.key_file).inference.value
-
-
-def _tls(state: RunState) -> ssl.SSLContext | None:
-    return ssl.create_default_context(cafile=str(state.ca_file)) if state.ca_file else None
 
 
 def read_inputs(references: Sequence[str], root: Path) -> list[Input]:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from marsmith.errors import MissingDependencyError
-from marsmith.load.lane import OK, Answer
+from marsmith.errors import ConnectionFailedError, DeadlineError
+from marsmith.failures import problem_in, restore_status
+from marsmith.grpc_api import (
+    INPUT_KEY,
+    SERVICE,
+    Tls,
+    failed_reply,
+    imported_grpc,
+    message_class,
+    metadata,
+    open_channel,
+)
+from marsmith.load.lane import OK, TOKEN_REFUSED, Answer, answer_of
+from marsmith.load.outbox import Outbox
+from marsmith.rest import Reply
+from marsmith.tokens import TokenAccess
 
-if TYPE_CHECKING:
-    import grpc.aio
+# By default the channels of a process share one connection, and a lane is a connection.
+_OF_ITS_OWN = (("grpc.use_local_subchannel_pool", 1),)
 
 
 @dataclass(frozen=True)
@@ -22,67 +37,82 @@ class GrpcTarget:
         model: model name.
         version: model version; None: the default version.
         bodies: the inputs.
-        token: None where the server asks for none.
+        tokens: where the token comes from; None where the server asks for none.
         deadline_s: how long a reply may take, in seconds.
-        root_certificate: PEM, for a server with TLS; None: without TLS.
+        ca_file: certificates to trust, in PEM, for a server with TLS; None: without TLS.
     """
 
     address: str
     model: str
     version: str | None
     bodies: Sequence[bytes]
-    token: str | None = None
+    tokens: TokenAccess | None = None
     deadline_s: float = 30.0
-    root_certificate: bytes | None = None
+    ca_file: Path | None = None
 
     def messages(self) -> list[bytes]:
         """Return each request as it goes over the wire."""
-        from marsmith.grpc_api import INPUT_KEY, PACKAGE, message_class
-
-        request = message_class(f"{PACKAGE}.PredictionsRequest")
+        request = message_class("PredictionsRequest")
         named: Mapping[str, Any] = {"model_name": self.model, "model_version": self.version or ""}
         return [bytes(request(**named, input={INPUT_KEY: body}).SerializeToString()) for body in self.bodies]
+
+
+Metadata = tuple[tuple[str, str], ...]
 
 
 class GrpcLane:
     """One channel with a connection of its own."""
 
-    def __init__(self, target: GrpcTarget, messages: Sequence[bytes]) -> None:
+    def __init__(self, target: GrpcTarget, messages: Sequence[bytes], outbox: Outbox[Metadata]) -> None:
         """Create a channel; it connects at the first call.
 
         Raises:
             MissingDependencyError: grpcio is not installed.
         """
-        try:
-            import grpc.aio
-        except ImportError:
-            raise MissingDependencyError("grpcio", extra="grpc") from None
-        from marsmith.grpc_api import SERVICE
+        self._grpc = imported_grpc()
+        from grpc import aio
 
-        # By default the channels of a process share one connection, and a lane is a connection.
-        options = (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
-        self._channel: grpc.aio.Channel = (
-            grpc.aio.secure_channel(
-                target.address, grpc.ssl_channel_credentials(target.root_certificate), options=options
-            )
-            if target.root_certificate
-            else grpc.aio.insecure_channel(target.address, options=options)
+        self._channel: Any = open_channel(
+            aio, target.address, Tls(target.ca_file) if target.ca_file else None, _OF_ITS_OWN
         )
         self._call = self._channel.unary_unary(f"/{SERVICE}/Predictions")
-        self._metadata = (("authorization", f"Bearer {target.token}"),) if target.token else ()
+        self._parse = message_class("PredictionResponse").FromString
+        self._target = target
         self._messages = messages
-        self._deadline_s = target.deadline_s
+        self._outbox = outbox
+
+    @classmethod
+    def metadata(cls, token: str | None) -> Metadata:
+        """Return what is sent with each request."""
+        return metadata(token)
 
     async def call(self, body: int) -> Answer:
-        """Send the input of that index."""
-        import grpc
+        """Send the input of that index; once more where the token was refused and there is a newer one."""
+        answer = await self._send(body, self._target.deadline_s)
+        if answer.verdict != TOKEN_REFUSED:
+            return answer
+        return await self._outbox.again(answer, lambda left_s: self._send(body, left_s), self._target.deadline_s)
 
+    async def _send(self, body: int, deadline_s: float) -> Answer:
         try:
-            reply = await self._call(self._messages[body], metadata=self._metadata, timeout=self._deadline_s)
-        except grpc.aio.AioRpcError as error:
-            return Answer("timeout" if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else error.code().name)
-        return Answer(OK, bytes(reply))
+            reply = await self._call(self._messages[body], metadata=self._outbox.content, timeout=deadline_s)
+        except self._grpc.RpcError as error:
+            return _judged(self._target.address, error, deadline_s)
+        prediction: bytes = self._parse(reply).prediction
+        if problem_in(prediction) is None:
+            return Answer(OK, prediction)
+        return answer_of(restore_status(Reply(200, "", {}, prediction)))
 
     async def close(self) -> None:
         """Close the connection."""
         await self._channel.close()
+
+
+def _judged(address: str, error: Any, deadline_s: float) -> Answer:
+    """Judge a failed call as the client does."""
+    try:
+        return answer_of(failed_reply(address, error, deadline_s))
+    except DeadlineError:
+        return Answer("timeout")
+    except ConnectionFailedError as failure:
+        return Answer("connection refused" if failure.refused else "connection lost")

@@ -11,15 +11,22 @@ import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
+from marsmith.deadline import CONNECTING
 from marsmith.errors import ConnectionFailedError
-from marsmith.load.lane import OK, Answer
+from marsmith.failures import ANSWERED
+from marsmith.load.lane import OK, TOKEN_REFUSED, Answer, answer_of
+from marsmith.load.outbox import Outbox
+from marsmith.rest import Reply, check_address, missed, no_address, sendable
+from marsmith.tokens import TokenAccess
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
 _CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
 _GOODBYE_S = 1.0
+# What is quoted already stays so.
+_IN_A_PATH = "/?%:@!$&'()*+,;=~"
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class HttpTarget:
         headers: sent with each request.
         deadline_s: how long a reply may take, in seconds.
         tls: how certificates are checked, for https.
+        tokens: where the token comes from that is sent with each request; None: no more is sent than ``headers`` say.
     """
 
     url: str
@@ -41,54 +49,83 @@ class HttpTarget:
     headers: Mapping[str, str] = field(default_factory=dict)
     deadline_s: float = 30.0
     tls: ssl.SSLContext | None = None
+    tokens: TokenAccess | None = None
 
     @property
     def parts(self) -> SplitResult:
         """The URL, split."""
         return urlsplit(self.url)
 
-    def messages(self) -> list[bytes]:
-        """Return the whole request for each input, as it goes over the wire."""
-        fixed = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
-        path = self.parts.path + (f"?{self.parts.query}" if self.parts.query else "")
+    def messages(self, token: str | None = None) -> list[bytes]:
+        """Return the whole request for each input, as it goes over the wire.
+
+        Raises:
+            UsageError: a header cannot be sent.
+            ConnectionFailedError: the URL is none.
+        """
+        headers = {**self.headers, **({"Authorization": f"Bearer {token}"} if token else {})}
+        fixed = "".join(f"{name}: {sendable(name, value)}\r\n" for name, value in headers.items())
+        first = f"POST {self._path()} HTTP/1.1\r\nHost: {self._authority()}\r\n"
+        kinds = [f"Content-Type: {sendable('Content-Type', kind)}\r\n" for kind in self.content_types]
         return [
-            f"POST {path} HTTP/1.1\r\nHost: {self.parts.netloc}\r\nContent-Type: {kind}\r\n"
-            f"Content-Length: {len(body)}\r\n{fixed}\r\n".encode("latin-1")
-            + body
-            for kind, body in zip(self.content_types, self.bodies, strict=True)
+            f"{first}{kind}Content-Length: {len(body)}\r\n{fixed}\r\n".encode("ascii") + body
+            for kind, body in zip(kinds, self.bodies, strict=True)
         ]
+
+    def _path(self) -> str:
+        query = f"?{self.parts.query}" if self.parts.query else ""
+        return quote(f"{self.parts.path or '/'}{query}", safe=_IN_A_PATH)
+
+    def _authority(self) -> str:
+        """Return the host and port to name in a request, once it is sure that the URL is one."""
+        check_address(self.url)
+        authority = self.parts.netloc.rpartition("@")[2]
+        if not authority.isascii():
+            raise no_address(self.url, "its host is not ASCII; its other form begins with xn--")
+        return authority
 
 
 class HttpLane(asyncio.Protocol):
     """One connection to an HTTP server; it is opened anew where the server has closed it."""
 
-    def __init__(self, target: HttpTarget, messages: Sequence[bytes]) -> None:
+    def __init__(self, target: HttpTarget, outbox: Outbox[list[bytes]]) -> None:
         self._target = target
-        self._messages = messages
+        self._outbox = outbox
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._waiting: asyncio.Future[Answer] | None = None
         self._lost = asyncio.Event()
 
     @classmethod
-    async def open(cls, target: HttpTarget, messages: Sequence[bytes]) -> HttpLane:
+    async def open(cls, target: HttpTarget, outbox: Outbox[list[bytes]]) -> HttpLane:
         """Connect.
 
         Raises:
             ConnectionFailedError: nothing listens there.
+            DeadlineError: the connection did not come about in time.
         """
-        lane = cls(target, messages)
+        lane = cls(target, outbox)
         try:
-            await lane._connect()
+            await asyncio.wait_for(lane._connect(), target.deadline_s)
+        except TimeoutError:
+            raise missed(target.url, target.deadline_s, CONNECTING) from None
         except OSError as error:
             raise ConnectionFailedError(f"nothing answers at {target.url}: {error}", tip="marsmith serve") from None
         return lane
 
     async def call(self, body: int) -> Answer:
-        """Send the input of that index."""
+        """Send the input of that index; once more where the token was refused and there is a newer one."""
+        answer = await self._send(body, self._target.deadline_s)
+        if answer.verdict != TOKEN_REFUSED:
+            return answer
+        return await self._outbox.again(answer, lambda left_s: self._send(body, left_s), self._target.deadline_s)
+
+    async def _send(self, body: int, deadline_s: float) -> Answer:
         try:
             if self._transport is None or self._transport.is_closing():
-                await self._connect()
+                await asyncio.wait_for(self._connect(), deadline_s)
+        except TimeoutError:
+            return Answer("timeout")
         except OSError:
             return Answer("connection refused")
         if self._transport is None:
@@ -96,9 +133,9 @@ class HttpLane(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._waiting = loop.create_future()
         # Not asyncio.wait_for: its futures and callbacks take time from the model, on the cores that are measured.
-        deadline = loop.call_later(self._target.deadline_s, self._give_up)
+        deadline = loop.call_later(deadline_s, self._give_up)
         try:
-            self._transport.write(self._messages[body])
+            self._transport.write(self._outbox.content[body])
             return await self._waiting
         finally:
             deadline.cancel()
@@ -142,7 +179,7 @@ class HttpLane(asyncio.Protocol):
         self._buffer.clear()
         if closes and self._transport:
             self._transport.close()
-        self._settle(Answer(OK if 200 <= status < 300 else str(status), body))
+        self._settle(Answer(OK, body) if status in ANSWERED else answer_of(Reply(status, "", {}, body)))
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002, asyncio names it
         """Whoever waits waits for nothing."""

@@ -6,7 +6,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from marsmith.failures import is_answer, is_authorization_failure
+from marsmith.rest import Reply
+
 OK = "ok"
+TOKEN_REFUSED = "token refused"  # noqa: S105, in words what went wrong
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,13 @@ class Answer:
     def is_ok(self) -> bool:
         """Whether the request was answered as it should be."""
         return self.verdict == OK
+
+
+def answer_of(reply: Reply) -> Answer:
+    """Judge a reply as the client does."""
+    if is_answer(reply):
+        return Answer(OK, reply.body)
+    return Answer(TOKEN_REFUSED if is_authorization_failure(reply) else str(reply.status), reply.body)
 
 
 class Lane(Protocol):
