@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +58,34 @@ def test_closed_and_open_loops_report_what_the_handler_takes(folder: Path, capsy
     assert closed["requests"] == sum(bucket["requests"] for bucket in closed["histogram"])
     rate = ["--rps", "10", "--seconds", "1", "--warm-up", "0"]
     assert main(["bench", "sleepy:1.0", *rate, "--input", good, "--p99-ms", "0.1"]) == 1
-    assert "10 requests/s, poisson arrivals" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "10 requests/s, poisson arrivals" in shown
+    assert re.search(r"^p99 [\d.]+ > 0\.1 ms: not held$", shown, re.MULTILINE)
+    assert "0 requests failed: held" in shown
+
+
+@pytest.mark.live
+def test_a_verdict_is_told_whether_or_not_there_is_a_target(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [
+        "bench",
+        "sleepy",
+        "--clients",
+        "1",
+        "--seconds",
+        "0.5",
+        "--warm-up",
+        "0",
+        "--input",
+        str(folder / "good.txt"),
+    ]
+    assert main(line) == 0
+    assert "measured and not judged" in capsys.readouterr().out
+    assert main([*line, "--p99-ms", "60000"]) == 0
+    assert re.search(r"^p99 [\d.]+ <= 60000 ms: held$", capsys.readouterr().out, re.MULTILINE)
+    assert main([*line, "--p99-ms", "1", "--json"]) == 1
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["verdict"]["held"] is False
+    assert result["verdict"]["checks"][0]["what"] == "p99Ms"
 
 
 @pytest.mark.live

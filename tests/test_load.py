@@ -20,8 +20,9 @@ from marsmith.load.arrivals import arrivals
 from marsmith.load.driver import Drive, Sample, closed_loop, open_loop
 from marsmith.load.http_lane import HttpLane, HttpTarget, read_reply
 from marsmith.load.lane import Answer, Lane
-from marsmith.load.measurement import histogram, measure, quantile
+from marsmith.load.measurement import Measurement, histogram, measure, quantile
 from marsmith.load.outbox import Outbox
+from marsmith.load.verdict import judge
 
 Respond = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -298,3 +299,54 @@ def test_a_folder_of_inputs_is_read_in_the_order_of_names(tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no files"):
         read_inputs(["empty"], tmp_path)
+
+
+def _measured(seconds: float, done: list[float], *, failed: int = 0) -> Measurement:
+    """Measure requests that came at equal distances within ``seconds``, and were answered at these moments."""
+    count = len(done)
+    samples = [
+        Sample(seconds * i / count, seconds * i / count, at, 0, "503" if i < failed else "ok")
+        for i, at in enumerate(done)
+    ]
+    return measure(Drive(tuple(samples), max(done, default=0.0), 0.1))
+
+
+def test_a_verdict_says_what_was_asked_for_what_came_of_it_and_whether_that_holds() -> None:
+    # 50 requests a second for 10 s, each answered after 20 ms.
+    on_time = _measured(10, [i / 50 + 0.02 for i in range(500)])
+    good = judge(on_time, p99_ms=50, rps=50, seconds=10)
+    assert (good.held, good.lines()) == (
+        True,
+        ["p99 20.0 <= 50 ms: held", "50.0 of 50 requests/s answered: held", "0 requests failed: held"],
+    )
+    late = judge(on_time, p99_ms=10)
+    assert (late.held, late.lines()[0]) == (False, "p99 20.0 > 10 ms: not held")
+    assert late.record()["checks"][0] == {"what": "p99Ms", "limit": 10, "measured": 20.0, "held": False}
+
+
+def test_without_a_target_nothing_is_judged_but_failures() -> None:
+    on_time = _measured(10, [i / 50 + 0.02 for i in range(500)])
+    free = judge(on_time)
+    assert (free.held, free.record()["held"]) == (True, None)
+    assert free.lines() == ["measured and not judged: neither a limit nor a rate was asked for"]
+    refused = judge(_measured(10, [i / 50 + 0.02 for i in range(500)], failed=3))
+    assert (refused.held, refused.record()["held"], refused.lines()) == (False, False, ["3 requests failed: not held"])
+    nothing = judge(_measured(10, []), p99_ms=50)
+    assert not nothing.held
+    assert nothing.lines() == ["no answer to measure p99 with: not held", "no request came: not held"]
+
+
+@pytest.mark.parametrize(("answered_a_second", "held"), [(100, True), (50, True), (40, False), (10, False)])
+def test_a_rate_is_held_when_answers_keep_up_with_requests(answered_a_second: float, held: bool) -> None:
+    # One request after the other at a fixed speed, while 50 come a second.
+    done, free = [], 0.0
+    for i in range(500):
+        free = max(free, i / 50) + 1 / answered_a_second
+        done.append(free)
+    verdict = judge(_measured(10, done), rps=50, seconds=10)
+    assert verdict.held is held
+    assert ("not held" in verdict.lines()[0]) is not held
+
+
+def test_a_short_load_with_few_requests_is_not_judged_by_its_last_one() -> None:
+    assert judge(_measured(1, [0.1 * i + 0.2 for i in range(10)]), rps=10, seconds=1).held

@@ -16,6 +16,7 @@ from marsmith.formats.model_spec import ModelSpec
 from marsmith.inputs import Input
 from marsmith.lint.fix import Fix
 from marsmith.load.measurement import Measurement
+from marsmith.load.verdict import Check, Verdict, judge
 from marsmith.scratch_server import scratch_server
 from marsmith.settings import Project
 from marsmith.tuning.rate_search import largest_rate, most_of_three
@@ -70,6 +71,8 @@ class Tuning:
         held: the measurement at that rate; None where no rate was held.
         at_rps: the measurement at the rate that was asked for; None where none was.
         seconds: how long all of it took.
+        verify_s: for how long requests came at a rate that was verified.
+        advice: what would hold a limit that is not held.
     """
 
     wanted: Wanted
@@ -81,12 +84,23 @@ class Tuning:
     held: Measurement | None
     at_rps: Measurement | None
     seconds: float
+    verify_s: float = math.inf
     advice: tuple[str, ...] = field(default=())
 
     @property
     def is_met(self) -> bool:
         """Whether the limit is held, at the rate that was asked for."""
-        return self.at_rps.holds(self.wanted.p99_ms) if self.at_rps else self.held is not None
+        return self.verdict.held
+
+    @property
+    def verdict(self) -> Verdict:
+        """What is held of what was asked for."""
+        limit = self.wanted.p99_ms
+        if self.at_rps:
+            return judge(self.at_rps, p99_ms=limit, rps=self.wanted.rps, seconds=self.verify_s)
+        if self.held:
+            return judge(self.held, p99_ms=limit)
+        return Verdict((Check("p99Ms", limit, self.chosen.p99_ms, held=False),), targets=True)
 
     def serving(self) -> dict[str, Any]:
         """Return the keys for the block ``serving`` of the spec."""
@@ -193,7 +207,7 @@ def _on_server(
     finally:
         live.close()
     seconds = time.monotonic() - begun
-    tuning = Tuning(wanted, times, predictions, trials, winner, held_rps, held, at_rps, seconds)
+    tuning = Tuning(wanted, times, predictions, trials, winner, held_rps, held, at_rps, seconds, plan.verify_s)
     return tuning if tuning.is_met else Tuning(**{**vars(tuning), "advice": advice(tuning)})
 
 

@@ -6,7 +6,8 @@
 
 With --rps requests come at random (Poisson) whether or not earlier ones are answered, and latency counts from when a
 request was due, so that a server that stalls cannot hide it. The driver watches itself: when it, and not the server,
-was the limit, it says so. The exit code is 1 when a request failed or --p99-ms was not held.
+was the limit, it says so. With --p99-ms or --rps a line for each says whether it was held; the exit code is 1 when one
+was not, or when a request failed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from marsmith.breakdown import Breakdown
     from marsmith.inputs import Input
     from marsmith.load.measurement import Measurement
+    from marsmith.load.verdict import Verdict
     from marsmith.run_state import RunState
     from marsmith.settings import Project
 
@@ -77,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
             measured = run_load(target, load, check=SameAnswer() if args.same_answer else None)
         results.append((load, measured, stages(measured) if stages else None))
     if args.json:
-        print_json([_record(args.model, *result) for result in results])
+        print_json([_record(args, *result) for result in results])
     else:
-        _print(results)
-    return 0 if all(_is_good(measured, args.p99_ms) for _, measured, _ in results) else 1
+        _print(args, results)
+    return 0 if all(_verdict(args, load, measured).held for load, measured, _ in results) else 1
 
 
 def _loads(args: argparse.Namespace) -> list[Load]:
@@ -157,17 +159,20 @@ def _progress(text: str) -> Iterator[None]:
         yield
 
 
-def _is_good(measured: Measurement, p99_ms: float | None) -> bool:
-    return not measured.failed and measured.requests > 0 and (p99_ms is None or measured.p99_ms <= p99_ms)
+def _verdict(args: argparse.Namespace, load: Load, measured: Measurement) -> Verdict:
+    from marsmith.load.verdict import judge
+
+    return judge(measured, p99_ms=args.p99_ms, rps=load.rps, seconds=load.seconds)
 
 
-def _record(model: str, load: Load, measured: Measurement, stages: Breakdown | None) -> dict[str, Any]:
+def _record(args: argparse.Namespace, load: Load, measured: Measurement, stages: Breakdown | None) -> dict[str, Any]:
     described = {"clients": load.clients, "rps": load.rps, "arrivals": load.arrivals if load.rps else None}
-    record = {"model": model, "load": described, **measured.record()}
+    record = {"model": args.model, "load": described, **measured.record()}
+    record |= {"verdict": _verdict(args, load, measured).record()}
     return record | ({"breakdown": stages.record()} if stages else {})
 
 
-def _print(results: Sequence[tuple[Load, Measurement, Breakdown | None]]) -> None:
+def _print(args: argparse.Namespace, results: Sequence[tuple[Load, Measurement, Breakdown | None]]) -> None:
     columns = ("load", "answers/s", "mean ms", "p50", "p90", "p99", "p99.9", "max", "failed")
     rows = []
     for load, measured, _ in results:
@@ -177,6 +182,17 @@ def _print(results: Sequence[tuple[Load, Measurement, Breakdown | None]]) -> Non
     print_table(columns, rows)
     for load, measured, stages in results:
         _print_details(load, measured, stages, alone=len(results) == 1)
+    print()
+    _print_verdicts([(load, _verdict(args, load, measured)) for load, measured, _ in results])
+
+
+def _print_verdicts(verdicts: Sequence[tuple[Load, Verdict]]) -> None:
+    """Say what was held, once for all loads where it is the same for all."""
+    lines = [(str(load), verdict.lines()) for load, verdict in verdicts]
+    if all(told == lines[0][1] for _, told in lines):
+        lines = [("", lines[0][1])]
+    for load, told in lines:
+        print("\n".join(f"{load}: {line}" if load else line for line in told))
 
 
 def _print_details(load: Load, measured: Measurement, stages: Breakdown | None, *, alone: bool) -> None:
