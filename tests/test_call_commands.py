@@ -4,10 +4,20 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from marsmith.call_commands import Caller, curl_command, grpc_command
 from marsmith.inputs import Input
 from marsmith.run_state import RunState
 from marsmith.settings import Project
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
 
 CALLER = Caller(Path("/p q/.venv/bin/marsmith"), Project(Path("/p q")))
 PHOTO = Input("cat.png", Path("/photos/a cat.png"), b"", "image/png")
@@ -29,6 +39,15 @@ def test_without_tokens_no_header_is_sent() -> None:
     assert line is not None
     assert "Authorization" not in line
     assert shlex.split(line)[-1] == "http://127.0.0.1:8080/predictions/m"
+
+
+def test_where_the_environment_names_a_proxy_curl_is_told_to_pass_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    line = curl_command(CALLER, _state(tokens=False), "m", None, PHOTO)
+    assert line is not None
+    assert line.startswith("curl -sS --noproxy '*' ")
+    elsewhere = replace(_state(tokens=False), inference="http://models.example.org:8080")
+    assert "--noproxy" not in str(curl_command(CALLER, elsewhere, "m", None, PHOTO))
 
 
 def test_what_came_from_a_stream_cannot_be_named() -> None:

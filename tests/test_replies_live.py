@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +22,7 @@ from marsmith.errors import RequestRejectedError
 from marsmith.inputs import Input
 from marsmith.run_state import RunState
 from marsmith.settings import PROJECT_VARIABLE, Project
-from reply_server import asked, reply_server
+from reply_server import PICTURE, asked, reply_server
 
 pytestmark = pytest.mark.live
 
@@ -172,3 +175,58 @@ def test_no_proxy_stands_before_a_server_on_this_machine(
         ["predict", "ours", str(tmp_path / "in.txt"), "--grpc"],
     ):
         assert main(line) == 0
+
+
+def marsmith(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the command with stdout redirected."""
+    return subprocess.run([sys.executable, "-m", "marsmith", *arguments], capture_output=True, check=False)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    for text in ("picture", "bytes", "latin", "text", "refuse"):
+        (tmp_path / f"{text}.txt").write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("flags", [(), ("--grpc",)], ids=["REST", "gRPC"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("picture", PICTURE), ("bytes", b"\x00\x01\xff"), ("latin", b"caf\xe9"), ("text", "caf\u00e9".encode())],
+)
+def test_the_bytes_of_a_reply_go_out_as_they_came(
+    inputs: Path, name: str, content: bytes, flags: tuple[str, ...]
+) -> None:
+    asked_for = [str(inputs / f"{name}.txt"), *flags]
+    done = marsmith("predict", "ours", *asked_for)
+    assert (done.returncode, done.stdout) == (0, content)
+    kept = marsmith("predict", "ours", *asked_for, "-o", str(inputs / "out"))
+    assert (kept.returncode, kept.stdout, (inputs / "out").read_bytes()) == (0, b"", content)
+
+
+def test_bytes_in_json_are_base64_with_their_type(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "ours", str(inputs / "picture.txt"), str(inputs / "latin.txt"), "--json"]) == 0
+    picture, latin = json.loads(capsys.readouterr().out)
+    assert (picture["content_type"], base64.b64decode(picture["reply_base64"])) == ("image/png", PICTURE)
+    assert latin["reply"] == "caf\u00e9"
+
+
+def test_the_replies_of_several_inputs_are_kept_in_a_folder(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    several = [str(inputs / f"{name}.txt") for name in ("picture", "refuse", "text")]
+    assert main(["predict", "ours", *several]) == 1
+    shown = capsys.readouterr()
+    assert "11 bytes of image/png, not shown" in shown.out
+    assert "-o FOLDER" in shown.err
+    assert main(["predict", "ours", *several, "-o", str(inputs / "replies")]) == 1
+    assert "not this one" in capsys.readouterr().err
+    found = {path.name: path.read_bytes() for path in (inputs / "replies").iterdir()}
+    assert found == {"picture.png": PICTURE, "text.txt": "caf\u00e9".encode()}
+
+
+def test_run_gives_the_same_bytes_without_a_server(project: Project, inputs: Path) -> None:
+    archive = str(project.model_store / "ours.mar")
+    done = marsmith("run", archive, str(inputs / "picture.txt"))
+    assert (done.returncode, done.stdout) == (0, PICTURE)
+    several = [str(inputs / "picture.txt"), str(inputs / "text.txt")]
+    assert marsmith("run", archive, *several, "-o", str(inputs / "replies")).returncode == 0
+    assert (inputs / "replies" / "picture.png").read_bytes() == PICTURE

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment
 
+from marsmith.hosts import is_this_machine
 from marsmith.inputs import Input
 from marsmith.run_state import RunState
 from marsmith.settings import PROJECT_VARIABLE, Project
@@ -35,8 +38,11 @@ def curl_command(caller: Caller, state: RunState, model: str, version: str | Non
     path = f"/predictions/{model}" + (f"/{version}" if version else "")
     token = [f'-H "Authorization: Bearer $({caller.marsmith("token", "inference")})"'] if state.tokens else []
     trusted = ["--cacert", str(state.ca_file)] if state.ca_file else []
+    # curl asks the proxy of the environment for servers on this machine as well.
+    past_it = getproxies_environment() and is_this_machine(urlsplit(state.inference).hostname or "")
+    direct = ["--noproxy", "*"] if past_it else []
     content = ["-H", f"Content-Type: {given.content_type}", "--data-binary", f"@{given.path}"]
-    rest = [*trusted, *content, f"{state.inference}{path}"]
+    rest = [*direct, *trusted, *content, f"{state.inference}{path}"]
     return " ".join(["curl -sS", *token, shlex.join(rest)])
 
 

@@ -87,6 +87,11 @@ def guess_content_type(name: str, body: bytes) -> str:
     return by_content or _SUFFIXES.get(Path(name).suffix.lower(), UNKNOWN)
 
 
+def suffix_of(content_type: str) -> str:
+    """Return how a file of that type is named; empty for a type that is not known."""
+    return next((suffix for suffix, kind in _SUFFIXES.items() if kind == content_type != UNKNOWN), "")
+
+
 def _in_package(reference: str) -> Path:
     package, slash, inner = reference.removeprefix(PACKAGE).partition("/")
     parts = inner.split("/")

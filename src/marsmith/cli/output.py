@@ -18,7 +18,12 @@ def add_json_flag(parser: argparse.ArgumentParser) -> None:
 
 def print_json(value: object) -> None:
     """Print ``value`` on stdout as indented JSON, keys in their own order."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(encodable(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def encodable(text: str) -> str:
+    """Write half of a pair of surrogates, which has no form in UTF-8, as JSON escapes it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -4,6 +4,7 @@
     marsmith predict efficientnet_lite0 --commands       # the spec's first example, and how to send it with curl
     marsmith predict resnet18:2.0 *.jpg --grpc
     curl -s https://example.org/cat.jpg | marsmith predict resnet18 -
+    marsmith predict segmenter in.jpg -o out.png         # or > out.png; -o FOLDER for several inputs
 
 Several inputs are sent at the same time, so that TorchServe can put them into one batch. An input that is refused does
 not hold up the others; the exit code is 1 then.
@@ -12,7 +13,6 @@ not hold up the others; the exit code is 1 then.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marsmith.cli.output import add_json_flag, note, print_json, print_table
+from marsmith.cli.output import add_json_flag, note, print_json
+from marsmith.cli.replies import Body, check_output, keep, show
 from marsmith.errors import (
     AuthorizationError,
     ClientError,
@@ -47,6 +48,11 @@ class Outcome:
     reply: Reply | None
     error: ClientError | None
 
+    @property
+    def body(self) -> Body | None:
+        """The body of the reply."""
+        return Body(self.reply.body, self.reply.content_type) if self.reply else None
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith predict``."""
@@ -55,6 +61,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "inputs", metavar="INPUT", nargs="*", help="a file, - for stdin, or package:NAME/PATH; the spec's first example"
     )
     parser.add_argument("--commands", action="store_true", help="print the commands that send the first input, too")
+    parser.add_argument(
+        "-o", "--output", metavar="PATH", help="keep the replies byte for byte: a file, a folder, or - for stdout"
+    )
     parser.add_argument("--grpc", action="store_true", help="over gRPC instead of REST")
     parser.add_argument("--deadline", metavar="SECONDS", type=float, default=30.0, help="most time for an answer (30)")
     parser.add_argument(
@@ -73,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     with _client(args) as client:
         inputs = [read_input(reference, Path.cwd()) for reference in args.inputs] or [_first_example(model)]
+        check_output(args.output, len(inputs), as_json=args.json)
 
         def ask(item: Input) -> Reply:
             if args.grpc:
@@ -80,13 +90,24 @@ def run(args: argparse.Namespace) -> int:
             return client.predict(model, item.body, version=version, content_type=item.content_type)
 
         outcomes = _ask_all(inputs, ask)
-    if args.json:
-        print_json([_as_json(outcome) for outcome in outcomes])
-    else:
-        _print_blocks(outcomes)
+    is_whole = _give(args, outcomes)
     if args.commands:
         _print_commands(model, version, inputs[0])
-    return 1 if any(outcome.error for outcome in outcomes) else 0
+    return 0 if is_whole and not any(outcome.error for outcome in outcomes) else 1
+
+
+def _give(args: argparse.Namespace, outcomes: Sequence[Outcome]) -> bool:
+    """Print the outcomes, or write them to files; return whether everything is in them."""
+    if args.json:
+        print_json([_as_json(outcome) for outcome in outcomes])
+    elif args.output:
+        keep(args.output, [(outcome.input.name, outcome.body) for outcome in outcomes])
+        for outcome in outcomes:
+            if outcome.error:
+                note(f"{outcome.input.name}: {outcome.error}")
+    else:
+        return _print_blocks(outcomes)
+    return True
 
 
 def _first_example(model: str) -> Input:
@@ -168,40 +189,33 @@ def _common_error(outcomes: Sequence[Outcome]) -> ClientError | None:
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:
-    if outcome.reply is None:
+    if outcome.reply is None or outcome.body is None:
         status = outcome.error.status if isinstance(outcome.error, RequestRejectedError) else None
         return {"input": outcome.input.name, "status": status, "error": str(outcome.error)}
-    return {"input": outcome.input.name, "status": outcome.reply.status, "reply": _value(outcome.reply.body)}
+    described = {"input": outcome.input.name, "status": outcome.reply.status}
+    return {**described, "content_type": outcome.reply.content_type, **outcome.body.record()}
 
 
-def _value(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError:
-        return body.decode("utf-8", "replace")
-
-
-def _print_blocks(outcomes: Sequence[Outcome]) -> None:
+def _print_blocks(outcomes: Sequence[Outcome]) -> bool:
+    """Print one block for each outcome, in their order; return whether all that was asked for is in them."""
+    if len(outcomes) == 1:
+        _show_one(outcomes[0], alone=True)
+        return True
+    all_shown = True
     for number, outcome in enumerate(outcomes):
-        if len(outcomes) > 1:
-            print(f"{'' if number == 0 else chr(10)}{outcome.input.name}")
-        if outcome.reply is None:
-            note(f"{outcome.input.name}: {outcome.error}")
-            if len(outcomes) > 1:
-                print("no answer")
-        else:
-            _print_reply(outcome.reply.body)
+        print(f"{'' if number == 0 else chr(10)}{outcome.input.name}")
+        all_shown = _show_one(outcome, alone=False) and all_shown
+    return all_shown
 
 
-def _print_reply(body: bytes) -> None:
-    value = _value(body)
-    if isinstance(value, dict) and value and all(_is_number(item) for item in value.values()):
-        print_table(("LABEL", "PROBABILITY"), [(label, f"{number:.4f}") for label, number in value.items()])
-    elif isinstance(value, str):
-        print(value)
-    else:
-        print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _show_one(outcome: Outcome, *, alone: bool) -> bool:
+    if outcome.body is None:
+        note(f"{outcome.input.name}: {outcome.error}")
+        if not alone:
+            print("no answer")
+        return True
+    if show(outcome.body, alone=alone):
+        return True
+    if not alone:
+        print(f"{outcome.body}, not shown")
+    return False

@@ -11,14 +11,12 @@ go to stdout, all else to stderr. Exit code 1 where a reply has a status of 400 
 from __future__ import annotations
 
 import argparse
-import base64
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marsmith.cli.output import add_json_flag, note, print_json
+from marsmith.cli.replies import Body, check_output, keep, show
 from marsmith.errors import ProjectError, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith run``."""
     parser.add_argument("archive", metavar="ARCHIVE", type=Path, help="a .mar, a .tar.gz, or a folder with its members")
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="a file, - for stdin, or package:NAME/PATH")
+    parser.add_argument(
+        "-o", "--output", metavar="PATH", help="keep the replies byte for byte: a file, a folder, or - for stdout"
+    )
     parser.add_argument("--batch-size", metavar="N", type=int, help="instead of the model config's")
     parser.add_argument("--content-type", metavar="T", help="of the inputs; guessed from each where it is not given")
     parser.add_argument(
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UsageError(f"--batch-size {args.batch_size}: a batch has at least 1 request")
+    check_output(args.output, len(args.inputs), as_json=args.json)
     requests = _requests(args)
     profile = Profile()
     replies: list[RunnerReply] = []
@@ -59,9 +61,23 @@ def run(args: argparse.Namespace) -> int:
             _explain(runner)
     if args.profile:
         _print_profile(profile)
-    named = list(zip(args.inputs, replies, strict=True))
-    print_json([_as_json(name, reply) for name, reply in named]) if args.json else _print_replies(named)
-    return int(any(reply.status >= 400 for reply in replies))
+    is_whole = _give(args, list(zip(args.inputs, replies, strict=True)))
+    return int(not is_whole or any(reply.status >= 400 for reply in replies))
+
+
+def _give(args: argparse.Namespace, named: Sequence[tuple[str, RunnerReply]]) -> bool:
+    """Print the replies, or write them to files; return whether everything is in them."""
+    if args.json:
+        print_json([_as_json(name, reply) for name, reply in named])
+        return True
+    if args.output:
+        keep(args.output, [(name, _body(reply)) for name, reply in named])
+        return True
+    return _print_replies(named)
+
+
+def _body(reply: RunnerReply) -> Body:
+    return Body(reply.body, reply.content_type)
 
 
 def _requests(args: argparse.Namespace) -> list[Request]:
@@ -74,10 +90,12 @@ def _requests(args: argparse.Namespace) -> list[Request]:
 
 
 def _header(text: str) -> tuple[str, str]:
+    from marsmith.rest import sendable
+
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         raise UsageError(f"--header {text!r} is not of the form NAME:VALUE")
-    return name.strip(), value.strip()
+    return name.strip(), sendable(name.strip(), value)
 
 
 def _explain(runner: Runner) -> None:
@@ -88,15 +106,14 @@ def _explain(runner: Runner) -> None:
         note(f"the worker died, and a server would start a new one: {runner.last_failure}")
 
 
-def _print_replies(named: Sequence[tuple[str, RunnerReply]]) -> None:
+def _print_replies(named: Sequence[tuple[str, RunnerReply]]) -> bool:
+    """Print the replies one after the other; return whether all could be shown."""
+    alone, all_shown = len(named) == 1, True
     for name, reply in named:
         kind = f" {reply.content_type}" if reply.content_type else ""
         note(f"{name}: {reply.status}{kind}, {len(reply.body)} bytes")
-        sys.stdout.flush()
-        sys.stdout.buffer.write(
-            reply.body if reply.body.endswith(b"\n") or _text(reply) is None else reply.body + b"\n"
-        )
-        sys.stdout.buffer.flush()
+        all_shown = show(_body(reply), alone=alone, laid_out=False) and all_shown
+    return all_shown or alone
 
 
 def _print_profile(profile: Profile) -> None:
@@ -119,22 +136,4 @@ def _metrics_config() -> Path | None:
 def _as_json(name: str, reply: RunnerReply) -> dict[str, Any]:
     """Return a reply as JSON: its body as a value, as text, or else in base64."""
     shown = {"input": name, "status": reply.status, "content_type": reply.content_type, "headers": dict(reply.headers)}
-    try:
-        # Python's parser would also take NaN, which is no JSON to print.
-        return {**shown, "body": json.loads(reply.body, parse_constant=_refuse)}
-    except ValueError:
-        text = _text(reply)
-    if text is not None:
-        return {**shown, "body": text}
-    return {**shown, "body_base64": base64.b64encode(reply.body).decode()}
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)
-
-
-def _text(reply: RunnerReply) -> str | None:
-    try:
-        return reply.body.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
+    return {**shown, **_body(reply).record("body")}

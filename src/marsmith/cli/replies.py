@@ -1,0 +1,238 @@
+"""How the commands show and keep the replies of models: values as values, text as text, bytes as bytes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+from marsmith.cli.output import encodable, note, print_json, print_table, printable
+from marsmith.errors import MarsmithError, UsageError
+from marsmith.inputs import guess_content_type, suffix_of
+
+STDOUT = "-"
+_TEXTS = frozenset(
+    {
+        "application/json",
+        "application/x-ndjson",
+        "application/xml",
+        "application/yaml",
+        "application/javascript",
+        "application/x-www-form-urlencoded",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Body:
+    """The body of a reply.
+
+    Attributes:
+        content: its bytes.
+        content_type: as the server sent it; empty where it sent none, as over gRPC: then the bytes themselves tell.
+    """
+
+    content: bytes
+    content_type: str = ""
+
+    def __str__(self) -> str:
+        """Say what it is."""
+        return f"{len(self.content)} bytes of {self._kind() or guess_content_type('', self.content)}"
+
+    @property
+    def suffix(self) -> str:
+        """How the name of a file with this content ends."""
+        kind = self._kind() or ("application/json" if self.has_value else guess_content_type("", self.content))
+        return suffix_of(kind) or (".txt" if self.text() is not None else ".bin")
+
+    @property
+    def has_value(self) -> bool:
+        """Whether it is JSON."""
+        return self._value() is not _NONE
+
+    def value(self) -> Any:
+        """Return the JSON value, else the text; None where it is neither."""
+        value = self._value()
+        return self.text() if value is _NONE else value
+
+    def text(self) -> str | None:
+        """Return the text, in the charset that the content type names; None where it is bytes."""
+        kind = self._kind()
+        if kind and not (kind.startswith("text/") or kind in _TEXTS or kind.endswith(("+json", "+xml"))):
+            return None
+        try:
+            text = self.content.decode(self._message().get_content_charset("utf-8"))
+        except (UnicodeDecodeError, LookupError):
+            return None
+        # Bytes that happen to be UTF-8 hold what no text does.
+        return None if not kind and any(c < " " and c not in "\t\n\r\f" for c in text) else text
+
+    def record(self, name: str = "reply") -> dict[str, Any]:
+        """Return it for JSON: a value or text under ``name``, bytes in base64 under ``<name>_base64``."""
+        value = self.value()
+        if value is None and not self.has_value:
+            return {f"{name}_base64": base64.b64encode(self.content).decode()}
+        return {name: value}
+
+    def _kind(self) -> str:
+        return self.content_type.partition(";")[0].strip().lower()
+
+    def _message(self) -> Message:
+        message = Message()
+        message["Content-Type"] = " ".join(self.content_type.split())
+        return message
+
+    def _value(self) -> Any:
+        kind = self._kind()
+        if kind and kind != "application/json" and not kind.endswith("+json"):
+            return _NONE
+        try:
+            # Python's parser would also take NaN, which is no JSON to print.
+            return json.loads(self.content, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return _NONE
+
+
+_NONE = object()
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+# Showing ------------------------------------------------------------------------------------------------------------
+
+
+def show(body: Body, *, alone: bool = True, laid_out: bool = True) -> bool:
+    """Print a reply on stdout; return whether it could be shown.
+
+    What goes to a file or a pipe, and is nothing but this reply, goes out byte for byte, unless it is JSON and is to be
+    laid out. A terminal, and the blocks of several replies, get text only.
+    """
+    if laid_out and body.has_value:
+        _print_value(body.value())
+        return True
+    if alone and not sys.stdout.isatty():
+        write_raw(body.content)
+        return True
+    text = body.text()
+    if text is None:
+        note(f"the reply is {body}, which no terminal shows: -o {'FILE' if alone else 'FOLDER'} keeps it")
+        return False
+    _print_text(text)
+    return True
+
+
+def _print_text(text: str) -> None:
+    """Print lines; what a model says must not steer a terminal."""
+    lines = text.splitlines()
+    if sys.stdout.isatty():
+        lines = ["\t".join(map(printable, line.split("\t"))) for line in lines]
+    print("\n".join(map(encodable, lines)))
+
+
+def write_raw(content: bytes) -> None:
+    """Write bytes on stdout as they are."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+def _print_value(value: Any) -> None:
+    if isinstance(value, dict) and value and all(_is_number(item) for item in value.values()):
+        rows = [(printable(label), f"{number:.4f}") for label, number in value.items()]
+        print_table(("LABEL", "PROBABILITY"), rows)
+    elif isinstance(value, str):
+        _print_text(value)
+    else:
+        print_json(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# Keeping ------------------------------------------------------------------------------------------------------------
+
+
+def check_output(output: str | None, inputs: int, *, as_json: bool) -> None:
+    """Make sure, before anything is sent, that replies can be kept at ``-o``.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if output is None:
+        return
+    if as_json:
+        raise UsageError("--json has the bytes in it: leave out -o", tip="or leave out --json")
+    if output == STDOUT:
+        if inputs > 1:
+            raise UsageError(f"{inputs} replies cannot go to stdout as one", tip="-o FOLDER keeps each as a file")
+        return
+    path = Path(output)
+    if inputs > 1 and path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, and there are {inputs} replies", tip="-o FOLDER keeps each as a file")
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", tip=f"mkdir -p {folder}")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"the folder {folder} cannot be written to")
+
+
+def keep(output: str, replies: Sequence[tuple[str, Body | None]]) -> None:
+    """Write replies to ``-o``, byte for byte, each whole or not at all.
+
+    Args:
+        output: a file for the only reply, ``-`` for stdout, or a folder, which is made if there are several.
+        replies: the names of the inputs and their replies; None where there is none.
+
+    Raises:
+        MarsmithError: one cannot be written.
+    """
+    if output == STDOUT:
+        for _, body in replies:
+            write_raw(body.content if body else b"")
+        return
+    path = Path(output)
+    in_folder = len(replies) > 1 or path.is_dir() or output.endswith("/")
+    taken: set[str] = set()
+    for name, body in replies:
+        if body is None:
+            continue
+        target = path / _free_name(Path(name).stem or "reply", body.suffix, taken) if in_folder else path
+        _write(target, body.content)
+        note(f"{target}: {body}")
+
+
+def _free_name(stem: str, suffix: str, taken: set[str]) -> str:
+    """Return a name that no other reply has: inputs of several folders may have the same one."""
+    name, number = f"{stem}{suffix}", 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    taken.add(name)
+    return name
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; what is no file, as a device, cannot be replaced and is written to."""
+    target = path.resolve()
+    staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        if target.exists() and not target.is_file():
+            target.write_bytes(content)
+            return
+        target.parent.mkdir(exist_ok=True)
+        try:
+            staged.write_bytes(content)
+            staged.replace(target)
+        finally:
+            staged.unlink(missing_ok=True)
+    except OSError as error:
+        raise MarsmithError(f"cannot write {path}: {error.strerror}") from None
