@@ -90,7 +90,7 @@ def _leave_out(project: Project, model: str, version: str | None) -> str:
         raise UsageError(f"which version of {model}? {', '.join(names)}", tip=f"marsmith unregister {model}:{names[0]}")
     chosen = version or next(iter(names), "")
     if served is None or chosen not in names:
-        known = f"the server before served of {model}: {', '.join(names) or 'nothing'}"
+        known = f"the server before served of {model}: {', '.join(names)}" if names else "marsmith serve"
         raise NotFoundError(f"no server runs, and none is remembered that served {model}:{chosen}", tip=known)
     after = server_state.leave_out(project, (model, chosen))
     left = after.models.get(model)
