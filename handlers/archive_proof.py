@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import platform
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from archive_additions import harmful_additions
+
+MANIFEST = "MAR-INF/MANIFEST.json"
 SUMS = "MAR-INF/SHA256SUMS"
 ENVIRONMENT = "MAR-INF/environment.txt"
 CHUNK_BYTES = 1024 * 1024
 logger = logging.getLogger(__name__)
 
 
-def prove_digests(folder: Path, *, may_have_more: bool = False) -> bool:
+def prove_digests(folder: Path, *, read: Collection[str] = (), may_have_more: bool = False) -> bool:
     """Refuse an unpacked archive that is not what was built; see ``digest_problems``.
 
     Returns:
@@ -24,7 +28,7 @@ def prove_digests(folder: Path, *, may_have_more: bool = False) -> bool:
     Raises:
         RuntimeError: with every file that is missing, added or changed.
     """
-    problems = digest_problems(folder, may_have_more=may_have_more)
+    problems = digest_problems(folder, read=read, may_have_more=may_have_more)
     if problems:
         raise RuntimeError("the archive is not what was built: " + "; ".join(problems))
     if problems is None:
@@ -50,25 +54,30 @@ def prove_environment(folder: Path, policy: str, may_lack: Collection[str] = ())
         logger.warning("the environment is not the validated one: %s", difference)
 
 
-def digest_problems(folder: Path, *, may_have_more: bool = False) -> list[str] | None:
+def digest_problems(folder: Path, *, read: Collection[str] = (), may_have_more: bool = False) -> list[str] | None:
     """Compare the files of an unpacked archive with its SHA256SUMS.
+
+    What else lies there counts only if it could run, or be loaded in a member's place: the folder is where a handler
+    writes, too.
 
     Args:
         folder: where TorchServe has unpacked the archive.
-        may_have_more: accept files that are not listed: TorchServe installs an archive's requirements beside it.
+        read: names that the handler reads if they are there.
+        may_have_more: TorchServe has installed the archive's requirements into the folder.
 
     Returns:
-        One sentence a problem; empty where all is as it was; None where the archive has no SHA256SUMS.
+        One sentence a problem; empty where all is as it was; None for an archive of another tool without SHA256SUMS.
     """
     sums = folder / SUMS
     if not sums.is_file():
-        return None
+        return [f"{SUMS} is missing"] if _is_ours(folder) else None
     listed = _parse_sums(sums.read_text(encoding="utf-8"))
-    present = {name for name in _file_names(folder) if name != SUMS}
+    present = {name for name in listed if (folder / name).is_file()}
     problems = [f"{name} is missing" for name in sorted(listed.keys() - present)]
-    if not may_have_more:
-        problems += [f"{name} was added" for name in sorted(present - listed.keys())]
-    changed = (name for name in sorted(listed.keys() & present) if _sha256(folder / name) != listed[name])
+    known = {SUMS, *listed}
+    added = harmful_additions(folder, known, read=read, may_have_more=may_have_more)
+    problems += [f"{name} was added" for name in added]
+    changed = (name for name in sorted(present) if _sha256(folder / name) != listed[name])
     return problems + [f"{name} was changed" for name in changed]
 
 
@@ -88,6 +97,14 @@ def environment_problems(folder: Path, may_lack: Collection[str] = ()) -> list[s
         for name, wanted in recorded.items()
         if found[name] != wanted and not (found[name] is None and name in may_lack)
     ]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether marsmith has made the archive: then it had digests."""
+    try:
+        return "marsmith" in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _parse_sums(text: str) -> dict[str, str]:
@@ -113,15 +130,6 @@ def _installed_version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _file_names(folder: Path) -> Iterable[str]:
-    """List files by posix name, but for what running the archive leaves there: bytecode, and dumps of a crash."""
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        left_behind = "__pycache__" in name.parts or name.parts[0] == "core" or name.parts[0].startswith("core.")
-        if path.is_file() and not left_behind:
-            yield name.as_posix()
 
 
 def _sha256(path: Path) -> str:

@@ -193,8 +193,9 @@ class BaseHandler:
         self._prediction_log: PredictionLog | None = None
 
     def _prove_archive(self) -> None:
-        installed_beside = bool(self.manifest.get("requirementsFile"))
-        self.digests_verified = archive_proof.prove_digests(self.folder, may_have_more=installed_beside)
+        read = {str(self.config[key]) for key in ("labels", "vocabulary", "engine_file") if key in self.config}
+        may_have_more = bool(self.manifest.get("requirementsFile"))
+        self.digests_verified = archive_proof.prove_digests(self.folder, read=read, may_have_more=may_have_more)
         archive_proof.prove_environment(self.folder, self.settings.environment, self.engine_settings.may_lack)
 
     def _place(self, gpu_id: Any, model_config: Mapping[str, Any]) -> None:

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import platform
+import py_compile
 import subprocess
+import sys
+import zipfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import version
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +62,158 @@ def test_a_changed_a_missing_and_an_added_file_are_all_named_and_the_archive_is_
     assert "index_to_name.json is missing; surprise.py was added; model.pt was changed" in str(refused.value)
 
 
-def test_what_running_it_leaves_behind_does_not_spoil_an_archive(archive: Path) -> None:
-    (archive / "__pycache__").mkdir()
-    (archive / "__pycache__" / "x.cpython-311.pyc").write_bytes(b"x")
-    (archive / "core.123").write_bytes(b"x")
+SOURCE = "import math\n\nFACTS = {'a': (1, 2.0, None)}\n\n\ndef area(r):\n    return [math.pi * x * x for x in r]\n"
+# What a handler may write: nothing imports, links or reads it unasked.
+DATA = [
+    "requests.log",
+    "cache/a.bin",
+    "written.json",
+    "core",
+    "core.123",
+    "core.json",
+    "a.pt",
+    "a.zip",
+    "a.so.txt",
+    ".lock",
+]
+# What could run, or be read in a member's place.
+CODE = [
+    *(
+        "extra.py",
+        "json.py",
+        "core.py",
+        "pkg/__init__.py",
+        "cache/deep/x.py",
+        "x.pyc",
+        "pkg/__init__.pyc",
+        "sitecustomize.py",
+    ),
+    *("x.so", f"helper{EXTENSION_SUFFIXES[0]}", "x.abi3.so", "pkg/libx.so.1.2", "x.dylib", "x.pth", "x.egg-link"),
+    *("torch-9.9.dist-info/entry_points.txt", "torch-9.9.egg-info", "x.egg/EGG-INFO/PKG-INFO"),
+    *("MAR-INF/environment.txt", "MAR-INF/notes", "vocab.txt", "source_vocab.pt"),
+    *("__pycache__/other.cpython-311.pyc", "__pycache__/helper.pyc", "__pycache__/x.py"),
+]
+
+
+def with_source(folder: Path) -> Path:
+    """Add a module to an archive, and the digests anew."""
+    (folder / "helper.py").write_text(SOURCE, encoding="utf-8")
+    write_sums(folder)
+    return Path(cache_from_source(str(folder / "helper.py")))
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data_that_a_handler_writes_beside_the_members_does_not_spoil_an_archive(archive: Path, name: str) -> None:
+    (archive / name).parent.mkdir(exist_ok=True)
+    (archive / name).write_bytes(b"x")
     assert digest_problems(archive) == []
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_what_could_run_or_be_read_beside_the_members_is_refused(archive: Path, name: str) -> None:
+    with_source(archive)
+    (archive / name).parent.mkdir(parents=True, exist_ok=True)
+    (archive / name).write_bytes(b"x")
+    assert digest_problems(archive) == [f"{name} was added"]
+
+
+def test_a_file_that_the_handler_names_is_not_taken_from_beside_the_members(archive: Path) -> None:
+    (archive / "names.json").write_text("{}", encoding="utf-8")
+    assert digest_problems(archive) == []
+    assert digest_problems(archive, read={"names.json"}) == ["names.json was added"]
+
+
+def test_the_labels_of_a_configured_name_must_be_a_member(tmp_path: Path) -> None:
+    folder = classifier_folder(tmp_path / "model", labels="names.json")
+    write_sums(folder)
+    Worker(folder, HANDLER)
+    (folder / "names.json").write_text('{"0": "black"}', encoding="utf-8")
+    with pytest.raises(RuntimeError, match=r"names\.json was added"):
+        Worker(folder, HANDLER)
+
+
+def test_a_link_to_a_folder_is_refused_because_it_may_be_a_package(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (archive / "helper").symlink_to(tmp_path / "elsewhere")
+    assert digest_problems(archive) == ["helper was added"]
+
+
+def test_a_zip_is_refused_only_on_the_path_of_modules(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(archive / "more.data", "w") as file:
+        file.writestr("surprise.py", "")
+    assert digest_problems(archive) == []
+    monkeypatch.syspath_prepend(str(archive / "more.data"))
+    assert digest_problems(archive) == ["more.data was added"]
+
+
+def test_bytecode_that_python_has_made_of_a_member_does_not_spoil_an_archive(archive: Path) -> None:
+    bytecode = with_source(archive)
+    run = [sys.executable, "-c", "import helper; assert helper.area([0]) == [0]"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run(run, cwd=archive, env=environment, check=True)
+    assert bytecode.is_file()
+    # As it lies there while another worker writes it.
+    bytecode.with_name(f"{bytecode.name}.140023").write_bytes(bytecode.read_bytes()[:100])
+    assert digest_problems(archive) == []
+
+
+@pytest.mark.parametrize(
+    "source", ["", SOURCE.replace("math.pi", "math.e"), SOURCE.replace("2.0", "2"), f"{SOURCE}\n\nprint()\n"]
+)
+def test_bytecode_of_another_source_in_the_place_of_a_members_is_refused(archive: Path, source: str) -> None:
+    bytecode = with_source(archive)
+    planted = archive.parent / "planted.py"
+    planted.write_text(source, encoding="utf-8")
+    # Python runs bytecode of this kind without a look at the source.
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(planted), str(bytecode), dfile="helper.py", invalidation_mode=unchecked)
+    assert digest_problems(archive) == [f"__pycache__/{bytecode.name} was added"]
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 40, importlib.util.MAGIC_NUMBER + bytes(40)])
+def test_bytecode_that_cannot_be_read_is_refused(archive: Path, content: bytes) -> None:
+    bytecode = with_source(archive)
+    bytecode.parent.mkdir()
+    bytecode.write_bytes(content)
+    assert digest_problems(archive) == [f"__pycache__/{bytecode.name} was added"]
+
+
+@pytest.mark.parametrize(
+    "name", ["core", "core.py", "core.json", "core/x.py", "__pycache__/x.pyc", "a.mar", "lib.so", "x.pth"]
+)
+def test_no_name_of_a_member_is_special(tmp_path: Path, name: str) -> None:
+    folder = classifier_folder(tmp_path / "model")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"x = 1\n")
+    write_sums(folder)
+    assert digest_problems(folder) == []
+    Worker(folder, HANDLER)
+    (folder / name).write_bytes(b"x = 2\n")
+    assert digest_problems(folder) == [f"{name} was changed"]
+    (folder / name).unlink()
+    assert digest_problems(folder) == [f"{name} is missing"]
+
+
+def test_an_archive_of_ours_that_has_lost_its_digests_is_refused(archive: Path) -> None:
+    manifest = archive / "MAR-INF" / "MANIFEST.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "marsmith": {"formatVersion": 1}}))
+    (archive / "MAR-INF" / "SHA256SUMS").unlink()
+    with pytest.raises(RuntimeError, match="MAR-INF/SHA256SUMS is missing"):
+        Worker(archive, HANDLER)
 
 
 def test_packages_that_torchserve_installs_beside_an_archive_do_not_spoil_it(archive: Path) -> None:
     (archive / "installed.py").write_text("", encoding="utf-8")
     assert digest_problems(archive) == ["installed.py was added"]
     assert digest_problems(archive, may_have_more=True) == []
+
+
+@pytest.mark.parametrize("name", ["helper.so", "helper/__init__.py", "__pycache__/helper.cpython-311.pyc", "MAR-INF/x"])
+def test_packages_installed_beside_an_archive_take_no_members_place(archive: Path, name: str) -> None:
+    with_source(archive)
+    (archive / name).parent.mkdir(exist_ok=True)
+    (archive / name).write_bytes(b"")
+    assert digest_problems(archive, may_have_more=True) == [f"{name} was added"]
 
 
 def test_an_archive_without_digests_is_loaded_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,11 @@ from marsmith.sbom import render_sbom
 
 @contextmanager
 def linked_folder(manifest: Manifest, members: Sequence[Member]) -> Iterator[Path]:
-    """Lay members out as an unpacked archive for a while, files by link."""
+    """Lay members out as an unpacked archive for a while, files by link.
+
+    Its manifest lacks marsmith's key: the folder has no digests yet, and a worker refuses an archive of ours that has
+    lost them.
+    """
     with temporary_folder("marsmith-") as folder:
         for member in members:
             place = folder / member.name
@@ -34,7 +38,7 @@ def linked_folder(manifest: Manifest, members: Sequence[Member]) -> Iterator[Pat
             else:
                 place.write_bytes(member.source)
         (folder / MANIFEST_FILE).parent.mkdir(exist_ok=True)
-        (folder / MANIFEST_FILE).write_text(render_manifest(manifest), encoding="utf-8")
+        (folder / MANIFEST_FILE).write_text(render_manifest(replace(manifest, marsmith=None)), encoding="utf-8")
         yield folder
 
 

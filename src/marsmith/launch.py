@@ -134,6 +134,8 @@ def environment(base: Mapping[str, str], project: Project, temporary: Path, *, c
         "TMPDIR": str(temporary),
         # The worker's prints reach the log while it lives, not only when it ends.
         "PYTHONUNBUFFERED": "1",
+        # A worker's modules lie in its unpacked archive, where only what the archive lists may be importable.
+        "PYTHONDONTWRITEBYTECODE": "1",
         **_utf8(base),
     }
 

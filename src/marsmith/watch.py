@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from marsmith.archive import Archive
 from marsmith.child_processes import temporary_folder
 from marsmith.errors import HandlerError, MarsmithError
 from marsmith.formats.examples import FOLDER as EXAMPLES
+from marsmith.formats.manifest import FILE_NAME as MANIFEST
+from marsmith.formats.manifest import render_manifest
 from marsmith.formats.sums import FILE_NAME as SUMS
 from marsmith.imports import follow_imports, third_party
 from marsmith.runner import Request, Runner, RunnerReply
@@ -53,7 +56,7 @@ def watch(
     edited. The digests and examples in the archive are left out: the handler under edit is not the one they are for.
 
     Args:
-        archive: a built archive of the model.
+        archive: a built archive of the model, which the caller has admitted.
         entry_point: the handler's file, beside its local imports.
         requests: sent one by one.
         wait: called with the seconds between two looks at the files.
@@ -120,12 +123,13 @@ def _try(folder: Path, files: Sequence[Path], changed: tuple[Path, ...], request
 
 @contextmanager
 def _open_folder(archive: Path) -> Iterator[Path]:
-    """Give the archive unpacked, without what proves that its handler is the validated one."""
+    """Give the archive unpacked, without what proves that its handler is the validated one, nor that it was proved."""
     with temporary_folder("marsmith-watch-") as temporary:
-        folder = Archive.open(archive).extract(temporary / "model")
+        opened = Archive.open(archive)
+        folder = opened.extract(temporary / "model")
         (folder / SUMS).unlink(missing_ok=True)
-        for example in (folder / EXAMPLES).glob("*"):
-            example.unlink()
+        (folder / MANIFEST).write_text(render_manifest(replace(opened.manifest, marsmith=None)), encoding="utf-8")
+        shutil.rmtree(folder / EXAMPLES, ignore_errors=True)
         yield folder
 
 
