@@ -60,10 +60,12 @@ bench: archive $(VENV)/.bench-installed  ## every benchmark, side by side, into 
 check: setup  ## types, lint, format
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
-fix: setup  ## mend what lint and format can mend, and render the schema of model specs anew
+fix: setup  ## mend what lint and format can mend, and render the schemas anew
 	@$(RUN) ruff check --fix . ; $(RUN) ruff format .
 	@"$(VENV)/bin/python" -c 'from marsmith.formats.model_spec import model_spec_schema; print(model_spec_schema(), end="")' \
 	  > config/model-spec.schema.json
+	@"$(VENV)/bin/python" -c 'from marsmith.config.project_settings import settings_schema; print(settings_schema(), end="")' \
+	  > config/marsmith.schema.json
 
 lock: setup  ## write requirements.txt anew from pyproject.toml, and that of the benchmarks
 	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \

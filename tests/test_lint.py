@@ -237,6 +237,10 @@ METRICS_CASES = {
     "MS406": [METRICS.replace("[Level, Hostname]}", "[Level]}")],
     "MS407": [METRICS.replace("cats_total", "cats-total")],
 }
+SETTINGS_CASES = {
+    "MS701": ["archive: ours\n", "signatures: yes please\n", "signatures: required\n", "archives: [", "- any\n"],
+    "MS702": ["archives: any\ntrusted_keys:\n- keys/gone.pem\n", "trusted_keys: [photo.jpg]\n"],
+}
 HANDLER_CASES = {
     "MS403": [
         "context.metrics.add_counter('dogs_total', 1)\n",
@@ -262,6 +266,7 @@ TEXT_CASES = [
     *((rule, "model-config.yaml", text) for rule, texts in MODEL_CASES.items() for text in texts),
     *((rule, "config/models/m.yaml", text) for rule, texts in SPEC_CASES.items() for text in texts),
     *((rule, "config/metrics.yaml", text) for rule, texts in METRICS_CASES.items() for text in texts),
+    *((rule, "config/marsmith.yaml", text) for rule, texts in SETTINGS_CASES.items() for text in texts),
 ]
 
 
@@ -311,7 +316,7 @@ def test_two_archives_of_one_version_are_found_together(folder: Path) -> None:
 
 
 def test_every_rule_has_a_case_here_and_a_line_in_the_docs() -> None:
-    cases = [SERVER_CASES, MODEL_CASES, SPEC_CASES, METRICS_CASES, HANDLER_CASES, ARCHIVE_CASES]
+    cases = [SERVER_CASES, MODEL_CASES, SPEC_CASES, METRICS_CASES, SETTINGS_CASES, HANDLER_CASES, ARCHIVE_CASES]
     assert STORE_RULES.union(*cases) == RULES.keys()
     docs = (REPOSITORY / "docs" / "41-lint-and-config.md").read_text()
     assert [rule for rule in RULES if f"| {rule} |" not in docs] == []

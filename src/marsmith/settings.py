@@ -28,6 +28,11 @@ class Project:
         return self.root / "config" / "models"
 
     @property
+    def settings_file(self) -> Path:
+        """The settings of the whole project, ``config/marsmith.yaml``; need not exist."""
+        return self.root / "config" / "marsmith.yaml"
+
+    @property
     def model_store(self) -> Path:
         """The model store where the server config names none; `server_config.model_store` says which one counts."""
         return self.root / "model_store"

@@ -64,6 +64,40 @@ def signature_path(archive: Path) -> Path:
     return archive.with_name(archive.name + SUFFIX)
 
 
+def copy_signature(archive: Path, copy: Path) -> None:
+    """Put an archive's signature beside a copy of it, whole or not at all; none where the archive has none.
+
+    Raises:
+        ArchiveError: it cannot be read or written.
+    """
+    try:
+        text = signature_path(archive).read_bytes()
+    except FileNotFoundError:
+        remove_signature(copy)
+        return
+    except OSError as error:
+        raise ArchiveError(f"{signature_path(archive)}: {error.strerror}") from None
+    _write(signature_path(copy), text)
+
+
+def remove_signature(archive: Path) -> None:
+    """Remove what lies beside an archive as its signature."""
+    signature_path(archive).unlink(missing_ok=True)
+
+
+def remove_stale_signature(archive: Path) -> None:
+    """Remove the signature beside an archive whose bytes are not those that were signed."""
+    if not signature_path(archive).exists():
+        return
+    try:
+        signed = read_signature(signature_path(archive))
+    except VerificationError:
+        # Not of our format: somebody else's file.
+        return
+    if signed.signed_digest != _file_digest(archive):
+        remove_signature(archive)
+
+
 def sign(archive: Path, key: Path, *, output: Path | None = None, password: bytes | None = None) -> Signature:
     """Sign an archive file; the signature replaces an older one.
 
@@ -95,37 +129,39 @@ def sign(archive: Path, key: Path, *, output: Path | None = None, password: byte
             "signatures": [{"sig": base64.b64encode(raw).decode(), "keyid": ""}],
         },
     }
-    _write(target, json.dumps(bundle, separators=(",", ":")) + "\n")
+    _write(target, json.dumps(bundle, separators=(",", ":")).encode() + b"\n")
     return read_signature(target)
 
 
-def verify_signature(archive: Path, public_key: Path, *, signature: Path | None = None) -> Signature:
-    """Prove that the holder of a key signed exactly this file; return what was proved.
+def verify_signature(
+    archive: Path, *public_keys: Path, signature: Path | None = None, digest: str | None = None
+) -> Signature:
+    """Prove that the holder of one of the keys signed exactly this file; return what was proved.
 
     Args:
         archive: a file.
-        public_key: PEM.
+        public_keys: PEM; one at least.
         signature: beside the archive unless given.
+        digest: SHA-256 of the archive in hex, for callers that know it; else it is read.
 
     Raises:
         VerificationError: no signature, one by another key, one that was changed, or one of another archive.
         ArchiveError: a file cannot be read.
-        UsageError: the key is none, or of a kind that the format does not have.
+        UsageError: a key is none, or of a kind that the format does not have.
     """
-    from cryptography.exceptions import InvalidSignature
-
-    key = _load_public_key(public_key)
+    keys = {path: _load_public_key(path) for path in public_keys}
     found = read_signature(signature or signature_path(archive))
-    if found.key_fingerprint is not None and found.key_fingerprint != _fingerprint(key):
+    fingerprints = {path: _fingerprint(key) for path, key in keys.items()}
+    named = [path for path in keys if found.key_fingerprint in (None, fingerprints[path])]
+    if not named:
+        others = ", ".join(fingerprints.values())
         raise VerificationError(
-            f"{found.path.name}: signed with another key: {found.key_fingerprint}, not {_fingerprint(key)}",
+            f"{found.path.name}: signed with another key: {found.key_fingerprint}, not {others}",
             tip="ask the signer for the public key, and trust it only if you know it is theirs",
         )
-    try:
-        key.verify(found.raw_signature, _to_be_signed(found.payload), _scheme(key.curve.name, public_key))
-    except InvalidSignature:
-        raise VerificationError(f"{found.path.name}: the signature is not one by this key over its statement") from None
-    actual = _file_digest(archive)
+    if not any(_is_by(found, path, keys[path]) for path in named):
+        raise VerificationError(f"{found.path.name}: the signature is not one by this key over its statement")
+    actual = digest or _file_digest(archive)
     if actual != found.signed_digest:
         raise VerificationError(
             f"{archive.name}: not the file that was signed: its SHA-256 is {actual}, the signature is of"
@@ -133,6 +169,22 @@ def verify_signature(archive: Path, public_key: Path, *, signature: Path | None 
             tip="do not use this archive, or sign it again if you changed it",
         )
     return found
+
+
+def check_public_key(path: Path) -> None:
+    """Raise UsageError if a file is no public key that a signature can be verified with."""
+    _scheme(_load_public_key(path).curve.name, path)
+
+
+def _is_by(found: Signature, path: Path, key: ec.EllipticCurvePublicKey) -> bool:
+    """Whether the holder of the key made the signature over its statement."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(found.raw_signature, _to_be_signed(found.payload), _scheme(key.curve.name, path))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def read_signature(path: Path) -> Signature:
@@ -235,11 +287,11 @@ def _file_digest(archive: Path) -> str:
     return digest.hexdigest()
 
 
-def _write(target: Path, text: str) -> None:
+def _write(target: Path, text: bytes) -> None:
     """Put a whole file in place of whatever is there."""
     scratch = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_bytes(text)
         scratch.replace(target)
     except OSError as error:
         raise ArchiveError(f"{target}: the signature cannot be written: {error.strerror}") from None

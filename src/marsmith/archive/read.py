@@ -23,6 +23,8 @@ from marsmith.names import did_you_mean
 if TYPE_CHECKING:
     from marsmith.archive.verify import Verification
 
+# Examples are not among them: other tools' archives may carry some, and are asked them too.
+_OUR_MEMBERS = (sums_format.FILE_NAME, "MAR-INF/export.json", "MAR-INF/environment.txt", "MAR-INF/sbom.cdx.json")
 _TIP = "give the path of a .mar, a .tar.gz or a folder"
 
 
@@ -86,8 +88,13 @@ class Archive:
 
     @property
     def is_ours(self) -> bool:
-        """Whether marsmith made it, or it says so: then its digests must be there and hold."""
-        return self.manifest.marsmith is not None or self.sums is not None
+        """Whether marsmith made it, or anything in it says so: then its digests must be there and hold."""
+        return self.manifest.marsmith is not None or bool(self.marks)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The members that only marsmith writes: they tell whose an archive is that has lost its manifest's key."""
+        return tuple(name for name in _OUR_MEMBERS if name in self.members)
 
     @property
     def size(self) -> int:

@@ -6,7 +6,7 @@ request (``replay``), and only after everything else held.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,7 +76,12 @@ class Verification:
 
 
 def verify(
-    archive: Archive, *, environment: bool = True, replay: bool = False, key: Path | None = None
+    archive: Archive,
+    *,
+    environment: bool = True,
+    replay: bool = False,
+    key: Path | None = None,
+    also: Sequence[Check] = (),
 ) -> Verification:
     """Check an opened archive.
 
@@ -85,6 +90,7 @@ def verify(
         environment: compare ``MAR-INF/environment.txt`` with this Python; differences are warnings.
         replay: run the handler on the examples and compare the replies. Runs code from the archive.
         key: public key that must have signed the archive file.
+        also: checks of the caller's own; they too must hold before code runs.
 
     Returns:
         Every check with its outcome; ``.require()`` turns failures into an error.
@@ -92,8 +98,9 @@ def verify(
     checks = [*_structure(archive), *_manifest(archive), *_digests(archive), *_examples(archive)]
     if key is not None:
         checks.append(_signature(archive, key))
+    checks.extend(also)
     if environment:
-        checks.extend(_environment(archive))
+        checks.extend(environment_checks(archive))
     if replay:
         trusted = all(check.ok for check in checks)
         skipped = Check("replay", "skipped", "not run: code from an archive runs only when every other check holds")
@@ -111,14 +118,14 @@ def _structure(archive: Archive) -> list[Check]:
     if archive.is_ours and archive.sums is None:
         problems.append(f"{sums_format.FILE_NAME} is missing")
     if archive.is_ours and archive.manifest.marsmith is None:
-        problems.append(
-            f"{manifest_format.FILE_NAME} lacks the key 'marsmith', though {sums_format.FILE_NAME} is there"
-        )
+        problems.append(f"{manifest_format.FILE_NAME} lacks the key 'marsmith', though {archive.marks[0]} is there")
     return _results("structure", problems, f"{len(archive.members)} members, nothing hidden and nothing ambiguous")
 
 
 def _manifest(archive: Archive) -> list[Check]:
-    manifest, names = archive.manifest, archive.members.keys()
+    manifest = archive.manifest
+    # TorchServe cuts the names down to their last part; ours are written so.
+    names = archive.members.keys() if archive.is_ours else {Path(name).name for name in archive.members}
     problems = []
     if not MODEL_NAME.fullmatch(manifest.model_name):
         problems.append(f"modelName: TorchServe refuses {manifest.model_name!r}")
@@ -131,7 +138,8 @@ def _manifest(archive: Archive) -> list[Check]:
         "configFile": manifest.config_file,
         "handler": _handler_file(manifest.handler),
     }
-    problems += [f"{key}: no member {name!r}" for key, name in files.items() if name and name not in names]
+    named = {key: name if archive.is_ours else Path(name).name for key, name in files.items() if name}
+    problems += [f"{key}: no member {name!r}" for key, name in named.items() if name not in names]
     return _results("manifest", problems, f"{manifest.model_name} version {manifest.model_version}")
 
 
@@ -200,7 +208,8 @@ def _contents(archive: Archive) -> Iterator[tuple[str, str | ArchiveError]]:
             yield name, error
 
 
-def _environment(archive: Archive) -> list[Check]:
+def environment_checks(archive: Archive) -> list[Check]:
+    """Compare the environment that an archive records with this Python; differences are warnings."""
     try:
         text = archive.text(environment_format.FILE_NAME)
         if text is None:

@@ -25,6 +25,7 @@ from marsmith.file_errors import described
 from marsmith.formats import manifest as manifest_format
 from marsmith.formats import sums
 from marsmith.formats.manifest import Manifest, render_manifest
+from marsmith.signature import remove_stale_signature
 
 ArchiveFormat = Literal["zip-store", "default", "tgz", "no-archive"]
 SUFFIXES: dict[ArchiveFormat, str] = {"zip-store": ".mar", "default": ".mar", "tgz": ".tar.gz", "no-archive": ""}
@@ -125,15 +126,18 @@ class _Built:
         return _folder_digest(self.digests) if self.stage.path.is_dir() else file_sha256(self.stage.path)
 
     def publish(self, *, force: bool) -> None:
+        target, is_file = self.stage.target, not self.stage.path.is_dir()
         try:
             self.stage.publish(force=force)
         except FileExistsError:
             # Another build of the same archive came first: fine, if it made the same.
-            if _digest_of(self.stage.target) != self.digest():
+            if _digest_of(target) != self.digest():
                 raise BuildError(
-                    f"{self.stage.target} was made by something else while it was being built",
-                    tip="--force replaces it",
+                    f"{target} was made by something else while it was being built", tip="--force replaces it"
                 ) from None
+        if is_file:
+            # One of the archive that was replaced would only look like one of this.
+            remove_stale_signature(target)
 
 
 class _Progress:

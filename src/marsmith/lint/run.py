@@ -20,13 +20,14 @@ from marsmith.lint.metrics_rules import check_metrics
 from marsmith.lint.model_config_rules import KINDS, check_model_config
 from marsmith.lint.server_file import ServerFile
 from marsmith.lint.server_rules import check_server_config
+from marsmith.lint.settings_rules import check_settings
 from marsmith.lint.spec_rules import check_spec
 from marsmith.lint.trap import Found
 from marsmith.model_store import SUFFIXES
 from marsmith.server_config import model_store
 from marsmith.settings import Project
 
-FileKind = Literal["server", "model", "spec", "metrics", "archive"]
+FileKind = Literal["server", "model", "spec", "metrics", "archive", "settings"]
 
 _YAML = (".yaml", ".yml")
 
@@ -133,6 +134,8 @@ def _check(path: Path, context: Context) -> list[Found]:
     text = _text(path)
     if kind == "spec":
         return check_spec(path, text, context.root, context.cores, context.queue_size)
+    if kind == "settings":
+        return check_settings(path, text, context.root)
     if kind == "metrics":
         return check_metrics(path, text, context.written)
     return check_model_config(path, text, context.cores)
@@ -177,7 +180,8 @@ def _expanded(path: Path) -> Iterator[Path]:
             )
     else:
         raise UsageError(
-            f"no rules for {path}", tip="give config.properties, a model config, a spec, metrics.yaml or an archive"
+            f"no rules for {path}",
+            tip="give config.properties, config/marsmith.yaml, a model config, a spec, metrics.yaml or an archive",
         )
 
 
@@ -188,6 +192,8 @@ def _is_known(path: Path) -> bool:
 def _yaml_kind(path: Path) -> FileKind | None:
     if path.name == "model-config.yaml":
         return "model"
+    if path.name == "marsmith.yaml" and path.parent.name == "config":
+        return "settings"
     if path.parent.name == "models" and path.parent.parent.name == "config":
         return "spec"
     if path.name == "metrics.yaml":

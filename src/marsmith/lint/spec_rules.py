@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from ruamel.yaml import YAML
 from marsmith.errors import ExportError, SpecError
 from marsmith.formats import strict_yaml
 from marsmith.formats.model_spec import ModelSpec, parse_model_spec
-from marsmith.lint.fix import Fix, fix_yaml
+from marsmith.lint.fix import Fix
+from marsmith.lint.format_problems import CheckedFile, format_problem
 from marsmith.lint.model_config_rules import ModelKeys, check_version_keys
 from marsmith.lint.name_rules import check_names
 from marsmith.lint.trap import Found, found
@@ -20,8 +20,7 @@ from marsmith.recipe_source import RecipeSource
 from marsmith.weights_file import weights_file
 
 _SERVING = "serving"
-_PROBLEM = re.compile(r"(?:line (?P<line>\d+): )?(?P<text>.*)", re.DOTALL)
-_UNKNOWN = re.compile(r"unknown key '(?P<path>[^']+)'; did you mean '(?P<right>[^']+)'\?")
+_MEND = "mend it as docs/11-model-spec.md says"
 # More of the 99th percentile than this should not be spent on waiting for a batch.
 _DELAY_SHARE = 0.2
 
@@ -39,13 +38,13 @@ def check_spec(path: Path, text: str, root: Path, cores: int, queue_size: int = 
     try:
         data = strict_yaml.load_mapping(text, str(path), SpecError)
     except SpecError as error:
-        return [_problem(path, problem, {}, text) for problem in error.problems]
+        return [format_problem("MS301", _file(path, text), problem, _MEND) for problem in error.problems]
     version = list(_unquoted_version(path, text, data))
     try:
         spec = parse_model_spec(text, str(path))
     except SpecError as error:
         problems = [problem for problem in error.problems if not (version and ": version:" in f": {problem}")]
-        return [*version, *(_problem(path, problem, data, text) for problem in problems)]
+        return [*version, *(format_problem("MS301", _file(path, text, data), each, _MEND) for each in problems)]
     keys = ModelKeys(path, _block(data, _SERVING), (_SERVING,))
     rules = (
         check_names(path, spec.name, spec.version, _line(data, "name"), _line(data, "version")),
@@ -57,30 +56,8 @@ def check_spec(path: Path, text: str, root: Path, cores: int, queue_size: int = 
     return sorted((item for rule in rules for item in rule), key=lambda item: (item.finding.line, item.finding.rule))
 
 
-def _problem(path: Path, problem: str, data: Mapping[str, Any], spec: str) -> Found:
-    match = _PROBLEM.fullmatch(problem)
-    line, text = (int(match["line"] or 1), match["text"]) if match else (1, problem)
-    unknown = _UNKNOWN.fullmatch(text)
-    fix = None
-    if unknown:
-        *parents, key = unknown["path"].split(".")
-        parent: Any = data
-        for part in parents:
-            parent = parent[int(part)] if isinstance(parent, list) else parent[part]
-        rename = Fix("rename", (*parents, key), unknown["right"])
-        if key in parent and unknown["right"] not in parent and _mends(spec, rename):
-            fix = rename
-    return found("MS301", path, line, text, "mend it as docs/11-model-spec.md says", fix)
-
-
-def _mends(spec: str, rename: Fix) -> bool:
-    """Tell whether a key of another name could have the value that stands there."""
-    place = f"{'.'.join((*rename.path[:-1], str(rename.value)))}"
-    try:
-        parse_model_spec(fix_yaml(spec, [rename]), "")
-    except SpecError as error:
-        return not any(re.search(rf"(^|: |')({re.escape(place)})['.:]", problem) for problem in error.problems)
-    return True
+def _file(path: Path, text: str, data: Mapping[str, Any] | None = None) -> CheckedFile:
+    return CheckedFile(path, text, data or {}, parse_model_spec)
 
 
 def _unquoted_version(path: Path, text: str, data: Mapping[str, Any]) -> Iterator[Found]:

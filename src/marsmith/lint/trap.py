@@ -29,7 +29,7 @@ class Rule:
 
 
 # MS1xx config.properties, MS2xx model-config.yaml and a spec's serving block, MS3xx model specs, MS4xx metrics.yaml,
-# MS5xx archives, MS6xx names of models and versions.
+# MS5xx archives, MS6xx names of models and versions, MS7xx config/marsmith.yaml.
 RULES: dict[str, Rule] = {
     "MS101": Rule("unknown-server-key", "error", "TorchServe ignores a key that it does not know, without a word"),
     "MS102": Rule("duplicate-server-key", "warning", "of a key that stands twice only the last counts"),
@@ -124,6 +124,8 @@ RULES: dict[str, Rule] = {
     ),
     "MS601": Rule("token-in-path", "error", "any management URL with /token in it goes to the token API"),
     "MS602": Rule("version-all", "error", "describing the version `all` describes every version"),
+    "MS701": Rule("bad-settings", "error", "config/marsmith.yaml does not follow its format, and nothing is served"),
+    "MS702": Rule("bad-trusted-key", "error", "a trusted key that cannot be read proves no signature"),
 }
 
 

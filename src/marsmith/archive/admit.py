@@ -1,0 +1,158 @@
+"""Whether an archive may be run, served or shipped: the one decision, for every verb that does so.
+
+An archive is code. What is admitted is whole, is what its own digests say, and is signed where the policy asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from marsmith.archive.read import Archive
+from marsmith.archive.verify import Check, verify
+from marsmith.errors import MarsmithError, VerificationError
+
+Makers = Literal["any", "ours"]
+Signatures = Literal["optional", "required"]
+
+SETTINGS = "config/marsmith.yaml"
+# More archives than one verb looks at; each entry holds a few sentences.
+_REMEMBERED = 256
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which archives a project admits; the default asks for nothing but that an archive holds.
+
+    Attributes:
+        archives: ``any``, or only ``ours``: those of other tools carry no digests.
+        signatures: whether one is ``required`` or ``optional``.
+        trusted_keys: public keys; a signature that lies beside an archive must be by one of them.
+    """
+
+    archives: Makers = "any"
+    signatures: Signatures = "optional"
+    trusted_keys: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """An archive that may be run.
+
+    Attributes:
+        archive: opened.
+        warnings: what nobody has proved about it, one sentence each.
+    """
+
+    archive: Archive
+    warnings: tuple[str, ...] = ()
+
+
+def admit(source: Archive | Path, policy: Policy, *, expected_digest: str | None = None) -> Admitted:
+    """Verify a whole archive and return it, or refuse it. Nothing of it is run.
+
+    Within one process an archive file is read once, however often it is admitted, as long as nobody writes it.
+
+    Args:
+        source: the archive, or its path.
+        policy: what is asked of it beyond its own digests.
+        expected_digest: SHA-256 in hex of the bytes that its version is bound to; None: it is bound to none.
+
+    Raises:
+        HostileArchiveError: its structure is dangerous or lies.
+        ArchiveError: it is no archive, or damaged.
+        FormatError: its manifest or its list of digests does not follow its format.
+        VerificationError: it is not what it says, or the policy does not admit it; with every reason.
+    """
+    archive = source if isinstance(source, Archive) else Archive.open(source)
+    checks = static_checks(archive)
+    problems = [f"{check.name}: {check.detail}" for check in checks if not check.ok]
+    problems += policy_problems(archive, policy, expected_digest)
+    if problems:
+        lines = "\n".join(f"{archive.path.name}: {problem}" for problem in problems)
+        raise VerificationError(lines, tip=_tip(archive, problems))
+    warnings = (check.detail for check in checks if check.outcome == "warning")
+    return Admitted(archive, tuple(f"{archive.path.name}: {text}" for text in warnings))
+
+
+def static_checks(archive: Archive) -> tuple[Check, ...]:
+    """Return what verifying an archive finds, but for its environment and its answers."""
+    if archive.kind == "folder":
+        return verify(archive, environment=False).checks
+    return _checks_of(archive.path.resolve(), _identity(archive.path))
+
+
+def policy_problems(archive: Archive, policy: Policy, expected_digest: str | None = None) -> list[str]:
+    """Say why a policy does not admit an archive, whatever its content; empty if it does."""
+    return list(_policy_problems(archive, policy, expected_digest))
+
+
+def digest_of(archive: Archive) -> str:
+    """Return what ``Archive.digest`` does; a file is read once in a process, as long as nobody writes it."""
+    if archive.kind == "folder":
+        return archive.digest()
+    return _file_digest(archive.path.resolve(), _identity(archive.path))
+
+
+def _policy_problems(archive: Archive, policy: Policy, expected_digest: str | None) -> Iterator[str]:
+    if policy.archives == "ours" and not archive.is_ours:
+        yield f"maker: another tool made it, and {SETTINGS} says archives: ours"
+    if expected_digest is not None:
+        digest = digest_of(archive)
+        if digest != expected_digest:
+            version = f"{archive.manifest.model_name}:{archive.manifest.model_version}"
+            yield f"digest: {version} is bound to the bytes with SHA-256 {expected_digest}, this file has {digest}"
+    if problem := _signature_problem(archive, policy):
+        yield f"signature: {problem}"
+
+
+def _signature_problem(archive: Archive, policy: Policy) -> str | None:
+    """Return what is wrong with a signature that is there or must be; None if nothing is."""
+    if not policy.trusted_keys:
+        return f"no key is trusted in {SETTINGS}" if policy.signatures == "required" else None
+    # Imported late: most projects trust no key, and need no cryptography.
+    from marsmith.signature import signature_path, verify_signature
+
+    if archive.kind == "folder":
+        return "a folder cannot be signed" if policy.signatures == "required" else None
+    if policy.signatures == "optional" and not signature_path(archive.path).exists():
+        return None
+    try:
+        verify_signature(archive.path, *policy.trusted_keys, digest=digest_of(archive))
+    except MarsmithError as error:
+        return error.message
+    return None
+
+
+def _tip(archive: Archive, problems: Sequence[str]) -> str:
+    """Say what to do about the first of the problems."""
+    kind = problems[0].partition(":")[0]
+    if kind == "digests" and archive.kind == "folder" and "__pycache__" in problems[0]:
+        return f"if Python has left it there: rm -r {archive.path}/__pycache__"
+    if kind == "maker":
+        return f"if you trust whoever made it: marsmith repack {archive.path}"
+    if kind == "digest":
+        version = f"{archive.manifest.model_name}:{archive.manifest.model_version}"
+        return f"give it a version number of its own, or let go of the one that is there: marsmith unregister {version}"
+    if kind == "signature":
+        return f"if you trust it: marsmith sign {archive.path} --key PRIVATE.pem"
+    return "do not use this archive: copy it again, or build it again from its sources"
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is written or replaced."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@lru_cache(_REMEMBERED)
+def _checks_of(path: Path, _identity: tuple[int, ...]) -> tuple[Check, ...]:
+    return verify(Archive.open(path), environment=False).checks
+
+
+@lru_cache(_REMEMBERED)
+def _file_digest(path: Path, _identity: tuple[int, ...]) -> str:
+    return Archive.open(path).digest()

@@ -1,0 +1,127 @@
+"""The settings of a whole project, ``config/marsmith.yaml``: what is neither of one model nor TorchServe's."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+
+from marsmith.archive.admit import Makers, Policy, Signatures
+from marsmith.errors import ConfigError, MarsmithError, ProjectError
+from marsmith.formats import strict_yaml
+from marsmith.formats.strict_yaml import Strict
+from marsmith.settings import PROJECT_VARIABLE, Project, find_project
+
+
+def _not_empty(path: str) -> str:
+    if not path.strip():
+        raise ValueError("expected the path of a file")
+    return path
+
+
+class ProjectSettings(Strict):
+    """What holds for every model of a project.
+
+    Attributes:
+        archives: ``any`` admits archives of other tools, with a warning: they carry no digests; ``ours`` refuses them.
+        signatures: ``required`` refuses an archive that no trusted key has signed.
+        trusted_keys: public keys, PEM, as paths from the project's root. A signature that lies beside an archive must
+            be by one of them, also where signatures are optional.
+    """
+
+    archives: Makers = "any"
+    signatures: Signatures = "optional"
+    trusted_keys: list[Annotated[str, AfterValidator(_not_empty)]] = Field(default_factory=list, validate_default=True)
+
+    @field_validator("trusted_keys")
+    @classmethod
+    def _enough(cls, keys: list[str], info: ValidationInfo) -> list[str]:
+        if not keys and info.data.get("signatures") == "required":
+            raise ValueError("signatures: required needs at least one key")
+        return keys
+
+
+def parse_settings(text: str, source: str) -> ProjectSettings:
+    """Parse and validate the settings; a text of comments only leaves every default.
+
+    Raises:
+        ConfigError: with every problem found; an unknown key with the nearest known one.
+    """
+    lines = (line.strip() for line in text.splitlines())
+    if all(not line or line.startswith("#") for line in lines):
+        return ProjectSettings()
+    return strict_yaml.parse(ProjectSettings, text, source, ConfigError)
+
+
+def settings_schema() -> str:
+    """Return the JSON Schema of the settings, for editors."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **ProjectSettings.model_json_schema()}
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def load_settings(project: Project) -> ProjectSettings:
+    """Read a project's settings; without the file every default holds.
+
+    Raises:
+        ConfigError: the file does not follow its format, or cannot be read.
+    """
+    source = str(project.settings_file.relative_to(project.root))
+    try:
+        text = project.settings_file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ProjectSettings()
+    except OSError as error:
+        raise ConfigError(source, [f"cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(source, [f"not UTF-8: {error}"]) from None
+    return parse_settings(text, source)
+
+
+def admission_policy(project: Project) -> Policy:
+    """Return which archives a project admits.
+
+    Raises:
+        ConfigError: the settings do not follow their format, or a trusted key is no public key.
+    """
+    settings = load_settings(project)
+    problems = key_problems(settings, project.root)
+    if problems:
+        source = str(project.settings_file.relative_to(project.root))
+        raise ConfigError(source, [f"trusted_keys: {text}" for text in problems.values()])
+    keys = tuple(project.root / key for key in settings.trusted_keys)
+    return Policy(settings.archives, settings.signatures, keys)
+
+
+def policy_here() -> Policy:
+    """Return the policy of the project that the working folder lies in; outside of a project the default one.
+
+    Raises:
+        ConfigError: as ``admission_policy``.
+        ProjectError: MARSMITH_PROJECT names no project: its policy is wanted and cannot be known.
+    """
+    try:
+        project = find_project()
+    except ProjectError:
+        if os.environ.get(PROJECT_VARIABLE):
+            raise
+        return Policy()
+    return admission_policy(project)
+
+
+def key_problems(settings: ProjectSettings, root: Path) -> dict[int, str]:
+    """Return what is wrong with trusted keys, in words, by their place in the list."""
+    if not settings.trusted_keys:
+        return {}
+    # Imported late: most projects trust no key, and need no cryptography.
+    from marsmith.signature import check_public_key
+
+    problems = {}
+    for index, key in enumerate(settings.trusted_keys):
+        try:
+            check_public_key(root / key)
+        except MarsmithError as error:
+            problems[index] = error.message
+    return problems

@@ -1,0 +1,47 @@
+"""Rules about the settings of a project, ``config/marsmith.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from marsmith.config.project_settings import key_problems, parse_settings
+from marsmith.errors import ConfigError
+from marsmith.formats import strict_yaml
+from marsmith.lint.format_problems import CheckedFile, format_problem
+from marsmith.lint.trap import Found, found
+
+_MEND = "mend it as docs/41-lint-and-config.md says"
+
+
+def check_settings(path: Path, text: str, root: Path) -> list[Found]:
+    """Check the text of a project's settings.
+
+    Args:
+        path: the file, as it is to be named.
+        text: its content.
+        root: the project's root, from which the paths in it count.
+    """
+    data = _parsed(path, text)
+    try:
+        settings = parse_settings(text, str(path))
+    except ConfigError as error:
+        file = CheckedFile(path, text, data, parse_settings)
+        return [format_problem("MS701", file, problem, _MEND) for problem in error.problems]
+    return [
+        found("MS702", path, _line(data, index), message, "name a public key in PEM; the path counts from the project")
+        for index, message in key_problems(settings, root).items()
+    ]
+
+
+def _parsed(path: Path, text: str) -> Mapping[str, Any]:
+    try:
+        return strict_yaml.load_mapping(text, str(path), ConfigError)
+    except ConfigError:
+        return {}
+
+
+def _line(data: Mapping[str, Any], index: int) -> int:
+    marks = getattr(data.get("trusted_keys"), "lc", None)
+    return int(marks.item(index)[0]) + 1 if marks is not None else 1
