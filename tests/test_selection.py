@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 
 from live_server import make_project, tiny_archive
 from marsmith import run_state, server_state
+from marsmith.archive.admit import Policy
 from marsmith.errors import PreflightError
 from marsmith.formats.server_state import ServerState
 from marsmith.java import Java
@@ -242,3 +244,25 @@ def test_what_is_left_out_is_kept_with_the_state_of_the_server(project: Project)
     assert server_state._left_out(project) == {"a.mar", "lost+found"}
     (project.run / run_state.FILE_NAME).write_text("[")
     assert server_state._left_out(project) == frozenset()
+
+
+@pytest.mark.parametrize("policy", [Policy(archives="ours"), Policy(trusted_keys=(Path("key.pem"),))])
+def test_a_url_is_left_out_where_the_policy_asks_for_something(project: Project, policy: Policy) -> None:
+    items = load_items(project.model_store, "https://models.example.org/m.mar")
+    assert select(items).left_out == ()
+    [left] = select(items, policy=policy).left_out
+    assert left.file == "https://models.example.org/m.mar"
+    decided = plan(project, left.file)
+    assert left.file in models_argument(project, decided)
+    assert left.file not in models_argument(project, replace(decided, left_out=(left,)))
+
+
+def test_a_snapshot_that_names_an_archive_which_is_not_admitted_is_refused(project: Project) -> None:
+    snapshot = {"name": "s", "modelCount": 1, "models": {"echo": {"1.0": {"marName": "echo-1.0.mar"}}}}
+    config = {**flight(project).config, "model_snapshot": json.dumps(snapshot)}
+    assert plan_start(replace(flight(project), config=config), Remembered(None), None).serving.archives
+    refusing = replace(flight(project), config=config, policy=Policy(archives="ours"))
+    with pytest.raises(PreflightError, match=r"echo-1\.0\.mar: .*another tool made it"):
+        plan_start(refusing, Remembered(None), None)
+    other = replace(flight(project), config={**config, "model_snapshot": "{"})
+    assert plan_start(other, Remembered(None), None).serving.archives

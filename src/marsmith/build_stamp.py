@@ -73,6 +73,15 @@ def write_stamp(path: Path, inputs: Mapping[str, Any], files: Iterable[Path], ro
     temporary.replace(path)
 
 
+def recorded_digest(path: Path, file: Path, root: Path) -> str | None:
+    """Return the SHA-256 that the stamp at ``path`` has for one of its files; None where it has none."""
+    try:
+        files = [FileStamp(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return next((each.sha256 for each in files if (root / each.path).resolve() == file.resolve()), None)
+
+
 def is_current(path: Path, inputs: Mapping[str, Any], root: Path) -> bool:
     """Whether the stamp at ``path`` was made from the same inputs and all its files still hold."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -27,10 +28,12 @@ class StoredArchive:
     Attributes:
         archive: the archive, whose structure has been checked.
         alias: the model name that ``load_models`` gives it instead of its own; None for its own.
+        warnings: what nobody has proved about it, one sentence each.
     """
 
     archive: Archive
     alias: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -95,6 +98,16 @@ def load_items(store: Path, load_models: str) -> list[LoadItem]:
         return [LoadItem(path.name, path, from_listing=True) for path in paths]
     asked = dict.fromkeys(name.strip() for name in load_models.split(",") if name.strip())
     return [_load_item(store, argument) for argument in asked]
+
+
+def snapshot_items(store: Path, snapshot: str) -> list[LoadItem]:
+    """Return what a ``model_snapshot`` has TorchServe load; nothing of one that TorchServe cannot read either."""
+    try:
+        models = json.loads(snapshot)["models"].values()
+        names = {str(version["marName"]) for versions in models for version in versions.values()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [LoadItem(name, store / name) for name in sorted(names)]
 
 
 def _load_item(store: Path, argument: str) -> LoadItem:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marsmith.archive.admit import Policy, admit
 from marsmith.archive.read import Archive
 from marsmith.child_processes import temporary_folder
 from marsmith.errors import ArchiveError, ConfigError
@@ -72,16 +73,17 @@ class OldArchive:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[OldArchive]:
-    """Open an archive, check it, and unpack it for a while.
+def opened(path: Path, policy: Policy) -> Iterator[OldArchive]:
+    """Open an archive, admit it, and unpack it for a while.
 
     Raises:
-        ArchiveError: it is damaged, hostile, not what its own digests say, or holds nothing that could be optimized.
+        ArchiveError: it is damaged, hostile, not what its own digests say, not admitted, or holds nothing that could be
+            optimized.
         ConfigError: its model config is no YAML.
     """
     archive = Archive.open(path)
     _check_kind(archive)
-    archive.verify(environment=False).require()
+    admit(archive, policy)
     text = archive.text(archive.manifest.config_file) if archive.manifest.config_file else None
     config = load_mapping(text, f"{path.name}/{archive.manifest.config_file}", ConfigError) if text else {}
     with temporary_folder("marsmith-") as scratch:

@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
+from marsmith.archive.admit import ANY, Policy
+from marsmith.config import admission_policy
 from marsmith.errors import MarsmithError, PreflightError
 from marsmith.formats.server_state import ServerState
 from marsmith.java import Java, find_java
@@ -22,6 +25,7 @@ from marsmith.tls import tls_problems
 
 # What TorchServe's worker and frontend import; its wheel declares neither torch nor yaml.
 _MODULES = {"torch": "torch", "yaml": "pyyaml", "psutil": "psutil", "packaging": "packaging"}
+Result = TypeVar("Result")
 _FIRST_WORKER_PORT = 9000
 _WORKER_PORTS = 100
 
@@ -48,12 +52,14 @@ class Flight:
         home: the folder that holds TorchServe's package.
         config: the effective server config.
         selection: what the server may load, and what is left out.
+        policy: which archives the project admits.
     """
 
     java: Java
     home: Path
     config: Mapping[str, str]
     selection: Selection
+    policy: Policy = ANY
 
 
 def check(project: Project, before: ServerState | None = None, *, strict: bool = False) -> Flight:
@@ -73,16 +79,17 @@ def check(project: Project, before: ServerState | None = None, *, strict: bool =
     if home is None:
         problems.append(Problem("TorchServe is not installed", "pip install 'marsmith[serve]'"))
     config = _config(project, problems)
-    selection = _selection(config, before, problems) if config else Selection()
+    policy = _collect(problems, lambda: admission_policy(project))
+    selection = _selection(config, before, policy, problems) if config and policy else Selection()
     if strict:
         problems += unserved(selection)
     problems += missing_modules()
     if config:
         problems += _endpoint_problems(config)
-    if problems or java is None or home is None or config is None:
+    if problems or java is None or home is None or config is None or policy is None:
         raise refusal(problems)
     config.setdefault("initial_worker_port", str(_free_worker_port()))
-    return Flight(java, home, config, selection)
+    return Flight(java, home, config, selection, policy)
 
 
 def unserved(selection: Selection) -> list[Problem]:
@@ -135,7 +142,7 @@ def _owner(port: int) -> str | None:
     return None
 
 
-def _collect(problems: list[Problem], step: Callable[[], Java]) -> Java | None:
+def _collect(problems: list[Problem], step: Callable[[], Result]) -> Result | None:
     try:
         return step()
     except MarsmithError as error:
@@ -153,14 +160,16 @@ def _config(project: Project, problems: list[Problem]) -> dict[str, str] | None:
         return None
 
 
-def _selection(config: Mapping[str, str], before: ServerState | None, problems: list[Problem]) -> Selection:
+def _selection(
+    config: Mapping[str, str], before: ServerState | None, policy: Policy, problems: list[Problem]
+) -> Selection:
     store = Path(config["model_store"])
     try:
         items = load_items(store, config["load_models"])
     except OSError as error:
         problems.append(Problem(f"cannot read the model store {store}: {error.strerror}", f"mkdir -p {store}"))
         return Selection()
-    return select(items, before.files() if before else ())
+    return select(items, before.files() if before else (), policy)
 
 
 def _endpoint_problems(config: Mapping[str, str]) -> list[Problem]:

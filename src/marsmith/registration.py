@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marsmith.client import Client, VersionStatus
+from marsmith.config import admission_policy
 from marsmith.errors import (
     ClientError,
     MarsmithError,
@@ -19,6 +20,7 @@ from marsmith.errors import (
 )
 from marsmith.handler_traceback import is_cut_off, summary
 from marsmith.names import did_you_mean
+from marsmith.selection import open_servable
 from marsmith.server_config import served_store
 from marsmith.server_log import WorkerDeath, first_death, parse_log
 from marsmith.settings import Project
@@ -64,7 +66,7 @@ class ArchiveRegistration:
         """Register the archive and wait until its workers are ready.
 
         Raises:
-            ArchiveError: it does not open.
+            ArchiveError: it does not hold, or the project does not admit it.
             WorkerDiedError: no worker could load it; carries the traceback.
             ClientError: the server refused it.
         """
@@ -83,9 +85,8 @@ class ArchiveRegistration:
             raise died from None
 
     def _register(self, initial_workers: int | None) -> VersionStatus:
-        from marsmith.archive import Archive
-
-        manifest = Archive.open(self.archive).manifest
+        # Once more for every try: what TorchServe reads next is what lies there now.
+        manifest = open_servable(self.archive, policy=admission_policy(self.project)).manifest
         model, version = manifest.model_name, manifest.model_version
         before = {name: _size(self._log(name)) for name in _LOGS}
         try:
@@ -149,7 +150,7 @@ def register_stored(project: Project, client: Client, archive: Path, *, workers:
         workers: workers to start; minWorkers of a model config wins.
 
     Raises:
-        ArchiveError: it does not open.
+        ArchiveError: it does not hold, or the project does not admit it.
         WorkerDiedError: no worker could load it; carries the traceback.
         ClientError: the server refused it.
     """

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from marsmith.archive.admit import admit
+from marsmith.archive.verify import Verification, environment_checks
 from marsmith.client import VersionStatus
+from marsmith.config import admission_policy
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.formats.deploy_journal import Change, Journal, Release
 from marsmith.observation import Limits, Sample, Window, probes_slower
@@ -103,8 +106,10 @@ class Rollout:
     def _verify(self, _step: Step) -> str | None:
         if self.deployable is None:
             return None
-        checks = self.deployable.archive.verify().require().checks
-        return "; ".join(check.detail for check in checks if check.outcome == "warning")
+        archive, policy = self.deployable.archive, admission_policy(self.site.project)
+        admitted = admit(archive, policy, expected_digest=self.deployable.digest or None)
+        environment = Verification(archive.path, tuple(environment_checks(archive))).require().checks
+        return "; ".join([*admitted.warnings, *(each.detail for each in environment if each.outcome == "warning")])
 
     def _store(self, _step: Step) -> None:
         if self.deployable:

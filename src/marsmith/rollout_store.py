@@ -15,6 +15,7 @@ from marsmith.names import check_model_version
 from marsmith.registration import archive_in_store
 from marsmith.server_config import served_store
 from marsmith.settings import Project
+from marsmith.signature import copy_signature, remove_signature
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def find(project: Project, reference: str) -> Deployable:
 
 
 def copy_into_store(project: Project, deployable: Deployable) -> None:
-    """Copy an archive into the model store, whole or not at all.
+    """Copy an archive with its signature into the model store, whole or not at all.
 
     Raises:
         ServerError: it cannot be written, or changed meanwhile.
@@ -76,6 +77,8 @@ def copy_into_store(project: Project, deployable: Deployable) -> None:
             os.fsync(file.fileno())
         if Archive.open(temporary).digest() != deployable.digest:
             raise ServerError(f"{deployable.archive.path} changed while it was copied", tip="deploy it again")
+        # First: an archive that is there without its signature would be refused where one is required.
+        copy_signature(deployable.archive.path, target)
         temporary.replace(target)
         sync_folder(target.parent)
     except OSError as error:
@@ -85,10 +88,11 @@ def copy_into_store(project: Project, deployable: Deployable) -> None:
 
 
 def remove_copy(project: Project, file_name: str) -> None:
-    """Remove a copy that was made, or begun, in the model store."""
+    """Remove a copy that was made, or begun, in the model store, with its signature."""
     target = served_store(project) / file_name
     for path in (target, _temporary(target)):
         path.unlink(missing_ok=True)
+    remove_signature(target)
 
 
 def _temporary(target: Path) -> Path:

@@ -15,8 +15,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from marsmith import launch, server
+from marsmith.archive.admit import admit
 from marsmith.certificate import folder_of, make_pair, write_pair
 from marsmith.child_processes import removed_at_end, temporary_folder
+from marsmith.config import admission_policy
 from marsmith.errors import ServerError
 from marsmith.formats.properties import render_properties
 from marsmith.preflight import busy_port
@@ -46,6 +48,7 @@ def scratch_server(project: Project, archives: Mapping[str, Path] | None = None)
         The project of the scratch server: its ``model_store`` is where archives go.
 
     Raises:
+        ArchiveError: the project does not admit an archive. What is put there later is the caller's own.
         PreflightError: the project's server config is not one to start with.
         ServerError: the server does not start.
     """
@@ -53,7 +56,9 @@ def scratch_server(project: Project, archives: Mapping[str, Path] | None = None)
         scratch = Project(folder)
         scratch.specs.mkdir(parents=True)
         scratch.model_store.mkdir()
+        policy = admission_policy(project)
         for name, path in (archives or {}).items():
+            admit(path, policy)
             shutil.copy(path, scratch.model_store / name)
         with removed_at_end(launch.temporary_folder(scratch)):
             _start(scratch, effective_config(project, read_server_config(project), os.environ))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from marsmith.archive.admit import ANY, Policy, admit
 from marsmith.errors import ArchiveError, MarsmithError
 from marsmith.formats.server_state import Version
 from marsmith.lint.model_config_rules import check_model_config
@@ -41,22 +42,22 @@ class Selection:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def select(items: Iterable[LoadItem], known_files: Iterable[str] = ()) -> Selection:
+def select(items: Iterable[LoadItem], known_files: Iterable[str] = (), policy: Policy = ANY) -> Selection:
     """Divide what a server would load into what it may load and what is left out.
 
     Args:
-        items: what the server config names; URLs are the server's affair.
+        items: what the server config names; URLs are the server's affair, unless the policy asks for something.
         known_files: names of archives that were served before: of two archives of one version, such a one is meant.
+        policy: which archives the project admits.
     """
     served: list[StoredArchive] = []
     left_out: list[LeftOut] = []
     for item in items:
-        if item.path is not None:
-            found = _decide(item, item.path)
-            if isinstance(found, LeftOut):
-                left_out.append(found)
-            else:
-                served.append(found)
+        found = _decide(item, item.path, policy) if item.path else _decide_url(item, policy)
+        if isinstance(found, LeftOut):
+            left_out.append(found)
+        elif found:
+            served.append(found)
     meant, twins = _without_twins(served, frozenset(known_files))
     return Selection(tuple(meant), in_order((*left_out, *twins)))
 
@@ -66,8 +67,13 @@ def in_order(left_out: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
     return tuple(sorted(left_out, key=lambda each: each.file))
 
 
-def open_servable(path: Path, alias: str | None = None) -> StoredArchive:
-    """Open an archive that TorchServe may be given: it loads, and what it says of itself is sound.
+def open_servable(path: Path, alias: str | None = None, policy: Policy = ANY) -> StoredArchive:
+    """Open an archive that TorchServe may be given: it is admitted, it loads, and what it says of itself is sound.
+
+    Args:
+        path: of the archive.
+        alias: the model name that it is served under; None: its own.
+        policy: which archives the project admits.
 
     Raises:
         MarsmithError: it is not fit to be served; the message says why.
@@ -80,19 +86,29 @@ def open_servable(path: Path, alias: str | None = None) -> StoredArchive:
     _check_stock_modules(stored)
     # One that cannot be read would stop the start that asks it.
     first_example(stored)
-    return stored
+    # Last, because it reads all of the archive.
+    admitted = admit(stored.archive, policy)
+    return replace(stored, warnings=admitted.warnings)
 
 
-def _decide(item: LoadItem, path: Path) -> StoredArchive | LeftOut:
+def _decide(item: LoadItem, path: Path, policy: Policy) -> StoredArchive | LeftOut:
     if item.from_listing and not is_archive(path):
         kind = "a folder that is not an archive" if path.is_dir() else "not an archive"
         return LeftOut(path.name, kind, "move it out of the model store", is_archive=False)
     try:
-        return open_servable(path, item.alias)
+        return open_servable(path, item.alias, policy)
     except MarsmithError as error:
         return LeftOut(path.name, _one_line(error.message, path), error.tip or f"marsmith lint {path}")
     except OSError as error:
         return LeftOut(path.name, error.strerror or str(error), f"let this user read {path}")
+
+
+def _decide_url(item: LoadItem, policy: Policy) -> LeftOut | None:
+    """Leave out a URL where a policy asks for more than the default: TorchServe fetches it, and nobody proves it."""
+    if policy == ANY:
+        return None
+    tip = "fetch it, look at it with marsmith verify, and put it into the model store"
+    return LeftOut(item.argument, "TorchServe itself fetches it, so it cannot be admitted", tip)
 
 
 def _check_file_name(path: Path) -> None:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,11 +95,18 @@ def start(
             remembered = Remembered(None) if options.fresh else server_state.load(project)
             flight = preflight.check(project, remembered.state, strict=options.strict)
             plan = plan_start(flight, remembered, options.on_note, strict=options.strict)
+            _tell(options, plan.warnings)
             if options.fresh:
                 server_state.forget(project)
             state = _launch(project, plan, options)
     with _forgetting_failure(project):
         return _ready(project, state, plan, options)
+
+
+def _tell(options: StartOptions, notes: Iterable[str]) -> None:
+    for note in notes:
+        if options.on_note:
+            options.on_note(note)
 
 
 def restart(project: Project, options: StartOptions) -> RunState:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from marsmith import run_state
 from marsmith.archive import Archive
+from marsmith.archive.admit import digest_of
 from marsmith.configured_parameters import configured_parameters, openable
 from marsmith.errors import FormatError, MarsmithError, ServerError
 from marsmith.formats.server_state import ArchiveBytes, Parameters, ServerState, Version, parse_state, render_state
@@ -190,7 +191,7 @@ def content_of(archive: Archive) -> ArchiveBytes:
         ArchiveError: a folder's member is damaged.
         OSError: it cannot be read.
     """
-    return ArchiveBytes(archive.digest(), archive.is_ours)
+    return ArchiveBytes(digest_of(archive), archive.is_ours)
 
 
 def _keep(

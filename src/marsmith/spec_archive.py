@@ -88,7 +88,10 @@ def build_from_spec(
     stamp = project.root / ".marsmith" / "archives" / f"{target.name}.json"
     inputs = {**_inputs(spec, export, record), "archive": _shown(target, project)}
     if build_stamp.is_current(stamp, inputs, project.root):
-        return BuiltArchive(target, build_stamp.file_sha256(target), reused=True)
+        digest = build_stamp.file_sha256(target)
+        # An archive may be changed without a new size or time.
+        if digest == build_stamp.recorded_digest(stamp, target, project.root):
+            return BuiltArchive(target, digest, reused=True)
     sources = [member.source for member in members if isinstance(member.source, Path)]
     manifest = _manifest(spec, export, handler_files[0])
     proved = _proved_examples(project, spec, export, manifest, members, on_step)

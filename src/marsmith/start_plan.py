@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from marsmith import launch, run_state, server_state
+from marsmith.config import admission_policy
 from marsmith.configured_parameters import configured_parameters
 from marsmith.errors import MarsmithError, PreflightError
 from marsmith.formats.server_state import Parameters, ServerState, Version
 from marsmith.java import find_java
-from marsmith.model_store import LoadItem, StoredArchive, load_items
+from marsmith.model_store import LoadItem, StoredArchive, load_items, snapshot_items
 from marsmith.placeholder import write_placeholder
 from marsmith.preflight import Flight, refusal, unserved
 from marsmith.run_state import LeftOut
@@ -38,6 +39,11 @@ class StartPlan:
     configured: dict[Version, Parameters]
     left_out: tuple[LeftOut, ...] = ()
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What nobody has proved about the archives that are served."""
+        return tuple(text for archive in self.serving.archives for text in archive.warnings)
+
 
 def plan_start(
     flight: Flight, remembered: Remembered, on_note: Callable[[str], None] | None, *, strict: bool = False
@@ -51,10 +57,10 @@ def plan_start(
         strict: whether an archive that cannot be served is a reason not to start.
 
     Raises:
-        PreflightError: there are archives, and not one of them can be served.
+        PreflightError: there are archives, and not one of them can be served; or a snapshot names one that is not.
     """
     if "model_snapshot" in flight.config:
-        # It decides by itself.
+        _refuse_snapshot(flight)
         return StartPlan(flight, Serving(flight.selection.served), {}, flight.selection.left_out)
     plan = _plan(flight, _with_remembered(flight, remembered.state), remembered.state)
     _refuse_to_serve_nothing(plan, strict=strict)
@@ -69,12 +75,14 @@ def plan_restart(project: Project) -> StartPlan:
 
     Raises:
         PreflightError: Java or TorchServe are not there any more, or not one archive can be served.
+        ConfigError: the project's settings were broken meanwhile: which archives are admitted cannot be known.
     """
     home = launch.torchserve_home()
     if home is None:
         raise PreflightError("TorchServe is not installed any more", tip="pip install 'marsmith[serve]'")
-    flight = Flight(find_java(), home, started_with(project), Selection())
     state = server_state.load(project).state
+    flight = Flight(find_java(), home, started_with(project), Selection(), admission_policy(project))
+    _refuse_snapshot(flight)
     plan = _plan(flight, _with_remembered(flight, state), state, with_new=False)
     _refuse_to_serve_nothing(plan, strict=False)
     return replace(plan, left_out=in_order((*plan.left_out, *_still_left_out(project, plan))))
@@ -94,7 +102,8 @@ def models_argument(project: Project, plan: StartPlan) -> list[str]:
     temporary = launch.temporary_folder(project)
     placeholders = [str(write_placeholder(temporary, version)) for version in plan.serving.placeholders]
     archives = [_argument(archive, Path(config["model_store"])) for archive in plan.serving.archives]
-    urls = [item.argument for item in _asked(config) if item.path is None]
+    left_out = {each.file for each in plan.left_out}
+    urls = [item.argument for item in _asked(config) if item.path is None and item.argument not in left_out]
     return ["-m", *([*placeholders, *archives, *urls] or [""])]
 
 
@@ -129,7 +138,7 @@ def _with_remembered(flight: Flight, state: ServerState | None) -> Selection:
     store = Path(flight.config["model_store"])
     known = {archive.path.name for archive in found.served} | {each.file for each in found.left_out}
     files = [store / name for name in sorted(set(state.files()) - known)]
-    others = select([LoadItem(path.name, path) for path in files if path.exists()], state.files())
+    others = select([LoadItem(path.name, path) for path in files if path.exists()], state.files(), flight.policy)
     return Selection((*found.served, *others.served), in_order((*found.left_out, *others.left_out)))
 
 
@@ -137,6 +146,17 @@ def _refuse_to_serve_nothing(plan: StartPlan, *, strict: bool) -> None:
     problems = unserved(Selection(left_out=plan.left_out))
     urls = any(item.path is None for item in _asked(plan.flight.config))
     if problems and (strict or not (plan.serving.archives or urls)):
+        raise refusal(problems)
+
+
+def _refuse_snapshot(flight: Flight) -> None:
+    """Refuse a snapshot that names an archive which is not served: it decides by itself what TorchServe loads."""
+    snapshot = flight.config.get("model_snapshot")
+    if snapshot is None:
+        return
+    items = snapshot_items(Path(flight.config["model_store"]), snapshot)
+    problems = unserved(Selection(left_out=select(items, policy=flight.policy).left_out))
+    if problems:
         raise refusal(problems)
 
 

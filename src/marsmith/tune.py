@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from marsmith.archive.admit import admit
 from marsmith.bench import Load
 from marsmith.child_processes import temporary_folder
+from marsmith.config import admission_policy
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.formats.model_spec import ModelSpec
 from marsmith.inputs import Input
@@ -124,9 +126,12 @@ def tune(project: Project, wanted: Wanted, on_step: Callable[[str], None] = lamb
 
     Raises:
         ServerError: no set-up works.
-        ArchiveError: an archive is damaged.
+        ArchiveError: an archive is damaged, or the project does not admit it.
     """
     begun = time.monotonic()
+    policy = admission_policy(project)
+    for warning in (text for path in wanted.archives for text in admit(path, policy).warnings):
+        on_step(warning)
     with temporary_folder("marsmith-tune-") as scratch:
         makers = [VariantMaker(path, _made(scratch / str(index))) for index, path in enumerate(wanted.archives)]
         times = _service_times(wanted, makers, scratch, on_step)

@@ -38,6 +38,9 @@ class Policy:
     trusted_keys: tuple[Path, ...] = ()
 
 
+ANY = Policy()
+
+
 @dataclass(frozen=True)
 class Admitted:
     """An archive that may be run.

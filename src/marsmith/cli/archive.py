@@ -27,12 +27,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Build, and print where the archive is and its digest."""
+    from marsmith.archive import Archive
+    from marsmith.archive.admit import policy_problems
+    from marsmith.config import admission_policy
     from marsmith.names import check_model_version
     from marsmith.project_spec import load_spec
     from marsmith.settings import find_project
     from marsmith.spec_archive import build_from_spec
 
     project = find_project()
+    policy = admission_policy(project)
     spec = load_spec(project, args.model)
     if args.version is not None:
         spec = spec.model_copy(update={"version": check_model_version(args.version)})
@@ -53,3 +57,5 @@ def run(args: argparse.Namespace) -> None:
         "state": "unchanged since the last build" if built.reused else "new",
     }
     print_json(result) if args.json else print_fields(result)
+    for problem in policy_problems(Archive.open(built.path), policy):
+        note(f"not served before that is mended: {problem}")

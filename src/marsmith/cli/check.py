@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from marsmith.cli.admission import admit_here
 from marsmith.cli.output import add_json_flag, print_json
 from marsmith.errors import UsageError
 from marsmith.findings import Finding
@@ -56,6 +57,7 @@ def _check(args: argparse.Namespace) -> list[Finding]:
         raise UsageError(f"--batch-size must be at least 1, not {args.batch_size}")
     inputs = [read_input(name, Path.cwd()) for name in args.input]
     requests = [TrialRequest(given.name, given.body, given.content_type) for given in inputs]
+    admit_here(Path(path))
     return check_archive(Path(path), requests=requests, batch_size=args.batch_size)
 
 

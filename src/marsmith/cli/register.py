@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 
+from marsmith.cli.admission import admit_here
 from marsmith.cli.output import note
 
 
@@ -24,7 +25,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Register, and print what is ready."""
     from marsmith import server_state
-    from marsmith.archive import Archive
     from marsmith.client import Client
     from marsmith.names import ModelVersion
     from marsmith.registration import archive_in_store, register_stored
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     project = find_project()
     with Client.for_project(project) as client:
         archive = archive_in_store(project, args.archive)
-        opened = Archive.open(archive)
+        opened = admit_here(archive)
         content = server_state.content_of(opened)
         version = ModelVersion(opened.manifest.model_name, opened.manifest.model_version)
         check_bytes(project, version, archive, content.sha256)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from marsmith.cli.output import byte_progress
+from marsmith.cli.output import byte_progress, note
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,4 +34,6 @@ def run(args: argparse.Namespace) -> None:
             environment=args.environment,
             on_progress=on_progress,
         )
+    if done.needs_signature:
+        note(f"{args.archive.name} was signed; {done.path.name} has other bytes, and no signature: sign it anew")
     print(f"{done.sha256}  {done.path}")

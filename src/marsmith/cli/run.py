@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marsmith.cli.admission import admit_here
 from marsmith.cli.output import add_json_flag, note, print_json
 from marsmith.cli.replies import Body, check_output, keep, show
 from marsmith.errors import ProjectError, UsageError
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     profile = Profile()
     replies: list[RunnerReply] = []
     options = {"batch_size": args.batch_size, "gpu_id": args.gpu, "metrics_config": _metrics_config()}
+    admit_here(args.archive)
     with Runner(args.archive, on_log=note if args.log else None, **options) as runner:
         for start in range(0, len(requests), runner.batch_size):
             replies += runner.run(requests[start : start + runner.batch_size])

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marsmith.cli.output import add_json_flag, print_fields, print_json
+from marsmith.cli.output import add_json_flag, note, print_fields, print_json, printable
 
 if TYPE_CHECKING:
     from marsmith.signature import Signature
@@ -45,11 +45,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _sign(archive: Path, key: Path, output: Path | None) -> Signature:
-    from marsmith.archive import Archive
+    from marsmith.archive.admit import Policy, admit
     from marsmith.signature import KeyPasswordError, sign
 
-    # What is signed must at least be an archive.
-    Archive.open(archive)
+    # What is signed must hold; whether it is signed already, and by whom, does not matter.
+    for warning in admit(archive, Policy()).warnings:
+        note(printable(warning))
     try:
         return sign(archive, key, output=output)
     except KeyPasswordError:

@@ -4,8 +4,9 @@
     marsmith verify model_store/resnet18-1.0.mar --replay --key public.pem
 
 Checked are its structure, manifest, digests and examples, the recorded environment against this Python (differences
-are warnings), and on request the signature beside it and the replies of its handler. --replay runs code from the
-archive, and only if everything else holds. The exit code is 1 if a check fails; the lines name the members.
+are warnings), whether config/marsmith.yaml admits it, and on request the signature beside it and the replies of its
+handler. --replay runs code from the archive, and only if everything else holds. The exit code is 1 if a check fails;
+the lines name the members.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING
 from marsmith.cli.output import add_json_flag, print_json, print_table, printable
 
 if TYPE_CHECKING:
-    from marsmith.archive.verify import Verification
+    from marsmith.archive import Archive
+    from marsmith.archive.admit import Policy
+    from marsmith.archive.verify import Check, Verification
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,16 +35,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify, print every check, and return 1 if one failed."""
     from marsmith.archive import Archive
-    from marsmith.archive.verify import Check, Verification
+    from marsmith.archive.verify import Check, Verification, verify
+    from marsmith.config.project_settings import policy_here
     from marsmith.errors import ArchiveError, FormatError
 
+    policy = policy_here()
     try:
-        verification = Archive.open(args.archive).verify(replay=args.replay, key=args.key)
+        archive = Archive.open(args.archive)
+        verification = verify(archive, replay=args.replay, key=args.key, also=_admission(archive, policy))
     except (ArchiveError, FormatError) as error:
         # An archive that cannot even be opened is the plainest result of all.
         verification = Verification(args.archive, (Check("structure", "failed", error.message),))
     _print(verification, as_json=args.json)
     return 0 if verification.ok else 1
+
+
+def _admission(archive: Archive, policy: Policy) -> list[Check]:
+    """Say whether the project of the working folder would run and serve the archive, if it holds."""
+    from marsmith.archive.admit import policy_problems
+    from marsmith.archive.verify import Check
+
+    good = f"archives: {policy.archives}, signatures: {policy.signatures}"
+    problems = [Check("admission", "failed", problem) for problem in policy_problems(archive, policy)]
+    return problems or [Check("admission", "ok", good)]
 
 
 def _print(verification: Verification, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from marsmith.cli.admission import admit_here
 from marsmith.cli.output import note
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"the spec of {args.model!r} has no examples", tip=f"marsmith watch {args.model} INPUT")
     inputs = [read_input(reference, root) for reference, root in named]
     requests = [Request(given.body, args.content_type or given.content_type) for given in inputs]
-    with closing(watch(_archive(project, spec), project.root / spec.handler.entry_point, requests)) as outcomes:
+    archive = _archive(project, spec)
+    admit_here(archive)
+    with closing(watch(archive, project.root / spec.handler.entry_point, requests)) as outcomes:
         for outcome in outcomes:
             _show(outcome, [given.name for given in inputs])
             if args.once:

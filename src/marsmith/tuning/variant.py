@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ class VariantMaker:
     """Makes variants of one archive; its members are unpacked once."""
 
     def __init__(self, archive: Path, scratch: Path) -> None:
-        """Unpack ``archive`` below ``scratch``.
+        """Unpack ``archive``, which the caller has admitted, below ``scratch``.
 
         Raises:
             ArchiveError: it is damaged or hostile.
@@ -47,7 +47,7 @@ class VariantMaker:
             target: where.
             warm_up_s: after which the handler stops warming up, in seconds; None: as the archive says.
         """
-        config_name = self._manifest.config_file or MODEL_CONFIG
+        config_name = self._manifest.config_file or _free_name(self._names)
         text = self._text(config_name)
         config = changed_config(text, setup, {} if warm_up_s is None else {"warm_up_s": warm_up_s})
         members = [
@@ -61,6 +61,12 @@ class VariantMaker:
     def _text(self, config_name: str) -> str:
         path = self._folder / config_name
         return path.read_text(encoding="utf-8") if path.is_file() else "{}"
+
+
+def _free_name(taken: Collection[str]) -> str:
+    """Return a name for a model config: a member of the usual name that the manifest does not name is not one."""
+    names = (MODEL_CONFIG, *(f"{number}-{MODEL_CONFIG}" for number in range(len(taken))))
+    return next(name for name in names if name not in taken)
 
 
 def changed_config(text: str, setup: Setup, handler_settings: Mapping[str, Any] | None = None) -> str:
