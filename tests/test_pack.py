@@ -183,6 +183,85 @@ def test_two_different_files_of_one_name_are_an_error_that_names_both(
     assert files["one/labels.txt"] + files["two/labels.txt"] == b"12"
 
 
+@pytest.fixture
+def tree(inputs: Path) -> Path:
+    """Two folders with a file of one name each, and one outside of the project."""
+    for name, content in {"a/x.json": "1", "b/x.json": "2", "b/sub/x.json": "3"}.items():
+        (inputs / name).parent.mkdir(parents=True, exist_ok=True)
+        (inputs / name).write_text(content)
+    (inputs / "link").symlink_to("a")
+    outside = inputs.parent / "outside"
+    outside.mkdir()
+    (outside / "x.json").write_text("4")
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("extra", "names"),
+    [
+        ("?/x.json", {"a/x.json", "b/x.json"}),
+        ("?", {"a/x.json", "b/x.json", "b/sub/x.json"}),
+        ("a/x.json,b", {"a/x.json", "b/x.json", "b/sub/x.json"}),
+        ("b/sub,a", {"b/sub/x.json", "a/x.json"}),
+        ("./a/../b/x.json, a/", {"b/x.json", "a/x.json"}),
+        ("a/x.json,./a/x.json,?/x.json", {"a/x.json", "b/x.json"}),
+        ("link/x.json,a", {"link/x.json", "a/x.json"}),
+        ("link,b/sub/x.json", {"link/x.json", "b/sub/x.json"}),
+        ("../outside/x.json,a", {"x.json", "a/x.json"}),
+        ("../outside,a", {"outside/x.json", "a/x.json"}),
+        ("HERE/a/x.json,HERE/b/sub", {"a/x.json", "b/sub/x.json"}),
+        ("index_to_name.json,b/*", {"index_to_name.json", "b/x.json", "b/sub/x.json"}),
+    ],
+)
+def test_keep_tree_keeps_the_path_of_whatever_is_named(tree: Path, tmp_path: Path, extra: str, names: set[str]) -> None:
+    given = extra.replace("HERE", str(tree))
+    assert (
+        pack("--handler", "class_handler.py", "--export-path", str(tmp_path), "--keep-tree", "--extra-files", given)
+        == 0
+    )
+    archive = Archive.open(tmp_path / "toy.mar")
+    assert {name for name in archive.members if not name.startswith("MAR-INF/")} == names | {"class_handler.py"}
+
+
+def test_in_a_folder_of_a_project_what_lies_elsewhere_keeps_its_path_in_the_project(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "config" / "models").mkdir(parents=True)
+    (tree / "config.properties").write_text("")
+    monkeypatch.chdir(tree / "b")
+    handler = ("--handler", "../class_handler.py", "--export-path", str(tmp_path), "--keep-tree")
+    assert pack(*handler, "--extra-files", "../a/x.json,sub/x.json") == 0
+    names = Archive.open(tmp_path / "toy.mar").members.keys()
+    assert {"a/x.json", "sub/x.json"} <= names
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "tip"),
+    [
+        (("--extra-files", "?/x.json"), "a/x.json and b/x.json differ, and both would become 'x.json'", True),
+        (
+            ("--extra-files", "../outside/x.json,../x.json", "--keep-tree"),
+            "../outside/x.json and ../x.json differ, and both would become 'x.json'",
+            False,
+        ),
+    ],
+)
+def test_a_collision_names_both_and_never_offers_the_flag_that_is_given(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str, tip: bool
+) -> None:
+    (tree.parent / "x.json").write_text("5")
+    assert pack("--handler", "class_handler.py", "--export-path", str(tmp_path / "out"), *options) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert ("--keep-tree" in error) == tip
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_path_with_backslashes_is_told_how_to_write_it(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pack("--handler", "class_handler.py", "--extra-files", "a\\x.json", "--keep-tree") == 1
+    assert "folders are parted by /: a/x.json" in capsys.readouterr().err
+
+
 def test_a_file_whose_name_looks_like_a_wildcard_is_packed(inputs: Path, tmp_path: Path) -> None:
     (inputs / "labels[1].txt").write_text("cat")
     arguments = ("--handler", "class_handler.py", "--extra-files", "labels[1].txt", "--export-path", str(tmp_path))

@@ -36,7 +36,7 @@ def collect(argument: str, *, keep_tree: bool = False, root: Path | None = None)
 
     Args:
         argument: as ``labels.json,assets/,vocab/*.txt``.
-        keep_tree: keep the name of each folder instead.
+        keep_tree: let every file and folder keep its path instead; see ``_place_in_tree``.
         root: links within folders must not lead out of it; None: they are followed anywhere, with a note.
 
     Raises:
@@ -46,11 +46,24 @@ def collect(argument: str, *, keep_tree: bool = False, root: Path | None = None)
     for text in filter(None, (part.strip() for part in argument.split(","))):
         for path in _matches(text, result.notes):
             if path.is_dir():
-                top = f"{path.resolve().name}/" if keep_tree else ""
+                top = f"{_place_in_tree(path, root)}/" if keep_tree else ""
                 result.members += _in_folder(path, top, _Links(path.resolve(), root, result.notes), ())
             else:
-                result.members.append(Member(path.name, path))
+                result.members.append(Member(_place_in_tree(path, root) if keep_tree else path.name, path))
     return result
+
+
+def _place_in_tree(path: Path, root: Path | None) -> str:
+    """Return a path as it is seen from here; else from the project's root, else its last name: never one that leads up.
+
+    Links keep the name that they are asked for by.
+    """
+    # Not resolved, which would follow links.
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100
+    for folder in (Path.cwd(), root):
+        if folder is not None and absolute != folder and absolute.is_relative_to(folder):
+            return absolute.relative_to(folder).as_posix()
+    return absolute.name
 
 
 def _matches(text: str, notes: list[str]) -> list[Path]:
@@ -58,7 +71,9 @@ def _matches(text: str, notes: list[str]) -> list[Path]:
     if Path(text).exists():
         return [Path(text)]
     if not _WILDCARDS & set(text):
-        raise BuildError(f"--extra-files: {text} does not exist")
+        slashes = text.replace("\\", "/")
+        tip = f"folders are parted by /: {slashes}" if slashes != text and Path(slashes).exists() else None
+        raise BuildError(f"--extra-files: {text} does not exist", tip=tip)
     found = sorted(glob.glob(text))  # noqa: PTH207  # torch-model-archiver's own wildcards
     if not found:
         notes.append(f"--extra-files: {text} matches no file")

@@ -49,7 +49,7 @@ class PackRequest:
         export_path: the folder that the archive goes to; made if it is missing.
         archive_format: see ``marsmith.archive.write.write_archive``.
         force: replace an existing archive.
-        keep_tree: keep the folders of ``extra_files`` instead of laying them flat.
+        keep_tree: keep the paths of ``extra_files`` instead of laying them flat.
     """
 
     model_name: str
@@ -103,7 +103,7 @@ def pack(request: PackRequest, *, on_progress: Callable[[int, int], None] | None
         raise UsageError("the version is empty", tip="--version 1.0")
     choice = handler_choice(request.handler, request.runtime)
     extra = extra_files.collect(request.extra_files, keep_tree=request.keep_tree, root=_project_root())
-    members = without_duplicates([*_named_members(request, choice), *extra.members])
+    members = without_duplicates([*_named_members(request, choice), *extra.members], keep_tree=request.keep_tree)
     notes = list(extra.notes)
     if choice.file is not None and choice.file.is_file() and request.runtime != "LSP":
         check_entry_point(choice.file, choice.function)
@@ -159,8 +159,12 @@ def handler_choice(handler: str, runtime: str) -> HandlerChoice:
     return HandlerChoice(file, name)
 
 
-def without_duplicates(members: Sequence[Member]) -> list[Member]:
+def without_duplicates(members: Sequence[Member], *, keep_tree: bool) -> list[Member]:
     """Drop members that are there already, with the same name and content.
+
+    Args:
+        members: the files to pack.
+        keep_tree: whether ``--keep-tree`` is given already.
 
     Raises:
         BuildError: for every pair of one name and different contents, with both files.
@@ -172,7 +176,8 @@ def without_duplicates(members: Sequence[Member]) -> list[Member]:
         if other is not member and not _same_content(other, member):
             problems.append(f"{other.source!s} and {member.source!s} differ, and both would become {member.name!r}")
     if problems:
-        raise BuildError("\n".join(problems), tip="rename one of them, or keep the folders apart with --keep-tree")
+        apart = "" if keep_tree else ", or keep the folders of --extra-files apart with --keep-tree"
+        raise BuildError("\n".join(problems), tip=f"rename one of them{apart}")
     return list(kept.values())
 
 

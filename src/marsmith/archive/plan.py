@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -74,7 +73,7 @@ def planned(manifest: Manifest, members: Iterable[Member], root: Path | None) ->
     """
     ordered = sorted(members, key=lambda member: member.name)
     names = [member.name for member in ordered]
-    problems = [*_name_problems(names), *_missing(manifest, names)]
+    problems = [*_name_problems(names), *_shared_names(ordered), *_missing(manifest, names)]
     plan = []
     for member in ordered:
         problem, size = _source(member, root)
@@ -94,10 +93,22 @@ def _name_problems(names: Sequence[str]) -> list[str]:
             problems.append(f"{name!r}: this member is written by marsmith itself")
         elif other != name:
             problems.append(f"{name!r} and {other!r} are one file where case or Unicode normalisation do not count")
-    problems += [f"{name!r}: two members have this name" for name, count in Counter(names).items() if count > 1]
     folders = {folded(str(parent)): name for name in names for parent in PurePosixPath(name).parents}
     problems += [f"{name!r} is a file and also a folder" for name in names if folded(name) in folders]
     return problems
+
+
+def _shared_names(members: Sequence[Member]) -> list[str]:
+    """Say which members have one name, and what each is made from."""
+    sources: dict[str, list[str]] = {}
+    for member in members:
+        made = "what marsmith writes" if isinstance(member.source, bytes) else str(member.source)
+        sources.setdefault(member.name, []).append(made)
+    return [
+        f"{name!r}: two members have this name: {' and '.join(found)}"
+        for name, found in sources.items()
+        if len(found) > 1
+    ]
 
 
 def _missing(manifest: Manifest, names: Sequence[str]) -> list[str]:

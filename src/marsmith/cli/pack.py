@@ -33,7 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-v", "--version", required=True, help="version of the model, as 1.0")
     add("-r", "--requirements-file", type=Path, metavar="FILE", help="pip requirements of the model")
     add("-c", "--config-file", type=Path, metavar="FILE.yaml", help="model config")
-    add("--keep-tree", action="store_true", help="keep the folders of --extra-files instead of laying them flat")
+    add(
+        "--keep-tree",
+        action="store_true",
+        help="keep the paths of --extra-files, as seen from here, instead of laying them flat",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
