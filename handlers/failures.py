@@ -9,6 +9,7 @@ import traceback
 
 import torch
 
+from error_text import typed_line
 from item_errors import BrokenAnswer, ItemError, OutOfMemory, Unusable
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def item_error(error: Exception, stage: str) -> ItemError:
         return error
     if is_out_of_memory(error):
         return OutOfMemory(f"out of memory in {stage}")
-    text = f"{type(error).__name__}: {_first_line(error)}"
+    text = typed_line(error)[:MESSAGE_LIMIT]
     if stage == "decode" and isinstance(error, ValueError | LookupError | TypeError):
         return Unusable(f"the request could not be decoded: {text}")
     return BrokenAnswer(f"{stage} failed: {text}")
@@ -88,11 +89,6 @@ def printable(text: str) -> str:
 
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127) if code != 9}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:MESSAGE_LIMIT] if lines else ""
 
 
 def _is_dead(device: torch.device) -> bool:

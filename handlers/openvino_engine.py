@@ -113,7 +113,7 @@ class OpenVinoModel:
             return model
         import torch_engine
 
-        module = torch_engine.load(self._path, torch.device("cpu"), 1, "float32")
+        module = torch_engine.read(self._path, torch.device("cpu"), "float32")
         # The first input of a module's graph is the module.
         self._check(len(list(module.graph.inputs())) - 1, len(list(module.graph.outputs())))
         if checks := value_checks(module):

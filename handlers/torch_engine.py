@@ -10,10 +10,27 @@ import torch
 
 import processor
 from engine_errors import damaged
+from graph_checks import absent_device
 
 
 def load(path: Path, device: torch.device, threads: int, precision: str) -> Any:  # noqa: ARG001
     """Load a TorchScript file for inference; threads are torch's own number, and its precision lies in the file.
+
+    Raises:
+        RuntimeError: it is no TorchScript file, or a damaged one, it names a device that is not here, or its int8 would
+            overflow on this processor.
+    """
+    module = read(path, device, precision)
+    if absent := absent_device(module):
+        raise RuntimeError(
+            f"{path.name} computes on {absent[0]!r} whatever it is given ({absent[1].kind()}), and this machine has no"
+            " such device: make the file again on the CPU, as map_location moves weights, and not what the code names"
+        )
+    return module
+
+
+def read(path: Path, device: torch.device, precision: str) -> Any:
+    """Read a TorchScript file that another engine may run: it need not be one that torch can run here.
 
     Raises:
         RuntimeError: it is no TorchScript file, or a damaged one, or its int8 would overflow on this processor.

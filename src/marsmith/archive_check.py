@@ -16,6 +16,7 @@ from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
 from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
 from marsmith.formats.examples import parse_examples
 from marsmith.handler_check import check_handler, in_order
+from marsmith.handler_traceback import summary
 
 if TYPE_CHECKING:
     from marsmith.runner import Runner, RunnerReply
@@ -144,7 +145,7 @@ def _send(
         mend = "return a list with one reply a request, in the order of data"
         return replies, [finding("reply-count", *place, message, mend)]
     traceback = runner.last_traceback or ""
-    reason = traceback.rstrip().rpartition("\n")[2] or runner.last_failure or text.strip()
+    reason = (summary(traceback) if traceback else "") or runner.last_failure or text.strip()
     message = f"answers {sent} with status {failed.status}: {reason}"
     mend = "mend what the traceback shows; a bad request must not fail its neighbours"
     return replies, [finding("batch-fails", *_place_in(traceback, place), message, mend, traceback)]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from marsmith.errors import ExportError
+from marsmith.graph_checks import absent_device
+
+_PLACE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 def baked_devices(exported: torch.jit.ScriptModule, device: str) -> Iterator[tuple[str, str]]:
@@ -29,6 +36,20 @@ def baked_devices(exported: torch.jit.ScriptModule, device: str) -> Iterator[tup
                 )
 
 
+def absent_device_problem(module: torch.jit.ScriptModule, path: Path) -> ExportError | None:
+    """Return the error for a file that names a device that this machine lacks; None where it names none."""
+    absent = absent_device(module)
+    if absent is None:
+        return None
+    device, node = absent
+    return ExportError(
+        f"{path} computes on {device!r} whatever it is given, and this machine has no such device:"
+        f" {_place_of(node)}{node.kind()}",
+        tip="make the file again on the CPU: module.cpu() and inputs.cpu() before torch.jit.trace, no .to('cuda') and"
+        " no device='cuda' in forward(); map_location moves weights, and not what the code names",
+    )
+
+
 def _nodes(graph: Any) -> Iterator[Any]:
     for node in graph.nodes():
         yield node
@@ -37,5 +58,9 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def _place_of(node: Any) -> str:
-    lines = [line for line in str(node.sourceRange()).splitlines() if ".py" in line or "<" in line]
-    return f"{lines[-1].strip().removeprefix('File ').strip()}: " if lines else ""
+    text = str(node.sourceRange())
+    if places := _PLACE.findall(text):
+        file, line = places[-1]
+        return f"{file}:{line}: "
+    lines = [line for line in text.splitlines() if ".py" in line]
+    return f"{lines[-1].strip()}: " if lines else ""

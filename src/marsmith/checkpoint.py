@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
 from marsmith.names import did_you_mean
 
@@ -79,8 +80,7 @@ def _read_pickle(path: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
         except pickle.UnpicklingError:
             pass
         except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ExportError(f"{path} is truncated or not a torch.save file: {reason}") from error
+            raise ExportError(f"{path} is truncated or not a torch.save file: {useful_line(error)}") from error
     if allow_pickle:
         return _run_pickle(path), {"pickle": True}
     raise ExportError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from marsmith.error_text import typed_line
 from marsmith.errors import ExportError
 
 
@@ -51,8 +52,7 @@ def check_classifier(module: torch.nn.Module, image: torch.Tensor, name: str) ->
         with torch.inference_mode():
             outputs = module(batch)
     except RuntimeError as error:
-        reason = [line for line in str(error).strip().splitlines() if line][-1]
-        raise ExportError(f"{name} is no image classifier: it does not take {taken}: {reason}") from error
+        raise ExportError(f"{name} is no image classifier: it does not take {taken}: {typed_line(error)}") from error
     if not isinstance(outputs, torch.Tensor):
         raise ExportError(f"{name} is no image classifier: for {taken} it gives a {type(outputs).__name__}, no tensor")
     if outputs.ndim != 2 or len(outputs) != len(batch) or outputs.dtype != torch.float32:

@@ -18,6 +18,7 @@ import torch
 
 from marsmith import parity
 from marsmith.engine_loading import load_in_engine
+from marsmith.error_text import typed_line
 from marsmith.errors import ExportError, MarsmithError
 from marsmith.export_messages import JobRequest, JobResult
 from marsmith.file_errors import access_error
@@ -285,8 +286,7 @@ def _named(form: Form, what: str, tip: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and access_error(error):
             raise
-        lines = str(error).strip().splitlines() or [""]
-        raise ExportError(f"{form} {what}: {type(error).__name__}: {lines[0]}", tip=tip) from error
+        raise ExportError(f"{form} {what}: {typed_line(error)}", tip=tip) from error
 
 
 def _shown(record: dict[str, Any]) -> str:

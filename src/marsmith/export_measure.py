@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from marsmith import export_choice
+from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
 from marsmith.export_machine import Machine, obstacle
 from marsmith.export_messages import JobRequest, JobResult
@@ -169,7 +170,7 @@ class _Trial(ExitStack):
 
 
 def _failed(form: Form, error: ExportError) -> Candidate:
-    reason = error.message.splitlines()[0].removeprefix(f"{form} ") + (f" ({error.tip})" if error.tip else "")
+    reason = useful_line(error.message).removeprefix(f"{form} ") + (f" ({error.tip})" if error.tip else "")
     return Candidate(form=str(form), verdict="failed", reason=reason)
 
 

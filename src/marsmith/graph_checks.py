@@ -1,7 +1,7 @@
-"""Checks in TorchScript graphs: where a graph raises because of the values that it is given.
+"""What a TorchScript graph asks of its inputs and of the machine: checks of values, and devices that it names.
 
-A rewritten graph has lost them without a word: a trace keeps the branch that it saw, and OpenVINO keeps the one that
-does not raise. Checks of how many axes a tensor has are not meant: those a rewritten graph has of its own.
+A rewritten graph has lost its checks without a word: a trace keeps the branch that it saw, and OpenVINO keeps the one
+that does not raise. Checks of how many axes a tensor has are not meant: those a rewritten graph has of its own.
 
 The same file lies in ``handlers/`` and in ``marsmith/``, as a worker's Python has no marsmith: a test holds the two
 equal.
@@ -10,7 +10,7 @@ equal.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -31,6 +31,39 @@ def value_checks(module: torch.jit.ScriptModule) -> list[str]:
         return []
     # Frozen: what is checked in training alone is gone.
     return list(dict.fromkeys(_raised(straight_graph(module), by_rank=True)))
+
+
+def absent_device(module: torch.jit.ScriptModule) -> tuple[str, Any] | None:
+    """Return the first device that a module names, whatever its input is, and that this machine lacks; and the node.
+
+    What stands in a branch may never be run, and does not count.
+    """
+    for node in module.inlined_graph.nodes():
+        for value in [torch.device("cuda")] if node.kind() == "aten::cuda" else map(_known(module), node.inputs()):
+            if isinstance(value, torch.device) and not _is_here(value):
+                return str(value), node
+    return None
+
+
+def _known(module: torch.jit.ScriptModule) -> Callable[[Any], Any]:
+    """Return what gives the Python value of a constant, or of an attribute of the module; None of anything else."""
+
+    def known(value: Any) -> Any:
+        node = value.node()
+        if node.kind() == "prim::Constant":
+            return value.toIValue()
+        if node.kind() == "prim::GetAttr":
+            return getattr(known(node.input()), node.s("name"), None)
+        return module if node.kind() == "prim::Param" else None
+
+    return known
+
+
+def _is_here(device: torch.device) -> bool:
+    backend: Any = getattr(torch, device.type, None)
+    if not hasattr(backend, "is_available"):
+        return True
+    return bool(backend.is_available()) and (device.index or 0) < backend.device_count()
 
 
 def straight_graph(module: torch.jit.ScriptModule) -> Any:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from marsmith.error_text import typed_line, useful_line
 from marsmith.errors import ExportError
 
 BATCH = "N"
@@ -50,20 +51,14 @@ def quietly(make: Callable[[], _MADE]) -> _MADE:
         return make()
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text, or the name of its type."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def _explain(error: Exception) -> ExportError:
     text = str(error)
     if "Constraints violated" in text or "specialized" in text:
         return ExportError(
-            f"the module fixes the batch size: {first_line(error)}",
+            f"the module fixes the batch size: {useful_line(error)}",
             tip="take sizes from the input (images.shape[0]) instead of writing them down, or use format: torchscript",
         )
     return ExportError(
-        f"torch.export cannot express the module: {type(error).__name__}: {first_line(error)}",
+        f"torch.export cannot express the module: {typed_line(error)}",
         tip="use format: torchscript, with method: script where the control flow depends on the data",
     )

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from marsmith.error_text import useful_line
+
 _START = "Traceback (most recent call last):"
 _CUT_OFF = "(the traceback is cut off)"
 _CHAINS = (
@@ -68,7 +70,7 @@ def is_cut_off(traceback: str) -> bool:
 
 def summary(traceback: str) -> str:
     """Return the exception that a traceback ends with, on one line: ``ValueError: bad``."""
-    return _blocks(traceback.splitlines())[-1].exception[0]
+    return useful_line("\n".join(_blocks(traceback.splitlines())[-1].exception))
 
 
 def missing_handler(traceback: str) -> str | None:

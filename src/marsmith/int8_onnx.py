@@ -10,8 +10,9 @@ from pathlib import Path
 import onnx
 import torch
 
+from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
-from marsmith.graph_program import BATCH, first_line, quietly
+from marsmith.graph_program import BATCH, quietly
 from marsmith.int8_calibration import Observed, find_ranges, observe
 from marsmith.int8_graph import Array, Graph, Layer, attribute
 from marsmith.int8_plan import Int8Plan
@@ -86,7 +87,7 @@ def torchscript_to_onnx(module: torch.jit.ScriptModule, images: Sequence[torch.T
         quietly(export)
     except Exception as error:  # torch's SymbolicValueError and UnsupportedOperatorError among others
         raise ExportError(
-            f"the TorchScript module cannot be exported to ONNX: {first_line(error)}",
+            f"the TorchScript module cannot be exported to ONNX: {useful_line(error)}",
             tip="export the eager module by a recipe",
         ) from error
     save_onnx(onnx.shape_inference.infer_shapes(with_initializers(onnx.load(target))), target)

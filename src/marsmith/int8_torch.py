@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from marsmith import torchscript_file
+from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
 from marsmith.int8_plan import Int8Plan
 
@@ -82,9 +83,8 @@ def quantize_module(
                 prepared(torch.stack(list(calibration[start : min(start + BATCH_SIZE, plan.images)])))
             converted: torch.nn.Module = quantize_fx.convert_fx(prepared, backend_config=_backend())
         except Exception as error:  # torch.fx raises TraceError, RuntimeError and what the module itself raises
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ExportError(
-                f"torch.ao cannot quantise the module: {reason}",
+                f"torch.ao cannot quantise the module: {useful_line(error)}",
                 tip="take engine: onnxruntime or openvino for int8, or another precision",
             ) from error
     return converted.eval()

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from marsmith.child_processes import temporary_folder
+from marsmith.error_text import useful_line
 from marsmith.errors import ExportError, MissingDependencyError
 
 SCHEME = "models:/"
@@ -42,8 +43,9 @@ def mlflow_weights(uri: str) -> Iterator[Path]:
         try:
             place = Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
         except (MlflowException, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ExportError(f"MLflow does not give {uri}: {reason}", tip="is MLFLOW_TRACKING_URI set?") from error
+            raise ExportError(
+                f"MLflow does not give {uri}: {useful_line(error)}", tip="is MLFLOW_TRACKING_URI set?"
+            ) from error
         yield _weights_in(place, uri)
 
 

@@ -17,6 +17,7 @@ import torch
 
 from marsmith import export_choice, parity
 from marsmith.classifier_module import ImageModule, Probabilities, check_classifier
+from marsmith.error_text import useful_line
 from marsmith.errors import MarsmithError
 from marsmith.export_machine import Machine, obstacle
 from marsmith.export_measure import SHOWN_SIZES, Effort, Progress
@@ -138,7 +139,7 @@ class _Trial:
             made = None if problem else self._made(form)
             candidate = made or Candidate(form=str(form), verdict=IMPOSSIBLE, reason=problem or "")
         except (MarsmithError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [""])[0].removeprefix(f"{form} ")
+            reason = useful_line(error).removeprefix(f"{form} ")
             candidate = Candidate(form=str(form), verdict="failed", reason=reason)
         if candidate.verdict != "passed":
             self._loaded.pop(form, None)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from marsmith.error_text import useful_line
 from marsmith.errors import ExportError, MissingDependencyError
-from marsmith.graph_program import BATCH, first_line, quietly, to_program
+from marsmith.graph_program import BATCH, quietly, to_program
 
 if TYPE_CHECKING:
     import onnx
@@ -76,7 +77,7 @@ def save_onnx(model: onnx.ModelProto, target: Path) -> None:
     try:
         onnx.checker.check_model(content, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"onnx refuses the exported model: {first_line(error)}", tip=_OTHER) from error
+        raise ExportError(f"onnx refuses the exported model: {useful_line(error)}", tip=_OTHER) from error
     target.write_bytes(content)
 
 
@@ -142,7 +143,7 @@ def _explain(error: BaseException) -> ExportError:
             f"ONNX has no form of {', '.join(operators)}",
             tip="use format: torchscript (engine: torch runs every operator), or write it with simpler operators",
         )
-    return ExportError(f"the module cannot be exported to ONNX: {first_line(chain[-1])}", tip=_OTHER)
+    return ExportError(f"the module cannot be exported to ONNX: {useful_line(chain[-1])}", tip=_OTHER)
 
 
 def _strip_all(parts: Iterable[Any]) -> None:

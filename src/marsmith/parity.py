@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
 from marsmith.formats.export_spec import Limits
 
@@ -94,8 +95,7 @@ def eager_outputs(eager: Forward, inputs: Sequence[torch.Tensor]) -> torch.Tenso
     try:
         outputs = torch.cat([eager(torch.stack(list(inputs[i : i + size]))) for i in range(0, len(inputs), size)])
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ExportError(f"the eager module fails on the inputs of the recipe: {reason}") from error
+        raise ExportError(f"the eager module fails on the inputs of the recipe: {useful_line(error)}") from error
     if outputs.shape[0] != len(inputs):
         raise ExportError(
             f"for {len(inputs)} inputs the eager module gives {tuple(outputs.shape)}: the first dimension is no batch"

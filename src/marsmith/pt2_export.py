@@ -24,10 +24,11 @@ from marsmith.archive.copier import Copier
 from marsmith.archive.staging import staged
 from marsmith.archive.zip_writer import ZipWriter
 from marsmith.child_processes import temporary_folder, usual_temporary_folder
+from marsmith.error_text import typed_line
 from marsmith.errors import ExportError
 from marsmith.export_machine import compiler_here
 from marsmith.file_errors import described
-from marsmith.graph_program import first_line, quietly, to_program
+from marsmith.graph_program import quietly, to_program
 from marsmith.machine_facts import cpu_flags_here
 
 # Key in the file's own metadata: the CPU's flags that its code needs, as Linux names them.
@@ -59,7 +60,7 @@ def to_pt2(graph: torch.nn.Module, images: Sequence[torch.Tensor], target: Path,
             quietly(lambda: _compile(program, raw))
         except Exception as error:  # Inductor raises what it likes, and the compiler's words with it
             raise ExportError(
-                f"AOTInductor cannot compile the module: {type(error).__name__}: {first_line(error)}",
+                f"AOTInductor cannot compile the module: {typed_line(error)}",
                 tip="use format: torchscript",
             ) from error
         normalise(raw, target)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from marsmith import parity, torchscript_file
+from marsmith.error_text import typed_line, useful_line
 from marsmith.errors import ExportError
 from marsmith.export_messages import JobRequest, JobResult
 from marsmith.formats.export_spec import ExportSpec, Limits
@@ -90,9 +91,8 @@ class TensorJob:
                     made = torch.jit.trace(self.eager, example, check_trace=False)
                 frozen: torch.jit.ScriptModule = torch.jit.freeze(made.eval())
             except Exception as error:  # torch raises what it likes here
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise ExportError(
-                    f"TorchScript's {self.spec.method} cannot express the module: {reason}",
+                    f"TorchScript's {self.spec.method} cannot express the module: {useful_line(error)}",
                     tip=f"try export.method: {'trace' if self.spec.method == 'script' else 'script'} in the spec",
                 ) from error
         return frozen
@@ -137,7 +137,7 @@ class TensorJob:
             raw_longer = self.eager.raw(*longer)
         except Exception as error:  # the module is anybody's code
             raise ExportError(
-                f"the module does not take longer axes: {type(error).__name__}: {str(error).splitlines()[0]}",
+                f"the module does not take longer axes: {typed_line(error)}",
                 tip="leave out what cannot vary from dynamic in the recipe",
             ) from error
         try:

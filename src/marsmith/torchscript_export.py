@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
 from marsmith.image_crops import reference_images as reference_images
 
@@ -27,9 +28,8 @@ def to_torchscript(eager: torch.nn.Module, images: Sequence[torch.Tensor], metho
             frozen: torch.jit.ScriptModule = torch.jit.freeze(made.eval())
         except Exception as error:  # torch raises what it likes here, RuntimeError and NotSupportedError among it
             other = "trace" if method == "script" else "script"
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ExportError(
-                f"TorchScript's {method} cannot express the module: {reason}",
+                f"TorchScript's {method} cannot express the module: {useful_line(error)}",
                 tip=f"try export.method: {other} in the spec",
             ) from error
     return frozen

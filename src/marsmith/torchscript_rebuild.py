@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from marsmith.error_text import typed_line
 from marsmith.errors import ExportError
 from marsmith.graph_checks import straight_graph, value_checks
 from marsmith.recipe import Recipe
@@ -59,8 +60,7 @@ def rebuild(module: torch.jit.ScriptModule) -> fx.GraphModule:
     except ExportError:
         raise
     except Exception as error:  # fx and the operators raise what they stumble over, on graphs that nobody foresaw
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ExportError(f"the graph has no eager form: {type(error).__name__}: {reason}", tip=_TIP) from error
+        raise ExportError(f"the graph has no eager form: {typed_line(error)}", tip=_TIP) from error
 
 
 def rebuilt_recipe(path: Path) -> Recipe:

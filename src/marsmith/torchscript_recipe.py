@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from marsmith.baked_devices import absent_device_problem
+from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
 from marsmith.recipe import Expects, ImagePreprocessing, Labels, Recipe
 
@@ -43,7 +45,7 @@ def load_module(path: Path) -> torch.jit.ScriptModule:
     """Load a TorchScript file for inference on the CPU; this runs no Python code of the file.
 
     Raises:
-        ExportError: it is none, or is truncated.
+        ExportError: it is none, is truncated, or computes on a device that is not here.
     """
     if not path.is_file():
         raise ExportError(f"no TorchScript file at {path}", tip="name it from the project's root")
@@ -52,9 +54,10 @@ def load_module(path: Path) -> torch.jit.ScriptModule:
         try:
             module: torch.jit.ScriptModule = torch.jit.load(path, map_location="cpu")
         except (RuntimeError, ValueError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
             tip = "it should be made by torch.jit.save"
-            raise ExportError(f"{path} is no whole TorchScript file: {reason}", tip=tip) from error
+            raise ExportError(f"{path} is no whole TorchScript file: {useful_line(error)}", tip=tip) from error
+    if problem := absent_device_problem(module, path):
+        raise problem
     return module.eval()
 
 

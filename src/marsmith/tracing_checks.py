@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from marsmith.baked_devices import baked_devices
+from marsmith.error_text import typed_line
 from marsmith.errors import ExportError
 from marsmith.formats.form import Form
 from marsmith.operation_watch import Sighting, watch
@@ -98,7 +99,7 @@ def check_eager_call(module: torch.nn.Module, rows: Sequence[Call], *, method: L
                 first = outputs_of(module(*sightings.inputs))
         except Exception as error:  # the module is anybody's code
             raise ExportError(
-                f"the eager module does not take a batch of 2: {type(error).__name__}: {_first_line(error)}",
+                f"the eager module does not take a batch of 2: {typed_line(error)}",
                 tip="every input has the batch on axis 0, and TorchServe batches as it likes",
             ) from error
         _find_random(sightings.random, findings)
@@ -138,7 +139,7 @@ def check_exported_call(eager: Forward, exported: Forward, rows: Sequence[Call],
         for row in known:
             if (error := _error_for(eager, row)) is not None and _error_for(exported, row) is None:
                 findings.add(
-                    f"the eager module raises for an input, and the export does not: {_first_line(error)}",
+                    f"the eager module raises for an input, and the export does not: {typed_line(error)}",
                     "export.method: script keeps checks of values",
                 )
         for start, size in enumerate(_BATCH_SIZES):
@@ -222,7 +223,7 @@ def _find_mixed_rows(module: torch.nn.Module, rows: Sequence[Call], findings: Fi
             outputs = outputs_of(module(*batch_of(rows, size)))
         except Exception as error:  # the module is anybody's code
             findings.add(
-                f"it takes a batch of 2 and not of {size}: {type(error).__name__}: {_first_line(error)}",
+                f"it takes a batch of 2 and not of {size}: {typed_line(error)}",
                 "look for sizes written as numbers: view(2, -1) should be flatten(1)",
             )
             continue
@@ -243,7 +244,7 @@ def _compare(eager: Forward, exported: Forward, batch: Call, size: int, findings
         got = outputs_of(exported(*batch))
     except Exception as error:  # engines raise what they like
         findings.add(
-            f"the export does not take a batch of {size}: {_last_line(error)}",
+            f"the export does not take a batch of {size}: {typed_line(error)}",
             "a batch size is baked in: look for sizes taken from a tensor as Python numbers",
         )
         return []
@@ -269,14 +270,6 @@ def _unlike(image: torch.Tensor) -> list[torch.Tensor]:
     """Return inputs that no example looks like: black, white, and noise."""
     noise = torch.randint(0, 256, image.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(_SEED))
     return [torch.zeros_like(image), torch.full_like(image, 255), noise]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 __all__ = [
