@@ -204,8 +204,8 @@ def _judge_bytes(sha256: str, recorded: bytes | None, body: bytes, tolerance: fl
     other = f"the reply's {len(body)} bytes are not those that were validated"
     wanted = _read(recorded) if recorded is not None else None
     if wanted is None:
-        why = "nothing to compare them with but a digest" if recorded is None else "they cannot be compared here"
-        return Judgement(other) if same and recorded is None else Judgement(unproved=f"{other}, and {why}")
+        why = "of which only the digest is known" if recorded is None else "and they cannot be compared here"
+        return Judgement(other) if same and recorded is None else Judgement(unproved=f"{other}, {why}")
     given = _read(body)
     if given is None or given[0] != wanted[0]:
         return Judgement(f"{other}, and no longer {wanted[0]}: {_shown(body)}")

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marsmith.archive import Archive
 from marsmith.archive.answers import difference
+from marsmith.archive.verify import verify
+from marsmith.archive_assembly import proved_examples
 from marsmith.errors import ArchiveError, HandlerError
 from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.replay import ExampleRequest, _rounded, replay, validate_examples
@@ -127,3 +130,48 @@ def test_a_missing_input_is_named(tmp_path: Path) -> None:
 @given(st.recursive(st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text(), st.lists))
 def test_a_rounded_reply_always_agrees_with_the_one_that_it_records(value: object) -> None:
     assert difference(_rounded(value, 1e-3), value, 1e-3) is None
+
+
+# Answers bytes that are neither text nor an image, others at each call if told to, and computes in bfloat16.
+OPAQUE = """
+from pathlib import Path
+def handle(data, context):
+    if data is None:
+        return
+    if context.get_request_header(0, "describe") == "True":
+        return [{"precision": "bfloat16", "engine_fell_back": False}]
+    return [(Path(context.system_properties["model_dir"]) / "reply.bin").read_bytes() for _ in data]
+"""
+
+
+def opaque(folder: Path) -> Path:
+    config = json.dumps({"minWorkers": 1, "handler": {"precision": "bfloat16"}})
+    return make_archive(folder, OPAQUE, config=config, files={"reply.bin": "one\0"})
+
+
+def test_bytes_that_only_a_digest_describes_are_said_to_be_unproved_and_not_right(tmp_path: Path) -> None:
+    archive = with_examples(opaque(tmp_path), request(0))
+    unproved: list[str] = []
+    assert (replay(archive, unproved.append), unproved) == ([], [])
+    (archive / "reply.bin").write_bytes(b"two\0")
+    assert replay(archive, unproved.append) == []
+    said = "the reply's 4 bytes are not those that were validated, of which only the digest is known"
+    assert unproved == [f"example '0.jpg': {said}"]
+    checks = verify(Archive.open(archive), environment=False, replay=True).checks
+    told = {(check.outcome, check.detail.partition(":")[0]) for check in checks if check.name == "replay"}
+    assert told == {("warning", "unproved"), ("ok", "0 examples got their validated replies")}
+
+
+def test_a_build_says_which_replies_other_machines_cannot_prove(tmp_path: Path) -> None:
+    steps: list[str] = []
+    with Runner(opaque(tmp_path)) as runner:
+        proved = proved_examples(runner, [request(0)], steps.append)
+    assert proved.unproved == ("0.jpg",)
+    assert proved.report() == {"repliesUnprovedElsewhere": ["0.jpg"]}
+    assert "the reply to 0.jpg is bytes of an unknown kind" in steps[0]
+    # Text is recorded, and so can be compared anywhere.
+    (tmp_path / "reply.bin").write_bytes(b"a cat")
+    with Runner(tmp_path) as runner:
+        proved = proved_examples(runner, [request(0)], steps.append)
+    assert (proved.unproved, proved.report()) == ((), {})
+    assert {member.name: member.source for member in proved.members}[f"{FOLDER}/0.jpg.reply"] == b"a cat"
