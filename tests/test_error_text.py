@@ -234,6 +234,18 @@ def test_a_device_that_is_here_or_only_in_a_branch_is_nothing_to_refuse(tmp_path
     assert module(torch.zeros(1, 3, 4, 4)).shape == (1, 3)
 
 
+class OnlyEncodes(nn.Module):
+    @torch.jit.export
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+def test_a_module_with_other_methods_than_forward_is_loaded(tmp_path: Path) -> None:
+    saved(OnlyEncodes(), tmp_path / "model.pt")
+    engine = engines.load_engine(tmp_path, "model.pt", {}, CPU, 1)
+    assert engine.run.encode(torch.ones(2)).tolist() == [2, 2]  # type: ignore[attr-defined]
+
+
 def test_openvino_runs_a_file_for_another_device(tmp_path: Path) -> None:
     saved(To(), tmp_path / "model.pt")
     block = {"engine": "openvino", "engine_missing": "refuse"}

@@ -27,7 +27,7 @@ _BUILT = frozenset({"prim::ListConstruct", "prim::TupleConstruct"})
 
 def value_checks(module: torch.jit.ScriptModule) -> list[str]:
     """Return what a module raises for some inputs of a right number of axes, in the words of its errors."""
-    if not list(_raised(module.inlined_graph, by_rank=True)):
+    if not list(_raised(_inlined(module), by_rank=True)):
         return []
     # Frozen: what is checked in training alone is gone.
     return list(dict.fromkeys(_raised(straight_graph(module), by_rank=True)))
@@ -38,11 +38,16 @@ def absent_device(module: torch.jit.ScriptModule) -> tuple[str, Any] | None:
 
     What stands in a branch may never be run, and does not count.
     """
-    for node in module.inlined_graph.nodes():
+    for node in _inlined(module).nodes():
         for value in [torch.device("cuda")] if node.kind() == "aten::cuda" else map(_known(module), node.inputs()):
             if isinstance(value, torch.device) and not _is_here(value):
                 return str(value), node
     return None
+
+
+def _inlined(module: torch.jit.ScriptModule) -> Any:
+    """Return the graph of ``forward`` with all that it calls; an empty one where a module has other methods only."""
+    return getattr(module, "inlined_graph", None) or torch._C.Graph()
 
 
 def _known(module: torch.jit.ScriptModule) -> Callable[[Any], Any]:
