@@ -23,6 +23,9 @@ from marsmith.settings import Project
 CONSOLE_LOG = "console.log"
 
 _POLL_S = 0.2
+# How long one question to the server may take, in seconds, where all of it may take long enough.
+_CALL_S = 30.0
+_SHORTEST_CALL_S = 1.0
 # Enough for a busy machine, and short for somebody who waits for the reason.
 _EQUAL_LOOKS = 5
 _LAST_WORDS_TIMEOUT_S = 20.0
@@ -54,7 +57,8 @@ class StartingServer:
         found = {archive.version: first_example(archive) for archive in self.archives}
         examples = {version: example for version, example in found.items() if example}
         deadline = time.monotonic() + timeout_s
-        with Client.for_project(self.project) as client:
+        # One question must not take longer than all of it may.
+        with Client.for_project(self.project, deadline_s=max(_SHORTEST_CALL_S, min(_CALL_S, timeout_s))) as client:
             while True:
                 self._check_alive()
                 seen = self._look(client, examples)
