@@ -237,6 +237,8 @@ def test_without_a_running_server_every_verb_says_how_to_start_one(
         ["m:", "a"],
         ["m", "-", "-"],
         ["m", "a", "--deadline", "0"],
+        ["m", "a", "--deadline", "nan"],
+        ["m", "a", "--deadline", "inf"],
         ["m", "a", "--key-file", "k"],
         ["m", "a", "--ca-file", "c"],
     ],

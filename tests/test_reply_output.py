@@ -109,10 +109,10 @@ def test_replies_are_kept_byte_for_byte_each_under_a_name_of_its_own(tmp_path: P
 def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").write_bytes(b"before")
 
-    def full(*_: object) -> int:
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(MarsmithError, match=r"cannot write .*out: No space left on device"):
         keep(str(tmp_path / "out"), [("in", Body(PNG))])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"out": b"before"}

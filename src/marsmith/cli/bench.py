@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marsmith.cli.output import add_json_flag, note, print_json, print_table
+from marsmith.cli.output import add_json_flag, check_deadline, note, print_json, print_table
 from marsmith.errors import UsageError
 from marsmith.names import split_model_reference
 
@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the loops and print what came of them."""
     from marsmith.bench import SameAnswer, run_load
 
+    check_deadline(args.deadline)
     target, state = _target(args)
     results: list[tuple[Load, Measurement, Breakdown | None]] = []
     for load in _loads(args):

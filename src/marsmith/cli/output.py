@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from marsmith.errors import UsageError
+
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``, which every verb that reads something has."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def check_deadline(seconds: float) -> None:
+    """Make sure that ``--deadline`` is a time; raises UsageError where it is none."""
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"--deadline must be more than 0 seconds, and not {seconds:g}")
 
 
 def print_json(value: object) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marsmith.cli.output import add_json_flag, note, print_json
+from marsmith.cli.output import add_json_flag, check_deadline, note, print_json
 from marsmith.cli.replies import Body, check_output, keep, show
 from marsmith.errors import (
     AuthorizationError,
@@ -142,8 +142,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--ca-file needs --url: the project's own server is trusted by the certificate in its config")
     if args.key_file and not args.url:
         raise UsageError("--key-file needs --url: without it, the project's own server is called with its own tokens")
-    if args.deadline <= 0:
-        raise UsageError(f"--deadline must be more than 0 seconds, not {args.deadline:g}")
+    check_deadline(args.deadline)
     if args.commands and (args.url or args.json):
         raise UsageError("--commands is about the project's own server, in text: leave out --url and --json")
     if args.inputs.count("-") > 1:

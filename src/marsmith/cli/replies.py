@@ -14,6 +14,7 @@ from typing import Any
 
 from marsmith.cli.output import encodable, note, print_json, print_table, printable
 from marsmith.errors import MarsmithError, UsageError
+from marsmith.files import write_atomically
 from marsmith.inputs import guess_content_type, suffix_of
 
 STDOUT = "-"
@@ -222,17 +223,10 @@ def _free_name(stem: str, suffix: str, taken: set[str]) -> str:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; what is no file, as a device, cannot be replaced and is written to."""
-    target = path.resolve()
-    staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(content)
-            return
-        target.parent.mkdir(exist_ok=True)
-        try:
-            staged.write_bytes(content)
-            staged.replace(target)
-        finally:
-            staged.unlink(missing_ok=True)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            write_atomically(path, content)
     except OSError as error:
         raise MarsmithError(f"cannot write {path}: {error.strerror}") from None
