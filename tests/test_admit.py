@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,12 @@ from marsmith.archive.member import Member
 from marsmith.archive.verify import Verification, verify
 from marsmith.archive.write import write_archive
 from marsmith.cli import VERBS, main
-from marsmith.errors import ArchiveError, UsageError, VerificationError
+from marsmith.errors import ArchiveError, HandlerError, UsageError, VerificationError
 from marsmith.repack import repack
+from marsmith.runner import Request, Runner
 from marsmith.settings import Project
 from marsmith.signature import sign, signature_path
+from marsmith.worker_process import Process, start_python
 from signing_keys import write_keys
 from tampered_archives import (
     SHIPPED,
@@ -304,3 +308,25 @@ def test_planted_bytecode_would_run(built: Path, tmp_path: Path) -> None:
     shutil.unpack_archive(archive, tmp_path / "model", "zip")
     subprocess.run([sys.executable, "-c", f"import {Path(SHIPPED).stem}"], cwd=tmp_path / "model", check=True)
     assert marker.exists()
+
+
+def test_workers_that_write_bytecode_beside_the_members_load_one_after_the_other_and_planted_bytecode_does_not(
+    built: Path, tmp_path: Path
+) -> None:
+    """As `torchserve --start` alone starts them: only marsmith tells Python to write none."""
+    folder = Archive.open(built).extract(tmp_path / "model")
+
+    def launch(command: Sequence[str], place: Path, environment: Mapping[str, str]) -> Process:
+        return start_python(command, place, {**environment, "PYTHONDONTWRITEBYTECODE": ""})
+
+    for _ in range(2):
+        with Runner(folder, launch=launch) as runner:
+            [reply] = runner.run([Request(picture(255, 0, 0), "image/png")])
+            assert reply.status == 200
+    [bytecode] = folder.rglob("labels.cpython-*.pyc")
+    source = tmp_path / "labels.py"
+    source.write_text(f"{(folder / 'labels.py').read_text()}\nCLASSES = 3\n")
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(source), str(bytecode), "labels.py", doraise=True, invalidation_mode=unchecked)
+    with pytest.raises(HandlerError, match=rf"__pycache__/{bytecode.name} was added"), Runner(folder, launch=launch):
+        pass
