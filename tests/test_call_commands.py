@@ -19,7 +19,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-CALLER = Caller(Path("/p q/.venv/bin/marsmith"), Project(Path("/p q")))
+CALLER = Caller(("/p q/.venv/bin/marsmith",), Project(Path("/p q")))
 PHOTO = Input("cat.png", Path("/photos/a cat.png"), b"", "image/png")
 
 
@@ -67,3 +67,25 @@ def test_over_tls_curl_is_told_whom_to_trust() -> None:
     line = curl_command(CALLER, state, "m", None, PHOTO)
     assert line is not None
     assert line.startswith("curl -sS --cacert '/p q/certificate.pem' ")
+
+
+@pytest.mark.parametrize(
+    ("folder", "script", "expected"),
+    [
+        ("plain", True, "{bin}/marsmith"),
+        ("plain", False, "{bin}/python -m marsmith"),
+        ("a b", True, "{bin}/python -m marsmith"),
+    ],
+)
+def test_a_script_in_a_path_with_a_space_is_not_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, script: bool, expected: str
+) -> None:
+    bin_folder = tmp_path / folder
+    bin_folder.mkdir()
+    if script:
+        (bin_folder / "marsmith").touch()
+    monkeypatch.setattr("sys.executable", str(bin_folder / "python"))
+    caller = Caller.here(Project(tmp_path))
+    assert shlex.split(caller.marsmith("stop"))[1:] == [
+        part.format(bin=bin_folder) for part in [*expected.split(" "), "stop"]
+    ]

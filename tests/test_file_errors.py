@@ -99,6 +99,17 @@ def test_a_folder_of_somebody_else_is_named_with_its_owner_and_with_whom_it_refu
     assert is_one_line(errors, "cannot be written by the user nobody (uid 65534)", owner, "chown"), errors
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root can give a folder away")
+def test_a_run_folder_of_somebody_else_is_named_with_both(project: Project) -> None:
+    project.run.mkdir(parents=True)
+    os.chown(project.run, 65534, 65534)
+    code, errors = marsmith(project, "serve")
+    assert code == 1
+    assert is_one_line(errors, f"{project.run} belongs to the user nobody", "would run as root", "chown -R root"), (
+        errors
+    )
+
+
 @pytest.mark.skipif(not IS_ROOT or not can_mount(), reason="no file system can be mounted here")
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_file_system_that_is_read_only_is_named(project: Project, verb: str) -> None:
@@ -145,6 +156,13 @@ def test_errors_about_a_path_are_told_in_words(tmp_path: Path, number: int, word
     assert told is not None
     assert str(tmp_path / "file") in told.message
     assert words in told.message
+
+
+def test_where_there_is_no_temporary_folder_it_is_said() -> None:
+    told = access_error(FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/a', '/b']"))
+    assert told is not None
+    assert "no temporary folder" in told.message
+    assert told.tip == "set TMPDIR to one"
 
 
 @pytest.mark.parametrize(

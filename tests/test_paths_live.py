@@ -20,7 +20,7 @@ from marsmith.server_config import effective_config, read_server_config
 from marsmith.settings import Project
 
 # In one name, because a server takes seconds; `$$` begins a reference to a variable in config.properties.
-FOLDER = "My Projekt ü # 50% $HOME 'a' \"b\" & (c); !"
+FOLDER = "My Projekt ü # 50% $HOME 'a' \"b\" & (c); !, d:e"
 
 
 @pytest.fixture(scope="module")

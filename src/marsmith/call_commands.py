@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,16 +20,24 @@ class Caller:
     """Whoever types the commands.
 
     Attributes:
-        program: the ``marsmith`` to call, as a full path, since another shell may not have it on its PATH.
+        program: how ``marsmith`` is called, with full paths, since another shell may not have it on its PATH.
         project: the project whose server is called, since another shell may stand elsewhere.
     """
 
-    program: Path
+    program: tuple[str, ...]
     project: Project
+
+    @classmethod
+    def here(cls, project: Project) -> Caller:
+        """Return a caller with this Python and its ``marsmith``."""
+        script = Path(sys.executable).parent / "marsmith"
+        # The first line of a script names its Python, and cannot where that lies in a path with a space.
+        runs = script.is_file() and not any(character.isspace() for character in str(script))
+        return cls((str(script),) if runs else (sys.executable, "-m", "marsmith"), project)
 
     def marsmith(self, *arguments: str) -> str:
         """Return a ``marsmith`` command line."""
-        return f"{PROJECT_VARIABLE}={shlex.quote(str(self.project.root))} {shlex.join([str(self.program), *arguments])}"
+        return f"{PROJECT_VARIABLE}={shlex.quote(str(self.project.root))} {shlex.join([*self.program, *arguments])}"
 
 
 def curl_command(caller: Caller, state: RunState, model: str, version: str | None, given: Input) -> str | None:

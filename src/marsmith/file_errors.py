@@ -60,6 +60,14 @@ def described(error: OSError, path: Path) -> AccessError:
     return access_error(OSError(error.errno, error.strerror, str(named))) or AccessError(f"{path}: {error}")
 
 
+def user_name(uid: int) -> str:
+    """Return the name of a user; the number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def _about(path: Path, number: int | None) -> AccessError | None:
     place = _nearest(path)
     if number in _REFUSED:
@@ -112,7 +120,7 @@ def _may(path: Path, mode: int) -> bool:
 def _way_out(place: Path) -> str:
     """Say what to do about a file or a folder that the system refuses."""
     status, quoted = place.stat(), quote(str(place))
-    owner, user, mode = _name(status.st_uid), _name(os.geteuid()), stat.S_IMODE(status.st_mode)
+    owner, user, mode = user_name(status.st_uid), user_name(os.geteuid()), stat.S_IMODE(status.st_mode)
     if status.st_uid == os.geteuid():
         return f"{place} is yours (mode {mode:04o}): chmod u+rwX {quoted}; if that changes nothing, lsattr -d {quoted}"
     return f"{place} belongs to {owner} (mode {mode:04o}): run this as {owner}, or sudo chown -R {user} {quoted}"
@@ -133,11 +141,4 @@ def _nearest(path: Path) -> Path:
 
 
 def _user() -> str:
-    return f"the user {_name(os.geteuid())} (uid {os.geteuid()})"
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    return f"the user {user_name(os.geteuid())} (uid {os.geteuid()})"

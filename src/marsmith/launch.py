@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from marsmith.errors import PreflightError
+from marsmith.file_errors import user_name
 from marsmith.java import Java
 from marsmith.settings import Project
 
@@ -46,10 +47,10 @@ def torchserve_home() -> Path | None:
 def temporary_folder(project: Project) -> Path:
     """Return the server's own temporary folder: in the run folder, unless its path is too long for sockets.
 
-    A path with a comma cannot stand in TorchServe's list of models either.
+    A path with a comma cannot stand in TorchServe's list of models, nor one with a colon in Python's search path.
     """
     folder = project.run / "tmp"
-    if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER and "," not in str(folder):
+    if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER and not {",", os.pathsep} & set(str(folder)):
         return folder
     digest = hashlib.sha256(os.fsencode(project.root)).hexdigest()[:12]
     # One that is always in the same place can be found again by `stop`; make_private checks whose it is.
@@ -60,12 +61,18 @@ def make_private(folder: Path) -> None:
     """Make ``folder``, for its owner only.
 
     Raises:
-        PreflightError: it belongs to somebody else, or is a link.
+        PreflightError: it belongs to another user, or is no folder.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise PreflightError(f"{folder} belongs to somebody else", tip=f"remove it, or move the project: {folder}")
+    if not stat.S_ISDIR(status.st_mode):
+        raise PreflightError(f"{folder} is no folder", tip=f"mv {shlex.quote(str(folder))} SOMEWHERE")
+    if status.st_uid != os.getuid():
+        owner, user = user_name(status.st_uid), user_name(os.getuid())
+        raise PreflightError(
+            f"{folder} belongs to the user {owner}, and its server would run as {user}",
+            tip=f"run this as {owner}, or sudo chown -R {user} {shlex.quote(str(folder))}",
+        )
     folder.chmod(0o700)
 
 

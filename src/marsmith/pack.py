@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from marsmith.archive.member import Member
 from marsmith.archive.write import SUFFIXES, ArchiveFormat, write_archive_undigested
 from marsmith.errors import BuildError, HandlerError, ProjectError, UsageError
 from marsmith.file_errors import described
+from marsmith.files import made_folder
 from marsmith.formats.manifest import Manifest
 from marsmith.handler_entry import check_entry_point
 from marsmith.names import ModelVersion, check_model_name, did_you_mean
@@ -225,16 +226,11 @@ def _project_root() -> Path | None:
 @contextmanager
 def _folder(path: Path) -> Iterator[None]:
     """Make a folder, and take it away again if nothing comes of what should go into it."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        told = described(error, path)
-        raise BuildError(f"--export-path: {told.message}", tip=told.tip) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(made_folder(path))
+        except OSError as error:
+            told = described(error, path)
+            tip = "name a folder that you can write to"
+            raise BuildError(f"--export-path {path}: {told.message}", tip=tip) from None
         yield
-    except BaseException:
-        with suppress(OSError):
-            for folder in missing:
-                folder.rmdir()
-        raise

@@ -13,7 +13,6 @@ not hold up the others; the exit code is 1 then.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -127,7 +126,7 @@ def _print_commands(model: str, version: str | None, given: Input) -> None:
     from marsmith.settings import find_project
 
     project = find_project()
-    caller = Caller(Path(sys.executable).parent / "marsmith", project)
+    caller = Caller.here(project)
     commands = [
         curl_command(caller, run_state.read(project), model, version, given),
         grpc_command(caller, model, version, given),
