@@ -310,3 +310,16 @@ def test_a_request_that_is_waited_for_is_given_up(place: Place, number: signal.S
             connection.close()
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
+
+
+@pytest.mark.live
+def test_a_watched_status_ends_well_with_ctrl_c_alone(place: Place) -> None:
+    with running(place.project):
+        for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 0)):
+            with start(place, ["status", "--watch", "--json"]) as process:
+                assert process.stdout
+                assert process.stdout.readline()
+                process.send_signal(number)
+                _, errors = process.communicate(timeout=240)
+            assert process.returncode == code
+            assert "Traceback" not in errors

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from marsmith.child_processes import StopRequestedError
 from marsmith.cli.output import add_json_flag, note, print_fields, print_json, print_table, printable
 from marsmith.errors import ClientError, NotRunningError, UsageError
 from marsmith.settings import Project, find_project
@@ -58,9 +60,10 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--interval {args.interval:g} is not from 0.1 to 86400 seconds")
     try:
         _watch(project, args.interval, as_json=args.json)
-    except KeyboardInterrupt:
-        # It is how one ends it.
-        return
+    except KeyboardInterrupt as error:
+        # Ctrl-C is how one ends it; another signal is somebody else's.
+        if isinstance(error, StopRequestedError) and error.number != signal.SIGINT:
+            raise
 
 
 def print_status(status: ServerStatus, *, as_json: bool) -> None:
