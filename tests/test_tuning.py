@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from conftest import REPOSITORY
 from live_server import make_project, tiny_archive
-from marsmith.archive import Archive
+from marsmith.archive import Archive, Manifest, Member
+from marsmith.archive.write import write_archive
 from marsmith.cli import main
 from marsmith.errors import ConfigError
 from marsmith.formats import strict_yaml
@@ -303,6 +304,17 @@ def test_a_variant_differs_in_how_it_is_run_only(default_archive: Path, tmp_path
     assert new.manifest.model_version == "a0-w2-t1-b4-d2"
     digests = {name: new.member_digests()[name] for name in new.members if name.endswith((".pt", ".py", ".json"))}
     assert all(old.member_digests()[name] == digest for name, digest in digests.items() if "MANIFEST" not in name)
+
+
+def test_a_member_that_is_only_called_like_a_model_config_stays_as_it_is(tmp_path: Path) -> None:
+    other = Member("model-config.yaml", b"- of the handler's own\n")
+    manifest = Manifest("toy", "1.0", "h.py")
+    write_archive(manifest, [Member("h.py", b"def handle(data, context): return data\n"), other], tmp_path / "toy.mar")
+    (tmp_path / "scratch").mkdir()
+    new = Archive.open(VariantMaker(tmp_path / "toy.mar", tmp_path / "scratch").write(_setup(), tmp_path / "v.mar"))
+    assert new.read("model-config.yaml") == other.source
+    assert new.manifest.config_file == "0-model-config.yaml"
+    assert "batchSize: 8" in (new.text("0-model-config.yaml") or "")
 
 
 def test_a_config_without_our_block_gets_one() -> None:
