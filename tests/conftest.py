@@ -29,7 +29,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # long one when the others have nothing left to do works alone.
 LONGEST = (
     *("deploy_live", "serve", "export", "client_live", "handler_check", "optimize", "runner_parity", "tuning"),
-    *("runner", "int8", "export_auto", "supervisor_live", "faults_live", "engines_live", "engines", "lint_live"),
+    *("admit_live", "runner", "int8", "export_auto", "supervisor_live", "faults_live", "engines_live", "engines"),
+    *("lint_live", "admit"),
 )
 
 
