@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,14 @@ import torch
 from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
 from marsmith.names import did_you_mean
+from marsmith.weights_kind import weights_kind
 
 # Under which names training code saves the state dict beside an optimizer's, the plain weights before their average.
 _NESTS = ("state_dict", "model_state_dict", "model", "ema", "state_dict_ema", "model_ema", "net", "module")
-# What wrappers put before each name: DataParallel and AveragedModel, and torch.compile.
-_WRAPPERS = ("module.", "_orig_mod.")
+# What torch.load says of a pickle that names something else than tensors.
+_CLASS = re.compile(r"GLOBAL (\S+) was not an allowed global")
+# Where Module.get_extra_state() keeps what it likes.
+_EXTRA_STATE = "_extra_state"
 _PICKLE_TIP = (
     "save its state dict: torch.save(module.state_dict(), path), or use .safetensors; if you trust whoever made the "
     "file as you trust a program: --unsafe-weights"
@@ -31,8 +34,7 @@ class Checkpoint:
 
     Attributes:
         state: parameter name to tensor.
-        record: for the archive: ``entry`` (the key it lay under), ``stripped`` (prefix of all names), ``pickle`` (True
-            where loading could run code).
+        record: for the archive: ``entry`` (the key it lay under), ``pickle`` (True where loading could run code).
     """
 
     state: Mapping[str, torch.Tensor]
@@ -48,13 +50,21 @@ def read_checkpoint(path: Path, *, entry: str | None = None, allow_pickle: bool 
         allow_pickle: load also what can run code: a whole module, or settings of a class of its own.
 
     Raises:
-        ExportError: it is truncated, holds no state dict, or could run code and ``allow_pickle`` is False.
+        ExportError: it is truncated or something else, holds no state dict, or could run code and ``allow_pickle`` is
+            False.
     """
-    if path.suffix == ".safetensors":
-        return _unwrapped(_read_safetensors(path), {})
-    content, record = _read_pickle(path, allow_pickle)
+    kind = weights_kind(path)
+    if kind == "safetensors":
+        return Checkpoint(_read_safetensors(path))
+    if kind == "torchscript":
+        raise ExportError(
+            f"{path} is a TorchScript file, not a state dict",
+            tip=f"name it as the recipe: export.recipe: torchscript:{path.name}, or see docs/15-recipes.md",
+        )
+    # torch.export.load unpickles without asking.
+    content, record = _read_pickle(path, allow_pickle, safely=kind == "torch")
     state, found = _entry(content, entry, path)
-    return _unwrapped(state, {**record, **found})
+    return Checkpoint(state, {**record, **found})
 
 
 def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
@@ -67,44 +77,35 @@ def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
         raise ExportError(f"{path} is not a whole .safetensors file: {error}") from error
 
 
-def _read_pickle(path: Path, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
-    if _is_torchscript(path):
-        raise ExportError(
-            f"{path} is a TorchScript file, not a state dict",
-            tip=f"name it as the recipe: export.recipe: torchscript:{path.name}, or see docs/15-recipes.md",
-        )
-    # torch.export.load, which reads .pt2, unpickles without asking.
-    if path.suffix != ".pt2":
+def _read_pickle(path: Path, allow_pickle: bool, *, safely: bool) -> tuple[Any, dict[str, Any]]:
+    holds = "more than tensors"
+    if safely:
         try:
-            return torch.load(path, map_location="cpu", weights_only=True), {}
-        except pickle.UnpicklingError:
-            pass
+            return _load(path, weights_only=True), {}
+        except pickle.UnpicklingError as error:
+            found = _CLASS.search(str(error))
+            holds += f" ({found[1]})" if found else ""
         except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
             raise ExportError(f"{path} is truncated or not a torch.save file: {useful_line(error)}") from error
     if allow_pickle:
         return _run_pickle(path), {"pickle": True}
-    raise ExportError(
-        f"{path} is no torch.save file, or holds more than tensors, and then loading it could run code",
-        tip=_PICKLE_TIP,
-    )
+    raise ExportError(f"{path} holds {holds}, and then loading it could run code", tip=_PICKLE_TIP)
+
+
+def _load(path: Path, *, weights_only: bool) -> Any:
+    # Not by its path: torch would go by the suffix.
+    with path.open("rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=weights_only)
 
 
 def _run_pickle(path: Path) -> Any:
     try:
         if path.suffix == ".pt2":
             return torch.export.load(path).state_dict
-        return torch.load(path, map_location="cpu", weights_only=False)
+        return _load(path, weights_only=False)
     except Exception as error:  # a pickle raises whatever the code in it raises
         tip = "a pickled module needs the modules of its classes on PYTHONPATH, by the names they had when it was saved"
         raise ExportError(f"{path} cannot be unpickled: {type(error).__name__}: {error}", tip=tip) from error
-
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as records:
-            return any(name.endswith("/constants.pkl") for name in records.namelist())
-    except (zipfile.BadZipFile, OSError):
-        return False
 
 
 def _entry(content: Any, wanted: str | None, path: Path) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
@@ -132,25 +133,12 @@ def _entry(content: Any, wanted: str | None, path: Path) -> tuple[Mapping[str, t
 def _as_state(value: Any) -> Mapping[str, torch.Tensor] | None:
     """Return ``value`` as a state dict if it is one, or is a module."""
     if isinstance(value, torch.nn.Module):
-        return dict(value.state_dict())
-    if not isinstance(value, Mapping) or not value or not all(isinstance(key, str) for key in value):
+        state: Mapping[str, torch.Tensor] = value.state_dict()
+        return state
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return None
-    return value if all(isinstance(one, torch.Tensor) for one in value.values()) else None
-
-
-def _unwrapped(state: Mapping[str, torch.Tensor], record: dict[str, Any]) -> Checkpoint:
-    """Take off what wrappers of training put before every name."""
-    stripped = ""
-    while prefix := _common_wrapper(state):
-        # How many states an AveragedModel has averaged: a number of its own, beside the module.
-        state = {key[len(prefix) :]: value for key, value in state.items() if key != "n_averaged"}
-        stripped += prefix
-    return Checkpoint(state, {**record, "stripped": stripped} if stripped else record)
-
-
-def _common_wrapper(state: Mapping[str, torch.Tensor]) -> str | None:
-    names = [key for key in state if key != "n_averaged"]
-    return next((one for one in _WRAPPERS if names and all(key.startswith(one) for key in names)), None)
+    values = [one for key, one in value.items() if key.rpartition(".")[2] != _EXTRA_STATE]
+    return value if values and all(isinstance(one, torch.Tensor) for one in values) else None
 
 
 def _shown(keys: Iterable[Any], most: int = 6) -> str:

@@ -36,6 +36,7 @@ def export_model(
     relock: bool = False,
     frozen: bool = False,
     allow_pickle: bool = False,
+    strip_prefix: str | None = None,
     effort: Effort = USUAL_EFFORT,
     progress: Progress = SILENT,
     on_step: Callable[[str], None] | None = None,
@@ -50,6 +51,7 @@ def export_model(
         relock: measure, and write the lock anew.
         frozen: refuse to measure what has no lock.
         allow_pickle: load also weights whose file can run code.
+        strip_prefix: overrides the spec's ``export.strip_prefix``.
         effort: how long is timed, where anything is.
         progress: is told how far it is.
         on_step: is told each step, in words; instead of ``progress``.
@@ -60,7 +62,9 @@ def export_model(
     """
     if on_step is not None:
         progress = Progress(step=on_step)
-    inputs = gather(project, spec, weights=weights, overrides=overrides, allow_pickle=allow_pickle)
+    inputs = gather(
+        project, spec, weights=weights, overrides=overrides, allow_pickle=allow_pickle, strip_prefix=strip_prefix
+    )
     if relock and not set(inputs.export.forms()) <= set(spec.export.forms()):
         raise UsageError(
             "a lock holds a choice that the spec leaves open, and the spec allows no such form",

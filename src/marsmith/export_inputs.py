@@ -17,8 +17,8 @@ from marsmith.formats.export_spec import ExportSpec
 from marsmith.formats.form import Form
 from marsmith.formats.model_spec import ModelSpec
 from marsmith.image_sets import ImageSets, digests, image_sets
-from marsmith.imports import distributions
 from marsmith.installed import installed_version
+from marsmith.recipe_imports import requirements
 from marsmith.recipe_source import RecipeSource
 from marsmith.settings import Project
 
@@ -38,6 +38,7 @@ class ExportInputs:
         sources: the files that the recipe consists of.
         images: what the export is traced with, calibrated on and compared on.
         allow_pickle: load also weights whose file can run code.
+        strip_prefix: of the names of the weights.
     """
 
     project: Project
@@ -48,6 +49,7 @@ class ExportInputs:
     sources: tuple[Path, ...]
     images: ImageSets
     allow_pickle: bool = False
+    strip_prefix: str = ""
 
     @property
     def labels(self) -> Path | None:
@@ -79,16 +81,19 @@ class ExportInputs:
             lock: digest of the lock; None where none counts.
         """
         forms = self.export.forms()
-        names = {*distributions(self.sources), *self.recipe.packages(), "torchvision"}
+        needed = requirements(self.sources, self.project.root)
+        names = {*needed.distributions, *self.recipe.packages(), "torchvision"}
         names |= {name for form in forms for name in packages(form)}
         return {
             "export": self.export.model_dump(),
             "examples": [example.input for example in self.spec.examples],
             "images": {key: [str(path) for path in paths] for key, paths in self._image_paths().items()},
             "weights": self.weights,
+            "strip_prefix": self.strip_prefix,
             "code": build_stamp.code_digest(),
             "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-            "packages": {name: installed_version(name) for name in sorted(names - {"marsmith"})},
+            "packages": {name: installed_version(name) for name in sorted(names)},
+            "source_path": needed.loose,
             "engines": self._engines_digest(),
             "lock": lock,
         }
@@ -105,6 +110,7 @@ class ExportInputs:
             folder=str(folder),
             handlers=str(handlers) if (handlers / ENGINES_FILE).is_file() else None,
             allow_pickle=self.allow_pickle,
+            strip_prefix=self.strip_prefix,
             threads=max(1, cores // self.spec.serving.min_workers),
             labels=str(self.labels) if self.labels else None,
         )
@@ -132,6 +138,7 @@ def gather(
     weights: str | None = None,
     overrides: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
+    strip_prefix: str | None = None,
 ) -> ExportInputs:
     """Gather what an export is made from.
 
@@ -141,6 +148,7 @@ def gather(
         weights: instead of the spec's.
         overrides: keys of the export block, for this run: ``format``, ``precision``, ``engine``, ``device``.
         allow_pickle: load also weights whose file can run code.
+        strip_prefix: instead of the spec's.
 
     Raises:
         ExportError: the recipe does not exist.
@@ -151,7 +159,10 @@ def gather(
     sources = recipe.files(project.root)
     examples = [example.input for example in spec.examples]
     images = image_sets(examples, export.calibration, export.validation, project.root)
-    return ExportInputs(project, spec, export, weights or export.weights, recipe, tuple(sources), images, allow_pickle)
+    prefix = export.strip_prefix if strip_prefix is None else strip_prefix
+    return ExportInputs(
+        project, spec, export, weights or export.weights, recipe, tuple(sources), images, allow_pickle, prefix
+    )
 
 
 def overridden(export: ExportSpec, overrides: Mapping[str, str]) -> ExportSpec:

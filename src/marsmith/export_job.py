@@ -139,15 +139,22 @@ class Job:
         root = Path(self.request.root)
         source = RecipeSource.parse(self.spec.recipe)
         self.on_step(f"building the eager module of {source.label()}, weights: {self.request.weights}")
-        self.weights = load_weights(self.request.weights, self.recipe, root, allow_pickle=self.request.allow_pickle)
+        classifier = build_classifier(self.recipe, source.label())
+        self.weights = load_weights(
+            self.request.weights,
+            self.recipe,
+            root,
+            allow_pickle=self.request.allow_pickle,
+            strip_prefix=self.request.strip_prefix,
+            wanted=classifier.state_dict().keys(),
+        )
         expected = self.request.locked_weights
         if expected is not None and expected != self.weights.record:
             raise ExportError(
                 f"the lock was made for the weights {_shown(expected)}, these are {_shown(self.weights.record)}",
                 tip=self.request.relock_tip,
             )
-        classifier = build_classifier(self.recipe, source.label())
-        apply_weights(classifier, self.weights)
+        apply_weights(classifier, self.weights, adapt=self.recipe.adapt_weights)
         self.graph = ImageGraph(classifier, self.recipe.preprocessing, self.recipe.expects).eval()
         device = torch.device(self.spec.device)
         eager = self.graph if device.type == "cpu" else copy.deepcopy(self.graph).to(device)

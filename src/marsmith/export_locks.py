@@ -64,7 +64,7 @@ def export_digest(export: ExportSpec) -> str:
 
     Defaults are left out, so that a key that a later release adds does not make every lock unfit.
     """
-    return digest_of(export.model_dump(exclude={"weights"}, exclude_defaults=True))
+    return digest_of(export.model_dump(exclude={"weights", "strip_prefix"}, exclude_defaults=True))
 
 
 def misfits(lock: ExportLock, now: Mapping[str, str]) -> list[str]:

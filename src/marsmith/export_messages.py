@@ -19,6 +19,7 @@ class JobRequest:
         folder: where the files go.
         handlers: the folder with the ``engines.py`` that serves; None where the handler has none.
         allow_pickle: load also weights whose file can run code.
+        strip_prefix: of the names of the weights; see ``weights.load_weights``.
         threads: that a worker would compute with.
         thorough: compare on all validation images and crops; otherwise on the examples only.
         labels: file with the right classes of the validation images.
@@ -38,6 +39,7 @@ class JobRequest:
     folder: str
     handlers: str | None = None
     allow_pickle: bool = False
+    strip_prefix: str = ""
     threads: int = 1
     thorough: bool = False
     labels: str | None = None

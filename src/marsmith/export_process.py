@@ -44,7 +44,8 @@ class JobProcess:
         own_folder = child_processes.own_temporary_folder({**os.environ, "PYTHONPATH": path})
         environment = self._folder.enter_context(own_folder)
         self._child = child_processes.start(
-            [sys.executable, "-m", "marsmith.export_process"],
+            # -P: a file in the working folder may have the name of a module of the standard library.
+            [sys.executable, "-P", "-m", "marsmith.export_process"],
             environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

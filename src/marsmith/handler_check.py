@@ -16,7 +16,7 @@ from marsmith.errors import HandlerError
 from marsmith.findings import Finding, finding
 from marsmith.handler_rules import check_calls, read_by_frontend
 from marsmith.import_statements import parse_python
-from marsmith.imports import ImportProblem, follow_imports, resolve
+from marsmith.imports import ImportProblem, follow_imports, mend_missing, resolve
 
 # As long as TorchServe gives a model to start, by default.
 IMPORT_TIMEOUT_S = 120.0
@@ -111,7 +111,7 @@ def _judged(handler: Path, function: str | None, outcome: dict[str, Any]) -> lis
     if error:
         file = _as_given(handler, Path(error["file"])) if error["file"] else handler
         message = f"{error['type']}: {error['message']}"
-        return [finding("import-fails", file, error["line"], message, _mend(error), error["traceback"])]
+        return [finding("import-fails", file, error["line"], message, _mend(error, handler), error["traceback"])]
     names = outcome["names"]
     if (function or "handle") in names or len(outcome["classes"]) == 1:
         return []
@@ -120,10 +120,9 @@ def _judged(handler: Path, function: str | None, outcome: dict[str, Any]) -> lis
     return [finding("one-class", handler, 1, message, "move all but the handler to modules beside it, and import them")]
 
 
-def _mend(error: dict[str, Any]) -> str:
+def _mend(error: dict[str, Any], handler: Path) -> str:
     if error["missing"]:
-        top = error["missing"].partition(".")[0]
-        return f"install what provides {top!r}, or put {top}.py beside the handler"
+        return mend_missing(error["missing"].partition(".")[0], handler)
     if error["type"] in {"ImportError", "ModuleNotFoundError"}:
         return "import a name that is there; TorchServe would say \"No module named 'ts.torch_handler....'\" instead"
     return "mend that line; a module should only define things when it is imported"

@@ -24,6 +24,8 @@ def build_classifier(recipe: Recipe, label: str) -> torch.nn.Module:
     torch.manual_seed(RANDOM_SEED)
     try:
         module = recipe.build()
+    except MarsmithError:
+        raise
     except Exception as error:
         raise ExportError(f"build() of the recipe {label} raises {type(error).__name__}: {error}") from error
     if not isinstance(module, torch.nn.Module):

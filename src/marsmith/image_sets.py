@@ -7,7 +7,7 @@ where there are not, the gate sees other crops of the same photos.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Literal
 from marsmith.build_stamp import file_sha256
 from marsmith.errors import ExportError, UsageError
 from marsmith.inputs import PACKAGE, read_input
+from marsmith.stand_ins import pointer_at
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _GLOB = "*?["
@@ -110,8 +111,13 @@ def _package_folder(reference: str) -> tuple[Path, str]:
     return Path(next(iter(spec.submodule_search_locations))), inner
 
 
-def _images(paths: object) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in _SUFFIXES and path.is_file())  # type: ignore[attr-defined]
+def _images(paths: Iterable[Path]) -> list[Path]:
+    found = sorted(path for path in paths if path.suffix.lower() in _SUFFIXES and path.is_file())
+    for path in found:
+        instead = pointer_at(path)
+        if instead:
+            raise UsageError(f"{path} {instead.what}, not a photo", tip=instead.tip)
+    return found
 
 
 def _not_among(wanted: Sequence[Path], used: Sequence[Path]) -> list[Path]:

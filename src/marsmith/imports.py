@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -19,26 +19,13 @@ from marsmith.errors import HandlerError
 from marsmith.formats.environment import normalise
 from marsmith.import_statements import ImportStatement, parse_python, read_imports
 from marsmith.installed import Providers, module_origin
+from marsmith.known_packages import install_tip, lies_in_project
 
 # What a worker has imported, or is about to, before it looks for the handler. A local file of such a name is either
 # ignored (the module is loaded already) or breaks the worker (it comes first on sys.path).
 _TORCHSERVE_NAMES = frozenset(
     {"functorch", "numpy", "packaging", "psutil", "torch", "torchgen", "tqdm", "ts", "typing_extensions", "yaml"}
 )
-# Distributions whose name cannot be guessed from the name of their module.
-_KNOWN_DISTRIBUTIONS = {
-    "PIL": "pillow",
-    "bs4": "beautifulsoup4",
-    "cv2": "opencv-python-headless",
-    "dateutil": "python-dateutil",
-    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
-    "fitz": "pymupdf",
-    "grpc": "grpcio",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "ts": "torchserve",
-    "yaml": "pyyaml",
-}
 
 
 @dataclass(frozen=True)
@@ -63,28 +50,32 @@ class ImportProblem:
         return f"{self.file}:{self.line}: {self.message}"
 
 
-def local_imports(entry: Path) -> list[Path]:
+def local_imports(entry: Path, also: Sequence[Path] = ()) -> list[Path]:
     """Return the files beside ``entry`` that it imports, directly or through one another, sorted, without ``entry``.
 
     Modules are files beside the entry point, packages are folders beside it: of a package, the files that are reached.
     Imports inside functions and in a ``try`` count; those under ``if TYPE_CHECKING`` do not.
 
+    Args:
+        entry: the file to begin with.
+        also: further folders that are looked in, after the entry's own.
+
     Raises:
         HandlerError: a file cannot be read or parsed, a module of the flat root is imported relatively, or a local
             file has the name of a module of the standard library or of the worker; every such place is named.
     """
-    files, problems = follow_imports(entry)
+    files, problems = follow_imports(entry, also)
     _raise_all(problems)
     return [file for file in files if file != entry]
 
 
-def follow_imports(entry: Path) -> tuple[list[Path], list[ImportProblem]]:
+def follow_imports(entry: Path, also: Sequence[Path] = ()) -> tuple[list[Path], list[ImportProblem]]:
     """Return ``entry`` with the local files that it reaches, sorted, and the problems met on the way.
 
     Raises:
         HandlerError: a file cannot be read or parsed.
     """
-    root = entry.parent
+    roots = (entry.parent, *also)
     reached = {entry}
     problems = []
     if is_reserved(entry.stem):
@@ -93,11 +84,11 @@ def follow_imports(entry: Path) -> tuple[list[Path], list[ImportProblem]]:
     while waiting:
         file = waiting.popleft()
         for statement in read_imports(file) if file.suffix == ".py" else []:
-            problem = _misplaced(root, statement)
+            problem = _misplaced(_root_of(file, roots), statement)
             if problem:
                 problems.append(problem)
                 continue
-            new = [target for target in _targets(root, statement) if target not in reached]
+            new = [target for target in _local_targets(roots, statement) if target not in reached]
             reached.update(new)
             waiting.extend(new)
     return sorted(reached), problems
@@ -111,7 +102,7 @@ def third_party(files: Iterable[Path]) -> list[str]:
     Raises:
         HandlerError: a file cannot be read or parsed.
     """
-    return sorted({statement.top for statement in _foreign(list(files))})
+    return sorted({statement.top for statement in foreign_imports(list(files))})
 
 
 def distributions(files: Iterable[Path], *, allow_missing: bool = False) -> list[str]:
@@ -138,15 +129,20 @@ def resolve(files: Iterable[Path]) -> tuple[list[str], list[ImportProblem]]:
     Raises:
         HandlerError: a file cannot be read or parsed.
     """
-    providers = Providers.installed()
     names: set[str] = set()
     problems: dict[tuple[Path, str], ImportProblem] = {}
-    for statement in _foreign(list(files)):
-        found = {name for dotted in _dotted_names(statement) for name in providers.of(dotted)}
+    for statement, found in provided(foreign_imports(list(files))):
         names |= found
         if not found and not statement.optional:
             problems.setdefault((statement.file, statement.top), _unresolved(statement))
     return sorted(map(normalise, names)), list(problems.values())
+
+
+def provided(statements: Iterable[ImportStatement]) -> Iterator[tuple[ImportStatement, set[str]]]:
+    """Give each import with the installed distributions that provide what it names; none where nothing does."""
+    providers = Providers.installed()
+    for statement in statements:
+        yield statement, {name for dotted in _dotted_names(statement) for name in providers.of(dotted)}
 
 
 def is_reserved(name: str) -> bool:
@@ -188,25 +184,59 @@ def _unresolved(statement: ImportStatement) -> ImportProblem:
     origin = module_origin(name)
     if origin:
         message = f"the module {name!r} ({origin}) belongs to no installed distribution, so no server can be given it"
-        mend = f"put {name}.py beside the handler, or make it a distribution and install that"
     else:
         message = f"the module {name!r} is neither beside the handler nor installed"
-        mend = (
-            f"pip install {_KNOWN_DISTRIBUTIONS.get(name, name.replace('_', '-'))}, or put {name}.py beside the handler"
-        )
+    mend = mend_missing(name, statement.file, installed=origin is not None)
     return ImportProblem("unresolved-import", statement.file, statement.line, message, mend)
 
 
-def _foreign(files: list[Path]) -> Iterator[ImportStatement]:
-    """Give the imports that are neither relative, nor local, nor of the standard library."""
-    root_of = _roots(files)
-    given = {_top_name(root_of(file), file) for file in files}
+def mend_missing(name: str, handler: Path, *, installed: bool = False) -> str:
+    """Return what to do about a module that an archive would lack.
+
+    Args:
+        name: its top-level name.
+        handler: the file that imports it.
+        installed: whether this Python finds it, in no distribution.
+    """
+    if name == "marsmith":
+        return "a server need not have marsmith: move what the handler takes of it to a module beside the handler"
+    elsewhere = lies_in_project(name, handler)
+    if elsewhere:
+        return f"an archive takes what lies beside the handler: move or copy {elsewhere} to {handler.parent}"
+    if installed:
+        return f"put {name}.py beside the handler, or make it a distribution and install that"
+    return f"{install_tip(name)}, or put {name}.py beside the handler"
+
+
+def foreign_imports(files: list[Path], roots: Sequence[Path] = ()) -> Iterator[ImportStatement]:
+    """Give the imports that are neither relative, nor local, nor of the standard library.
+
+    Args:
+        files: the entry point and its local imports.
+        roots: the folders that local modules are looked up in; by default the highest of the files' own folders.
+    """
+    highest = _roots(files)
+    given = {_top_name(_root_of(file, roots) if roots else highest(file), file) for file in files}
     for file in files:
         for statement in read_imports(file) if file.suffix == ".py" else []:
             if statement.level or statement.top in sys.stdlib_module_names or statement.top in given:
                 continue
-            if is_reserved(statement.top) or not _targets(root_of(file), statement):
+            if is_reserved(statement.top) or not _local_targets(roots or (highest(file),), statement):
                 yield statement
+
+
+def _root_of(file: Path, roots: Sequence[Path]) -> Path:
+    """Return the first of the folders that holds a file."""
+    return next((root for root in roots if file.is_relative_to(root)), file.parent)
+
+
+def _local_targets(roots: Sequence[Path], statement: ImportStatement) -> list[Path]:
+    """Return what ``_targets`` finds in the first folder where it finds anything."""
+    if statement.level:
+        return _targets(_root_of(statement.file, roots), statement)
+    # Only beside the entry point, where a file comes first on sys.path whatever it is called.
+    searched = roots[:1] if is_reserved(statement.top) else roots
+    return next((targets for root in searched if (targets := _targets(root, statement))), [])
 
 
 def _roots(files: list[Path]) -> Callable[[Path], Path]:

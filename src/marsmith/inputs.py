@@ -8,7 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from marsmith.errors import UsageError
+from marsmith.known_packages import install_tip
 from marsmith.names import did_you_mean
+from marsmith.stand_ins import MOST_BYTES, pointer
 
 STDIN = "-"
 PACKAGE = "package:"
@@ -76,6 +78,9 @@ def read_input(reference: str, root: Path) -> Input:
         return Input("stdin", None, body, guess_content_type("stdin", body))
     path = _in_package(reference) if reference.startswith(PACKAGE) else root / reference
     body = _content(path)
+    instead = pointer(body[:MOST_BYTES])
+    if instead:
+        raise UsageError(f"{path} {instead.what}, not the input itself", tip=instead.tip)
     return Input(path.name, path, body, guess_content_type(path.name, body))
 
 
@@ -104,7 +109,8 @@ def _in_package(reference: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
-            f"{reference!r}: no package {package!r} is installed", tip=f"pip install the one with {package!r}"
+            f"{reference!r}: no package {package!r} is installed",
+            tip=f"{install_tip(package)}; a file of the project is named without package:",
         )
     found = [Path(folder, inner) for folder in spec.submodule_search_locations]
     return next((path for path in found if path.is_file()), found[0])

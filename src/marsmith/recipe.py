@@ -7,13 +7,14 @@ A recipe is a Python file under ``export/`` with one name, ``RECIPE``: a ``Recip
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from marsmith.errors import ExportError
+from marsmith.project_modules import find_in
+from marsmith.recipe_imports import mend_missing_in_recipe
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Triple = tuple[float, float, float]
+AdaptWeights = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 Labels = Sequence[str] | Mapping[str, Any] | Mapping[int, Any]
 
 
@@ -73,6 +75,8 @@ class Recipe:
             order of the outputs, index to name, or name to index.
         bundled_weights: returns the path of a state dict that an installed package carries; None where there is none.
         hub_weights: downloads and returns a state dict; None where there is no hub for it.
+        adapt_weights: gives a state dict that an older release made the names that the module has now; None where there
+            is no such.
         expects: what the module takes and returns.
         torchscript: the existing TorchScript file that ``build`` loads, which holds its weights; None for Python code.
     """
@@ -84,6 +88,7 @@ class Recipe:
     hub_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None
     expects: Expects = Expects()
     torchscript: Path | None = None
+    adapt_weights: AdaptWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class TensorRecipe:
             ``tuple``.
         outputs: names of the outputs, in order; empty: the keys of a mapping, ``output``, or ``output_0`` and so on.
         dynamic: axes besides the batch that may have any length, by the name of the input.
-        bundled_weights, hub_weights, torchscript: as in ``Recipe``.
+        bundled_weights, hub_weights, adapt_weights, torchscript: as in ``Recipe``.
     """
 
     build: Callable[[], torch.nn.Module]
@@ -109,13 +114,21 @@ class TensorRecipe:
     bundled_weights: Callable[[], Path] | None = None
     hub_weights: Callable[[], Mapping[str, torch.Tensor]] | None = None
     torchscript: Path | None = None
+    adapt_weights: AdaptWeights | None = None
 
 
 AnyRecipe = Recipe | TensorRecipe
 
 
-def load_recipe(path: Path) -> AnyRecipe:
+def load_recipe(path: Path, root: Path | None = None) -> AnyRecipe:
     """Import a recipe file and return its ``RECIPE``.
+
+    What it imports is looked up beside it, then in the project's root, then among what is installed: see
+    ``project_modules``.
+
+    Args:
+        path: of the file.
+        root: of the project; None: only what lies beside the file is local.
 
     Raises:
         ExportError: no such file, it raises when imported, or it has no ``RECIPE`` of the right type.
@@ -129,17 +142,22 @@ def load_recipe(path: Path) -> AnyRecipe:
     if spec is None or spec.loader is None:
         raise ExportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
+    find_in((path.parent, root) if root else (path.parent,))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ExportError(f"the recipe {path} raises when it is imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent))
+        raise ExportError(
+            f"the recipe {path} raises when it is imported: {type(error).__name__}: {error}", tip=_tip(error, path)
+        ) from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe | TensorRecipe):
         raise ExportError(f"{path} defines no RECIPE = Recipe(...)", tip="see docs/15-recipes.md")
     return recipe
+
+
+def _tip(error: Exception, path: Path) -> str | None:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    return mend_missing_in_recipe(missing.partition(".")[0], path) if missing else None
 
 
 def load_image_recipe(path: Path) -> Recipe:

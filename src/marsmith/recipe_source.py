@@ -72,7 +72,7 @@ class RecipeSource:
         path = root / self.path
         if not path.is_file():
             raise ExportError(f"no recipe at {path}", tip="name it in the spec under export.recipe, from the root")
-        return [path, *local_imports(path)] if self.scheme == "file" else [path]
+        return [path, *local_imports(path, also=(root,))] if self.scheme == "file" else [path]
 
     def packages(self) -> list[str]:
         """Return the distributions that a named recipe is taken from; those of a file are found from its imports."""
@@ -98,4 +98,4 @@ class RecipeSource:
             from marsmith.torchscript_recipe import torchscript_recipe
 
             return torchscript_recipe(self.files(root)[0])
-        return load_recipe(root / self.name)
+        return load_recipe(root / self.name, root)

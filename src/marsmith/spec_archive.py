@@ -58,6 +58,7 @@ def build_from_spec(
     *,
     weights: str | None = None,
     allow_pickle: bool = False,
+    strip_prefix: str | None = None,
     frozen: bool = False,
     on_step: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -69,6 +70,7 @@ def build_from_spec(
         spec: what to build; its version is the archive's.
         weights: overrides the spec's ``export.weights``.
         allow_pickle: load weights even from a file that can run code.
+        strip_prefix: overrides the spec's ``export.strip_prefix``.
         frozen: refuse to measure a form that has no lock.
         on_step: is told each step, in words.
         on_progress: is told bytes written and bytes in all.
@@ -81,7 +83,15 @@ def build_from_spec(
     handler_files = _handler_files(project, spec)
     extra_files = [_inside(project, path, "handler.extra_files") for path in spec.handler.extra_files]
     environment.record(handler_files)
-    export = export_model(project, spec, weights=weights, allow_pickle=allow_pickle, frozen=frozen, on_step=on_step)
+    export = export_model(
+        project,
+        spec,
+        weights=weights,
+        allow_pickle=allow_pickle,
+        strip_prefix=strip_prefix,
+        frozen=frozen,
+        on_step=on_step,
+    )
     record = environment.record(handler_files, engine=export.form.engine)
     members = _members(spec, export, handler_files, extra_files)
     target = model_store(project) / archive_file_name(spec.name, spec.version)

@@ -13,7 +13,7 @@ import torch
 
 from marsmith import parity, torchscript_file
 from marsmith.error_text import typed_line, useful_line
-from marsmith.errors import ExportError
+from marsmith.errors import ExportError, MarsmithError
 from marsmith.export_messages import JobRequest, JobResult
 from marsmith.formats.export_spec import ExportSpec, Limits
 from marsmith.formats.form import BASE, Form
@@ -49,9 +49,18 @@ class TensorJob:
                 f"{self.request.form}: a tensor recipe is exported as {BASE}", tip="leave out format, precision, engine"
             )
         root = Path(self.request.root)
-        weights = load_weights(self.request.weights, self.recipe, root, allow_pickle=self.request.allow_pickle)
+        module = _built(self.recipe)
+        weights = load_weights(
+            self.request.weights,
+            self.recipe,
+            root,
+            allow_pickle=self.request.allow_pickle,
+            strip_prefix=self.request.strip_prefix,
+            wanted=module.state_dict().keys(),
+        )
+        apply_weights(module, weights, adapt=self.recipe.adapt_weights)
         names, self.rows = call_rows(self.recipe)
-        self.eager = TensorGraph(_built(self.recipe, weights), names, self.recipe.call).eval()
+        self.eager = TensorGraph(module, names, self.recipe.call).eval()
         check_eager_call(self.eager, self.rows, method=self.spec.method)
         self.on_step(f"converting to TorchScript ({self.spec.method}, frozen)")
         target = Path(self.request.folder) / SERIALIZED_FILE
@@ -160,16 +169,17 @@ class TensorJob:
         return max(differences, default=0.0)
 
 
-def _built(recipe: TensorRecipe, weights: Weights) -> torch.nn.Module:
+def _built(recipe: TensorRecipe) -> torch.nn.Module:
     torch.manual_seed(RANDOM_SEED)
     try:
         module = recipe.build()
+    except MarsmithError:
+        raise
     except Exception as error:  # a recipe is anybody's code
         raise ExportError(f"build() of the recipe raises {type(error).__name__}: {error}") from error
     if not isinstance(module, torch.nn.Module):
         raise ExportError(f"build() of the recipe returns {type(module).__name__}, not a torch.nn.Module")
-    apply_weights(module.eval(), weights)
-    return module
+    return module.eval()
 
 
 def _save(module: torch.jit.ScriptModule, target: Path) -> None:

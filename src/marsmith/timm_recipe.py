@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -39,7 +40,20 @@ def timm_recipe(name: str) -> Recipe:
         hub_weights=lambda: timm.create_model(name, pretrained=True).state_dict(),
         preprocessing=_preprocessing(name, config),
         labels=lambda: _labels(name, config),
+        adapt_weights=lambda state: _adapted(name, state),
     )
+
+
+def _adapted(name: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Let timm load a state dict as it loads one of its hub, with the filter that belongs to the model.
+
+    Raises:
+        RuntimeError: it does not fit.
+    """
+    timm: Any = import_module("timm")
+    overlay = {"state_dict": dict(state), "source": "", "custom_load": False}
+    loaded: Mapping[str, Any] = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
+    return loaded
 
 
 def _preprocessing(name: str, config: Any) -> ImagePreprocessing:

@@ -12,6 +12,7 @@ from marsmith.baked_devices import absent_device_problem
 from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
 from marsmith.recipe import Expects, ImagePreprocessing, Labels, Recipe
+from marsmith.stand_ins import stand_in
 
 _DEFAULT_PREPROCESSING = ImagePreprocessing()
 _DEFAULT_EXPECTS = Expects()
@@ -49,6 +50,9 @@ def load_module(path: Path) -> torch.jit.ScriptModule:
     """
     if not path.is_file():
         raise ExportError(f"no TorchScript file at {path}", tip="name it from the project's root")
+    instead = stand_in(path)
+    if instead:
+        raise ExportError(f"{path} {instead.what}, not a TorchScript file", tip=instead.tip)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import sys
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -12,11 +15,12 @@ from marsmith.errors import ExportError
 from marsmith.names import did_you_mean
 from marsmith.recipe import ImagePreprocessing, Recipe
 
-# These two are built otherwise with weights than without: the weights expect it.
+# These two are built otherwise with weights than without: the weights expect it. Their auxiliary heads only train.
 _LIKE_PRETRAINED = {
-    "googlenet": {"transform_input": True, "init_weights": False},
-    "inception_v3": {"transform_input": True, "init_weights": False},
+    "googlenet": {"transform_input": True, "init_weights": False, "aux_logits": False},
+    "inception_v3": {"transform_input": True, "init_weights": False, "aux_logits": False},
 }
+_AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
 
 def torchvision_recipe(name: str, weights: str | None = None) -> Recipe:
@@ -41,6 +45,7 @@ def torchvision_recipe(name: str, weights: str | None = None) -> Recipe:
         hub_weights=lambda: _downloaded(chosen),
         preprocessing=_preprocessing(name, chosen.transforms()),
         labels=lambda: list(chosen.meta["categories"]),
+        adapt_weights=lambda state: _adapted(name, state),
     )
 
 
@@ -60,8 +65,43 @@ def _built(name: str) -> torch.nn.Module:
     return cast("torch.nn.Module", models.get_model(name, weights=None, **_LIKE_PRETRAINED.get(name, {})))
 
 
-def _downloaded(weights: Any) -> dict[str, torch.Tensor]:
-    return dict(weights.get_state_dict(progress=True, check_hash=True))
+def _downloaded(weights: Any) -> Mapping[str, torch.Tensor]:
+    # Not as a dict: torch keeps the versions of the modules beside the names, and mnasnet does not load without.
+    state: Mapping[str, torch.Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+    return state
+
+
+class _File:
+    """Stands for a set of weights towards torchvision, whose loader asks it for the state dict."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self.state = state
+
+    def get_state_dict(self, *_: Any, **__: Any) -> Mapping[str, Any]:
+        return copy.copy(self.state)
+
+
+class _Names:
+    """Stands for a module towards torchvision, whose loader gives it the state dict with the names of today."""
+
+    def __init__(self) -> None:
+        self.state: Mapping[str, Any] = {}
+
+    def load_state_dict(self, state: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        self.state = state
+
+
+def _adapted(name: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give a state dict of the hub the names of today, as torchvision's own loader does, without auxiliary heads."""
+    load = getattr(sys.modules[models.get_model_builder(name).__module__], "_load_state_dict", None)
+    if load is not None:
+        names = _Names()
+        load(names, _File(state), False)
+        state = names.state
+    kept = copy.copy(state)
+    for key in [key for key in kept if key.startswith(_AUXILIARY.get(name, ()))]:
+        del kept[key]  # type: ignore[attr-defined]
+    return kept
 
 
 def _preprocessing(name: str, preset: Any) -> ImagePreprocessing:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from marsmith.mlflow_weights import SCHEME as MLFLOW
 
-# What is no file: the recipe's own or else its hub's, its hub's, and such as are drawn when the module is built.
-_WORDS = frozenset({"recipe", "hub", "random"})
+# What is no file: the recipe's own or else its hub's, its hub's, such as are drawn when the module is built, and none.
+_WORDS = frozenset({"recipe", "hub", "random", "none"})
 
 
 @dataclass(frozen=True)

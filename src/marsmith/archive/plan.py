@@ -15,6 +15,7 @@ from marsmith.errors import BuildError
 from marsmith.formats import manifest as manifest_format
 from marsmith.formats import sums
 from marsmith.formats.manifest import FORMAT_VERSION, Manifest
+from marsmith.stand_ins import pointer_at
 
 DATE_VARIABLE = "SOURCE_DATE_EPOCH"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -147,4 +148,7 @@ def _source(member: Member, root: Path | None) -> tuple[str | None, int]:
         return f"{source}: not a regular file", 0
     if root is not None and not source.resolve().is_relative_to(root.resolve()):
         return f"{source}: leads out of {root}, to {source.resolve()}", 0
+    instead = pointer_at(source)
+    if instead:
+        return f"{source} {instead.what}, not the file itself: {instead.tip}", 0
     return None, status.st_size

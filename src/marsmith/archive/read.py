@@ -19,6 +19,7 @@ from marsmith.formats import sums as sums_format
 from marsmith.formats.manifest import Manifest, parse_manifest
 from marsmith.formats.sums import parse_sums, render_sums
 from marsmith.names import did_you_mean
+from marsmith.stand_ins import stand_in
 
 if TYPE_CHECKING:
     from marsmith.archive.verify import Verification
@@ -205,6 +206,9 @@ def _open_source(path: Path, limits: Limits) -> tuple[Kind, Source]:
     if not path.is_file():
         # Opening a pipe would wait for someone to write into it.
         raise ArchiveError(f"{path}: {'not a file' if path.exists() else 'no such file'}", tip=_TIP)
+    instead = stand_in(path)
+    if instead:
+        raise ArchiveError(f"{path.name} {instead.what}, not a zip file", tip=instead.tip)
     with path.open("rb") as file:
         start = file.read(2)
     if start == b"\x1f\x8b":

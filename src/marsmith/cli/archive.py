@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
             spec,
             weights=args.weights,
             allow_pickle=args.unsafe_weights,
+            strip_prefix=args.strip_prefix,
             frozen=is_frozen(args),
             on_step=note,
             on_progress=on_progress,

@@ -30,7 +30,13 @@ def add_weights_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="SOURCE",
-        help="instead of the spec's: a .pth or .safetensors file, recipe, hub, or random (which the archive records)",
+        help="instead of the spec's: a .pth or .safetensors file, recipe, hub, random (which the archive records), or "
+        "none for a module without parameters",
+    )
+    parser.add_argument(
+        "--strip-prefix",
+        metavar="PREFIX",
+        help="of the file, take only the names that begin with it, without it: model.",
     )
     parser.add_argument("--unsafe-weights", action="store_true", help="load also weights whose file can run code")
 
@@ -81,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
             # To relock is to ask for measuring.
             frozen=is_frozen(args) and not args.relock,
             allow_pickle=args.unsafe_weights,
+            strip_prefix=args.strip_prefix,
             progress=progress,
         )
     if args.report:

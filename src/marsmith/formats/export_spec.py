@@ -95,7 +95,8 @@ class ExportSpec(Strict):
 
     Attributes:
         recipe: path of the recipe, from the project's root.
-        weights: ``recipe`` (those that the recipe brings itself), ``hub``, ``random``, or where they lie.
+        weights: ``recipe`` (those that the recipe brings itself), ``hub``, ``random``, ``none``, or where they lie.
+        strip_prefix: take only the weights whose names begin with it, without it.
         format: of the serialized file; ``auto`` measures all that this machine supports.
         method: TorchScript by tracing or by scripting.
         precision: what the model computes in.
@@ -110,6 +111,7 @@ class ExportSpec(Strict):
 
     recipe: str
     weights: str = "recipe"
+    strip_prefix: str = ""
     format: Literal["torchscript", "pt2", "onnx", "auto"] = "torchscript"
     method: Literal["trace", "script"] = "trace"
     precision: Literal["float32", "bfloat16", "float16", "int8", "auto"] = "float32"
