@@ -255,3 +255,71 @@ def test_without_write_the_command_prints_the_lines_and_changes_nothing(
     assert printed["private_key_file"] == ".marsmith/tls/key.pem"
     assert project.server_config.read_bytes() == before
     assert (folder_of(project) / "key.pem").exists()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = make_project(tmp_path / "p")
+    monkeypatch.chdir(project.root)
+    return project
+
+
+def pair_files(project: Project) -> list[bytes]:
+    return [(folder_of(project) / name).read_bytes() for name in ("key.pem", "certificate.pem")]
+
+
+def test_write_uses_the_pair_that_is_there(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["certificate", "--host", "models.example.com"]) == 0
+    made = pair_files(here)
+    for _ in range(2):
+        assert main(["certificate", "--host", "models.example.com", "--write"]) == 0
+        assert pair_files(here) == made
+    assert "a pair is there, and is used" in capsys.readouterr().err
+    assert problems(here) == []
+    assert as_mapping(read_server_config(here))["certificate_file"] == ".marsmith/tls/certificate.pem"
+    assert main(["certificate", "--write", "--force"]) == 0
+    assert pair_files(here) != made
+
+
+@pytest.mark.parametrize(
+    "fault", ["expired", "other key", "no key", "no certificate", "readable", "another host", "text"]
+)
+def test_write_refuses_a_pair_that_is_not_fit_and_changes_nothing(
+    here: Project, capsys: pytest.CaptureFixture[str], pair: Pair, fault: str
+) -> None:
+    key, certificate = write_pair(folder_of(here), pair)
+    messages = {
+        "expired": "has expired",
+        "other key": "is not the key of the first certificate",
+        "no key": "without the other half of the pair",
+        "no certificate": "without the other half of the pair",
+        "readable": "can be read by others",
+        "another host": "is not good for other.example.com",
+        "text": "holds no certificate in PEM",
+    }
+    if fault == "expired":
+        write_pair(folder_of(here), expired(), force=True)
+    elif fault == "other key":
+        key.write_bytes(make_pair().key)
+    elif fault == "readable":
+        key.chmod(0o644)
+    elif fault == "text":
+        certificate.write_text("none")
+    elif fault.startswith("no "):
+        (key if fault == "no key" else certificate).unlink()
+    config = here.server_config.read_bytes()
+    files = {path: path.read_bytes() for path in folder_of(here).iterdir()}
+    assert main(["certificate", "--write", "--host", "other.example.com" if "host" in fault else "localhost"]) == 2
+    told = capsys.readouterr().err
+    assert messages[fault] in told
+    assert "--write --force" in told
+    assert here.server_config.read_bytes() == config
+    assert {path: path.read_bytes() for path in folder_of(here).iterdir()} == files
+
+
+def expired() -> Pair:
+    """A pair that was made ten days ago, for a day less."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("marsmith.certificate._SKEW", timedelta(days=10))
+        patch.setattr("marsmith.certificate.timedelta", lambda days: timedelta(days=-days))
+        return make_pair(days=1)

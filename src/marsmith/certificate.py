@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from marsmith.errors import MissingDependencyError, UsageError
 from marsmith.formats.properties import ENCODING, parse_properties, render_properties
 from marsmith.server_config import DEFAULT_ADDRESSES
 from marsmith.settings import Project
+from marsmith.tls import pair_problems
 
 if TYPE_CHECKING:
     from cryptography.x509 import GeneralName
@@ -87,6 +89,42 @@ def make_pair(hosts: Iterable[str] = (), days: int = 30) -> Pair:
     return Pair(text, _self_signed(key, names, expires), names, expires)
 
 
+def pair_there(folder: Path, hosts: Iterable[str] = ()) -> Pair | None:
+    """Return the pair that lies in a folder; None if there is neither file.
+
+    Args:
+        folder: where ``write_pair`` puts one.
+        hosts: names and addresses that it must be good for, besides this machine's own.
+
+    Raises:
+        UsageError: one of the two files is missing, or the pair is not fit for use; every problem is named.
+        MissingDependencyError: cryptography is not installed.
+    """
+    key, certificate = folder / KEY_NAME, folder / CERTIFICATE_NAME
+    there = [path for path in (key, certificate) if os.path.lexists(path)]
+    if not there:
+        return None
+    if find_spec("cryptography") is None:
+        raise MissingDependencyError("cryptography", extra="sign")
+    problems = [problem.message for problem in pair_problems(key, certificate, list({*LOCAL_HOSTS, *hosts}))]
+    if len(there) == 1:
+        problems = [f"there is {there[0]} without the other half of the pair"]
+    if problems:
+        raise UsageError("\n".join(problems), tip="marsmith certificate --write --force makes a new pair in its place")
+    return _read_pair(key, certificate)
+
+
+def _read_pair(key: Path, certificate: Path) -> Pair:
+    from cryptography import x509
+
+    content = certificate.read_bytes()
+    first = x509.load_pem_x509_certificates(content)[0]
+    names = first.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    kinds = (x509.DNSName, x509.IPAddress)
+    hosts = tuple(str(host) for kind in kinds for host in names.get_values_for_type(kind))
+    return Pair(key.read_bytes(), content, hosts, first.not_valid_after_utc)
+
+
 def write_pair(folder: Path, pair: Pair, *, force: bool = False) -> tuple[Path, Path]:
     """Write ``key.pem``, which only its owner can read from its first byte on, and ``certificate.pem``.
 
@@ -104,7 +142,8 @@ def write_pair(folder: Path, pair: Pair, *, force: bool = False) -> tuple[Path, 
     key, certificate = folder / KEY_NAME, folder / CERTIFICATE_NAME
     there = [str(path) for path in (key, certificate) if os.path.lexists(path)]
     if there and not force:
-        raise UsageError(f"{' and '.join(there)} exist already", tip="marsmith certificate --force replaces them")
+        verb = "exist" if len(there) > 1 else "exists"
+        raise UsageError(f"{' and '.join(there)} {verb} already", tip="--write uses them, --force replaces them")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write(key, pair.key, 0o600)
     _write(certificate, pair.certificate, 0o644)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 _MAKE = "marsmith certificate --write makes a pair for development"
+_MAKE_NEW = "marsmith certificate --write --force makes a new pair for development"
 _KEYSTORE = "openssl pkcs12 -in KEYSTORE -nodes writes key and certificate as PEM"
 
 
@@ -183,7 +184,10 @@ def _chain_problems(chain: list[Certificate], path: Path, hosts: Sequence[str], 
     for each in chain:
         if now >= each.not_valid_after_utc:
             when = each.not_valid_after_utc
-            yield TlsProblem(f"a certificate in {path} has expired on {when:%Y-%m-%d %H:%M} UTC", f"renew it; {_MAKE}")
+            yield TlsProblem(
+                f"a certificate in {path} has expired on {when:%Y-%m-%d %H:%M} UTC",
+                "renew it; marsmith certificate --write --force makes a new pair for development",
+            )
         elif now < each.not_valid_before_utc:
             when = each.not_valid_before_utc
             yield TlsProblem(

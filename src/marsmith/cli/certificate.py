@@ -4,8 +4,9 @@
     marsmith certificate --host models.example.com --days 7
 
 The key and the certificate are written to .marsmith/tls, which git ignores; they are good for localhost, 127.0.0.1, ::1
-and every --host. Without --write, config.properties stays as it is and the lines to change are printed. curl trusts the
-server with `--cacert .marsmith/tls/certificate.pem`; marsmith's own commands do so by themselves.
+and every --host. Without --write, config.properties stays as it is and the lines to change are printed. A pair that is
+there already is used by --write, if it is fit, and replaced by --force only. curl trusts the server with
+`--cacert .marsmith/tls/certificate.pem`; marsmith's own commands do so by themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make the pair, and change the server config or print how."""
+    """Make the pair, or take the one that is there, and change the server config or print how."""
     from marsmith import certificate
     from marsmith.formats.properties import as_mapping, render_properties
     from marsmith.server_config import read_server_config
@@ -38,8 +39,14 @@ def run(args: argparse.Namespace) -> None:
 
     project = find_project()
     config = as_mapping(read_server_config(project))
-    pair = certificate.make_pair(args.host, args.days)
-    key, cert = certificate.write_pair(certificate.folder_of(project), pair, force=args.force)
+    folder = certificate.folder_of(project)
+    key, cert = folder / certificate.KEY_NAME, folder / certificate.CERTIFICATE_NAME
+    pair = certificate.pair_there(folder, args.host) if args.write and not args.force else None
+    if pair is None:
+        pair = certificate.make_pair(args.host, args.days)
+        certificate.write_pair(folder, pair, force=args.force)
+    else:
+        note("a pair is there, and is used:")
     note(f"{key}\n{cert}: good for {', '.join(pair.hosts)} until {pair.expires:%Y-%m-%d %H:%M} UTC")
     changes = certificate.config_changes(project, config, key, cert)
     if args.write:
