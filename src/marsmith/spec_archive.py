@@ -20,6 +20,7 @@ from marsmith.errors import BuildError
 from marsmith.export import export_model
 from marsmith.export_folder import Export
 from marsmith.file_errors import described
+from marsmith.form_probe import check_takes_form
 from marsmith.formats import model_config
 from marsmith.formats.environment import Environment, render_environment
 from marsmith.formats.manifest import Manifest
@@ -217,7 +218,7 @@ def _proved_examples(
 ) -> ProvedExamples:
     """Answer the spec's examples with the archive-to-be.
 
-    A handler that does not load is found here, also where there are no examples.
+    A handler that does not load, or cannot take what was exported, is found here, also where there are no examples.
     """
     on_step(f"loading the handler, answering {len(spec.examples)} examples")
     inputs = [read_input(example.input, project.root) for example in spec.examples]
@@ -227,4 +228,6 @@ def _proved_examples(
             ExampleRequest(given.name, given.body, given.content_type, example.tolerance or usual, example.expect)
             for given, example in zip(inputs, spec.examples, strict=True)
         ]
+        if not requests:
+            check_takes_form(runner, spec.handler.entry_point, export.report)
         return proved_examples(runner, requests, on_step)
