@@ -142,9 +142,15 @@ def test_no_archive_is_made_of_pointers(tmp_path: Path) -> None:
     assert not (tmp_path / "m.mar").exists()
 
 
-@given(st.binary(max_size=2000))
-def test_only_pointers_are_taken_for_pointers(content: bytes) -> None:
+@given(st.binary(max_size=2000).filter(lambda content: not content.startswith((b"version https://", b"/annex/"))))
+def test_nothing_else_is_taken_for_a_pointer(content: bytes) -> None:
     assert pointer(content) is None
+
+
+def test_a_text_that_begins_like_a_pointer_and_is_longer_is_none(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_bytes(POINTER + b"is how a pointer begins.\n" * 100)
+    assert stand_in(tmp_path / "page.md") is None
+    assert read_input("page.md", tmp_path).name == "page.md"
 
 
 def test_a_file_that_cannot_be_read_is_no_stand_in(tmp_path: Path) -> None:

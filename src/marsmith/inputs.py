@@ -10,7 +10,7 @@ from pathlib import Path
 from marsmith.errors import UsageError
 from marsmith.known_packages import install_tip
 from marsmith.names import did_you_mean
-from marsmith.stand_ins import MOST_BYTES, pointer
+from marsmith.stand_ins import pointer
 
 STDIN = "-"
 PACKAGE = "package:"
@@ -78,7 +78,7 @@ def read_input(reference: str, root: Path) -> Input:
         return Input("stdin", None, body, guess_content_type("stdin", body))
     path = _in_package(reference) if reference.startswith(PACKAGE) else root / reference
     body = _content(path)
-    instead = pointer(body[:MOST_BYTES])
+    instead = pointer(body)
     if instead:
         raise UsageError(f"{path} {instead.what}, not the input itself", tip=instead.tip)
     return Input(path.name, path, body, guess_content_type(path.name, body))

@@ -11,7 +11,7 @@ _POINTERS = (
     (b"version https://hawser.github.com/spec/", "git-lfs", "git lfs pull"),
     (b"/annex/objects/", "git-annex", "git annex get"),
 )
-MOST_BYTES = 1024
+_POINTER_BYTES = 1024
 _MARKUP = ((b"<!doctype html", "HTML"), (b"<html", "HTML"), (b"<?xml", "XML"))
 
 
@@ -28,33 +28,34 @@ class StandIn:
     tip: str
 
 
-def pointer(head: bytes) -> StandIn | None:
-    """Return what a pointer points with, by the first bytes of a file; None where it is none."""
+def pointer(content: bytes) -> StandIn | None:
+    """Return what a pointer points with, by the content of a file, or its first bytes; None where it is none."""
     for start, tool, command in _POINTERS:
-        if head.startswith(start):
+        if content.startswith(start) and len(content) <= _POINTER_BYTES:
             return StandIn(f"is a {tool} pointer", f"fetch the file that it stands for: {command}")
     return None
 
 
 def pointer_at(path: Path) -> StandIn | None:
-    """Return what ``pointer`` says of a file; None for one that cannot be read, or is larger than any pointer."""
-    try:
-        small = path.is_file() and path.stat().st_size <= MOST_BYTES
-        return pointer(path.read_bytes()) if small else None
-    except OSError:
-        return None
+    """Return what ``pointer`` says of a file; None for one that cannot be read."""
+    return pointer(_head(path))
 
 
 def stand_in(path: Path) -> StandIn | None:
     """Return what lies there instead of a binary file; None where it may be the file, or cannot be read."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(MOST_BYTES)
-    except OSError:
-        return None
-    if not head:
+    if path.is_file() and not path.stat().st_size:
         return StandIn("is empty", "copy or download it again")
+    head = _head(path)
     markup = next((kind for start, kind in _MARKUP if head.lstrip().lower().startswith(start)), None)
     if markup:
         return StandIn(f"is a page of {markup}", "the download gave a page, of an error or a login: download it again")
     return pointer(head)
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file, more than a pointer has; none of a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_POINTER_BYTES + 1)
+    except OSError:
+        return b""
