@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,3 +161,51 @@ def test_the_default_model_knows_a_cat_an_espresso_and_a_missile(built_project: 
     labels = json.loads((folder / "index_to_name.json").read_text())
     assert [labels[str(int(i))] for i in probabilities.argmax(1)] == ["tiger cat", "espresso", "missile"]
     assert float(probabilities[1].max()) > 0.9
+
+
+NET = """\
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 3)
+        self.norm = torch.nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)).mean((2, 3))
+"""
+OWN = """\
+from models.net import Net
+
+from marsmith.recipe import ImagePreprocessing, Recipe
+
+LABELS = {"cow": 2, "ant": 0, "bee": 1}
+RECIPE = Recipe(build=Net, preprocessing=ImagePreprocessing(resize=16, crop=(8, 8)), labels=LABELS)
+"""
+
+
+def test_a_project_as_people_have_it_is_exported(tiny: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network at the project's root, a checkpoint of Lightning from before torch 0.4.1, class_to_idx for labels."""
+    root = tiny.root
+    (root / "models").mkdir()
+    (root / "models" / "net.py").write_text(NET)
+    (root / "export" / "tiny.py").write_text(OWN)
+    # Names of the standard library, in the working folder.
+    for name in ("queue", "statistics"):
+        (root / f"{name}.py").write_text("raise SystemExit('shadowed')\n")
+    names: dict[str, Any] = {}
+    exec(NET, names)
+    state = names["Net"]().state_dict()
+    del state["norm.num_batches_tracked"]
+    wrapped = {f"model.{name}": value for name, value in state.items()}
+    torch.save({"state_dict": {**wrapped, "loss.weight": torch.ones(3)}, "epoch": 1}, root / "last.ckpt")
+    monkeypatch.chdir(root)
+    with pytest.raises(ExportError, match="Missing key") as caught:
+        export_model(tiny, load_spec(tiny, "tiny"), weights="last.ckpt")
+    assert "--strip-prefix model." in str(caught.value.tip)
+    export = export_model(tiny, load_spec(tiny, "tiny"), weights="last.ckpt", strip_prefix="model.")
+    assert json.loads(export.labels_file.read_text()) == {"0": "ant", "1": "bee", "2": "cow"}
+    weights = export.report["weights"]
+    assert (weights["entry"], weights["stripped"], weights["leftOut"]) == ("state_dict", "model.", 1)
