@@ -37,8 +37,12 @@ def pointer(content: bytes) -> StandIn | None:
 
 
 def pointer_at(path: Path) -> StandIn | None:
-    """Return what ``pointer`` says of a file; None for one that cannot be read."""
-    return pointer(_head(path))
+    """Return what ``pointer`` says of a file; None for one that cannot be read. Larger files are not opened."""
+    try:
+        small = path.stat().st_size <= _POINTER_BYTES
+    except OSError:
+        return None
+    return pointer(_head(path)) if small else None
 
 
 def stand_in(path: Path) -> StandIn | None:
