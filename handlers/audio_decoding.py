@@ -8,6 +8,7 @@ import wave
 import numpy as np
 import torch
 
+from file_pieces import MAX_PIECES, in_too_many_pieces
 from item_errors import MalformedRequest, TooLarge, UnknownType, Unusable
 
 RATES = (4_000, 384_000)  # samples per second, lowest and highest
@@ -20,13 +21,15 @@ def decode_wav(body: bytes | bytearray, *, rate: int, max_duration_s: float) -> 
         float32 tensor (samples,), -1 to 1, with ``rate`` samples per second.
 
     Raises:
-        ItemError: 400 truncated or broken; 413 longer than ``max_duration_s``; 415 no WAV, or not 16-bit PCM; 422 no
-            sound in it, or a rate outside of ``RATES``.
+        ItemError: 400 truncated or broken; 413 longer than ``max_duration_s``, or in too many pieces; 415 no WAV, or
+            not 16-bit PCM; 422 no sound in it, or a rate outside of ``RATES``.
     """
     if body[:4] != b"RIFF" or body[8:12] != b"WAVE":
         raise UnknownType(
             f"the body starts with {bytes(body[:4])!r}: this is no WAV file, which is all that is read here"
         )
+    if in_too_many_pieces(memoryview(body), "WAV"):
+        raise TooLarge(f"the WAV file is cut into more than {MAX_PIECES} pieces")
     try:
         with wave.open(io.BytesIO(body), "rb") as file:
             form, count = file.getparams(), file.getnframes()

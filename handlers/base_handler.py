@@ -30,7 +30,7 @@ from item_errors import ItemError
 from model_request import Request
 from prediction_log import PredictionLog, prediction_of
 from replies import Reply, encode_reply, error_reply, limited
-from request_envelope import seal
+from request_envelope import seal, take_bytes
 from stage_metrics import StageClock, StageMetrics
 from warm_up import warm_up
 
@@ -181,6 +181,7 @@ class BaseHandler:
     # Loading --------------------------------------------------------------------------------------------------------
 
     def _configure(self, context: Any) -> None:
+        take_bytes()
         properties = context.system_properties
         self.folder = Path(properties["model_dir"])
         self.manifest = (context.manifest or {}).get("model", {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +68,9 @@ class Slot:
         if self.asks("explain"):
             raise ItemError(501, "NotImplemented", "this handler gives no explanations")
         self.check_deadline(settings)
-        self.envelope = _within_limits(open_envelope(self.fields, self.headers), settings)
+        envelope = open_envelope(self.fields, self.headers, settings.max_items)
+        _check_sizes(envelope.requests, settings.max_body_bytes)
+        self.envelope = envelope
 
     def check_deadline(self, settings: HandlerSettings) -> None:
         """Raise DeadlinePassed where no one waits for the reply any more.
@@ -86,12 +88,8 @@ class Slot:
             raise DeadlinePassed(f"the deadline passed {late_ms:.0f} ms ago")
 
 
-def _within_limits(envelope: Envelope, settings: HandlerSettings) -> Envelope:
-    count = len(envelope.requests)
-    if count > settings.max_items:
-        raise TooLarge(f"{count} items in one request, at most {settings.max_items} are allowed")
-    for request in envelope.requests:
+def _check_sizes(requests: Sequence[Request], max_body_bytes: int) -> None:
+    for request in requests:
         size = len(request.body) if isinstance(request.body, bytes | bytearray | str) else 0
-        if size > settings.max_body_bytes:
-            raise TooLarge(f"{request.name} has {size} bytes, at most {settings.max_body_bytes} are allowed")
-    return envelope
+        if size > max_body_bytes:
+            raise TooLarge(f"{request.name} has {size} bytes, at most {max_body_bytes} are allowed")

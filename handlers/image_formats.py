@@ -15,6 +15,7 @@ import zlib
 
 from PIL import Image, ImageFile, features
 
+from file_pieces import MAX_PIECES, in_too_many_pieces
 from item_errors import MalformedRequest, TooLarge, UnknownType, Unusable
 
 MAX_STRIPS = 65_536
@@ -73,6 +74,8 @@ def open_image(body: bytes | bytearray | memoryview, *, max_pixels: int, max_byt
     if max_bytes is not None and data.nbytes > max_bytes:
         raise TooLarge(f"the picture has {data.nbytes} bytes, more than the {max_bytes} allowed")
     kind = _known_format(bytes(data[:_HEAD_BYTES]))
+    if in_too_many_pieces(data, kind):
+        raise TooLarge(f"the {kind} picture is cut into more than the {MAX_PIECES} pieces allowed")
     image = _read_header(data, kind)
     _check_extent(image, kind, max_pixels)
     _check_work(image, kind, data, max_pixels)

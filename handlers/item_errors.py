@@ -14,6 +14,9 @@
 
 from __future__ import annotations
 
+# Of a message, in characters: it may quote the request, and a reply that is too long costs TorchServe the worker.
+LONGEST_MESSAGE = 1000
+
 
 class ItemError(Exception):
     """An item that gets an error instead of an answer, while its neighbours get theirs.
@@ -21,10 +24,11 @@ class ItemError(Exception):
     Attributes:
         code: HTTP status, 400 to 599.
         type: short name of the kind, for programs.
-        message: what is wrong, for people.
+        message: what is wrong, for people; cut if it is longer than ``LONGEST_MESSAGE``.
     """
 
     def __init__(self, code: int, type: str, message: str) -> None:  # noqa: A002 - the key in the reply's body
+        message = message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "..."
         super().__init__(message)
         self.code = code
         self.type = type

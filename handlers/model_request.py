@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-import json
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from item_errors import MalformedRequest, UnknownType
+from bounded_json import parse_json
+from item_errors import MalformedRequest, TooLarge, UnknownType
 
+_WHITE = string.whitespace.encode("ascii")
 # Where TorchServe's own handlers and envelopes look for the input in a form or an object, in their order.
 PAYLOAD_KEYS = ("data", "body", "b64")
 
@@ -77,19 +79,15 @@ class Request:
         """Return the body as a JSON value, parsed where it came as bytes or text.
 
         Raises:
-            ItemError: 400 not JSON.
+            ItemError: 400 not JSON; 413 more values than ``bounded_json.MAX_VALUES``.
         """
         return parse_json(self.body) if isinstance(self.body, bytes | bytearray | str) else self.body
 
 
-def parse_json(text: bytes | bytearray | str) -> Any:
-    """Parse JSON; raises MalformedRequest where it is none, or nested too deeply."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise MalformedRequest("JSON nested too deeply") from None
-    except ValueError as error:
-        raise MalformedRequest(f"not valid JSON: {error}") from None
+def check_count(count: int, max_items: int) -> None:
+    """Refuse more items in one HTTP request than the settings allow; raises TooLarge."""
+    if count > max_items:
+        raise TooLarge(f"{count} items in one request, at most {max_items} are allowed")
 
 
 def decode_base64(text: str) -> bytes:
@@ -97,7 +95,7 @@ def decode_base64(text: str) -> bytes:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text.encode("ascii").translate(None, _WHITE), validate=True)
     except ValueError as error:
         raise MalformedRequest(f"not valid base64: {error}") from None
 

@@ -19,15 +19,20 @@ Nothing here reads a disk, a clock or a device; what is wrong with a request is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import kserve_v2
-from item_errors import MalformedRequest
-from model_request import Request, kind, parse_json, unwrapped
+from bounded_json import parse_json
+from handler_settings import HandlerSettings
+from item_errors import MalformedRequest, UnknownType
+from model_request import PAYLOAD_KEYS, Request, check_count, kind, unwrapped
 
-# Types that say nothing about the content: curl sends the second for -d, gRPC sends none.
+FORM_TYPE = "application/x-www-form-urlencoded"
+# Types that say nothing about the content; gRPC sends none.
 VAGUE_TYPES = frozenset({"", "application/octet-stream", "text/plain"})
 
 
@@ -40,30 +45,39 @@ class Envelope:
     v2_id: str | None = None
 
 
-def open_envelope(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Envelope:
+def take_bytes() -> None:
+    """Have TorchServe's worker, which is this process, hand over bytes: it would parse JSON of any size."""
+    os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
+
+
+def open_envelope(
+    fields: Mapping[str, Any], headers: Mapping[str, Any], max_items: int = HandlerSettings.max_items
+) -> Envelope:
     """Take the requests out of what TorchServe hands over for one HTTP or gRPC request.
 
     Args:
-        fields: form fields by name, or ``body`` alone: bytes, or what TorchServe has decoded from JSON or text.
+        fields: form fields by name, or ``body`` alone: bytes, or what somebody has decoded from JSON or text.
         headers: headers by name; under the name of a field, a mapping with that field's ``content-type``.
+        max_items: most requests in it.
 
     Raises:
-        ItemError: 400 the request does not follow the form that it claims.
+        ItemError: 400 the request does not follow the form that it claims; 413 too much in it, which is found out
+            before any of it is made; 415 a form that is not meant as one.
     """
     if not fields:
         raise MalformedRequest("the request has no body")
+    check_count(len(fields), max_items)
     plain = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-    parts = [
-        Request(value, _content_type(name, headers, alone=len(fields) == 1), plain, name)
-        for name, value in fields.items()
-    ]
+    _check_form(fields, plain)
+    types = {name: _content_type(name, headers, alone=len(fields) == 1) for name in fields}
+    parts = [Request(_decoded(value, types[name]), types[name], plain, name) for name, value in fields.items()]
     if len(parts) > 1:
         return Envelope("many", tuple(_replace(part, unwrapped(_parsed(part))) for part in parts))
     length = plain.get(kserve_v2.V2_JSON_LENGTH)
     if length is not None and isinstance(parts[0].body, bytes | bytearray):
-        value, requests = kserve_v2.split_binary(parts[0], parts[0].body, length)
-        return Envelope("v2", requests, v2_id=_text_or_none(value.get("id")))
-    return _open_part(parts[0])
+        value, requests = kserve_v2.split_binary(parts[0], parts[0].body, length, max_items)
+        return Envelope("v2", requests, v2_id=kserve_v2.id_of(value))
+    return _open_part(parts[0], max_items)
 
 
 def seal(envelope: Envelope, replies: Sequence[Any], *, model: str, version: str, request_id: str) -> Any:
@@ -85,46 +99,64 @@ def identity(envelope: Envelope, *, model: str, version: str, request_id: str) -
     return {"id": envelope.v2_id or request_id, "model_name": model, "model_version": version}
 
 
-def _open_part(part: Request) -> Envelope:
+def _check_form(fields: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+    """Refuse a body that was sent under a form's type without being one, as ``curl -d`` sends everything.
+
+    TorchServe has cut it at each ``=`` and ``&`` by then, and of a text without them it drops all.
+    """
+    if _media_type(headers.get("content-type")) == FORM_TYPE and not fields.keys() <= set(PAYLOAD_KEYS):
+        raise UnknownType(
+            f"the body came as {FORM_TYPE}, which is what curl -d sends, without a field named data: send it with "
+            "-H 'Content-Type: text/plain' --data-binary TEXT, or application/json for JSON, or a file with -T FILE"
+        )
+
+
+def _open_part(part: Request, max_items: int) -> Envelope:
     value = _parsed(part)
     if isinstance(value, Mapping):
         if "instances" in value:
-            return Envelope("v1", _each(part, value["instances"], "instances"))
+            return Envelope("v1", _each(part, value["instances"], "instances", max_items))
         if kserve_v2.looks_like_v2(value):
-            return Envelope("v2", kserve_v2.requests_of(part, value["inputs"]), v2_id=_text_or_none(value.get("id")))
+            requests = kserve_v2.requests_of(part, value["inputs"], max_items)
+            return Envelope("v2", requests, v2_id=kserve_v2.id_of(value))
     value = unwrapped(value)
     # A list of numbers, or of lists, is one tensor; a list of texts or objects is several requests.
     if isinstance(value, list) and (not value or all(isinstance(item, str | Mapping) for item in value)):
-        return Envelope("many", _each(part, value, "the list"))
+        return Envelope("many", _each(part, value, "the list", max_items))
     return Envelope("one", (_replace(part, value),))
 
 
+def _decoded(value: Any, content_type: str) -> Any:
+    """Decode bytes that are text by their type, and are UTF-8, as TorchServe does."""
+    if isinstance(value, bytes | bytearray) and content_type.startswith("text"):
+        with suppress(UnicodeDecodeError):
+            return value.decode("utf-8")
+    return value
+
+
 def _parsed(part: Request) -> Any:
-    """Parse a body that is JSON by its type, or looks like JSON where the type says nothing."""
+    """Parse a body that is JSON by its type, or looks like JSON under a type that says nothing."""
     value = part.body
     if not isinstance(value, bytes | bytearray | str):
         return value
     if len(value) == 0:
         raise MalformedRequest(f"{part.name} is empty")
-    if isinstance(value, str) and part.content_type == "application/json":
-        # TorchServe has parsed exactly this type already: the text is what a JSON string held.
-        return value
     if part.content_type == "application/json" or part.content_type.endswith("+json"):
-        return parse_json(value)
+        # A text under exactly this type is a JSON string that is parsed already.
+        return value if isinstance(value, str) and part.content_type == "application/json" else parse_json(value)
     first = value[:16].lstrip()[:1]
     if part.content_type in VAGUE_TYPES and first in ("{", "[", b"{", b"["):
-        try:
+        with suppress(MalformedRequest):
             return parse_json(value)
-        except MalformedRequest:
-            return value
     return value
 
 
-def _each(part: Request, values: Any, where: str) -> tuple[Request, ...]:
+def _each(part: Request, values: Any, where: str, max_items: int) -> tuple[Request, ...]:
     if not isinstance(values, list):
         raise MalformedRequest(f"{where} holds {kind(values)}, not a list")
     if not values:
         raise MalformedRequest(f"{where} is empty")
+    check_count(len(values), max_items)
     return tuple(_replace(part, unwrapped(value)) for value in values)
 
 
@@ -140,8 +172,8 @@ def _content_type(name: str, headers: Mapping[str, Any], alone: bool) -> str:
     if not given and alone:
         named = (value for key, value in headers.items() if key.lower() == "content-type" and isinstance(value, str))
         given = next((value for value in named if not value.startswith("multipart/")), "")
-    return str(given or "").partition(";")[0].strip().lower()
+    return _media_type(given)
 
 
-def _text_or_none(value: Any) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None
+def _media_type(value: Any) -> str:
+    return str(value or "").partition(";")[0].strip().lower()

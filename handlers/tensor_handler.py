@@ -8,7 +8,8 @@ safetensors; several outputs by their names.
 Settings, in the block ``handler`` of model-config.yaml: ``inputs`` (a list of ``name``, ``dtype`` and ``shape`` of one
 row, null for an axis of any length, in the order in which the module takes them) and ``outputs`` (names), which the
 export of a tensor recipe writes. Without ``inputs`` there is one: ``input_dtype`` (as ``float32``; default: float32 for
-JSON, and what the file says otherwise) and ``input_shape`` (of one row; others are refused with 422).
+JSON, and what the file says otherwise) and ``input_shape`` (of one row; others are refused with 422). Numbers arrive as
+they were sent, or the request gets 422: see ``exact_numbers``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import torch
 
 import devices
 from base_handler import BaseHandler
-from item_errors import MalformedRequest, Unusable
+from exact_numbers import exact_tensor, numbers_of
+from item_errors import Unusable
 from model_request import Request
 from replies import JSON_TYPE, Reply
 from tensor_formats import (
@@ -64,11 +66,11 @@ class TensorHandler(BaseHandler):
         """Read one tensor an input, without a batch axis."""
         if self.inputs:
             return read_row(self.inputs, self._by_name(request))
-        tensor = torch.as_tensor(_array(request))
-        tensor = tensor if self.dtype is None else tensor.to(self.dtype)
-        if self.shape is not None and tensor.shape != self.shape:
-            raise Unusable(f"a tensor of shape {list(tensor.shape)}; the model takes {list(self.shape)}")
-        return (tensor,)
+        array = _array(request)
+        if self.shape is not None and array.shape != self.shape:
+            raise Unusable(f"a tensor of shape {list(array.shape)}; the model takes {list(self.shape)}")
+        dtype = torch.float32 if self.dtype is None and _is_json(request) else self.dtype
+        return (torch.as_tensor(array) if dtype is None else exact_tensor(array, dtype, "the tensor"),)
 
     def infer(self, items: list[tuple[torch.Tensor, ...]]) -> list[list[torch.Tensor]]:
         """Run the module on the rows, batched by shapes and dtypes; return one row of each output."""
@@ -92,7 +94,7 @@ class TensorHandler(BaseHandler):
         if wanted == JSON_TYPE:
             lists = {name: tensor.tolist() for name, tensor in zip(names, result, strict=True)}
             return lists if len(result) > 1 else lists[names[0]]
-        arrays = {name: tensor.contiguous().numpy() for name, tensor in zip(names, result, strict=True)}
+        arrays = {name: _as_numpy(tensor) for name, tensor in zip(names, result, strict=True)}
         # A .npy file holds one tensor.
         if TYPES[wanted] == NPY_TYPE and len(result) == 1:
             return Reply(write_npy(arrays[names[0]]), NPY_TYPE)
@@ -112,9 +114,13 @@ class TensorHandler(BaseHandler):
             raise Unusable(
                 f"one tensor; the model takes {wanted}: send an object or a safetensors file with these names"
             )
-        # Which numbers they are is for the input to say.
-        raw = isinstance(request.payload, list | int | float | bool)
-        return {self.inputs[0].name: request.payload if raw else _array(request)}
+        return {self.inputs[0].name: _array(request)}
+
+
+def _as_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    # numpy lacks bfloat16 and the kinds of float8; float32 holds all their numbers.
+    known = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
+    return (tensor if known else tensor.to(torch.float32)).contiguous().numpy()
 
 
 def _format_of_bytes(request: Request) -> str:
@@ -138,10 +144,11 @@ def _array(request: Request) -> np.ndarray[Any, Any]:
         return payload
     if isinstance(payload, bytes | bytearray):
         return read_npy(payload) if _format_of(request) == NPY_TYPE else _only(read_safetensors(payload))
-    try:
-        return np.array(payload, dtype=np.float32)
-    except (ValueError, TypeError, OverflowError):
-        raise MalformedRequest("expected numbers, or lists of numbers that are equally long") from None
+    return numbers_of(payload, "the tensor")
+
+
+def _is_json(request: Request) -> bool:
+    return not isinstance(request.payload, bytes | bytearray | str | np.ndarray)
 
 
 def _only(arrays: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:

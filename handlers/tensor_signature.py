@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from item_errors import MalformedRequest, Unusable
+from exact_numbers import exact_tensor, numbers_of
+from item_errors import Unusable
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,13 @@ class TensorInput:
         Raises:
             ItemError: 400 not numbers; 422 another shape, or numbers that the dtype cannot hold.
         """
-        array = value if isinstance(value, np.ndarray) else _array(value, self.name)
+        array = value if isinstance(value, np.ndarray) else numbers_of(value, repr(self.name))
         if len(array.shape) != len(self.shape) or any(
             want not in (None, got) for want, got in zip(self.shape, array.shape, strict=True)
         ):
             wanted = ", ".join("any" if size is None else str(size) for size in self.shape)
             raise Unusable(f"{self.name!r} has the shape {list(array.shape)}; the model takes [{wanted}]")
-        if not self.dtype.is_floating_point and array.dtype.kind == "f":
-            whole = array.astype(np.int64) if np.isfinite(array).all() else None
-            if whole is None or not np.array_equal(whole, array):
-                raise Unusable(f"{self.name!r} holds numbers that are not whole; the model takes {self.dtype}")
-            array = whole
-        tensor = torch.as_tensor(array).to(self.dtype)
-        if array.dtype.kind in "iu" and not np.array_equal(tensor.numpy(), array):
-            raise Unusable(f"{self.name!r} holds numbers that {self.dtype} cannot hold")
-        return tensor
+        return exact_tensor(array, self.dtype, repr(self.name))
 
     def zeros(self) -> torch.Tensor:
         """Return a row to warm up with; axes of any length are 8 long."""
@@ -65,9 +58,9 @@ class TensorInput:
 def dtype_named(name: Any, key: str) -> torch.dtype:
     """Return torch's dtype of a name; raises RuntimeError, naming the settings' key, where there is none."""
     dtype = getattr(torch, str(name), None)
-    if isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and not dtype.is_complex:
         return dtype
-    raise RuntimeError(f"model-config.yaml, block handler: {key} {name!r} is no dtype of torch")
+    raise RuntimeError(f"model-config.yaml, block handler: {key} {name!r} is no dtype of torch for real numbers")
 
 
 def read_row(inputs: Sequence[TensorInput], given: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
@@ -76,11 +69,12 @@ def read_row(inputs: Sequence[TensorInput], given: Mapping[str, Any]) -> tuple[t
     Raises:
         ItemError: 400 or 422, naming the input.
     """
-    missing = [one.name for one in inputs if one.name not in given]
-    unknown = [name for name in given if name not in {one.name for one in inputs}]
+    names = [one.name for one in inputs]
+    missing = [name for name in names if name not in given]
+    unknown = [name for name in given if name not in names]
     if missing or unknown:
         words = [f"no {name!r}" for name in missing] + [f"{name!r} is no input of the model" for name in unknown[:4]]
-        raise Unusable(f"the model takes {', '.join(one.name for one in inputs)}: {'; '.join(words)}")
+        raise Unusable(f"the model takes {', '.join(names)}: {'; '.join(words)}")
     return tuple(one.read(given[one.name]) for one in inputs)
 
 
@@ -95,13 +89,3 @@ def flattened(value: Any) -> list[torch.Tensor]:
         return [value]
     parts = value.values() if isinstance(value, Mapping) else value
     return [tensor for part in parts for tensor in flattened(part)]
-
-
-def _array(value: Any, name: str) -> np.ndarray[Any, Any]:
-    try:
-        array = np.array(value)
-    except (ValueError, TypeError, OverflowError):
-        array = np.array(None)
-    if array.dtype.kind not in "biuf":
-        raise MalformedRequest(f"{name!r} is not numbers, or lists of numbers that are equally long")
-    return array

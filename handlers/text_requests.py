@@ -15,6 +15,10 @@ def read_text(request: Request, max_characters: int) -> str:
     Raises:
         ItemError: 400 not UTF-8; 413 longer than ``max_characters``; 415 not text; 422 blank.
     """
+    payload = request.payload
+    # No character takes more than four bytes: what is far too long is not even decoded.
+    if isinstance(payload, bytes | bytearray) and len(payload) > 4 * max_characters:
+        raise TooLarge(f"the text has {len(payload)} bytes, too many for max_characters ({max_characters})")
     text = request.as_text()
     if len(text) > max_characters:
         raise TooLarge(f"the text has {len(text)} characters, more than max_characters ({max_characters})")

@@ -14,6 +14,7 @@ It imports neither TorchServe nor torch.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,9 @@ class FakeContext:
 
 
 def _decoded(body: bytes, content_type: str) -> Any:
-    """Decode a body as TorchServe's worker does: JSON for exactly application/json, text for text/*."""
+    """Decode a body as TorchServe's worker does: JSON for exactly application/json, text for text/*, if at all."""
+    if os.environ.get("TS_DECODE_INPUT_REQUEST", "true") != "true":
+        return bytearray(body)
     if content_type == "application/json":
         try:
             return json.loads(body)
