@@ -8,9 +8,10 @@ and characters are judged by Python's Unicode tables, which know some newer mark
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 MAX_WORD = 100  # longer words are unknown, as in the original
+MOST_CHARACTERS_KNOWN = 50_000  # in each table; a few megabytes
 # Blocks of Chinese, Japanese and Korean ideographs, each of which is a word.
 _IDEOGRAPHS = (
     (0x4E00, 0x9FFF),
@@ -36,7 +37,8 @@ class WordPieces:
     def numbers_of(self, text: str) -> list[int]:
         """Return the numbers of the pieces of a text; of a long one, those of its beginning."""
         numbers: list[int] = []
-        for word in words_of(text, lower_case=self._lower_case):
+        # Each word gives one piece at least.
+        for word in words_of(text, lower_case=self._lower_case, most=self._room):
             numbers += self._pieces_of(word)
             if len(numbers) >= self._room:
                 break
@@ -59,13 +61,34 @@ class WordPieces:
         return pieces
 
 
-def words_of(text: str, *, lower_case: bool) -> Iterator[str]:
-    """Give words, marks of punctuation and ideographs, one by one; lower case goes with losing the accents."""
-    text = "".join(_spaced(character) for character in text)
+class _Table(dict[int, str]):
+    """What ``str.translate`` puts for each character: found out once, because it is asked for each in every text."""
+
+    def __init__(self, replacement: Callable[[str], str]) -> None:
+        super().__init__()
+        self._replacement = replacement
+
+    def __missing__(self, code: int) -> str:
+        if len(self) >= MOST_CHARACTERS_KNOWN:
+            self.clear()
+        self[code] = self._replacement(chr(code))
+        return self[code]
+
+
+def words_of(text: str, *, lower_case: bool, most: int = -1) -> list[str]:
+    """Return words, marks of punctuation and ideographs, one by one; lower case goes with losing the accents.
+
+    Args:
+        text: what to cut.
+        lower_case: whether the model knows small letters only.
+        most: how many to return, of the beginning; -1: all.
+    """
+    text = text.translate(_SPACED)
     if lower_case:
-        text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn").lower()
-    for run in text.split():
-        yield from "".join(f" {c} " if _is_punctuation(c) else c for c in run).split()
+        text = unicodedata.normalize("NFD", text).translate(_WITHOUT_ACCENTS).lower()
+    words = text.translate(_PUNCTUATION_APART).split(maxsplit=most)
+    # What is left of the text stands behind the last one.
+    return words if most < 0 else words[:most]
 
 
 def _spaced(character: str) -> str:
@@ -88,3 +111,8 @@ def _is_punctuation(character: str) -> bool:
     if character.isascii():
         return character.isprintable() and not character.isalnum()
     return unicodedata.category(character).startswith("P")
+
+
+_SPACED = _Table(_spaced)
+_WITHOUT_ACCENTS = _Table(lambda character: "" if unicodedata.category(character) == "Mn" else character)
+_PUNCTUATION_APART = _Table(lambda character: f" {character} " if _is_punctuation(character) else character)
