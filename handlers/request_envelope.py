@@ -64,11 +64,11 @@ def open_envelope(
         ItemError: 400 the request does not follow the form that it claims; 413 too much in it, which is found out
             before any of it is made; 415 a form that is not meant as one.
     """
+    plain = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    _check_form(fields, plain)
     if not fields:
         raise MalformedRequest("the request has no body")
     check_count(len(fields), max_items)
-    plain = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
-    _check_form(fields, plain)
     types = {name: _content_type(name, headers, alone=len(fields) == 1) for name in fields}
     parts = [Request(_decoded(value, types[name]), types[name], plain, name) for name, value in fields.items()]
     if len(parts) > 1:
@@ -104,7 +104,8 @@ def _check_form(fields: Mapping[str, Any], headers: Mapping[str, str]) -> None:
 
     TorchServe has cut it at each ``=`` and ``&`` by then, and of a text without them it drops all.
     """
-    if _media_type(headers.get("content-type")) == FORM_TYPE and not fields.keys() <= set(PAYLOAD_KEYS):
+    meant = bool(fields) and fields.keys() <= set(PAYLOAD_KEYS)
+    if not meant and _media_type(headers.get("content-type")) == FORM_TYPE:
         raise UnknownType(
             f"the body came as {FORM_TYPE}, which is what curl -d sends, without a field named data: send it with "
             "-H 'Content-Type: text/plain' --data-binary TEXT, or application/json for JSON, or a file with -T FILE"

@@ -237,3 +237,13 @@ def test_base64_is_read_with_line_breaks_and_refused_with_anything_else() -> Non
     for wrong in ("YQ=", "Y-Q=", "YQ==é", "\u00a0YQ=="):
         body = json.dumps({"b64": wrong}).encode()
         assert refusal(lambda body=body: open_envelope({"body": body}, JSON_TYPE)).code == 400  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("fields", [{}, {"good": b"bad film"}, {"a": b"1", "data": b"x"}, {"[1, 2]": b""}])
+def test_a_form_that_is_not_meant_as_one_is_refused_with_the_call_that_works(fields: dict[str, bytes]) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+    error = refusal(lambda: open_envelope(fields, headers))
+    assert (error.code, "--data-binary" in error.message) == (415, True)
+    assert open_envelope({"data": b"x"}, headers).requests[0].body == b"x"
+    # Nothing came at all: another matter.
+    assert refusal(lambda: open_envelope({}, {})).code == 400
