@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +15,21 @@ from hypothesis import strategies as st
 from deploy_fixtures import write_version
 from live_server import make_project
 from marsmith.deploy_journal import JournalFile
-from marsmith.errors import FormatError, ServerError, UsageError
-from marsmith.formats.deploy_journal import Change, Journal, Release, parse_journal, render_journal
+from marsmith.errors import FormatError, OtherBytesError, ServerError, UsageError
+from marsmith.formats.deploy_journal import Change, Copy, Journal, Release, parse_journal, render_journal
 from marsmith.observation import Limits, Sample, Window, probes_slower, read_counters, verdict
-from marsmith.rollout_plan import Situation, Target, plan, recovery, retirement, rollback_version
-from marsmith.rollout_store import copy_into_store, find, remove_copy
+from marsmith.rollout_plan import (
+    Situation,
+    Target,
+    after_recovery,
+    plan,
+    recovery,
+    retirement,
+    rollback_version,
+    taken_over,
+    untouched,
+)
+from marsmith.rollout_store import copy_into_store, find, model_of, take_back
 from marsmith.settings import Project
 
 
@@ -134,6 +146,74 @@ def test_what_was_interrupted_is_undone_until_it_is_accepted_and_then_finished(
     assert recovery(change) == remedy
 
 
+def change_at(step: str, *, kind: str = "deploy", registered: bool = False) -> Change:
+    """Return a change from 1.0 to 2.0 that stopped at ``step``, whose target had, or was given, two workers."""
+    return Change(kind, release("2.0", 2), release("1.0"), registered, 0, False, 2, step, workers={"1.0": 1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "default", "workers", "says"),
+    [
+        # What the change itself has left.
+        (change_at("probe"), "1.0", {"1.0": 1, "2.0": 2}, None),
+        (change_at("register"), "1.0", {"1.0": 1, "2.0": 1}, None),
+        (change_at("ready"), "1.0", {"1.0": 1, "2.0": 1}, None),
+        (change_at("switch"), "2.0", {"1.0": 1, "2.0": 2}, None),
+        (change_at("watch"), "2.0", {"1.0": 1, "2.0": 2}, None),
+        (change_at("drain"), "2.0", {"1.0": 1, "2.0": 2}, None),
+        (change_at("switch", kind="rollback"), "1.0", {"1.0": 1, "2.0": 2}, None),
+        (change_at("probe", registered=True), "1.0", {"1.0": 1, "2.0": 0}, None),
+        # Somebody has unregistered, or chosen, something that undoing does not touch.
+        (change_at("probe"), "1.0", {"1.0": 1}, None),
+        (change_at("watch"), "3.0", {"1.0": 1, "2.0": 2, "3.0": 1}, None),
+        # What somebody else has done since.
+        (change_at("probe"), "2.0", {"1.0": 1, "2.0": 2}, "2.0 has been made the default version since"),
+        (change_at("watch"), "2.0", {"2.0": 2}, "1.0 has been unregistered since: 2.0 stays"),
+        (change_at("probe"), "1.0", {"1.0": 1, "2.0": 5}, "2.0 has been given 5 workers since"),
+        (change_at("drain"), "1.0", {"1.0": 1, "2.0": 2}, "1.0 has been made the default version since"),
+        (change_at("drain"), "1.0", {"1.0": 1}, "2.0 has been unregistered since"),
+        (change_at("switch", kind="rollback"), "3.0", {"2.0": 2, "3.0": 1}, "3.0 has been made the default"),
+        (change_at("accept", kind="rollback"), "1.0", {"1.0": 1, "2.0": 2}, "1.0 has been made the default"),
+    ],
+)
+def test_what_somebody_did_since_an_interruption_is_told_from_what_it_left(
+    change: Change, default: str, workers: dict[str, int], says: str | None
+) -> None:
+    found = taken_over(change, Situation(default, workers))
+    assert (says in found) if says and found else found == says
+
+
+def test_the_first_version_of_a_model_is_its_default_by_no_ones_choice() -> None:
+    change = replace(change_at("probe"), before=None)
+    assert taken_over(change, Situation("2.0", {"2.0": 2})) is None
+
+
+def test_a_finished_deploy_leaves_versions_alone_that_somebody_has_scaled_or_registered_since() -> None:
+    change = replace(change_at("drain"), workers={"0.1": 2, "0.2": 1, "1.0": 1})
+    seen = Situation("2.0", {"0.1": 0, "0.2": 3, "1.0": 1, "2.0": 2, "9.0": 1})
+    assert untouched(change, seen).workers == {"0.1": 0, "1.0": 1, "2.0": 2}
+    assert untouched(replace(change, workers=None), seen) == seen
+
+
+def test_a_plan_begins_where_the_recovery_ends() -> None:
+    seen = Situation("2.0", {"1.0": 1, "2.0": 2})
+    assert after_recovery(change_at("watch"), "undo", seen) == Situation("1.0", {"1.0": 1})
+    assert after_recovery(change_at("watch", registered=True), "undo", seen) == Situation("1.0", seen.workers)
+    assert after_recovery(change_at("drain"), "finish", seen) == seen
+    assert after_recovery(change_at("drain"), "leave", seen) == seen
+    first = replace(change_at("probe"), before=None)
+    assert after_recovery(first, "undo", Situation("2.0", {"2.0": 2})) == Situation(None, {})
+
+
+def test_the_default_version_is_scaled_where_that_is_asked_and_left_alone_otherwise() -> None:
+    assert steps(target("3.0", release=release("3.0", 5)), THREE) == ["scale 3.0"]
+    assert steps(target("3.0", release=release("3.0", 2)), THREE) == []
+    assert steps(target("3.0", kind="rollback", release=release("3.0", 5)), THREE) == []
+    journal = Journal("echo", (release("2.0"), release("3.0")))
+    assert journal.scaled(release("3.0", 5)).releases == (release("2.0"), release("3.0", 5))
+    assert Journal("echo").scaled(release("3.0", 5)).releases == (release("3.0", 5),)
+
+
 def test_a_rollback_goes_to_the_version_that_was_the_default_before_the_present_one() -> None:
     assert rollback_version("3.0", THREE.releases) == "2.0"
     assert rollback_version("2.0", THREE.releases) == "1.0"
@@ -164,6 +244,9 @@ changes = st.builds(
     stored=st.booleans(),
     keep=st.integers(0, 9),
     step=names,
+    source=st.none() | names,
+    copies=st.lists(st.builds(Copy, names, names, names, st.integers(0)), max_size=2).map(tuple),
+    workers=st.none() | st.dictionaries(names, st.integers(0, 9), max_size=2),
 )
 journals = st.builds(Journal, names, st.lists(releases, max_size=4).map(tuple), st.none() | changes)
 
@@ -261,20 +344,103 @@ def test_an_archive_is_copied_into_the_store_whole_and_the_copy_can_be_removed(t
     archive = write_version(tmp_path, "1.0").rename(tmp_path / "built.mar")
     found = find(project, str(archive))
     assert (found.file_name, found.stored) == ("echo-1.0.mar", True)
-    copy_into_store(project, found)
+    copies: list[Copy] = []
+    copy_into_store(project, found, copies.append)
     assert (project.model_store / "echo-1.0.mar").read_bytes() == archive.read_bytes()
     # Now it is there, under either name.
     for reference in (str(archive), "echo-1.0", "echo-1.0.mar"):
         assert not find(project, reference).stored
-    remove_copy(project, found.file_name)
-    assert sorted(path.name for path in project.model_store.iterdir()) == ["README.md"]
+    assert take_back(project, storing(archive, copies)) is None
+    assert in_store(project) == []
+
+
+def storing(source: Path, copies: Sequence[Copy]) -> Change:
+    """Return the change that has put these copies of an archive into the store."""
+    return replace(
+        Change("deploy", release("1.0"), None, False, 0, True, 2, "register"), source=str(source), copies=tuple(copies)
+    )
+
+
+def in_store(project: Project) -> list[str]:
+    return sorted(path.name for path in project.model_store.iterdir() if path.name != "README.md")
+
+
+def test_a_signature_travels_with_its_archive_and_goes_with_it(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    archive = write_version(tmp_path, "1.0").rename(tmp_path / "built.mar")
+    (tmp_path / "built.mar.sig").write_text("signed")
+    copies: list[Copy] = []
+    copy_into_store(project, find(project, str(archive)), copies.append)
+    assert (project.model_store / "echo-1.0.mar.sig").read_text() == "signed"
+    assert in_store(project) == ["echo-1.0.mar", "echo-1.0.mar.sig"]
+    take_back(project, storing(archive, copies))
+    assert in_store(project) == []
+
+
+def test_what_somebody_else_has_put_there_is_not_replaced_and_not_taken_back(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    archive = write_version(tmp_path, "1.0").rename(tmp_path / "built.mar")
+    found, target = find(project, str(archive)), project.model_store / "echo-1.0.mar"
+    copies: list[Copy] = []
+    target.write_text("theirs")
+    with pytest.raises(ServerError, match="is there already, with other bytes"):
+        copy_into_store(project, found, copies.append)
+    assert take_back(project, storing(archive, copies)) is None
+    assert target.read_text() == "theirs"
+    target.unlink()
+    copy_into_store(project, found, copies.append)
+    # Another file with the same bytes is not the one that was put there, and other bytes in it are not either.
+    shutil.copy(archive, tmp_path / "same").rename(target)
+    assert "is not what was put there" in str(take_back(project, storing(archive, copies)))
+    target.unlink()
+    copies.clear()
+    copy_into_store(project, found, copies.append)
+    with target.open("ab") as file:
+        file.write(b"more")
+    assert "is not what was put there" in str(take_back(project, storing(archive, copies)))
+    assert in_store(project) == ["echo-1.0.mar"]
+
+
+@pytest.mark.parametrize("how", ["gone", "changed"])
+def test_the_only_copy_of_an_archive_is_not_taken_back(tmp_path: Path, how: str) -> None:
+    project = make_project(tmp_path / "project")
+    archive = write_version(tmp_path, "1.0").rename(tmp_path / "built.mar")
+    copies: list[Copy] = []
+    copy_into_store(project, find(project, str(archive)), copies.append)
+    archive.unlink() if how == "gone" else archive.write_text("another build")
+    assert "is gone" in str(take_back(project, storing(archive, copies)))
+    assert in_store(project) == ["echo-1.0.mar"]
+
+
+def test_what_an_earlier_marsmith_copied_is_left(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    archive = write_version(project.model_store, "1.0")
+    old = Change("deploy", release("1.0"), None, False, 0, True, 2, "register")
+    assert "an earlier marsmith" in str(take_back(project, old))
+    assert archive.exists()
+
+
+def test_an_interrupted_deploy_is_known_by_its_source_when_that_is_gone(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    copy = write_version(project.model_store, "1.0")
+    gone = tmp_path / "built.mar"
+    change = replace(storing(gone, []), target=replace(release("1.0"), archive=copy.name))
+    with pytest.raises(UsageError, match="no archive"):
+        model_of(project, str(gone))
+    JournalFile.of(project, "echo").write(Journal("echo", (), change))
+    assert model_of(project, str(gone)) == "echo"
+    assert find(project, str(gone), change).archive.path == copy
+    with pytest.raises(UsageError, match="no archive"):
+        find(project, str(tmp_path / "other.mar"), change)
+    (JournalFile.of(project, "damaged").path).write_text("{")
+    assert model_of(project, str(gone)) == "echo"
 
 
 def test_the_same_version_with_other_bytes_is_refused(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     write_version(project.model_store, "1.0").rename(project.model_store / "built.mar")
     other = write_version(tmp_path, "1.0", at_request="time.sleep(0)")
-    with pytest.raises(UsageError, match=r"built\.mar is echo:1\.0 as well, with other bytes"):
+    with pytest.raises(OtherBytesError, match=r"built\.mar is echo:1\.0 as well, with SHA-256 \w+\.\.\., and"):
         find(project, str(other))
 
 
@@ -284,5 +450,5 @@ def test_an_archive_that_changes_while_it_is_copied_leaves_nothing(tmp_path: Pat
     found = find(project, str(archive))
     write_version(tmp_path, "1.0", at_request="time.sleep(0)")
     with pytest.raises(ServerError, match="changed while it was copied"):
-        copy_into_store(project, found)
-    assert sorted(path.name for path in project.model_store.iterdir()) == ["README.md"]
+        copy_into_store(project, found, lambda _: None)
+    assert in_store(project) == []

@@ -17,19 +17,29 @@ from marsmith.deploy_journal import JournalFile
 from marsmith.errors import UsageError
 from marsmith.formats.deploy_journal import Change, Journal, Release
 from marsmith.model_store import examples_in
-from marsmith.names import archive_file_name, check_model_name, check_model_version
+from marsmith.names import ModelVersion, archive_file_name, check_model_name, check_model_version
 from marsmith.probes import Prober
 from marsmith.rest import Transport
 from marsmith.retries import NO_RETRIES
-from marsmith.rollout import Options, Rollout
-from marsmith.rollout_plan import Remedy, Step, Target, plan, recovery, rollback_version
+from marsmith.rollout import KEEP, Options, Rollout, scale_up
+from marsmith.rollout_plan import (
+    Remedy,
+    Step,
+    Target,
+    after_recovery,
+    plan,
+    recovery,
+    rollback_version,
+    taken_over,
+)
 from marsmith.rollout_recovery import recover
 from marsmith.rollout_site import Event, Site, unheard
-from marsmith.rollout_store import Deployable, find
+from marsmith.rollout_store import Deployable, find, model_of
 from marsmith.rollout_watch import Observer
 from marsmith.settings import Project
+from marsmith.version_bytes import bound_digest, check_bytes, check_release
 
-__all__ = ["Event", "Options", "Outcome", "Planned", "deploy", "plan_deploy", "plan_rollback", "rollback"]
+__all__ = ["KEEP", "Event", "Options", "Outcome", "Planned", "deploy", "plan_deploy", "plan_rollback", "rollback"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,8 @@ class Planned:
         model: model name.
         version: the version to go to.
         before: the default version now; None where the model is not registered.
-        interrupted: an earlier change that is undone or finished first, and which of the two.
+        interrupted: an earlier change that is undone or finished first, and which of the two; ``leave``: it is only
+            ended, because somebody has done otherwise since.
         steps: in order; none where the version is the default already.
     """
 
@@ -59,14 +70,14 @@ class Outcome:
         model: model name.
         version: the version that answers now.
         before: the default version before; None where the model was not registered.
-        result: ``unchanged`` where the version was the default already.
+        result: ``unchanged`` where the version was the default already, ``scaled`` where it got more workers.
         events: every step with its time, those that recovered from an interruption first.
     """
 
     model: str
     version: str
     before: str | None
-    result: Literal["deployed", "rolled back", "unchanged"]
+    result: Literal["deployed", "rolled back", "unchanged", "scaled"]
     events: tuple[Event, ...]
 
 
@@ -94,9 +105,11 @@ def deploy(
         ServerError: it did not prove itself, or another process deploys the model; the message says why.
     """
     options = options or Options()
-    deployable = find(project, reference)
-    with _site(project, deployable.archive.manifest.model_name, on_event, wait_s) as site:
-        journal = recover(site, site.file.read())
+    with _site(project, model_of(project, reference), on_event, wait_s) as site:
+        before = site.file.read()
+        # First, because what it finds or takes back decides what the reference means.
+        journal = recover(site, before)
+        deployable = _meant(site, find(project, reference, before.change))
         target = _deploy_target(site, deployable, options, journal)
         return _roll_out(site, target, options, journal, deployable)
 
@@ -106,7 +119,7 @@ def rollback(
     model: str,
     *,
     to: str | None = None,
-    keep: int = 2,
+    keep: int = KEEP,
     on_event: Callable[[Event], None] | None = None,
     wait_s: float = 0.0,
 ) -> Outcome:
@@ -129,20 +142,20 @@ def rollback(
     with _site(project, check_model_name(model), on_event, wait_s) as site:
         journal = recover(site, site.file.read())
         target = _rollback_target(site, to, journal)
-        return _roll_out(site, target, options, journal, _stored_archive(site, target))
+        return _roll_out(site, target, options, journal, _stored_archive(site, target.release))
 
 
 def plan_deploy(project: Project, reference: str, options: Options | None = None) -> Planned:
     """Return what ``deploy`` would do, and do nothing. Errors as there."""
     options = options or Options()
-    deployable = find(project, reference)
     with Client.for_project(project) as client:
-        site = Site(project, client, JournalFile.of(project, deployable.archive.manifest.model_name))
+        site = Site(project, client, JournalFile.of(project, model_of(project, reference)))
         journal = site.file.read()
+        deployable = _meant(site, find(project, reference, journal.change))
         return _planned(site, _deploy_target(site, deployable, options, journal), options, journal)
 
 
-def plan_rollback(project: Project, model: str, *, to: str | None = None, keep: int = 2) -> Planned:
+def plan_rollback(project: Project, model: str, *, to: str | None = None, keep: int = KEEP) -> Planned:
     """Return what ``rollback`` would do, and do nothing. Errors as there."""
     with Client.for_project(project) as client:
         site = Site(project, client, JournalFile.of(project, model))
@@ -160,13 +173,16 @@ def _site(project: Project, model: str, on_event: Callable[[Event], None] | None
         finally:
             if site.events:
                 # What was done outlives a restart of the server, also where the deploy failed and was undone.
-                server_state.record(project)
+                server_state.record(project, site.contents)
 
 
 def _planned(site: Site, target: Target, options: Options, journal: Journal) -> Planned:
-    seen = site.situation(journal)
+    seen, interrupted = site.situation(journal), None
+    if journal.change:
+        remedy: Remedy = "leave" if taken_over(journal.change, seen) else recovery(journal.change)
+        interrupted = journal.change, remedy
+        seen = after_recovery(journal.change, remedy, seen)
     steps = plan(target, seen, keep=options.keep, watch_s=options.watch_s)
-    interrupted = (journal.change, recovery(journal.change)) if journal.change else None
     return Planned(site.model, target.release.version, seen.default, interrupted, steps)
 
 
@@ -175,6 +191,9 @@ def _roll_out(site: Site, target: Target, options: Options, journal: Journal, de
     steps = plan(target, seen, keep=options.keep, watch_s=options.watch_s)
     if not steps:
         return Outcome(site.model, version, version, "unchanged", tuple(site.events))
+    if seen.default == version:
+        scale_up(site, steps[0], target.release, journal)
+        return Outcome(site.model, version, version, "scaled", tuple(site.events))
     state = run_state.read(site.project)
     transport = Transport(state.ca_file)
     # A probe that is repeated would hide what users see.
@@ -187,17 +206,27 @@ def _roll_out(site: Site, target: Target, options: Options, journal: Journal, de
 
 
 def _deploy_target(site: Site, deployable: Deployable, options: Options, journal: Journal) -> Target:
-    version = deployable.archive.manifest.model_version
-    known = {release.version: release for release in journal.releases}.get(version)
-    versions = site.versions()
-    if version in versions and known and known.digest not in {None, deployable.digest}:
+    version = deployable.version
+    check_bytes(site.project, version, deployable.archive.path, deployable.digest)
+    known = {release.version: release for release in journal.releases}.get(version.version)
+    status = site.versions().get(version.version)
+    if options.workers and status and status.default and options.workers < status.min_workers:
         raise UsageError(
-            f"{site.model}:{version} is registered from an archive with other bytes",
-            tip="give the new archive a version of its own",
+            f"{version} is the default version and has {status.min_workers} workers: taking some away cuts requests",
+            tip=f"marsmith scale {version} --workers {options.workers} --drain 60",
         )
-    workers = options.workers or (known.workers if known and version in versions else 0)
-    release = Release(version, deployable.file_name, deployable.digest, workers)
+    kept = (status.min_workers if status.default or not known else known.workers) if status else 0
+    release = Release(version.version, deployable.file_name, deployable.digest, options.workers or kept)
     return Target("deploy", site.model, release, _example_count(deployable.archive), deployable.stored)
+
+
+def _meant(site: Site, deployable: Deployable) -> Deployable:
+    """Return the archive, if it is one of the model whose deploys are locked."""
+    if deployable.version.name != site.model:
+        raise UsageError(
+            f"{deployable.archive.path} is an archive of {deployable.version.name}, and not of {site.model}"
+        )
+    return deployable
 
 
 def _rollback_target(site: Site, to: str | None, journal: Journal) -> Target:
@@ -209,9 +238,8 @@ def _rollback_target(site: Site, to: str | None, journal: Journal) -> Target:
             tip=f"name one that is registered or in the model store: marsmith rollback {site.model} --to VERSION",
         )
     release = _known_release(site, version, journal)
-    path = site.store / release.archive
-    count = _example_count(Archive.open(path)) if path.exists() else 0
-    return Target("rollback", site.model, release, count)
+    archive = _stored_archive(site, release)
+    return Target("rollback", site.model, release, _example_count(archive.archive) if archive else 0)
 
 
 def _known_release(site: Site, version: str, journal: Journal) -> Release:
@@ -221,23 +249,30 @@ def _known_release(site: Site, version: str, journal: Journal) -> Release:
         return known[version]
     status = site.versions().get(version)
     if status:
-        return Release(version, status.archive_url, None, status.min_workers)
+        bound = bound_digest(site.project, ModelVersion(site.model, version))
+        return Release(version, status.archive_url.rpartition("/")[2], bound, status.min_workers)
     name = archive_file_name(site.model, version)
     if (site.store / name).exists():
-        return Release(version, name, None, 0)
+        return Release(version, name, Archive.open(site.store / name).digest(), 0)
     raise UsageError(
         f"no version {version} of {site.model} was deployed, is registered or lies in the model store",
         tip=f"deployed were: {', '.join(known) or 'none'}",
     )
 
 
-def _stored_archive(site: Site, target: Target) -> Deployable | None:
-    """Open the archive of a version to go back to; None where it is gone and the version is still registered."""
-    path = site.store / target.release.archive
+def _stored_archive(site: Site, release: Release) -> Deployable | None:
+    """Open the archive of a version to go back to; None where it is gone and the version is still registered.
+
+    Raises:
+        OtherBytesError: it is not the one that was journalled; the next restart could not bring the version back.
+    """
+    path = site.store / release.archive
     if not path.exists():
         return None
     archive = Archive.open(path)
-    return Deployable(archive, path.name, target.release.digest or "", stored=False)
+    digest = archive.digest()
+    check_release(site.model, release, path, digest)
+    return Deployable(archive, path.name, digest, stored=False)
 
 
 def _example_count(archive: Archive) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from marsmith import server_state
 from marsmith.archive.admit import admit
 from marsmith.archive.verify import Verification, environment_checks
 from marsmith.client import VersionStatus
 from marsmith.config import admission_policy
 from marsmith.errors import MarsmithError, ServerError
-from marsmith.formats.deploy_journal import Change, Journal, Release
+from marsmith.formats.deploy_journal import Change, Copy, Journal, Release
+from marsmith.names import ModelVersion
 from marsmith.observation import Limits, Sample, Window, probes_slower
 from marsmith.probes import Prober
 from marsmith.rollout_plan import Action, Situation, Step, Target
@@ -18,6 +20,9 @@ from marsmith.rollout_recovery import tidy, undo
 from marsmith.rollout_site import Site
 from marsmith.rollout_store import Deployable, copy_into_store
 from marsmith.rollout_watch import Observer, Watch, died_since
+from marsmith.version_bytes import bound_digest
+
+KEEP = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Options:
         workers: how many workers it gets; None: as its model config says.
     """
 
-    keep: int = 2
+    keep: int = KEEP
     watch_s: float = 10.0
     limits: Limits = field(default_factory=Limits)
     workers: int | None = None
@@ -113,10 +118,15 @@ class Rollout:
 
     def _store(self, _step: Step) -> None:
         if self.deployable:
-            copy_into_store(self.site.project, self.deployable)
+            copy_into_store(self.site.project, self.deployable, self._note)
+
+    def _note(self, copy: Copy) -> None:
+        self._journal = self._journal.copying(copy)
+        self.site.file.write(self._journal)
 
     def _register(self, _step: Step) -> None:
         self.site.register(self.target.release)
+        self._remember()
 
     def _ready(self, _step: Step) -> str:
         self._status = status = self.site.make_ready(self.target.release)
@@ -152,6 +162,11 @@ class Rollout:
         if self._first:
             self._before = Window(self._first, self.observer.sample())
         self.site.client.set_default(self.site.model, step.version)
+        self._remember()
+
+    def _remember(self) -> None:
+        """Let a server that dies now come back like this: what is otherwise then, somebody else has done."""
+        server_state.record(self.site.project, self.site.contents)
 
     def _watch(self, _step: Step) -> str:
         if self._first is None:
@@ -182,6 +197,8 @@ class Rollout:
             stored=self.target.stored,
             keep=self.options.keep,
             step=first.action,
+            source=str(self.deployable.archive.path) if self.target.stored and self.deployable else None,
+            workers=dict(seen.workers),
         )
 
     def _before_release(self) -> Release | None:
@@ -190,9 +207,10 @@ class Rollout:
             return None
         known = {release.version: release for release in self.seen.releases}.get(version)
         workers = self.seen.workers[version]
-        if known:
+        if known and known.digest:
             return replace(known, workers=workers)
-        return Release(version, self.site.describe(version).archive_url, None, workers)
+        bound = bound_digest(self.site.project, ModelVersion(self.site.model, version))
+        return Release(version, self.site.describe(version).archive_url, bound, workers)
 
     def _failed(self, error: MarsmithError) -> ServerError:
         name = f"{self.site.model}:{self.target.release.version}"
@@ -221,3 +239,18 @@ class Rollout:
 
     def _logs(self) -> str:
         return f"what its workers printed: {self.site.project.run / 'logs' / 'model_log.log'}"
+
+
+def scale_up(site: Site, step: Step, release: Release, journal: Journal) -> None:
+    """Give the default version more workers; those that it has go on, and stay alone where the others fail.
+
+    Raises:
+        ServerError: they do not become ready; it has the workers that it had.
+    """
+    before = site.describe(release.version).min_workers
+    try:
+        site.perform(step, lambda: f"{site.make_ready(release).ready_workers} workers")
+    except BaseException:
+        site.client.scale(site.model, version=release.version, min_workers=before)
+        raise
+    site.file.write(journal.scaled(release))

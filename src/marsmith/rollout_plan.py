@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from marsmith.formats.deploy_journal import Change, Kind, Release
@@ -20,9 +20,13 @@ Action = Literal[
     "drain",
     "scale",
     "unregister",
+    "leave",
 ]
-Remedy = Literal["undo", "finish"]
+Remedy = Literal["undo", "finish", "leave"]
 
+# A change that is about to do one of these has not given its target workers, or not made it the default version yet.
+_UNREADY: frozenset[str] = frozenset({"verify", "store", "register", "ready"})
+_UNSWITCHED = _UNREADY | {"probe"}
 # A change that is about to do one of these has been accepted.
 _ACCEPTED: frozenset[str] = frozenset({"drain", "scale", "unregister"})
 
@@ -90,7 +94,7 @@ class Retirement:
 
 
 def plan(target: Target, seen: Situation, *, keep: int, watch_s: float) -> tuple[Step, ...]:
-    """Return the steps from ``seen`` to a server that answers with ``target``; none where it does already.
+    """Return the steps from ``seen`` to a server that answers with ``target``; none where it does already, as wanted.
 
     Args:
         target: the version to go to.
@@ -99,7 +103,7 @@ def plan(target: Target, seen: Situation, *, keep: int, watch_s: float) -> tuple
         watch_s: how long errors and latency are watched after the switch, in seconds; 0 leaves it out.
     """
     if seen.default == target.release.version:
-        return ()
+        return tuple(_scaling(target, seen))
     return (*_preparation(target, seen), *_switch(target, seen, watch_s), *tidying(target, seen, keep))
 
 
@@ -142,12 +146,69 @@ def recovery(change: Change) -> Remedy:
     return "finish" if change.step in accepted else "undo"
 
 
+def taken_over(change: Change, seen: Situation) -> str | None:
+    """Return in words what somebody has done since a change was interrupted that its recovery must not overrule.
+
+    None where nothing speaks against undoing or finishing it.
+    """
+    version, before = change.target.version, change.before
+    if recovery(change) == "finish":
+        may_be_default = {version, before.version} if change.step == "switch" and before else {version}
+        if version not in seen.workers:
+            return f"{version} has been unregistered since: it stays so"
+        if seen.default not in may_be_default:
+            return f"{seen.default} has been made the default version since: it stays so"
+        return None
+    if before and seen.default == version:
+        if change.step in _UNSWITCHED:
+            return f"{version} has been made the default version since: it stays so"
+        if before.version not in seen.workers:
+            return f"{before.version} has been unregistered since: {version} stays the default version"
+    if version in seen.workers and _was_scaled(change, seen.workers[version]):
+        return f"{version} has been given {seen.workers[version]} workers since: it stays registered with them"
+    return None
+
+
+def _was_scaled(change: Change, workers: int) -> bool:
+    """Whether somebody else has set the workers of the target; before it was ready they are not known."""
+    given = {change.workers_before, change.target.workers} if change.registered_before else {change.target.workers}
+    return change.step not in _UNREADY and workers not in given
+
+
+def untouched(change: Change, seen: Situation) -> Situation:
+    """Return ``seen`` with only those versions besides the target that are as they were when the change began."""
+    if change.workers is None:
+        return seen
+    then = {**change.workers, change.target.version: seen.workers.get(change.target.version, 0)}
+    # Without workers it is as this change, or anybody else, would have left it.
+    kept = {name: count for name, count in seen.workers.items() if name in then and count in {0, then[name]}}
+    return replace(seen, workers=kept)
+
+
+def after_recovery(change: Change, remedy: Remedy, seen: Situation) -> Situation:
+    """Return what there will be once an interrupted change has been undone or finished."""
+    version, before = change.target.version, change.before
+    if remedy == "leave":
+        return seen
+    if remedy == "finish":
+        return replace(seen, default=version)
+    kept = {name: count for name, count in seen.workers.items() if change.registered_before or name != version}
+    left = before.version if before and seen.default == version else seen.default
+    return replace(seen, workers=kept, default=left if left in kept else None)
+
+
 def rollback_version(default: str | None, releases: Sequence[Release]) -> str | None:
     """Return the version that was the default before ``default``; None where none is known."""
     versions = [release.version for release in releases]
     if default in versions:
         versions = versions[: versions.index(default)]
     return versions[-1] if versions else None
+
+
+def _scaling(target: Target, seen: Situation) -> Iterator[Step]:
+    version, wanted = target.release.version, target.release.workers
+    if target.kind == "deploy" and wanted and wanted != seen.workers[version]:
+        yield Step("scale", version, f"give it {wanted} workers instead of {seen.workers[version]}, all READY")
 
 
 def _preparation(target: Target, seen: Situation) -> Iterator[Step]:

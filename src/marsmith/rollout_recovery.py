@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 from marsmith.formats.deploy_journal import Change, Journal, Release
-from marsmith.rollout_plan import Step, Target, recovery, tidying
+from marsmith.rollout_plan import Step, Target, recovery, taken_over, tidying, untouched
 from marsmith.rollout_site import Site
-from marsmith.rollout_store import remove_copy
+from marsmith.rollout_store import take_back
 
 # Before these the new version had no users, and there is nothing to drain.
 _UNUSED = frozenset({"store", "register", "ready", "probe"})
@@ -17,12 +17,19 @@ _UNUSED = frozenset({"store", "register", "ready", "probe"})
 def recover(site: Site, journal: Journal) -> Journal:
     """Undo or finish what was interrupted, and return the journal with nothing under way.
 
+    What somebody has done on purpose since stays: then the change is only ended.
+
     Raises:
         MarsmithError: it could not be done; the journal still says what is under way.
     """
     change = journal.change
     if change is None:
         return journal
+    others = taken_over(change, site.situation(journal))
+    if others:
+        text = f"the {change.kind} of {change.target.version} that stopped at '{change.step}' goes no further: {others}"
+        site.perform(Step("leave", change.target.version, text), lambda: None)
+        return _end(site, journal)
     return undo(site, journal, change) if recovery(change) == "undo" else finish(site, journal, change)
 
 
@@ -35,11 +42,10 @@ def undo(site: Site, journal: Journal, change: Change) -> Journal:
         site.perform(Step("switch", before.version, back), lambda: _make_default(site, before))
     if version in site.versions():
         site.perform(_leaving(change), lambda: _leave(site, change))
-    if change.stored:
-        remove_copy(site.project, change.target.archive)
-    ended = journal.ended()
-    site.file.write(ended)
-    return ended
+    left = take_back(site.project, change)
+    if left:
+        site.perform(Step("leave", version, left), lambda: None)
+    return _end(site, journal)
 
 
 def finish(site: Site, journal: Journal, change: Change) -> Journal:
@@ -51,14 +57,12 @@ def finish(site: Site, journal: Journal, change: Change) -> Journal:
     journal = journal.accepted()
     target = Target(change.kind, site.model, change.target, examples=0)
     before = change.before.version if change.before else None
-    seen = replace(site.situation(journal), default=before)
+    seen = replace(untouched(change, site.situation(journal)), default=before)
     for step in tidying(target, seen, change.keep):
         journal = journal.at(step.action)
         site.file.write(journal)
         site.perform(step, partial(tidy, site, step))
-    ended = journal.ended()
-    site.file.write(ended)
-    return ended
+    return _end(site, journal)
 
 
 def tidy(site: Site, step: Step) -> str | None:
@@ -71,6 +75,12 @@ def tidy(site: Site, step: Step) -> str | None:
     if step.action == "unregister":
         site.unregister(step.version)
     return None
+
+
+def _end(site: Site, journal: Journal) -> Journal:
+    ended = journal.ended()
+    site.file.write(ended)
+    return ended
 
 
 def _leaving(change: Change) -> Step:

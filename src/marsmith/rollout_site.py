@@ -8,18 +8,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from marsmith import server_state
+from marsmith.archive import Archive
 from marsmith.client import Client, VersionStatus
 from marsmith.deploy_journal import JournalFile
 from marsmith.drain import drain
-from marsmith.errors import DeadlineError, NotFoundError, ServerError, UsageError
+from marsmith.errors import (
+    DeadlineError,
+    NotFoundError,
+    RequestRejectedError,
+    ServerError,
+    UsageError,
+)
 from marsmith.formats.deploy_journal import Journal, Release
+from marsmith.formats.server_state import ArchiveBytes, Version
 from marsmith.registration import READY_DEADLINE_S, register_stored
 from marsmith.rollout_plan import Situation, Step
 from marsmith.server_config import served_store
 from marsmith.settings import Project
+from marsmith.version_bytes import check_release
 
 DRAIN_TIMEOUT_S = 60.0
 _POLL_S = 0.1
+_CONFLICT = 409
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Site:
         file: the journal of the model; its lock is held.
         on_event: told before and after every step.
         events: what has been done.
+        contents: the bytes of the versions that have been registered.
     """
 
     project: Project
@@ -60,6 +72,7 @@ class Site:
     file: JournalFile
     on_event: Callable[[Event], None] = unheard
     events: list[Event] = field(default_factory=list)
+    contents: dict[Version, ArchiveBytes] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -102,19 +115,23 @@ class Site:
         """Register an archive of the model store, which must have the bytes that were noted.
 
         Raises:
-            UsageError: the archive is not there, or has other bytes.
+            UsageError: the archive is not there.
+            OtherBytesError: it has other bytes.
             WorkerDiedError: no worker could load it.
             ClientError: the server refused it.
         """
         path = self.store / release.archive
         if not path.exists():
             raise UsageError(f"{path} is gone: {self.model}:{release.version} cannot be registered again")
-        if release.digest is not None and release.digest != _digest(path):
-            raise UsageError(
-                f"{path} is not the archive that {self.model}:{release.version} was deployed from",
-                tip="deploy it under a version number of its own",
-            )
-        register_stored(self.project, self.client, path, workers=release.workers or None)
+        content = server_state.content_of(Archive.open(path))
+        check_release(self.model, release, path, content.sha256)
+        try:
+            register_stored(self.project, self.client, path, workers=release.workers or None)
+        except RequestRejectedError as error:
+            # The server went on with a registration whose deploy was killed.
+            if error.status != _CONFLICT:
+                raise
+        self.contents[self.model, release.version] = content
 
     def make_ready(self, release: Release) -> VersionStatus:
         """Give a registered version its workers and wait until all of them are READY.
@@ -150,9 +167,3 @@ class Site:
         """Unregister a version, if it is registered."""
         if version in self.versions():
             self.client.unregister(self.model, version)
-
-
-def _digest(path: Path) -> str:
-    from marsmith.archive import Archive
-
-    return Archive.open(path).digest()

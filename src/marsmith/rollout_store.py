@@ -1,21 +1,31 @@
-"""The archive of a version that is deployed: found, and copied into the model store where it lies elsewhere."""
+"""The archive of a version that is deployed: found, put into the model store where it lies elsewhere, and taken back.
+
+Nothing that somebody else has put into the store is ever replaced or removed, and no only copy of an archive.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from marsmith.archive import Archive
-from marsmith.deploy_journal import sync_folder
-from marsmith.errors import ArchiveError, FormatError, ServerError, UsageError
+from marsmith.archive.copier import file_sha256
+from marsmith.archive.staging import remove_litter, staged
+from marsmith.deploy_journal import JournalFile
+from marsmith.errors import ArchiveError, FormatError, OtherBytesError, ServerError, UsageError
+from marsmith.formats.deploy_journal import Change, Copy
 from marsmith.model_store import archives_in
-from marsmith.names import check_model_version
+from marsmith.names import ModelVersion, check_model_version
 from marsmith.registration import archive_in_store
 from marsmith.server_config import served_store
 from marsmith.settings import Project
-from marsmith.signature import copy_signature, remove_signature
+from marsmith.signature import signature_path
+from marsmith.version_bytes import shown
+
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -34,15 +44,43 @@ class Deployable:
     digest: str
     stored: bool
 
+    @property
+    def version(self) -> ModelVersion:
+        """What it is an archive of."""
+        return ModelVersion(self.archive.manifest.model_name, self.archive.manifest.model_version)
 
-def find(project: Project, reference: str) -> Deployable:
+
+def model_of(project: Project, reference: str) -> str:
+    """Return the model that a deploy of ``reference`` changes.
+
+    Of a deploy that was interrupted the journal says it: its archive may be gone by now.
+
+    Raises:
+        UsageError: there is no such archive, and no deploy of it was interrupted.
+        ArchiveError: it does not open.
+    """
+    for model in JournalFile.models(project):
+        # A damaged journal is refused when its own model is deployed.
+        with suppress(ServerError):
+            change = JournalFile.of(project, model).read().change
+            if change and _means(reference, change):
+                return model
+    return Archive.open(_path(project, reference, None)).manifest.model_name
+
+
+def find(project: Project, reference: str, interrupted: Change | None = None) -> Deployable:
     """Find an archive: by its path, or by its name in the model store, with or without ``.mar``.
+
+    Args:
+        project: whose store.
+        reference: as a user names it.
+        interrupted: an earlier deploy: where it has copied what is named, and the original is gone, the copy is meant.
 
     Raises:
         UsageError: there is none, it is a folder, or the store has the same version with other bytes.
         ArchiveError: it does not open.
     """
-    path = Path(reference).resolve() if Path(reference).exists() else archive_in_store(project, reference)
+    path = _path(project, reference, interrupted)
     archive = Archive.open(path)
     if archive.kind == "folder":
         raise UsageError(f"{path} is a folder: TorchServe would serve whatever is in it later", tip="marsmith repack")
@@ -55,49 +93,74 @@ def find(project: Project, reference: str) -> Deployable:
     same = _same_version(project, archive, name)
     if same is None:
         return Deployable(archive, name, digest, stored=True)
-    if same.digest() != digest:
-        raise UsageError(
-            f"{same.path} is {manifest.model_name}:{manifest.model_version} as well, with other bytes than {path}",
-            tip="give the new archive a version of its own",
+    if (there := same.digest()) != digest:
+        raise OtherBytesError(
+            f"{same.path} is {manifest.model_name}:{manifest.model_version} as well, with SHA-256 {shown(there)}, and"
+            f" {path} has {shown(digest)}",
+            tip="give the new archive a version number of its own, or take the other one out of the model store",
         )
     return Deployable(archive, same.path.name, digest, stored=False)
 
 
-def copy_into_store(project: Project, deployable: Deployable) -> None:
-    """Copy an archive with its signature into the model store, whole or not at all.
+def copy_into_store(project: Project, deployable: Deployable, on_copy: Callable[[Copy], None]) -> None:
+    """Copy an archive into the model store, and its signature, each whole or not at all.
+
+    Args:
+        project: whose store.
+        deployable: the archive.
+        on_copy: told of each file before it gets its name.
 
     Raises:
-        ServerError: it cannot be written, or changed meanwhile.
+        ServerError: one cannot be written, changed meanwhile, or somebody else has put another file there.
     """
     target = served_store(project) / deployable.file_name
-    temporary = _temporary(target)
+    source = deployable.archive.path
     try:
-        shutil.copyfile(deployable.archive.path, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        if Archive.open(temporary).digest() != deployable.digest:
-            raise ServerError(f"{deployable.archive.path} changed while it was copied", tip="deploy it again")
-        # First: an archive that is there without its signature would be refused where one is required.
-        copy_signature(deployable.archive.path, target)
-        temporary.replace(target)
-        sync_folder(target.parent)
+        if signature_path(source).is_file():
+            _put(signature_path(source), signature_path(target), file_sha256(signature_path(source)), on_copy)
+        # Last: from now on a server may load it.
+        _put(source, target, deployable.digest, on_copy)
     except OSError as error:
-        raise ServerError(f"cannot copy {deployable.archive.path} into the model store: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise ServerError(f"cannot copy {source} into the model store: {error.strerror or error}") from None
 
 
-def remove_copy(project: Project, file_name: str) -> None:
-    """Remove a copy that was made, or begun, in the model store, with its signature."""
-    target = served_store(project) / file_name
-    for path in (target, _temporary(target)):
-        path.unlink(missing_ok=True)
-    remove_signature(target)
+def take_back(project: Project, change: Change) -> str | None:
+    """Remove what a change has put into the store; return in words what is left there, and why.
+
+    Left is what is not the very file that was put there, and what has no original any more.
+    """
+    remove_litter(served_store(project) / change.target.archive)
+    remove_litter(signature_path(served_store(project) / change.target.archive))
+    if change.stored and not change.copies and change.source is None:
+        return f"{change.target.archive} is left in the model store: an earlier marsmith did not note whose it is"
+    left = [why for copy in change.copies if (why := _take_back(copy))]
+    return "; ".join(left) or None
 
 
-def _temporary(target: Path) -> Path:
-    # Hidden, so that no server takes it for an archive; the same for every process, so that the next can remove it.
-    return target.with_name(f".{target.name}.deploying")
+def _path(project: Project, reference: str, interrupted: Change | None) -> Path:
+    """Return the archive file that is meant."""
+    if Path(reference).exists():
+        return Path(reference).resolve()
+    try:
+        return archive_in_store(project, reference)
+    except UsageError:
+        for path in _known_paths(project, reference, interrupted):
+            if path.exists():
+                return path.resolve()
+        raise
+
+
+def _known_paths(project: Project, reference: str, interrupted: Change | None) -> Iterator[Path]:
+    if interrupted and interrupted.source and _means(reference, interrupted):
+        yield Path(interrupted.source)
+        yield served_store(project) / interrupted.target.archive
+
+
+def _means(reference: str, change: Change) -> bool:
+    """Whether a reference names what a change deploys: by where it came from, or by its name in the model store."""
+    name = Path(reference).name
+    by_path = change.source is not None and str(Path(reference).resolve()) == change.source
+    return by_path or change.target.archive in {name, f"{name}.mar"}
 
 
 def _same_version(project: Project, archive: Archive, name: str) -> Archive | None:
@@ -113,3 +176,53 @@ def _same_version(project: Project, archive: Archive, name: str) -> Archive | No
         if path.name == name or (found.manifest.model_name, found.manifest.model_version) == wanted:
             return found
     return None
+
+
+def _put(source: Path, target: Path, digest: str, on_copy: Callable[[Copy], None]) -> None:
+    """Copy a file to a name that nothing has; what is there with the same bytes stays.
+
+    Raises:
+        ServerError: it does not have the digest any more, or something else is there.
+        OSError: it cannot be written.
+    """
+    with staged(target) as stage:
+        if _copy(source, stage.path) != digest:
+            raise ServerError(f"{source} changed while it was copied", tip="deploy it again")
+        stage.sync()
+        if not target.exists():
+            on_copy(Copy(str(target), str(source), digest, stage.path.stat().st_ino))
+        try:
+            stage.publish(force=False)
+        except FileExistsError:
+            if file_sha256(target) != digest:
+                raise ServerError(
+                    f"{target} is there already, with other bytes than {source}",
+                    tip=f"look at whose it is, then move it away: mv {target} ELSEWHERE",
+                ) from None
+
+
+def _copy(source: Path, target: Path) -> str:
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            writer.write(chunk)
+    return digest.hexdigest()
+
+
+def _take_back(copy: Copy) -> str | None:
+    path = Path(copy.path)
+    with suppress(FileNotFoundError):
+        if path.stat().st_ino != copy.inode or file_sha256(path) != copy.sha256:
+            return f"{path} is left: it is not what was put there"
+        if not _holds(Path(copy.source), copy.sha256):
+            return f"{path} is left: {copy.source}, which it was copied from, is gone"
+        path.unlink()
+    return None
+
+
+def _holds(path: Path, digest: str) -> bool:
+    try:
+        return file_sha256(path) == digest
+    except OSError:
+        return False

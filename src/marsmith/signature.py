@@ -64,22 +64,6 @@ def signature_path(archive: Path) -> Path:
     return archive.with_name(archive.name + SUFFIX)
 
 
-def copy_signature(archive: Path, copy: Path) -> None:
-    """Put an archive's signature beside a copy of it, whole or not at all; none where the archive has none.
-
-    Raises:
-        ArchiveError: it cannot be read or written.
-    """
-    try:
-        text = signature_path(archive).read_bytes()
-    except FileNotFoundError:
-        remove_signature(copy)
-        return
-    except OSError as error:
-        raise ArchiveError(f"{signature_path(archive)}: {error.strerror}") from None
-    _write(signature_path(copy), text)
-
-
 def remove_signature(archive: Path) -> None:
     """Remove what lies beside an archive as its signature."""
     signature_path(archive).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from marsmith import server_state
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import MarsmithError, OtherBytesError, ProjectError
+from marsmith.formats.deploy_journal import Release
 from marsmith.names import ModelVersion
 from marsmith.server_config import model_store, served_store
 from marsmith.settings import Project, find_project
@@ -82,6 +83,21 @@ def check_bytes(project: Project, version: ModelVersion, file: Path, digest: str
     bound = binding(project, version)
     if bound and bound.digest != digest:
         raise bound.refusal(file, digest)
+
+
+def check_release(model: str, release: Release, file: Path, digest: str) -> None:
+    """Refuse a file that has other bytes than those that the journal of deploys notes for a version.
+
+    Raises:
+        OtherBytesError: with both digests.
+    """
+    if release.digest not in {None, digest}:
+        raise OtherBytesError(
+            f"{model}:{release.version} is journalled with SHA-256 {shown(str(release.digest))}, and {file} has"
+            f" {shown(digest)}",
+            tip="put the right archive back under this name, or go to another version; where it is registered still,"
+            f" `marsmith set-default {model} {release.version}` goes to it without its file",
+        )
 
 
 def guard(target: Path, version: ModelVersion) -> Callable[[str], None] | None:

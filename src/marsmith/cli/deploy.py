@@ -20,35 +20,33 @@ if TYPE_CHECKING:
     from marsmith.deploy import Event, Options, Outcome, Planned
 
 
+# Options that concern a change of the default version; without one they have nothing to do.
+_OF_A_SWITCH = ("watch_s", "max_error_rate", "max_latency_ratio", "keep")
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith deploy``."""
     parser.add_argument("archive", metavar="ARCHIVE", help="path of an archive, or its name in the model store")
     parser.add_argument("--workers", metavar="N", type=_positive, help="workers (default: as its model config says)")
-    parser.add_argument(
-        "--watch-s", metavar="SECONDS", type=float, default=10.0, help="watch the new version so long (%(default)g)"
-    )
+    parser.add_argument("--watch-s", metavar="SECONDS", type=float, help="watch the new version so long (10)")
     parser.add_argument(
         "--max-error-rate",
         metavar="SHARE",
         type=float,
-        default=0.01,
-        help="share of requests that may fail beyond those that failed before, 0 to 1 (%(default)g)",
+        help="share of requests that may fail beyond those that failed before, 0 to 1 (0.01)",
     )
     parser.add_argument(
         "--max-latency-ratio",
         metavar="TIMES",
         type=float,
-        default=2.0,
-        help="largest latency, in multiples of the old version's (%(default)g)",
+        help="largest latency, in multiples of the old version's (2)",
     )
     add_rollout_arguments(parser)
 
 
 def add_rollout_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``deploy`` and ``rollback`` have in common."""
-    parser.add_argument(
-        "--keep", metavar="N", type=_count, default=2, help="earlier versions that stay registered (%(default)s)"
-    )
+    parser.add_argument("--keep", metavar="N", type=_count, help="earlier versions that stay registered (2)")
     parser.add_argument(
         "--wait",
         metavar="SECONDS",
@@ -67,9 +65,13 @@ def run(args: argparse.Namespace) -> None:
 
     project, options = find_project(), _options(args)
     if args.plan:
-        print_plan(plan_deploy(project, args.archive, options), as_json=args.json)
+        planned = plan_deploy(project, args.archive, options)
+        say_idle(args, switches=planned.before != planned.version)
+        print_plan(planned, as_json=args.json)
         return
-    print_outcome(deploy(project, args.archive, options, on_event=tell, wait_s=args.wait), as_json=args.json)
+    outcome = deploy(project, args.archive, options, on_event=tell, wait_s=args.wait)
+    say_idle(args, switches=outcome.before != outcome.version)
+    print_outcome(outcome, as_json=args.json)
 
 
 def tell(event: Event) -> None:
@@ -80,6 +82,13 @@ def tell(event: Event) -> None:
     note(f"  {event.seconds:.1f} s{f': {event.note}' if event.note else ''}")
 
 
+def say_idle(args: argparse.Namespace, *, switches: bool) -> None:
+    """Say on stderr which options had nothing to do because the version was the default already."""
+    given = [f"--{name.replace('_', '-')}" for name in _OF_A_SWITCH if getattr(args, name, None) is not None]
+    if given and not switches:
+        note(f"{', '.join(given)}: nothing to do, because the version was the default already")
+
+
 def print_plan(planned: Planned, *, as_json: bool) -> None:
     """Print the steps on stdout."""
     if as_json:
@@ -88,7 +97,8 @@ def print_plan(planned: Planned, *, as_json: bool) -> None:
         return
     if planned.interrupted:
         change, remedy = planned.interrupted
-        print(f"first {remedy} the {change.kind} of {change.target.version} that stopped at '{change.step}'")
+        so = {"leave": "leave as it is"}.get(remedy, remedy)
+        print(f"first {so} the {change.kind} of {change.target.version} that stopped at '{change.step}'")
     if not planned.steps:
         print(f"{planned.model} is answered by version {planned.version} already")
         return
@@ -106,7 +116,7 @@ def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
         fields = {name: getattr(outcome, name) for name in ("model", "version", "before", "result")}
         print_json({**fields, "steps": steps})
         return
-    already = " already" if outcome.result == "unchanged" else ""
+    already = {"unchanged": " already", "scaled": " already, with more workers now"}.get(outcome.result, "")
     print(f"{outcome.model} is answered by version {outcome.version}{already}")
 
 
@@ -114,8 +124,10 @@ def _options(args: argparse.Namespace) -> Options:
     from marsmith.deploy import Options
     from marsmith.observation import Limits
 
-    limits = Limits(max_error_rate=args.max_error_rate, max_latency_ratio=args.max_latency_ratio)
-    return Options(keep=args.keep, watch_s=args.watch_s, limits=limits, workers=args.workers)
+    given = {name: getattr(args, name) for name in _OF_A_SWITCH if getattr(args, name) is not None}
+    limits = Limits(**{name: value for name, value in given.items() if name in Limits.__dataclass_fields__})
+    rest = {name: value for name, value in given.items() if name in Options.__dataclass_fields__}
+    return Options(**rest, limits=limits, workers=args.workers)
 
 
 def _count(text: str) -> int:

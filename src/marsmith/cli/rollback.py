@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from marsmith.cli.deploy import add_rollout_arguments, print_outcome, print_plan, tell
+from marsmith.cli.deploy import add_rollout_arguments, print_outcome, print_plan, say_idle, tell
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,12 +25,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Go back, or print the plan."""
-    from marsmith.deploy import plan_rollback, rollback
+    from marsmith.deploy import KEEP, plan_rollback, rollback
     from marsmith.settings import find_project
 
-    project = find_project()
+    project, keep = find_project(), KEEP if args.keep is None else args.keep
     if args.plan:
-        print_plan(plan_rollback(project, args.model, to=args.to, keep=args.keep), as_json=args.json)
+        planned = plan_rollback(project, args.model, to=args.to, keep=keep)
+        say_idle(args, switches=planned.before != planned.version)
+        print_plan(planned, as_json=args.json)
         return
-    outcome = rollback(project, args.model, to=args.to, keep=args.keep, on_event=tell, wait_s=args.wait)
+    outcome = rollback(project, args.model, to=args.to, keep=keep, on_event=tell, wait_s=args.wait)
+    say_idle(args, switches=outcome.before != outcome.version)
     print_outcome(outcome, as_json=args.json)

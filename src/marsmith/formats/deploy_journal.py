@@ -37,6 +37,23 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """A file that a deploy puts into the model store.
+
+    Attributes:
+        path: where it is put.
+        source: what it is a copy of.
+        sha256: of its content, in hex.
+        inode: of the file itself, by which it is told from one that somebody else has put there since.
+    """
+
+    path: str
+    source: str
+    sha256: str
+    inode: int
+
+
+@dataclass(frozen=True)
 class Change:
     """A deploy or rollback that has begun and not ended.
 
@@ -49,6 +66,9 @@ class Change:
         stored: whether the target's archive is a copy that this change makes in the model store.
         keep: how many earlier versions stay registered.
         step: the action that is about to be done.
+        source: the archive that was named, where it is to be copied into the model store.
+        copies: the files that have been put there, or are about to get their names.
+        workers: how many workers each registered version had when it began; None where that was not noted.
     """
 
     kind: Kind
@@ -59,6 +79,9 @@ class Change:
     stored: bool
     keep: int
     step: str
+    source: str | None = None
+    copies: tuple[Copy, ...] = ()
+    workers: Mapping[str, int] | None = None
 
     @property
     def releases(self) -> tuple[Release, ...]:
@@ -95,6 +118,18 @@ class Journal:
     def at(self, step: str) -> Journal:
         """Return this journal with the change under way about to do ``step``."""
         return replace(self, change=replace(self.change, step=step) if self.change else None)
+
+    def copying(self, copy: Copy) -> Journal:
+        """Return this journal with a file that the change under way is about to give its name."""
+        change = self.change
+        return replace(self, change=replace(change, copies=(*change.copies, copy)) if change else None)
+
+    def scaled(self, release: Release) -> Journal:
+        """Return this journal with the workers of the present release, which is noted where it was not."""
+        if release.version not in {known.version for known in self.releases}:
+            return replace(self, releases=(*self.releases, release)[-MOST_RELEASES:])
+        others = [known if known.version != release.version else release for known in self.releases]
+        return replace(self, releases=tuple(others))
 
     def ended(self) -> Journal:
         """Return this journal with nothing under way."""
@@ -167,6 +202,19 @@ def _change(data: Mapping[str, Any]) -> Change:
         stored=_typed(data, "stored", bool),
         keep=_typed(data, "keep", int),
         step=_typed(data, "step", str),
+        # Earlier versions of marsmith did not write these.
+        source=_typed({"source": None, **data}, "source", str, type(None)),
+        copies=tuple(_copy(item) for item in data.get("copies", ())),
+        workers=_typed({"workers": None, **data}, "workers", dict, type(None)),
+    )
+
+
+def _copy(data: Mapping[str, Any]) -> Copy:
+    return Copy(
+        _typed(data, "path", str),
+        _typed(data, "source", str),
+        _typed(data, "sha256", str),
+        _typed(data, "inode", int),
     )
 
 
