@@ -181,7 +181,7 @@ def flight(project: Project, load_models: str = "all", known: tuple[str, ...] = 
 
 
 def plan(project: Project, load_models: str = "all", state: ServerState | None = None) -> StartPlan:
-    return plan_start(flight(project, load_models), Remembered(state), None)
+    return plan_start(project, flight(project, load_models), Remembered(state), None)
 
 
 def arguments(project: Project, load_models: str = "all", state: ServerState | None = None) -> list[str]:
@@ -204,7 +204,7 @@ def test_a_default_that_is_left_out_is_replaced_by_a_placeholder_and_stays_remem
     (project.model_store / "echo-2.0.mar").write_bytes(b"PK")
     state = state_of("2.0", {"1.0": ONE, "2.0": ONE})
     notes: list[str] = []
-    decided = plan_start(flight(project), Remembered(state), notes.append)
+    decided = plan_start(project, flight(project), Remembered(state), notes.append)
     assert decided.serving.defaults == {"echo": "2.0"}
     assert decided.serving.placeholders == (("echo", "2.0"),)
     assert decided.serving.workers == {("echo", "2.0"): (0, 0)}
@@ -260,9 +260,9 @@ def test_a_url_is_left_out_where_the_policy_asks_for_something(project: Project,
 def test_a_snapshot_that_names_an_archive_which_is_not_admitted_is_refused(project: Project) -> None:
     snapshot = {"name": "s", "modelCount": 1, "models": {"echo": {"1.0": {"marName": "echo-1.0.mar"}}}}
     config = {**flight(project).config, "model_snapshot": json.dumps(snapshot)}
-    assert plan_start(replace(flight(project), config=config), Remembered(None), None).serving.archives
+    assert plan_start(project, replace(flight(project), config=config), Remembered(None), None).serving.archives
     refusing = replace(flight(project), config=config, policy=Policy(archives="ours"))
     with pytest.raises(PreflightError, match=r"echo-1\.0\.mar: .*another tool made it"):
-        plan_start(refusing, Remembered(None), None)
+        plan_start(project, refusing, Remembered(None), None)
     other = replace(flight(project), config={**config, "model_snapshot": "{"})
-    assert plan_start(other, Remembered(None), None).serving.archives
+    assert plan_start(project, other, Remembered(None), None).serving.archives

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,16 @@ from marsmith.deploy_journal import JournalFile
 from marsmith.errors import OtherBytesError, ServerError
 from marsmith.formats.deploy_journal import Change, Journal, Release
 from marsmith.formats.server_state import ArchiveBytes, Parameters, ServedModel, ServedVersion, ServerState
-from marsmith.model_store import open_stored
+from marsmith.model_store import load_items, open_stored
 from marsmith.names import ModelVersion
 from marsmith.project_spec import load_spec
+from marsmith.selection import select
 from marsmith.served_versions import plan_serving
 from marsmith.server_config import model_store
 from marsmith.settings import Project
 from marsmith.spec_archive import build_from_spec
 from marsmith.start_plan import _renewed
-from marsmith.version_bytes import binding, bound_digest, check_bytes, guard
+from marsmith.version_bytes import binding, bound_digest, check_bytes, check_stored, guard
 
 ONE = Parameters(1, 1, 1, 1, 20, 60)
 OTHER = "time.sleep(0)"
@@ -190,3 +192,23 @@ def test_a_version_that_only_the_journal_knows_is_let_go_with_forget(
     assert main(["unregister", "echo:1.0", "--forget"]) == 0
     assert "no rollback goes back to it by itself any more" in capsys.readouterr().out
     assert bound_digest(project, V1) is None
+
+
+def test_a_start_leaves_out_what_has_other_bytes_unless_what_was_served_is_to_be_forgotten(
+    project: Project, tmp_path: Path
+) -> None:
+    store = model_store(project)
+    archive = write_version(store, "1.0")
+    served(project, V1)
+    state, items = server_state.read(project), load_items(store, "all")
+    old = digest(archive)
+    assert select(items, check=partial(check_stored, project, state)).left_out == ()
+    write_version(tmp_path, "1.0", at_request=OTHER).replace(archive)
+    [left] = select(items, check=partial(check_stored, project, state)).left_out
+    assert old[:16] in left.reason
+    assert digest(archive)[:16] in left.reason
+    assert "marsmith unregister echo:1.0" in left.tip
+    # `marsmith serve --fresh`: but a deploy may still go back to it.
+    assert select(items, check=partial(check_stored, project, None)).left_out == ()
+    JournalFile.of(project, "echo").write(Journal("echo", (Release("1.0", archive.name, old, 1),)))
+    assert len(select(items, check=partial(check_stored, project, None)).left_out) == 1

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,7 @@ from marsmith.selection import Selection, select
 from marsmith.server_config import Endpoint, addresses, effective_config, read_server_config, unknown_keys
 from marsmith.settings import Project
 from marsmith.tls import tls_problems
+from marsmith.version_bytes import check_stored
 
 # What TorchServe's worker and frontend import; its wheel declares neither torch nor yaml.
 _MODULES = {"torch": "torch", "yaml": "pyyaml", "psutil": "psutil", "packaging": "packaging"}
@@ -80,7 +82,7 @@ def check(project: Project, before: ServerState | None = None, *, strict: bool =
         problems.append(Problem("TorchServe is not installed", "pip install 'marsmith[serve]'"))
     config = _config(project, problems)
     policy = _collect(problems, lambda: admission_policy(project))
-    selection = _selection(config, before, policy, problems) if config and policy else Selection()
+    selection = _selection(project, config, before, policy, problems) if config and policy else Selection()
     if strict:
         problems += unserved(selection)
     problems += missing_modules()
@@ -161,7 +163,11 @@ def _config(project: Project, problems: list[Problem]) -> dict[str, str] | None:
 
 
 def _selection(
-    config: Mapping[str, str], before: ServerState | None, policy: Policy, problems: list[Problem]
+    project: Project,
+    config: Mapping[str, str],
+    before: ServerState | None,
+    policy: Policy,
+    problems: list[Problem],
 ) -> Selection:
     store = Path(config["model_store"])
     try:
@@ -169,7 +175,7 @@ def _selection(
     except OSError as error:
         problems.append(Problem(f"cannot read the model store {store}: {error.strerror}", f"mkdir -p {store}"))
         return Selection()
-    return select(items, before.files() if before else (), policy)
+    return select(items, before.files() if before else (), policy, partial(check_stored, project, before))
 
 
 def _endpoint_problems(config: Mapping[str, str]) -> list[Problem]:

@@ -7,7 +7,7 @@ restart and a registration alike. An archive that TorchServe fails on inside Jav
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,18 +42,24 @@ class Selection:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def select(items: Iterable[LoadItem], known_files: Iterable[str] = (), policy: Policy = ANY) -> Selection:
+def select(
+    items: Iterable[LoadItem],
+    known_files: Iterable[str] = (),
+    policy: Policy = ANY,
+    check: Callable[[StoredArchive], None] = lambda _: None,
+) -> Selection:
     """Divide what a server would load into what it may load and what is left out.
 
     Args:
         items: what the server config names; URLs are the server's affair, unless the policy asks for something.
         known_files: names of archives that were served before: of two archives of one version, such a one is meant.
         policy: which archives the project admits.
+        check: raises a MarsmithError for an archive that this project must not serve under its version.
     """
     served: list[StoredArchive] = []
     left_out: list[LeftOut] = []
     for item in items:
-        found = _decide(item, item.path, policy) if item.path else _decide_url(item, policy)
+        found = _decide(item, item.path, policy, check) if item.path else _decide_url(item, policy)
         if isinstance(found, LeftOut):
             left_out.append(found)
         elif found:
@@ -91,16 +97,20 @@ def open_servable(path: Path, alias: str | None = None, policy: Policy = ANY) ->
     return replace(stored, warnings=admitted.warnings)
 
 
-def _decide(item: LoadItem, path: Path, policy: Policy) -> StoredArchive | LeftOut:
+def _decide(
+    item: LoadItem, path: Path, policy: Policy, check: Callable[[StoredArchive], None]
+) -> StoredArchive | LeftOut:
     if item.from_listing and not is_archive(path):
         kind = "a folder that is not an archive" if path.is_dir() else "not an archive"
         return LeftOut(path.name, kind, "move it out of the model store", is_archive=False)
     try:
-        return open_servable(path, item.alias, policy)
+        stored = open_servable(path, item.alias, policy)
+        check(stored)
     except MarsmithError as error:
         return LeftOut(path.name, _one_line(error.message, path), error.tip or f"marsmith lint {path}")
     except OSError as error:
         return LeftOut(path.name, error.strerror or str(error), f"let this user read {path}")
+    return stored
 
 
 def _decide_url(item: LoadItem, policy: Policy) -> LeftOut | None:

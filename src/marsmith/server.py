@@ -94,7 +94,7 @@ def start(
                 supervisor_state.write(project, supervisor_state.of_this_process())
             remembered = Remembered(None) if options.fresh else server_state.load(project)
             flight = preflight.check(project, remembered.state, strict=options.strict)
-            plan = plan_start(flight, remembered, options.on_note, strict=options.strict)
+            plan = plan_start(project, flight, remembered, options.on_note, strict=options.strict)
             _tell(options, plan.warnings)
             if options.fresh:
                 server_state.forget(project)
@@ -251,7 +251,8 @@ def _ready(project: Project, state: RunState, plan: StartPlan, options: StartOpt
         versions = StartingServer(project, state, plan.serving, options.on_note).wait(
             options.timeout_s, options.on_progress
         )
-        server_state.remember(project, versions, plan.configured)
+        contents = {stored.version: server_state.content_of(stored.archive) for stored in plan.serving.archives}
+        server_state.remember(project, versions, plan.configured, contents)
     except BaseException:
         _end(project, STOP_TIMEOUT_S)
         raise

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from marsmith import launch, run_state, server_state
+from marsmith.archive.admit import digest_of
 from marsmith.config import admission_policy
 from marsmith.configured_parameters import configured_parameters
 from marsmith.errors import MarsmithError, PreflightError
@@ -21,6 +23,7 @@ from marsmith.served_versions import Serving, plan_serving
 from marsmith.server_config import started_with
 from marsmith.server_state import Remembered
 from marsmith.settings import Project
+from marsmith.version_bytes import check_stored
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,17 @@ class StartPlan:
 
 
 def plan_start(
-    flight: Flight, remembered: Remembered, on_note: Callable[[str], None] | None, *, strict: bool = False
+    project: Project,
+    flight: Flight,
+    remembered: Remembered,
+    on_note: Callable[[str], None] | None,
+    *,
+    strict: bool = False,
 ) -> StartPlan:
     """Decide what to serve: the store, and what is remembered.
 
     Args:
+        project: whose server.
         flight: what the checks before the start have found.
         remembered: what the server before served.
         on_note: called with what somebody who starts the server should know.
@@ -60,9 +69,9 @@ def plan_start(
         PreflightError: there are archives, and not one of them can be served; or a snapshot names one that is not.
     """
     if "model_snapshot" in flight.config:
-        _refuse_snapshot(flight)
+        _refuse_snapshot(project, flight, remembered.state)
         return StartPlan(flight, Serving(flight.selection.served), {}, flight.selection.left_out)
-    plan = _plan(flight, _with_remembered(flight, remembered.state), remembered.state)
+    plan = _plan(flight, _with_remembered(project, flight, remembered.state), remembered.state)
     _refuse_to_serve_nothing(plan, strict=strict)
     for note in filter(None, (remembered.note, *map(str, plan.left_out), *plan.serving.notes)):
         if on_note:
@@ -82,8 +91,8 @@ def plan_restart(project: Project) -> StartPlan:
         raise PreflightError("TorchServe is not installed any more", tip="pip install 'marsmith[serve]'")
     state = server_state.load(project).state
     flight = Flight(find_java(), home, started_with(project), Selection(), admission_policy(project))
-    _refuse_snapshot(flight)
-    plan = _plan(flight, _with_remembered(flight, state), state, with_new=False)
+    _refuse_snapshot(project, flight, state)
+    plan = _plan(flight, _with_remembered(project, flight, state), state, with_new=False)
     _refuse_to_serve_nothing(plan, strict=False)
     return replace(plan, left_out=in_order((*plan.left_out, *_still_left_out(project, plan))))
 
@@ -125,12 +134,12 @@ def _renewed(stored: Iterable[StoredArchive], state: ServerState | None) -> set[
     renewed = set()
     for archive in stored:
         left = state.unregistered.get(archive.version) if state else None
-        if left and left.bytes and left.bytes.sha256 != archive.archive.digest():
+        if left and left.bytes and left.bytes.sha256 != digest_of(archive.archive):
             renewed.add(archive.version)
     return renewed
 
 
-def _with_remembered(flight: Flight, state: ServerState | None) -> Selection:
+def _with_remembered(project: Project, flight: Flight, state: ServerState | None) -> Selection:
     """Add the archives that were served before and that the server config alone would not load."""
     found = flight.selection
     if state is None:
@@ -138,7 +147,8 @@ def _with_remembered(flight: Flight, state: ServerState | None) -> Selection:
     store = Path(flight.config["model_store"])
     known = {archive.path.name for archive in found.served} | {each.file for each in found.left_out}
     files = [store / name for name in sorted(set(state.files()) - known)]
-    others = select([LoadItem(path.name, path) for path in files if path.exists()], state.files(), flight.policy)
+    items = [LoadItem(path.name, path) for path in files if path.exists()]
+    others = select(items, state.files(), flight.policy, partial(check_stored, project, state))
     return Selection((*found.served, *others.served), in_order((*found.left_out, *others.left_out)))
 
 
@@ -149,13 +159,14 @@ def _refuse_to_serve_nothing(plan: StartPlan, *, strict: bool) -> None:
         raise refusal(problems)
 
 
-def _refuse_snapshot(flight: Flight) -> None:
+def _refuse_snapshot(project: Project, flight: Flight, state: ServerState | None) -> None:
     """Refuse a snapshot that names an archive which is not served: it decides by itself what TorchServe loads."""
     snapshot = flight.config.get("model_snapshot")
     if snapshot is None:
         return
     items = snapshot_items(Path(flight.config["model_store"]), snapshot)
-    problems = unserved(Selection(left_out=select(items, policy=flight.policy).left_out))
+    selection = select(items, policy=flight.policy, check=partial(check_stored, project, state))
+    problems = unserved(Selection(left_out=selection.left_out))
     if problems:
         raise refusal(problems)
 

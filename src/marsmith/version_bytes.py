@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marsmith import server_state
+from marsmith.archive.admit import digest_of
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import MarsmithError, OtherBytesError, ProjectError
 from marsmith.formats.deploy_journal import Release
+from marsmith.formats.server_state import ServerState
+from marsmith.model_store import StoredArchive
 from marsmith.names import ModelVersion
 from marsmith.server_config import model_store, served_store
 from marsmith.settings import Project, find_project
@@ -65,7 +68,7 @@ def binding(project: Project, version: ModelVersion) -> Binding | None:
     Raises:
         ServerError: the journal of its deploys is damaged.
     """
-    return next((bound for bound in _of_model(project, version.name) if bound.version == version), None)
+    return _binding(project, server_state.read(project), version)
 
 
 def bound_digest(project: Project, version: ModelVersion) -> str | None:
@@ -83,6 +86,22 @@ def check_bytes(project: Project, version: ModelVersion, file: Path, digest: str
     bound = binding(project, version)
     if bound and bound.digest != digest:
         raise bound.refusal(file, digest)
+
+
+def check_stored(project: Project, before: ServerState | None, stored: StoredArchive) -> None:
+    """Refuse to serve an archive whose version is bound to other bytes.
+
+    Args:
+        project: whose server starts.
+        before: what the server before served; None where that is to be forgotten.
+        stored: the archive.
+
+    Raises:
+        OtherBytesError: with both digests.
+    """
+    bound = _binding(project, before or ServerState(), ModelVersion(*stored.version))
+    if bound and bound.digest != (digest := digest_of(stored.archive)):
+        raise bound.refusal(stored.path, digest)
 
 
 def check_release(model: str, release: Release, file: Path, digest: str) -> None:
@@ -119,9 +138,13 @@ def guard(target: Path, version: ModelVersion) -> Callable[[str], None] | None:
     return check
 
 
-def _of_model(project: Project, model: str) -> Iterator[Binding]:
+def _binding(project: Project, state: ServerState, version: ModelVersion) -> Binding | None:
+    return next((bound for bound in _of_model(project, state, version.name) if bound.version == version), None)
+
+
+def _of_model(project: Project, state: ServerState, model: str) -> Iterator[Binding]:
     """Give what is bound of one model; what is registered comes first."""
-    served = server_state.read(project).models.get(model)
+    served = state.models.get(model)
     releases = [release for release in JournalFile.of(project, model).read().needed() if release.digest]
     journalled = {release.version for release in releases}
     for number, known in served.versions.items() if served else ():
@@ -133,8 +156,9 @@ def _of_model(project: Project, model: str) -> Iterator[Binding]:
 
 
 def _all(project: Project) -> Iterator[Binding]:
-    models = {*server_state.read(project).models, *JournalFile.models(project)}
-    return (each for model in sorted(models) for each in _of_model(project, model))
+    state = server_state.read(project)
+    models = {*state.models, *JournalFile.models(project)}
+    return (each for model in sorted(models) for each in _of_model(project, state, model))
 
 
 def _projects_storing(target: Path) -> list[Project]:
