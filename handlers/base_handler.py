@@ -298,10 +298,11 @@ class BaseHandler:
         return failure
 
     def _record(self, slots: Sequence[Slot], replies: Sequence[Reply], clock: StageClock) -> None:
-        failures = sum(reply.status >= 400 for reply in replies)
         counts = {names.BATCH_ITEMS: float(sum(len(slot.requests) for slot in slots))}
-        if failures:
-            counts[names.ITEM_ERRORS] = float(failures)
+        # Each is a line that the frontend parses: none for nothing.
+        for metric, lowest in ((names.ITEM_ERRORS, 400), (names.ITEM_FAILURES, 500)):
+            if found := sum(reply.status >= lowest for reply in replies):
+                counts[metric] = float(found)
         self._metrics.emit({**clock.seconds, **counts})
         if self._prediction_log is None:
             return

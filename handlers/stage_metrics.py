@@ -20,8 +20,10 @@ DECODE_SECONDS = "marsmith_decode_seconds"
 INFER_SECONDS = "marsmith_infer_seconds"
 ENCODE_SECONDS = "marsmith_encode_seconds"
 BATCH_ITEMS = "marsmith_batch_items"
+# Replies of 400 and above, and those of 500 and above among them, over REST and gRPC.
 ITEM_ERRORS = "marsmith_item_errors_total"
-NAMES = (DECODE_SECONDS, INFER_SECONDS, ENCODE_SECONDS, BATCH_ITEMS, ITEM_ERRORS)
+ITEM_FAILURES = "marsmith_item_failures_total"
+NAMES = (DECODE_SECONDS, INFER_SECONDS, ENCODE_SECONDS, BATCH_ITEMS, ITEM_ERRORS, ITEM_FAILURES)
 
 
 class StageClock:

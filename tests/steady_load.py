@@ -50,6 +50,7 @@ class SteadyLoad:
     state: RunState
     model: str
     token: str | None = None
+    body: Callable[[str], bytes] = str.encode
     sent: list[Sent] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _markers: Iterator[int] = field(default_factory=itertools.count)
@@ -117,12 +118,12 @@ class SteadyLoad:
 
     def _post(self, connection: http.client.HTTPConnection, marker: str) -> tuple[int, bytes]:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        connection.request("POST", f"/predictions/{self.model}", marker.encode(), headers)
+        connection.request("POST", f"/predictions/{self.model}", self.body(marker), headers)
         reply = connection.getresponse()
         return reply.status, reply.read()
 
     def _call(self, channel: InferenceChannel, marker: str) -> tuple[int, bytes]:
-        reply = channel.predict(self.model, None, marker.encode(), self.token, 60)
+        reply = channel.predict(self.model, None, self.body(marker), self.token, 60)
         return reply.status, reply.body
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from live_server import make_project
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import FormatError, OtherBytesError, ServerError, UsageError
 from marsmith.formats.deploy_journal import Change, Copy, Journal, Release, parse_journal, render_journal
-from marsmith.observation import Limits, Sample, Window, probes_slower, read_counters, verdict
+from marsmith.observation import Items, Limits, Sample, Window, chance_of_rise, probes_slower, read_counters, verdict
 from marsmith.rollout_plan import (
     Situation,
     Target,
@@ -294,19 +295,34 @@ ts_inference_requests_total{model_name="echo",model_version="2.0",hostname="a",}
 ts_inference_requests_total{model_name="other",model_version="default",hostname="a",} 9.0
 ts_inference_latency_microseconds{model_name="echo",model_version="default",hostname="a",} 2.5E5
 Requests5XX{Level="Host",Hostname="a",} 3.0
+Requests4XX{Level="Host",Hostname="a",} 4.0
+marsmith_batch_items_sum{ModelName="echo",ModelVersion="3.0",Hostname="a",} 40.0
+marsmith_item_errors_total{ModelName="echo",ModelVersion="2.0",Hostname="a",} 9.0
+marsmith_item_failures_total{ModelName="echo",ModelVersion="2.0",Hostname="a",} 2.0
+marsmith_item_errors_total{ModelName="echo",ModelVersion="1.0",Hostname="a",} 5.0
+marsmith_item_errors_total{ModelName="other",ModelVersion="2.0",Hostname="a",} 7.0
 QueueTime{Level="Host",Hostname="a",} 0.0
 """
 
 
-def test_the_counters_of_users_are_those_under_the_version_default() -> None:
-    assert read_counters(METRICS, "echo") == (120.0, 250000.0, 3.0)
-    assert read_counters("", "echo") == (0.0, 0.0, 0.0)
+def test_the_counters_of_users_are_those_under_the_version_default_and_items_those_of_their_version() -> None:
+    items = {"1.0": Items(5, 0), "2.0": Items(9, 2), "3.0": Items()}
+    assert read_counters(METRICS, "echo") == Sample(0, 120.0, 250000.0, 3.0, 4.0, items=items)
+    assert read_counters("", "echo") == Sample(0)
 
 
 def window(
-    requests: float = 100, latency_ms: float = 5, errors: float = 0, tracebacks: int = 0, seconds: float = 1
+    requests: float = 100,
+    latency_ms: float = 5,
+    errors: float = 0,
+    tracebacks: int = 0,
+    seconds: float = 1,
+    refused: float = 0,
+    items: Items | None = None,
 ) -> Window:
-    return Window(Sample(0, 0, 0, 0, 0), Sample(seconds, requests, requests * latency_ms * 1000, errors, tracebacks))
+    spent = requests * latency_ms * 1000
+    counted = {} if items is None else {"2.0": items}
+    return Window(Sample(0), Sample(seconds, requests, spent, errors, refused, tracebacks, counted), "2.0")
 
 
 @pytest.mark.parametrize(
@@ -320,6 +336,24 @@ def window(
         (window(errors=10), window(errors=40), "where 10.0 were usual"),
         (window(latency_ms=50), window(latency_ms=90), None),
         (window(latency_ms=50), window(latency_ms=200), "is 200.0 ms, 4.0 times the old version's 50.0 ms"),
+        # What our handlers count, over gRPC alone, and where TorchServe has counted fewer requests.
+        (window(), window(items=Items(335, 335)), "335 of 335 requests failed"),
+        (window(items=Items()), window(items=Items(1, 1)), None),
+        # A sharp rise of refusals, by the whole server or by the version.
+        (window(), window(refused=100), "100 of 100 requests (100%) were answered with a status of 400 to 499"),
+        (window(items=Items(2)), window(items=Items(60)), "where the old version answered so 2%"),
+        (window(items=Items()), window(requests=4, items=Items(4)), "4 of 4 requests (100%)"),
+        # As many as ever, some more, or so few that chance explains them.
+        (window(items=Items(25)), window(items=Items(25)), None),
+        (window(items=Items(25)), window(items=Items(33)), None),
+        (window(requests=8, items=Items(2)), window(requests=8, items=Items(5)), None),
+        (window(requests=4), window(requests=4, items=Items(4)), None),
+        # Nobody had asked the old version.
+        (window(requests=0), window(items=Items(100)), "100 of 100 requests (100%)"),
+        (window(requests=0), window(items=Items(99)), None),
+        (window(requests=0), window(requests=10, items=Items(10)), None),
+        # Other models' refusals are not those of a version that counts its own.
+        (window(), window(refused=100, items=Items()), None),
         # Too few requests, or so fast that the difference is noise.
         (window(latency_ms=50), window(requests=5, latency_ms=200), None),
         (window(latency_ms=1), window(latency_ms=20), None),
@@ -330,6 +364,15 @@ def test_users_errors_and_latency_are_held_against_the_time_before(
 ) -> None:
     found = verdict(before, after, Limits(max_error_rate=0.02, max_latency_ratio=2))
     assert (says in found) if says and found else found == says
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
+def test_the_chance_of_a_rise_is_that_of_drawing_so_many_hits(b: int, more_b: int, a: int, more_a: int) -> None:
+    m, n, hits = b + more_b, a + more_a, a + b
+    ways = sum(math.comb(n, k) * math.comb(m, hits - k) for k in range(a, min(hits, n) + 1))
+    chance = ways / math.comb(n + m, hits)
+    assert chance_of_rise((b, m), (a, n)) == pytest.approx(chance, rel=1e-6)
 
 
 def test_probes_are_compared_by_their_median() -> None:

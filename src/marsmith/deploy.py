@@ -12,12 +12,13 @@ from typing import Literal
 
 from marsmith import run_state, server_state
 from marsmith.archive import Archive
-from marsmith.client import Client
+from marsmith.client import Client, VersionStatus
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import UsageError
 from marsmith.formats.deploy_journal import Change, Journal, Release
 from marsmith.model_store import examples_in
 from marsmith.names import ModelVersion, archive_file_name, check_model_name, check_model_version
+from marsmith.placeholder import is_placeholder
 from marsmith.probes import Prober
 from marsmith.rest import Transport
 from marsmith.retries import NO_RETRIES
@@ -198,8 +199,8 @@ def _roll_out(site: Site, target: Target, options: Options, journal: Journal, de
     transport = Transport(state.ca_file)
     # A probe that is repeated would hide what users see.
     with closing(transport), Client.for_project(site.project, retries=NO_RETRIES) as client:
-        observer = Observer(state, site.model, version, transport)
         prober = Prober(client, site.model, tuple(examples_in(deployable.archive)) if deployable else ())
+        observer = Observer(state, site.model, version, transport, prober)
         Rollout(site, target, seen, options, prober, observer, deployable).run(steps, journal)
     result: Literal["deployed", "rolled back"] = "deployed" if target.kind == "deploy" else "rolled back"
     return Outcome(site.model, version, seen.default, result, tuple(site.events))
@@ -210,6 +211,7 @@ def _deploy_target(site: Site, deployable: Deployable, options: Options, journal
     check_bytes(site.project, version, deployable.archive.path, deployable.digest)
     known = {release.version: release for release in journal.releases}.get(version.version)
     status = site.versions().get(version.version)
+    _refuse_placeholder(status)
     if options.workers and status and status.default and options.workers < status.min_workers:
         raise UsageError(
             f"{version} is the default version and has {status.min_workers} workers: taking some away cuts requests",
@@ -218,6 +220,14 @@ def _deploy_target(site: Site, deployable: Deployable, options: Options, journal
     kept = (status.min_workers if status.default or not known else known.workers) if status else 0
     release = Release(version.version, deployable.file_name, deployable.digest, options.workers or kept)
     return Target("deploy", site.model, release, _example_count(deployable.archive), deployable.stored)
+
+
+def _refuse_placeholder(status: VersionStatus | None) -> None:
+    if status and is_placeholder(status):
+        raise UsageError(
+            f"{status.model_name}:{status.model_version} is left out of the running server",
+            tip="marsmith status says why; when that is mended: marsmith stop, then marsmith serve",
+        )
 
 
 def _meant(site: Site, deployable: Deployable) -> Deployable:
@@ -237,6 +247,7 @@ def _rollback_target(site: Site, to: str | None, journal: Journal) -> Target:
             f"no version of {site.model} is known that was the default before {default}",
             tip=f"name one that is registered or in the model store: marsmith rollback {site.model} --to VERSION",
         )
+    _refuse_placeholder(site.versions().get(version))
     release = _known_release(site, version, journal)
     archive = _stored_archive(site, release)
     return Target("rollback", site.model, release, _example_count(archive.archive) if archive else 0)

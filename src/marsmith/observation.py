@@ -1,27 +1,44 @@
 """What a server's counters say about a version under its users' load, and the verdict on it.
 
 TorchServe counts requests that name no version under the version ``default``, whichever answers; it counts errors for
-the whole server, and only over REST. So errors are told from two sides: replies of 500 and above since the switch, less
-those that came before it at the same rate, and the tracebacks that the version's own workers print.
+the whole server, and only over REST. So errors are told from three sides: replies of 500 and above since the switch,
+less those that came before it at the same rate; the tracebacks that the version's own workers print; and what our
+handlers count themselves, over REST and gRPC alike, by version. Replies of 400 to 499 may be the fault of who asks:
+they count only where their share has risen sharply against the version before.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
+
+from marsmith.formats.exposition import Sample as Line
+from marsmith.formats.exposition import parse_exposition
 
 # Fewer answers than these make no latency.
 FEWEST_PROBES = 5
 FEWEST_REQUESTS = 20
 # A difference below this is the noise of a busy machine, however large the ratio.
 SLACK_MS = 25.0
+# So unlikely must a rise be by chance: the watch looks some fifty times, at numbers that grow.
+_CHANCE = 1e-4
 
-_LINE = re.compile(r"(?P<name>[A-Za-z_:][\w:]*)\{(?P<labels>.*)\} (?P<value>\S+)")
-_LABEL = re.compile(r'(?P<name>\w+)="(?P<value>(?:[^"\\]|\\.)*)"')
 _USERS = "default"
+
+
+@dataclass(frozen=True)
+class Items:
+    """What the handler of one version counts itself, if it is one of ours.
+
+    Attributes:
+        errors: replies of 400 and above, over REST and gRPC.
+        failures: those of 500 and above among them; handlers built before there was this count have none.
+    """
+
+    errors: float = 0.0
+    failures: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,22 +50,27 @@ class Sample:
         requests: of the model, those that named no version.
         latency_us: sum of the latencies of those of them that came over REST, in microseconds.
         server_errors: replies of 500 and above over REST, of every model.
+        client_errors: replies of 400 to 499 over REST, of every model and API.
         tracebacks: exceptions that the version's workers have printed.
+        items: by version, those whose handler counts.
     """
 
     at_s: float
-    requests: float
-    latency_us: float
-    server_errors: float
-    tracebacks: int
+    requests: float = 0.0
+    latency_us: float = 0.0
+    server_errors: float = 0.0
+    client_errors: float = 0.0
+    tracebacks: int = 0
+    items: Mapping[str, Items] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Window:
-    """What happened between two samples."""
+    """What happened between two samples while ``version`` was the default; None: while none was."""
 
     first: Sample
     last: Sample
+    version: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -56,15 +78,43 @@ class Window:
         return self.last.at_s - self.first.at_s
 
     @property
+    def reports(self) -> bool:
+        """Whether the version's handler counts its items."""
+        return self.version in self.last.items
+
+    @property
     def requests(self) -> float:
-        """How many requests of users came."""
+        """How many requests of users TorchServe has counted."""
         return max(0.0, self.last.requests - self.first.requests)
 
     @property
+    def items(self) -> Items:
+        """What the version's handler has counted."""
+        first, last = (sample.items.get(self.version or "", Items()) for sample in (self.first, self.last))
+        return Items(max(0.0, last.errors - first.errors), max(0.0, last.failures - first.failures))
+
+    @property
+    def answers(self) -> float:
+        """How many answers users got, at least: requests that name the version are in the handler's count alone."""
+        return max(self.requests, self.items.errors)
+
+    @property
     def failures(self) -> float:
-        """How many requests failed, at least: an exception over REST is in both counts, over gRPC in one."""
+        """How many requests failed, at least: one may be in several of these counts."""
         errors = self.last.server_errors - self.first.server_errors
-        return max(0.0, errors, float(self.last.tracebacks - self.first.tracebacks))
+        return max(0.0, errors, float(self.last.tracebacks - self.first.tracebacks), self.items.failures)
+
+    @property
+    def refusals(self) -> float:
+        """How many requests were told that they are wrong: by this version, or else over REST by the whole server."""
+        if self.reports:
+            return self.items.errors - self.items.failures
+        return max(0.0, self.last.client_errors - self.first.client_errors)
+
+    @property
+    def refused_share(self) -> float:
+        """Share of the answers that were refusals, 0 to 1."""
+        return min(1.0, self.refusals / self.answers) if self.answers else 0.0
 
     @property
     def mean_latency_ms(self) -> float | None:
@@ -80,28 +130,60 @@ class Limits:
     Attributes:
         max_error_rate: largest share of requests that may fail beyond those that failed before, 0 to 1.
         max_latency_ratio: how many times the old version's latency its own may be.
+        max_4xx_rise: by how much the share of requests that are answered 400 to 499 may grow, 0 to 1.
     """
 
     max_error_rate: float = 0.01
     max_latency_ratio: float = 2.0
+    max_4xx_rise: float = 0.1
 
 
-def read_counters(text: str, model: str) -> tuple[float, float, float]:
-    """Read the text of the metrics API: requests of ``model`` without a version, their latency, server errors."""
-    found = {"ts_inference_requests_total": 0.0, "ts_inference_latency_microseconds": 0.0, "Requests5XX": 0.0}
-    for match in filter(None, map(_LINE.fullmatch, text.splitlines())):
-        labels = {label["name"]: label["value"] for label in _LABEL.finditer(match["labels"])}
-        ours = labels.get("model_name") == model and labels.get("model_version") == _USERS
-        if match["name"] in found and (ours or match["name"] == "Requests5XX"):
-            found[match["name"]] += float(match["value"])
-    requests, latency, errors = found.values()
-    return requests, latency, errors
+def read_counters(text: str, model: str) -> Sample:
+    """Read the text of the metrics API into a sample without a time and without tracebacks.
+
+    Raises:
+        FormatError: it does not follow the format.
+    """
+    lines = parse_exposition(text)
+
+    def users(name: str) -> float:
+        wanted = {"model_name": model, "model_version": _USERS}
+        return sum(line.value for line in lines if line.name == name and wanted.items() <= line.labels.items())
+
+    def host(name: str) -> float:
+        return sum(line.value for line in lines if line.name == name)
+
+    return Sample(
+        at_s=0.0,
+        requests=users("ts_inference_requests_total"),
+        latency_us=users("ts_inference_latency_microseconds"),
+        server_errors=host("Requests5XX"),
+        client_errors=host("Requests4XX"),
+        items=_items(lines, model),
+    )
+
+
+def _items(lines: Sequence[Line], model: str) -> dict[str, Items]:
+    """Return what our handlers of a model count, by version."""
+    own = [line for line in lines if line.labels.get("ModelName") == model and line.name.startswith("marsmith_")]
+
+    def count(name: str, version: str) -> float:
+        return sum(line.value for line in own if line.name == name and line.labels["ModelVersion"] == version)
+
+    # A handler that has only given good answers has counted batches, and no errors.
+    return {
+        version: Items(count("marsmith_item_errors_total", version), count("marsmith_item_failures_total", version))
+        for version in {line.labels.get("ModelVersion") for line in own}
+        if version is not None
+    }
 
 
 def verdict(before: Window, after: Window, limits: Limits) -> str | None:
     """Return in words why the new version must not stay, by the requests of its users; None where it may."""
-    return _too_many_failures(before, after, limits) or slower(
-        "the mean latency of users' requests", before.mean_latency_ms, after.mean_latency_ms, limits
+    return (
+        _too_many_failures(before, after, limits)
+        or _too_many_refusals(before, after, limits)
+        or slower("the mean latency of users' requests", before.mean_latency_ms, after.mean_latency_ms, limits)
     )
 
 
@@ -122,12 +204,56 @@ def slower(what: str, before_ms: float | None, after_ms: float | None, limits: L
     return f"{what} is {after_ms:.1f} ms, {ratio} the old version's {before_ms:.1f} ms"
 
 
+def chance_of_rise(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """Return how likely so many hits come after by chance alone, if hits were as frequent before (Fisher's exact test).
+
+    Args:
+        before: hits, and answers in all.
+        after: the same of the time after.
+    """
+    (b, m), (a, n) = ((round(hits), round(max(hits, count))) for hits, count in (before, after))
+    hits = a + b
+    likely = 0.0
+    for k in range(a, min(hits, n) + 1):
+        term = math.exp(_log_choose(n, k) + _log_choose(m, hits - k) - _log_choose(n + m, hits))
+        likely += term
+        if term < likely * 1e-9:
+            break
+    return min(1.0, likely)
+
+
+def _log_choose(n: int, k: int) -> float:
+    if not 0 <= k <= n:
+        return -math.inf
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
 def _too_many_failures(before: Window, after: Window, limits: Limits) -> str | None:
     """Compare failures with those to be expected from the time before; random ups and downs are no sign."""
     rate = before.failures / before.seconds if before.seconds > 0 else 0.0
     expected = rate * after.seconds
     excess = after.failures - expected
-    if excess <= max(limits.max_error_rate * after.requests, 2 * math.sqrt(expected)):
+    if excess <= max(limits.max_error_rate * after.answers, 2 * math.sqrt(expected)):
         return None
     usual = f", where {expected:.1f} were usual" if expected else ""
-    return f"{after.failures:.0f} of {after.requests:.0f} requests failed within {after.seconds:.1f} s{usual}"
+    return f"{after.failures:.0f} of {after.answers:.0f} requests failed within {after.seconds:.1f} s{usual}"
+
+
+def _too_many_refusals(before: Window, after: Window, limits: Limits) -> str | None:
+    """Tell a version that refuses what the old one answered from users who send what no version would answer.
+
+    Users' wrong requests come as often as before; a rise must be large and no chance. Where hardly anybody asked the
+    old version there is nothing to compare with, and then only a version that refuses everybody is in the wrong.
+    """
+    rise = after.refused_share - before.refused_share
+    if rise <= limits.max_4xx_rise:
+        return None
+    compared = (before.refusals, before.answers), (after.refusals, after.answers)
+    refuses_all = after.refused_share == 1 and after.answers >= FEWEST_REQUESTS > before.answers
+    if chance_of_rise(*compared) >= _CHANCE and not refuses_all:
+        return None
+    usual = f", where the old version answered so {before.refused_share:.0%}" if before.answers else ""
+    return (
+        f"{after.refusals:.0f} of {after.answers:.0f} requests ({after.refused_share:.0%}) were answered with a status"
+        f" of 400 to 499 within {after.seconds:.1f} s{usual}"
+    )

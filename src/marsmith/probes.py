@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from marsmith.client import Client, VersionStatus
 from marsmith.errors import ClientError, RequestRejectedError
@@ -39,11 +40,13 @@ class Prober:
         client: of the server.
         model: model name.
         examples: of the archive that is deployed.
+        refused: how many replies of 400 and above came, by version and by hundreds of the status.
     """
 
     client: Client
     model: str
     examples: tuple[StoredExample, ...]
+    refused: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def ask(self, version: str, example: StoredExample) -> Probe:
         """Send one example to one version."""
@@ -55,6 +58,7 @@ class Prober:
             answered, problem = True, self._problem(version, example, reply.status, reply.body)
         except RequestRejectedError as error:
             problem = self._problem(version, example, error.status, error.body)
+            self.refused[version, error.status // 100] += 1
         except ClientError as error:
             problem = error.message
         latency_ms = (time.perf_counter() - started) * 1000

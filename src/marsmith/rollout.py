@@ -156,11 +156,11 @@ class Rollout:
             raise ServerError(slow, tip="allow more with --max-latency-ratio, where that is meant")
 
     def _switch(self, step: Step) -> None:
+        if self._first:
+            self._before = Window(self._first, self.observer.settled(), self.seen.default)
         now = self.site.situation(self._journal).default
         if now != self.seen.default:
             raise ServerError(f"someone else made {now} the default version instead of {self.seen.default} meanwhile")
-        if self._first:
-            self._before = Window(self._first, self.observer.sample())
         self.site.client.set_default(self.site.model, step.version)
         self._remember()
 
@@ -171,12 +171,12 @@ class Rollout:
     def _watch(self, _step: Step) -> str:
         if self._first is None:
             return ""
-        before = self._before or Window(self._first, self._first)
+        before = self._before or Window(self._first, self._first, self.seen.default)
         watch = Watch(self.observer, self.prober, before, self._latencies, self.options.limits, self.options.watch_s)
         seen = watch.run(self._described())
         if seen.trouble:
             raise ServerError(seen.trouble, tip=self._logs())
-        return f"{seen.requests:.0f} requests of users, {seen.failures:.0f} failed"
+        return _summary(seen.after)
 
     def _accept(self, _step: Step) -> None:
         self._journal = self._journal.accepted().at("drain")
@@ -210,7 +210,7 @@ class Rollout:
         if known and known.digest:
             return replace(known, workers=workers)
         bound = bound_digest(self.site.project, ModelVersion(self.site.model, version))
-        return Release(version, self.site.describe(version).archive_url, bound, workers)
+        return Release(version, self.site.describe(version).archive_url.rpartition("/")[2], bound, workers)
 
     def _failed(self, error: MarsmithError) -> ServerError:
         name = f"{self.site.model}:{self.target.release.version}"
@@ -254,3 +254,8 @@ def scale_up(site: Site, step: Step, release: Release, journal: Journal) -> None
         site.client.scale(site.model, version=release.version, min_workers=before)
         raise
     site.file.write(journal.scaled(release))
+
+
+def _summary(seen: Window) -> str:
+    errors = f", {seen.items.errors:.0f} item errors" if seen.reports else f", {seen.refusals:.0f} refused"
+    return f"{seen.answers:.0f} requests of users{errors}, {seen.failures:.0f} failed"

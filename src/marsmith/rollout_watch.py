@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from marsmith.client import VersionStatus
-from marsmith.errors import ClientError
+from marsmith.errors import ClientError, FormatError
 from marsmith.management import READY
-from marsmith.observation import Limits, Sample, Window, probes_slower, read_counters, verdict
+from marsmith.observation import Items, Limits, Sample, Window, probes_slower, read_counters, verdict
 from marsmith.probes import Probe, Prober
 from marsmith.rest import Request, Transport
 from marsmith.run_state import RunState
@@ -23,6 +23,8 @@ _EARLY_PAUSE_S = 0.05
 _PAUSE_S = 0.25
 _EXCEPTION = ("Invoking custom service failed", "Prediction error", "System out of memory", "CUDA out of memory")
 _METRICS_DEADLINE_S = 5.0
+# What our handlers count reaches the metrics API so much later (handlers/gathered_lines.py), and a little more.
+_COUNT_LAG_S = 0.4
 
 
 @dataclass
@@ -59,18 +61,35 @@ class Tracebacks:
 class Observer:
     """Takes samples of one model's counters."""
 
-    def __init__(self, state: RunState, model: str, version: str, transport: Transport) -> None:
-        self._state, self._model, self._transport = state, model, transport
+    def __init__(self, state: RunState, model: str, version: str, transport: Transport, prober: Prober) -> None:
+        self._state, self._model, self._transport, self._prober = state, model, transport, prober
         self._tracebacks = Tracebacks(state.folder / "logs" / "model_log.log", f"-{model}_{version}-")
-        self._counters = (0.0, 0.0, 0.0)
+        self._counters = Sample(0.0)
 
     def sample(self) -> Sample:
         """Read the counters now; where the server does not tell them they are those of the sample before."""
         request = Request("GET", self._state.metrics, ("metrics",))
-        with suppress(ClientError):
+        with suppress(ClientError, FormatError):
             reply = self._transport.send(request, token=None, deadline_s=_METRICS_DEADLINE_S)
             self._counters = read_counters(reply.body.decode("utf-8", "replace"), self._model)
-        return Sample(time.monotonic(), *self._counters, self._tracebacks.count())
+        return replace(
+            self._counters,
+            at_s=time.monotonic(),
+            tracebacks=self._tracebacks.count(),
+            items={version: self._of_users(version, items) for version, items in self._counters.items.items()},
+        )
+
+    def settled(self) -> Sample:
+        """Read the counters when they hold all that has been answered by now."""
+        if self._counters.items:
+            time.sleep(_COUNT_LAG_S)
+        return self.sample()
+
+    def _of_users(self, version: str, items: Items) -> Items:
+        """Take off the examples that are answered with an error, as they were when they were validated."""
+        failures = self._prober.refused[version, 5]
+        errors = self._prober.refused[version, 4] + failures
+        return replace(items, errors=items.errors - errors, failures=items.failures - failures)
 
 
 @dataclass(frozen=True)
@@ -79,13 +98,11 @@ class Watched:
 
     Attributes:
         trouble: in words why the version must not stay; None where it may.
-        requests: of users, since the switch.
-        failures: how many of them failed, at least.
+        after: what happened since the switch.
     """
 
     trouble: str | None
-    requests: float
-    failures: float
+    after: Window
 
 
 @dataclass(frozen=True)
@@ -110,17 +127,21 @@ class Watch:
 
     def run(self, status: VersionStatus) -> Watched:
         """Watch the version that ``status`` describes, to the end or to the first trouble."""
-        first, late = self.observer.sample(), time.monotonic() + self.seconds
+        # What was asked before the switch must not count as what came after it.
+        first = self.observer.settled() if self.prober.refused else self.observer.sample()
+        late = time.monotonic() + self.seconds
         asking = Asking(self.prober, status.model_version)
         try:
             while True:
-                trouble = self._died(status) or asking.look(wait=time.monotonic() >= late)
-                after = Window(first, self.observer.sample())
+                last = time.monotonic() >= late
+                trouble = self._died(status) or asking.look(wait=last)
+                sample = self.observer.settled() if last else self.observer.sample()
+                after = Window(first, sample, status.model_version)
                 trouble = trouble or self._verdict(after, asking.latencies_ms)
-                remaining = late - time.monotonic()
-                if trouble or remaining <= 0:
-                    return Watched(trouble, after.requests, after.failures)
-                time.sleep(min(remaining, _EARLY_PAUSE_S if after.seconds < _EARLY_S else _PAUSE_S))
+                if trouble or last:
+                    return Watched(trouble, after)
+                pause_s = _EARLY_PAUSE_S if after.seconds < _EARLY_S else _PAUSE_S
+                time.sleep(max(0.0, min(late - time.monotonic(), pause_s)))
         finally:
             asking.end()
 

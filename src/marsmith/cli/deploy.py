@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # Options that concern a change of the default version; without one they have nothing to do.
-_OF_A_SWITCH = ("watch_s", "max_error_rate", "max_latency_ratio", "keep")
+_OF_A_SWITCH = ("watch_s", "max_error_rate", "max_latency_ratio", "max_4xx_rise", "keep")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="TIMES",
         type=float,
         help="largest latency, in multiples of the old version's (2)",
+    )
+    parser.add_argument(
+        "--max-4xx-rise",
+        metavar="SHARE",
+        type=float,
+        help="by how much the share of requests that are answered 400 to 499 may grow, 0 to 1 (0.1)",
     )
     add_rollout_arguments(parser)
 
