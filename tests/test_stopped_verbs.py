@@ -19,7 +19,9 @@ from deploy_fixtures import MODEL, write_version
 from export_fixtures import RECIPE, write_tiny
 from live_server import is_alive, make_project, running, tiny_archive, until
 from marsmith import server_process
+from marsmith.cli import main
 from marsmith.client import Client
+from marsmith.inputs import read_input
 from marsmith.settings import Project
 
 # In the middle of its work: a process of its own goes on, and what it has in its temporary folder is there.
@@ -132,6 +134,21 @@ def tune(place: Place) -> list[str]:
     return ["tune", str(_held_archive(place, HOLDS_AT_REQUEST)), *options]
 
 
+def optimize(place: Place) -> list[str]:
+    """An archive of somebody else's, whose handler is asked for its replies first."""
+    import torch
+
+    weights = place.root / "model.pt"
+    torch.jit.script(torch.nn.Conv2d(3, 4, 3)).save(str(weights))
+    handler = place.root / "held_handler.py"
+    handler.write_text(HOLDS_AT_LOAD)
+    files = ["--serialized-file", str(weights), "--handler", str(handler), "--export-path", str(place.root)]
+    assert main(["pack", "--model-name", "held", "--version", "1.0", *files]) == 0
+    (place.root / "photos").mkdir()
+    (place.root / "photos" / "a.png").write_bytes(read_input("package:skimage/data/chelsea.png", place.root).body)
+    return ["optimize", str(place.root / "held.mar"), "--examples", str(place.root / "photos")]
+
+
 def doctor(place: Place) -> list[str]:
     java = place.root / "java" / "bin" / "java"
     java.parent.mkdir(parents=True)
@@ -164,7 +181,7 @@ def _input(place: Place) -> Path:
     return path
 
 
-VERBS = [export, archive, watch, run, check, check_module, replay, tune, doctor]
+VERBS = [export, archive, watch, run, check, check_module, replay, tune, optimize, doctor]
 
 
 # Every verb with one signal, every signal with verbs that start a process of ours and a worker.

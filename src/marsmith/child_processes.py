@@ -30,6 +30,7 @@ from marsmith import child_guard
 MARKS_VARIABLE = "MARSMITH_PARENTS"
 # Of a child that has a temporary folder of its own: its parent's.
 USUAL_FOLDER_VARIABLE = "MARSMITH_USUAL_TMPDIR"
+INDUCTOR_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 GRACE_S = 10.0
 _LOOK_S = 0.02
 _LIBC = ctypes.CDLL(None)
@@ -185,6 +186,23 @@ def removed_at_end(folder: Path) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def inductor_folder(folder: Path) -> Iterator[None]:
+    """Let PyTorch's compiler, in this process and its children, keep its files in ``folder``.
+
+    Importing torch makes a folder for them, in the usual place one that stays.
+    """
+    before = os.environ.get(INDUCTOR_VARIABLE)
+    os.environ[INDUCTOR_VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(INDUCTOR_VARIABLE, None)
+        else:
+            os.environ[INDUCTOR_VARIABLE] = before
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from marsmith.archive.member import Member
 from marsmith.archive.write import write_archive
 from marsmith.archive_assembly import ProvedExamples, environment_members, linked_folder, proved_examples
 from marsmith.build_stamp import file_sha256
-from marsmith.child_processes import temporary_folder
+from marsmith.child_processes import inductor_folder, temporary_folder
 from marsmith.config import admission_policy
 from marsmith.errors import BuildError, ExportError, UsageError
 from marsmith.export_machine import Machine
@@ -85,7 +85,8 @@ def optimize(
         OtherBytesError: the output lies in a model store and its version is bound to other bytes there.
         BuildError: the output exists and ``force`` is not set, or cannot be written; nothing is left of it.
     """
-    with opened(old, admission_policy(project)) as source, temporary_folder("marsmith-") as place:
+    archive, folder = opened(old, admission_policy(project)), temporary_folder("marsmith-")
+    with archive as source, folder as place, inductor_folder(place / "inductor"):
         version = wish.version or source.manifest.model_version + VERSION_SUFFIX
         target = wish.output or old.resolve().parent / archive_file_name(source.manifest.model_name, version)
         _check_target(target, old, wish)

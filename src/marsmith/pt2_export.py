@@ -23,7 +23,7 @@ from marsmith import files
 from marsmith.archive.copier import Copier
 from marsmith.archive.staging import staged
 from marsmith.archive.zip_writer import ZipWriter
-from marsmith.child_processes import temporary_folder, usual_temporary_folder
+from marsmith.child_processes import inductor_folder, temporary_folder, usual_temporary_folder
 from marsmith.error_text import typed_line
 from marsmith.errors import ExportError
 from marsmith.export_machine import compiler_here
@@ -154,16 +154,8 @@ def _own_cache() -> Iterator[Path]:
 
     Its path goes into the machine code, so it must not be a random one.
     """
-    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    with _fixed_folder() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
-        try:
-            yield folder
-        finally:
-            if before is None:
-                os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
-            else:
-                os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
+    with _fixed_folder() as folder, inductor_folder(folder):
+        yield folder
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from marsmith.archive import Archive
-from marsmith.child_processes import temporary_folder
+from marsmith.child_processes import inductor_folder, temporary_folder
 from marsmith.errors import HandlerError, MarsmithError
 from marsmith.formats.examples import FOLDER as EXAMPLES
 from marsmith.formats.manifest import FILE_NAME as MANIFEST
@@ -61,9 +60,7 @@ def watch(
         requests: sent one by one.
         wait: called with the seconds between two looks at the files.
     """
-    with _open_folder(archive) as folder:
-        # Importing torch makes the folder, in the usual place one that stays.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.with_name("inductor")))
+    with _open_folder(archive) as folder, inductor_folder(folder.with_name("inductor")):
         serialized = Archive.open(archive).manifest.serialized_file
         preload(folder / serialized if serialized else None, _third_party(entry_point))
         before: Fingerprint = {}
