@@ -159,6 +159,10 @@ BAD_NAMES = [
     ("a\0b", "NUL"),
     ("a\nb", "control character"),
     ("a\x1b[2Jb", "control character"),
+    ("a\u202eyp.b", "hides or reorders text"),
+    ("a\u200bb", "hides or reorders text"),
+    ("a\u2028b", "hides or reorders text"),
+    ("a\u3164b", "hides or reorders text"),
     ("x" * 300, "too long"),
 ]
 
@@ -185,7 +189,7 @@ def test_a_name_in_a_tar_that_leads_elsewhere_is_refused(tmp_path: Path, name: s
         (Entry("h.py", b"x", both={"flags": 0x1}), "encrypted"),
         (Entry("h.py", b"x", both={"flags": 0x2040}), "encrypted"),
         (Entry("h.py", b"x", both={"extra": struct.pack("<2H", 0x9901, 0)}), "AES"),
-        (Entry("h.py", b"x", both={"flags": 0x8}), "data descriptor"),
+        (Entry("h.py", b"x", both={"flags": 0x8}), "stored with a data descriptor"),
         (Entry("h.py", b"x", both={"flags": 0x20}), "sets flags"),
         (Entry("h.py", b"x", both={"method": 12}), "method 12"),
         (Entry("h.py", b"x", both={"needed": 62}), "version 6.2"),

@@ -105,7 +105,7 @@ def test_archives_of_other_tools_are_shown(tmp_path: Path, capsys: pytest.Captur
     [
         (b"a: &a [1, 2]\nb: *a\n", {"a": [1, 2], "b": [1, 2]}),
         (b"a: [", None),
-        (b"a: 2001-13-45\n", None),
+        (b"a: 2001-13-45\n", {"a": "2001-13-45"}),
         (b"[" * 5000, None),
         (
             b"a0: &a0 [x, x]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 60)),

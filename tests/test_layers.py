@@ -13,7 +13,11 @@ import marsmith
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "src" / "marsmith"
-LOWEST = {"errors", "names", "settings", "run_state", "files", "file_errors", "child_guard", "child_processes"}
+LOWEST = {"errors", "names", "settings", "run_state", "files", "file_errors", "child_guard", "child_processes"} | {
+    "json_reader",
+    "bounded_yaml",
+    "strict_yaml",
+}
 
 
 def _layer(path: Path) -> int:

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -92,7 +93,7 @@ def in_serving(**keys: str) -> str:
     return text
 
 
-def write_archive(path: Path, model: Mapping[str, str] | None = None, members: Mapping[str, str] | None = None) -> Path:
+def write_archive(path: Path, model: Mapping[str, Any] | None = None, members: Mapping[str, str] | None = None) -> Path:
     """Write an archive without weights; ``members`` with a value of an empty text are written empty."""
     default = {"modelName": "m", "modelVersion": "1.0", "handler": "m_handler.py", "configFile": "model-config.yaml"}
     manifest = {"runtime": "python", "model": default | dict(model or {})}
@@ -192,7 +193,7 @@ MODEL_CASES = {
     "MS202": [changed(MODEL, colour="red")],
     "MS203": [changed(MODEL, batchSize='"8"'), changed(MODEL, useVenv='"yes"'), changed(MODEL, maxBatchDelay="1.5")],
     "MS204": [changed(MODEL, responseTimeout="0"), changed(MODEL, deviceType="tpu"), changed(MODEL, jobQueueSize="-1")],
-    "MS205": ["", "# nothing\n", "- 1\n", "a: 1\na: 2\n", "a: ["],
+    "MS205": ["", "# nothing\n", "- 1\n", "text\n", "yes: 1\n", "a: [", "a: " + "[" * 300],
     "MS206": [changed(MODEL, responseTimeout=None), changed(MODEL, startupTimeout=None)],
     "MS207": [changed(MODEL, maxBatchDelay="0"), changed(MODEL, maxBatchDelay=None)],
     "MS208": [changed(MODEL, batchSize="1", maxBatchDelay="50")],
@@ -204,6 +205,7 @@ MODEL_CASES = {
     "MS214": [changed(MODEL, parallelType="pp"), changed(MODEL, parallelLevel="2")],
     "MS215": [changed(MODEL, maxBatchDelay="30000")],
     "MS216": [changed(MODEL, maxBatchDelay="100")],
+    "MS218": [f"{MODEL}batchSize: 2\nbatchSize: 4\n"],
     "MS217": [changed(MODEL, maxNumSequence="4")],
 }
 SPEC_CASES = {
@@ -248,7 +250,7 @@ HANDLER_CASES = {
     ],
     "MS404": ["context.metrics.add_time('cats_total', 1)\n"],
 }
-ARCHIVE_CASES: dict[str, list[tuple[dict[str, str], dict[str, str]]]] = {
+ARCHIVE_CASES: dict[str, list[tuple[dict[str, Any], dict[str, str]]]] = {
     "MS501": [({"serializedFile": "gone.pt"}, {}), ({"modelName": ""}, {})],
     "MS502": [({"configFile": ""}, {})],
     "MS503": [({"requirementsFile": "requirements.txt"}, {"requirements.txt": "torch\n"})],
@@ -256,6 +258,9 @@ ARCHIVE_CASES: dict[str, list[tuple[dict[str, str], dict[str, str]]]] = {
     "MS506": [({"handler": "object_detector"}, {})],
     "MS601": [({"modelName": "tokenizer"}, {}), ({"modelVersion": "token"}, {})],
     "MS602": [({"modelVersion": "all"}, {})],
+    "MS603": [({"modelName": "a b"}, {})],
+    "MS604": [({"modelVersion": version}, {}) for version in ("1.0 beta", "1/2", "1%2F2", "1..0", "1\u202e0", "é")],
+    "MS507": [({"modelVersion": 1.0}, {})],
     "MS205": [({}, {"model-config.yaml": ""})],
     "MS207": [({}, {"model-config.yaml": changed(MODEL, maxBatchDelay="0")})],
 }
@@ -294,7 +299,7 @@ def test_a_rule_finds_its_trap_with_a_line_and_a_mend(folder: Path, rule: str, n
     ("rule", "model", "members"), [(r, *case) for r, cases in ARCHIVE_CASES.items() for case in cases]
 )
 def test_a_rule_finds_its_trap_in_an_archive(
-    folder: Path, rule: str, model: dict[str, str], members: dict[str, str]
+    folder: Path, rule: str, model: dict[str, Any], members: dict[str, str]
 ) -> None:
     write_archive(folder / "store" / "m-1.0.mar", model, members)
     assert rule in rules(lint(folder, "store/m-1.0.mar"))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import REPOSITORY
+from marsmith import strict_yaml
 from marsmith.archive.admit import Policy
 from marsmith.config.project_settings import (
     ProjectSettings,
@@ -20,7 +21,6 @@ from marsmith.config.project_settings import (
     settings_schema,
 )
 from marsmith.errors import ConfigError, ProjectError
-from marsmith.formats import strict_yaml
 from marsmith.settings import PROJECT_VARIABLE, Project
 from signing_keys import write_keys
 

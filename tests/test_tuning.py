@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from conftest import REPOSITORY
 from live_server import make_project, tiny_archive
+from marsmith import strict_yaml
 from marsmith.archive import Archive, Manifest, Member
 from marsmith.archive.write import write_archive
 from marsmith.cli import main
 from marsmith.errors import ConfigError
-from marsmith.formats import strict_yaml
 from marsmith.inputs import Input
 from marsmith.load.arrivals import arrivals
 from marsmith.tune import Tuning, Wanted, advice, tune

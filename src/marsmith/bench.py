@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from marsmith.async_client import AsyncTokens
 from marsmith.errors import UsageError
 from marsmith.inputs import Input, read_input
+from marsmith.json_reader import read_json
 from marsmith.load.arrivals import Kind, arrivals
 from marsmith.load.driver import Check, Drive, closed_loop, open_loop
 from marsmith.load.grpc_lane import GrpcLane, GrpcTarget
@@ -20,7 +21,7 @@ from marsmith.load.http_lane import HttpLane, HttpTarget
 from marsmith.load.lane import Answer, OpenLane
 from marsmith.load.measurement import Measurement, measure
 from marsmith.load.outbox import Outbox
-from marsmith.names import check_model_name, check_model_version
+from marsmith.names import check_model_name, check_named_version
 from marsmith.run_state import RunState
 from marsmith.tokens import TokenAccess
 
@@ -137,7 +138,7 @@ def http_target(
     state: RunState, model: str, version: str | None, inputs: Sequence[Input], *, deadline_s: float = 30.0
 ) -> HttpTarget:
     """Return the REST resource of a model on the project's server, with its tokens."""
-    names = (check_model_name(model), *((check_model_version(version),) if version else ()))
+    names = (check_model_name(model), *((quote(check_named_version(version), safe=""),) if version else ()))
     return HttpTarget(
         url=f"{state.inference}/predictions/{'/'.join(names)}",
         bodies=[item.body for item in inputs],
@@ -155,7 +156,7 @@ def grpc_target(
     return GrpcTarget(
         address=state.grpc_inference,
         model=check_model_name(model),
-        version=check_model_version(version) if version else None,
+        version=check_named_version(version) if version else None,
         bodies=[item.body for item in inputs],
         tokens=TokenAccess.of(state),
         deadline_s=deadline_s,
@@ -198,7 +199,7 @@ class SameAnswer:
 def best_label(body: bytes) -> str | None:
     """Return the first key of a JSON mapping: classifiers put the most probable label first; None for other bodies."""
     try:
-        value = json.loads(body)
+        value = read_json(body)
     except ValueError:
         return None
     return next(iter(value), None) if isinstance(value, dict) else None

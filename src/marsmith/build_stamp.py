@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from marsmith.json_reader import read_json
+
 
 @dataclass(frozen=True)
 class FileStamp:
@@ -76,7 +78,7 @@ def write_stamp(path: Path, inputs: Mapping[str, Any], files: Iterable[Path], ro
 def recorded_digest(path: Path, file: Path, root: Path) -> str | None:
     """Return the SHA-256 that the stamp at ``path`` has for one of its files; None where it has none."""
     try:
-        files = [FileStamp(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))["files"]]
+        files = [FileStamp(**entry) for entry in read_json(path.read_text(encoding="utf-8"))["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return next((each.sha256 for each in files if (root / each.path).resolve() == file.resolve()), None)
@@ -85,7 +87,7 @@ def recorded_digest(path: Path, file: Path, root: Path) -> str | None:
 def is_current(path: Path, inputs: Mapping[str, Any], root: Path) -> bool:
     """Whether the stamp at ``path`` was made from the same inputs and all its files still hold."""
     try:
-        stamp = json.loads(path.read_text(encoding="utf-8"))
+        stamp = read_json(path.read_text(encoding="utf-8"))
         files = [FileStamp(**entry) for entry in stamp["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -14,7 +14,7 @@ from marsmith.endpoint import Endpoint, in_time, insist, with_token
 from marsmith.errors import ClientError, DeadlineError, NotFoundError, UsageError
 from marsmith.failures import failure, is_answer, is_authorization_failure, restore_status, was_not_taken
 from marsmith.management import RegisteredModel, Registration, VersionStatus
-from marsmith.names import check_model_name, check_model_version
+from marsmith.names import check_model_name, check_named_version
 from marsmith.pace import Pace, silence_s
 from marsmith.rest import Reply, Request, missed
 from marsmith.retries import NO_RETRIES, Failure, RetryPolicy
@@ -62,7 +62,7 @@ class Prediction:
         """Return it, once it is sure that its names are names; raises UsageError."""
         check_model_name(self.model)
         if self.version is not None:
-            check_model_version(self.version)
+            check_named_version(self.version)
         return self
 
     @property

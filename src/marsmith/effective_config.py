@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marsmith import strict_yaml
 from marsmith.errors import ConfigError
-from marsmith.formats import strict_yaml
 from marsmith.formats.properties import Entry
 from marsmith.formats.server_key_types import KEY_TYPES, is_true, number
 from marsmith.formats.server_keys import KNOWN_KEYS, variable
+from marsmith.json_reader import read_json
+from marsmith.lint.model_config_rules import MAX_JAVA_INTEGER, MIN_JAVA_INTEGER
 from marsmith.model_store import StoredArchive
 from marsmith.server_config import FILE_NAME, effective_config
 from marsmith.settings import Project
@@ -116,7 +118,7 @@ def version_settings(
         request: what POST /models says (TorchServe's names, as batchSize; initialWorkers); None: loaded at the start.
 
     Raises:
-        ConfigError: the model config is no mapping.
+        ArchiveError, ConfigError: the model config cannot be read.
     """
     name, version = stored.version
     file = stored.manifest.config_file
@@ -174,7 +176,7 @@ class _ModelConfig:
     @classmethod
     def read(cls, stored: StoredArchive, member: str) -> _ModelConfig:
         source = f"{stored.path.name}/{member}"
-        return cls(strict_yaml.load_mapping(stored.archive.text(member) or "", source, ConfigError), source)
+        return cls(strict_yaml.load_model_config(stored.archive.text(member) or "", source, ConfigError), source)
 
     def integer(self, key: str, *, lowest: int = 1, raised: bool = False) -> Source | None:
         """Return a number as ModelConfig.java keeps it: other types are dropped, so are values below ``lowest``.
@@ -185,14 +187,14 @@ class _ModelConfig:
             raised: whether a smaller one is raised to that instead of dropped.
         """
         value = self.data.get(key)
-        if not isinstance(value, int) or isinstance(value, bool):
+        if type(value) is not int or not MIN_JAVA_INTEGER <= value <= MAX_JAVA_INTEGER:
             return None
         kept = max(lowest, int(value)) if raised else int(value)
         return Source(str(kept), self.place(key)) if kept >= lowest else None
 
     def place(self, key: str) -> str:
-        marks = getattr(self.data, "lc", None)
-        return f"{self.source}:{marks.key(key)[0] + 1}" if marks is not None else self.source
+        line = strict_yaml.line_of(self.data, key)
+        return f"{self.source}:{line}" if line else self.source
 
     def rest(self, known: Iterable[str]) -> list[tuple[str, Source]]:
         left = [key for key in self.data if key not in set(known)]
@@ -269,7 +271,7 @@ def _explicit(setting: Setting) -> Source | None:
 def _listed(models: Setting, name: str, version: str) -> dict[str, Source]:
     """Return what the server config's JSON ``models`` says of a version; values that TorchServe drops are left out."""
     try:
-        found = json.loads(models.value or "{}").get(name, {}).get(version, {})
+        found = read_json(models.value or "{}").get(name, {}).get(version, {})
         return {
             key: Source(str(value), f"models in {models.origin}")
             for key, value in found.items()

@@ -16,6 +16,7 @@ from marsmith.child_processes import removed_at_end
 from marsmith.export_messages import JobResult
 from marsmith.formats.export_lock import ExportLock
 from marsmith.formats.form import Form, handler_block
+from marsmith.json_reader import read_json
 
 REPORT_FILE = "export.json"
 LABELS_FILE = "index_to_name.json"
@@ -120,6 +121,6 @@ def products(export: Export) -> list[Path]:
 
 def reuse(folder: Path, lock: ExportLock | None) -> Export:
     """Return the export that lies in a folder."""
-    report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    measured = json.loads((folder / MEASURED_FILE).read_text(encoding="utf-8"))
+    report = read_json((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    measured = read_json((folder / MEASURED_FILE).read_text(encoding="utf-8"))
     return Export(folder, report, reused=True, measured=measured, lock=lock)

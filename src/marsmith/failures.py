@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marsmith.errors import AuthorizationError, ClientError, DeadlineError, NotFoundError, RequestRejectedError
+from marsmith.json_reader import read_json
 from marsmith.rest import Reply
 
 INVALID_TOKEN = "InvalidKeyException"  # noqa: S105, the name of a Java class
@@ -77,8 +78,8 @@ def problem_in(body: bytes) -> Problem | None:
     if not (b'"error"' in body or b'"message"' in body) or not body.lstrip().startswith(b"{"):
         return None
     try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
+        data = read_json(body)
+    except ValueError:
         return None
     return _stated_in(data) or _kserve_error_in(data)
 

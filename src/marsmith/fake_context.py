@@ -13,11 +13,12 @@ It imports neither TorchServe nor torch.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from marsmith.json_reader import read_json
 
 
 class FakeContext:
@@ -147,7 +148,7 @@ def _decoded(body: bytes, content_type: str) -> Any:
         return bytearray(body)
     if content_type == "application/json":
         try:
-            return json.loads(body)
+            return read_json(body)
         except ValueError:
             return bytearray(body)
     if content_type.startswith("text"):
@@ -160,4 +161,4 @@ def _decoded(body: bytes, content_type: str) -> Any:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / "MAR-INF" / "MANIFEST.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {"model": {}}
+    return dict(read_json(file.read_text(encoding="utf-8"))) if file.is_file() else {"model": {}}

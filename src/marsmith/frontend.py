@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote_plus
 
+from marsmith.json_reader import read_json
 from marsmith.worker_protocol import InferenceRequest, Parameter, Prediction, WorkerResponse
 
 _FORM = "multipart/form-data"
@@ -59,7 +60,7 @@ class RunnerReply:
 
     def json(self) -> Any:
         """Return the body, read as JSON; raises ValueError where it is not."""
-        return json.loads(self.body)
+        return read_json(self.body)
 
 
 class FormError(ValueError):

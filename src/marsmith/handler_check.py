@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from marsmith.findings import Finding, finding
 from marsmith.handler_rules import check_calls, read_by_frontend
 from marsmith.import_statements import parse_python
 from marsmith.imports import ImportProblem, follow_imports, mend_missing, resolve
+from marsmith.json_reader import read_json
 
 # As long as TorchServe gives a model to start, by default.
 IMPORT_TIMEOUT_S = 120.0
@@ -102,7 +102,7 @@ def _by_import(handler: Path, function: str | None, timeout_s: float) -> list[Fi
         if not result.is_file():
             message = f"importing the handler ended its process with status {done.returncode}"
             return [finding("import-fails", handler, 1, message, "find what ends it: python -X faulthandler", output)]
-        outcome = json.loads(result.read_text(encoding="utf-8"))
+        outcome = read_json(result.read_text(encoding="utf-8"))
     return [*_judged(handler, function, outcome), *_printed(handler, output)]
 
 

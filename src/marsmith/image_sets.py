@@ -6,7 +6,6 @@ where there are not, the gate sees other crops of the same photos.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from typing import Literal
 from marsmith.build_stamp import file_sha256
 from marsmith.errors import ExportError, UsageError
 from marsmith.inputs import PACKAGE, read_input
+from marsmith.json_reader import read_json
 from marsmith.stand_ins import pointer_at
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -133,7 +133,7 @@ def read_labels(path: Path) -> dict[str, int | str]:
         ExportError: it cannot be read, or is something else.
     """
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
+        loaded = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(f"validation_labels: {path} cannot be read: {error}") from error
     ok = isinstance(loaded, dict) and all(type(value) in (int, str) for value in loaded.values())

@@ -22,6 +22,8 @@ from marsmith.settings import Project
 
 # Every process of a server carries it, also a worker whose parent is gone, and so it can be found and ended.
 RUN_VARIABLE = "MARSMITH_RUN_FOLDER"
+# A supervisor in the background carries it, so that it can be told whose it is.
+SUPERVISED_VARIABLE = "MARSMITH_SUPERVISED_FOLDER"
 # The console appender of config/log4j2.xml listens to it: in the background the files are enough.
 CONSOLE_VARIABLE = "MARSMITH_CONSOLE_LEVEL"
 # Where config/log4j2.xml puts the logs, from the run folder: in a name of files to roll over, `%` has a meaning.
@@ -30,7 +32,7 @@ LOGS_VARIABLE = "MARSMITH_LOGS"
 # what a worker writes is nobody else's business.
 UMASK = 0o077
 # They override config and folders of a run behind its back.
-_MISLEADING = ("TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME")
+_MISLEADING = ("TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME", SUPERVISED_VARIABLE)
 # The path of a unix socket may have 107 bytes; workers' are `.ts.sock.<port>` in the temporary folder.
 _LONGEST_SOCKET_FOLDER = 107 - len("/.ts.sock.65535")
 

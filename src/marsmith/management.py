@@ -19,7 +19,7 @@ from marsmith.errors import (
     UsageError,
 )
 from marsmith.failures import failure, was_not_taken
-from marsmith.names import check_model_name, check_model_version, did_you_mean
+from marsmith.names import check_model_name, check_named_version, did_you_mean
 from marsmith.pace import retry_after_s
 from marsmith.rest import Reply, Request
 from marsmith.version_status import READY, RegisteredModel, Registration, VersionStatus, Worker, flag, parse_version
@@ -65,7 +65,7 @@ async def describe(api: Endpoint, model: str, version: str | None = None) -> lis
     """Return the versions of ``model``, or the one named; None: all of them, in the server's order."""
     check_model_name(model)
     default = (await _described(api, model))[0]["modelVersion"]
-    which = "all" if version is None else check_model_version(version)
+    which = "all" if version is None else check_named_version(version)
     return [parse_version(item, default) for item in await _described(api, model, which)]
 
 
@@ -221,7 +221,7 @@ async def _described(api: Endpoint, model: str, version: str | None = None) -> l
 
 def _path(model: str, version: str | None) -> tuple[str, ...]:
     check_model_name(model)
-    return ("models", model) if version is None else ("models", model, check_model_version(version))
+    return ("models", model) if version is None else ("models", model, check_named_version(version))
 
 
 def _subject(model: str, version: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ from marsmith.archive.answers import Facts, Judgement, judge
 from marsmith.archive.verify import read_examples
 from marsmith.errors import ArchiveError, BuildError, ConfigError, FormatError
 from marsmith.formats.examples import FOLDER, ValidatedExample
-from marsmith.formats.strict_yaml import load_mapping
+from marsmith.json_reader import read_json
+from marsmith.strict_yaml import load_model_config
 from marsmith.unpacked_archive import handler_block
 
 SUFFIXES = (".mar", ".tar.gz", ".model")
@@ -103,7 +103,7 @@ def load_items(store: Path, load_models: str) -> list[LoadItem]:
 def snapshot_items(store: Path, snapshot: str) -> list[LoadItem]:
     """Return what a ``model_snapshot`` has TorchServe load; nothing of one that TorchServe cannot read either."""
     try:
-        models = json.loads(snapshot)["models"].values()
+        models = read_json(snapshot)["models"].values()
         names = {str(version["marName"]) for versions in models for version in versions.values()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
@@ -185,7 +185,7 @@ def _handler_settings(archive: Archive) -> Mapping[str, Any]:
     name = archive.manifest.config_file
     text = archive.text(name) if name else None
     try:
-        return handler_block(load_mapping(text, str(name), ConfigError)) if text is not None else {}
+        return handler_block(load_model_config(text, str(name), ConfigError)) if text is not None else {}
     except ConfigError:
         return {}
 

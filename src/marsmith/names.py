@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from marsmith.errors import UsageError
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
 # TorchServe takes any text; a version is also a segment of a URL and a part of a file name.
 MODEL_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.+]*")
+# Characters that show nothing although Unicode does not count them among the format characters.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 
 
 class ModelVersion(NamedTuple):
@@ -36,24 +39,51 @@ def check_model_name(name: str) -> str:
 
 
 def check_model_version(version: str) -> str:
-    """Return ``version`` if it can stand in a URL and in a file name; raise UsageError if not."""
-    if not MODEL_VERSION.fullmatch(version):
+    """Return ``version`` if it can stand in a URL and in a file name; raise UsageError if not.
+
+    This is the rule for a new version; ``check_named_version`` is the one for a version that a server has already.
+    """
+    if not version.strip():
+        raise UsageError("the version is empty", tip="name one, as in 1.0")
+    if not MODEL_VERSION.fullmatch(version) or ".." in version:
         raise UsageError(
             f"{version!r} is not a model version",
-            tip="use letters, digits, '_', '-', '.' and '+', and begin with a letter or a digit, as in 1.0",
+            tip="use letters, digits, '_', '-', '.' (not twice in a row) and '+', and begin with a letter or a digit,"
+            " as in 1.0",
+        )
+    return version
+
+
+def check_named_version(version: str) -> str:
+    """Return ``version`` if a server can be asked for it; raise UsageError if not.
+
+    Other tools give versions that marsmith does not, and such a version must still be managed. TorchServe unquotes a
+    path before it splits it, so that a slash cannot be told from the end of the version.
+    """
+    if not version or "/" in version or any(unicodedata.category(each) == "Cs" for each in version):
+        raise UsageError(
+            f"TorchServe cannot be asked for the version {version!r}: its name is empty, or holds a slash",
+            tip="marsmith stop and marsmith serve leave it out; marsmith repack --version gives it another name",
         )
     return version
 
 
 def archive_file_name(name: str, version: str) -> str:
     """Return the archive's file name in a model store: ``<name>-<version>.mar``."""
+    if ".." in name:
+        raise UsageError(f"{name!r} has '..', and TorchServe refuses a file name with it", tip="give it another name")
     return f"{check_model_name(name)}-{check_model_version(version)}.mar"
 
 
 def split_model_reference(reference: str) -> tuple[str, str | None]:
     """Split ``MODEL[:VERSION]`` into name and version; the version is None where none is given."""
     name, colon, version = reference.partition(":")
-    return check_model_name(name), check_model_version(version) if colon else None
+    return check_model_name(name), check_named_version(version) if colon else None
+
+
+def is_hidden(character: str) -> bool:
+    """Whether a character steers a terminal, changes the direction of text, or shows nothing."""
+    return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} or character in _BLANK
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from marsmith.errors import ExportError
+from marsmith.json_reader import read_json
 from marsmith.replay import reply_difference
 from marsmith.runner import Request, Runner, RunnerReply
 
@@ -101,7 +101,7 @@ def _unlike(name: str, what: str) -> ExportError:
 
 def _json(reply: RunnerReply) -> Any:
     try:
-        return json.loads(reply.body)
+        return read_json(reply.body)
     except ValueError:
         return None
 

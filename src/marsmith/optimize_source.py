@@ -18,7 +18,7 @@ from marsmith.formats.examples import parse_examples
 from marsmith.formats.manifest import Manifest
 from marsmith.formats.model_config import FILE_NAME as CONFIG_FILE
 from marsmith.formats.model_config import HANDLER_KEY, ModelConfig
-from marsmith.formats.strict_yaml import dump, load_mapping, parse
+from marsmith.strict_yaml import dump, load_model_config, parse
 
 STOCK_HANDLER = "image_classifier"
 LABELS_FILE = "index_to_name.json"
@@ -85,7 +85,7 @@ def opened(path: Path, policy: Policy) -> Iterator[OldArchive]:
     _check_kind(archive)
     admit(archive, policy)
     text = archive.text(archive.manifest.config_file) if archive.manifest.config_file else None
-    config = load_mapping(text, f"{path.name}/{archive.manifest.config_file}", ConfigError) if text else {}
+    config = load_model_config(text, f"{path.name}/{archive.manifest.config_file}", ConfigError) if text else {}
     with temporary_folder("marsmith-") as scratch:
         yield OldArchive(archive, archive.extract(scratch / "archive"), config)
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from marsmith import extra_files
 from marsmith.archive.member import Member
 from marsmith.archive.write import SUFFIXES, ArchiveFormat, write_archive_undigested
-from marsmith.errors import BuildError, HandlerError, ProjectError, UsageError
+from marsmith.errors import BuildError, HandlerError, ProjectError
 from marsmith.file_errors import described
 from marsmith.files import made_folder
 from marsmith.formats.manifest import Manifest
 from marsmith.handler_entry import check_entry_point
-from marsmith.names import ModelVersion, check_model_name, did_you_mean
+from marsmith.lint.model_config_rules import require_sound
+from marsmith.names import ModelVersion, check_model_name, check_model_version, did_you_mean
 from marsmith.settings import find_project
 from marsmith.version_bytes import guard
 
@@ -93,15 +94,17 @@ def pack(request: PackRequest, *, on_progress: Callable[[int, int], None] | None
     """Build an archive from loose files.
 
     Raises:
-        UsageError: TorchServe refuses the name, or the version is empty.
+        ConfigError: the model config has errors.
+        UsageError: TorchServe refuses the name, or nobody could name the version later.
         HandlerError: the handler is no valid Python, or has not exactly one entry point.
         BuildError: a missing file, two different files of one name, an existing archive without ``force``, a disk that
             is full or refuses. The folder is as it was.
         OtherBytesError: the archive would lie in a model store, and its version is bound to other bytes there.
     """
     check_model_name(request.model_name)
-    if not request.version.strip():
-        raise UsageError("the version is empty", tip="--version 1.0")
+    check_model_version(request.version)
+    if request.config_file is not None and request.config_file.is_file():
+        require_sound(request.config_file.read_text(encoding="utf-8", errors="replace"), str(request.config_file))
     choice = handler_choice(request.handler, request.runtime)
     extra = extra_files.collect(request.extra_files, keep_tree=request.keep_tree, root=_project_root())
     members = without_duplicates([*_named_members(request, choice), *extra.members], keep_tree=request.keep_tree)

@@ -66,7 +66,7 @@ class ArchiveRegistration:
         """Register the archive and wait until its workers are ready.
 
         Raises:
-            ArchiveError: it does not hold, or the project does not admit it.
+            MarsmithError: the archive is not fit to be served, does not hold, or the project does not admit it.
             WorkerDiedError: no worker could load it; carries the traceback.
             ClientError: the server refused it.
         """
@@ -85,9 +85,9 @@ class ArchiveRegistration:
             raise died from None
 
     def _register(self, initial_workers: int | None) -> VersionStatus:
-        # Once more for every try: what TorchServe reads next is what lies there now.
-        manifest = open_servable(self.archive, policy=admission_policy(self.project)).manifest
-        model, version = manifest.model_name, manifest.model_version
+        # Before anything is registered, and for every try: what TorchServe reads next is what lies there now, and an
+        # archive that it fails on may end it with all its models.
+        model, version = open_servable(self.archive, policy=admission_policy(self.project)).version
         before = {name: _size(self._log(name)) for name in _LOGS}
         try:
             self.client.register(self.archive.name, initial_workers=initial_workers)
@@ -150,7 +150,7 @@ def register_stored(project: Project, client: Client, archive: Path, *, workers:
         workers: workers to start; minWorkers of a model config wins.
 
     Raises:
-        ArchiveError: it does not hold, or the project does not admit it.
+        MarsmithError: the archive is not fit to be served, does not hold, or the project does not admit it.
         WorkerDiedError: no worker could load it; carries the traceback.
         ClientError: the server refused it.
     """

@@ -17,7 +17,7 @@ from marsmith.file_errors import described
 from marsmith.formats import manifest as manifest_format
 from marsmith.formats import sums
 from marsmith.formats.manifest import Manifest
-from marsmith.names import ModelVersion, archive_file_name
+from marsmith.names import ModelVersion, archive_file_name, check_model_version
 from marsmith.signature import signature_path
 from marsmith.version_bytes import guard
 
@@ -44,6 +44,7 @@ def repack(
     old: Path,
     *,
     output: Path | None = None,
+    version: str | None = None,
     force: bool = False,
     environment: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -54,6 +55,7 @@ def repack(
 
     Args:
         old: a ``.mar``, a ``.tar.gz`` or a folder.
+        version: the model version of the new archive; None: that of the old one.
         output: the new archive; None: ``<name>-<version>.mar`` beside the old one.
         force: replace ``output`` if it exists; it may be ``old`` itself.
         environment: a file that becomes ``MAR-INF/environment.txt``.
@@ -62,11 +64,13 @@ def repack(
     Raises:
         ArchiveError: ``old`` is damaged or hostile, or its digests do not hold.
         OtherBytesError: ``output`` lies in a model store and its version is bound to other bytes there.
+        UsageError: a server could not be asked for the version.
         BuildError: ``output`` exists and ``force`` is not set, or the disk is full or refuses.
     """
     # Other tools' archives come in here, signed or not; the new archive is admitted again wherever it is used.
     archive = admit(old, Policy()).archive
-    manifest = archive.manifest
+    manifest = replace(archive.manifest, model_version=version) if version else archive.manifest
+    check_model_version(manifest.model_version)
     target = output or old.parent / archive_file_name(manifest.model_name, manifest.model_version)
     if target.exists() and not force:
         raise BuildError(f"{target} already exists", tip="--force replaces it, --output FILE takes another name")

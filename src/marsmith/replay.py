@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from marsmith.archive.answers import (
 )
 from marsmith.errors import ArchiveError, HandlerError
 from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, parse_examples
+from marsmith.json_reader import read_json
 from marsmith.runner import Request, Runner, RunnerReply
 
 # Enough to recognise an answer, few enough that the record can be read and stays equal between machines.
@@ -160,7 +160,7 @@ def _read(path: Path, what: str) -> bytes:
 def _json(body: bytes) -> Any:
     """Return a body read as JSON; None where it is not, or is ``null``, or has a number that JSON cannot write."""
     try:
-        return json.loads(body, parse_constant=_refuse)
+        return read_json(body, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
 

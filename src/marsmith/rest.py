@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from marsmith.deadline import Deadline
 from marsmith.errors import ClientError, ConnectionFailedError, DeadlineError, FormatError, UsageError
+from marsmith.json_reader import read_json
 
 if TYPE_CHECKING:
     import requests
@@ -76,8 +76,8 @@ class Reply:
             FormatError: it is not JSON.
         """
         try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError) as error:
+            return read_json(self.body)
+        except ValueError as error:
             raise FormatError("the reply", [f"not JSON: {error}"]) from None
 
 

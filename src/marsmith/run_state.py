@@ -7,10 +7,13 @@ to another process since; with the time at which the process was created it cann
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from marsmith.errors import NotRunningError, ServerError
+from marsmith.json_reader import read_json
 from marsmith.settings import Project
 
 FILE_NAME = "server.json"
@@ -80,15 +83,24 @@ def read(project: Project) -> RunState:
     """
     path = project.run / FILE_NAME
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path.read_text(encoding="utf-8"))
         known = {each.name: data[each.name] for each in fields(RunState) if each.name in data}
+        check_process(data["pid"], data["created"])
         trusted = Path(data["ca_file"]) if data.get("ca_file") else None
         left_out = tuple(LeftOut(**item) for item in data.get("left_out", ()))
         return RunState(**{**known, "folder": Path(data["folder"]), "ca_file": trusted, "left_out": left_out})
     except FileNotFoundError:
         raise NotRunningError(f"no server runs for the project {project.root}", tip="marsmith serve") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ServerError(f"{path} is damaged: {error}", tip=f"remove it: rm {path}") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ServerError(f"{path} is damaged: {error}", tip="marsmith stop ends the server, and removes it") from None
+
+
+def check_process(pid: Any, created: Any) -> None:
+    """Raise ValueError unless these can be the id of a process and the time at which it was created."""
+    if type(pid) is not int or not 0 < pid < 1 << 31:
+        raise ValueError(f"pid is {pid!r:.40}")
+    if not isinstance(created, int | float) or not abs(created) < 1 << 62:
+        raise ValueError(f"created is {created!r:.40}")
 
 
 def write(project: Project, state: RunState) -> None:
@@ -103,4 +115,7 @@ def write(project: Project, state: RunState) -> None:
 
 def remove(project: Project) -> None:
     """Forget the server."""
-    (project.run / FILE_NAME).unlink(missing_ok=True)
+    path = project.run / FILE_NAME
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 from marsmith.archive.admit import ANY, Policy, admit
 from marsmith.errors import ArchiveError, MarsmithError
 from marsmith.formats.server_state import Version
-from marsmith.lint.model_config_rules import check_model_config
-from marsmith.lint.run import available_cores
+from marsmith.lint.model_config_rules import require_sound
 from marsmith.model_store import LoadItem, StoredArchive, first_example, is_archive, open_stored
+from marsmith.names import check_model_name, check_model_version
 from marsmith.run_state import LeftOut
 
 _UNFIT_NAMES = (
@@ -88,6 +88,9 @@ def open_servable(path: Path, alias: str | None = None, policy: Policy = ANY) ->
     _check_file_name(path)
     stored = open_stored(path, alias)
     _check_kind(stored)
+    # A version that nobody could name later could not be taken off the server either.
+    check_model_name(stored.version[0])
+    check_model_version(stored.version[1])
     _check_model_config(stored)
     _check_stock_modules(stored)
     # One that cannot be read would stop the start that asks it.
@@ -136,16 +139,9 @@ def _check_kind(stored: StoredArchive) -> None:
 
 
 def _check_model_config(stored: StoredArchive) -> None:
-    """Refuse a model config that lint calls wrong: TorchServe ignores such keys, or ends with all its models."""
-    if not stored.manifest.config_file:
-        return
-    name = Path(stored.manifest.config_file).name
-    text = stored.archive.text(name) or ""
-    findings = [item.finding for item in check_model_config(Path(name), text, available_cores())]
-    wrong = [finding for finding in findings if finding.severity == "error"]
-    if wrong:
-        problems = "\n".join(f"{stored.path.name}/{name}:{each.line}: {each.message}" for each in wrong)
-        raise ArchiveError(problems, tip=f"{wrong[0].mend}; marsmith lint {stored.path}")
+    if stored.manifest.config_file:
+        name = Path(stored.manifest.config_file).name
+        require_sound(stored.archive.text(name) or "", f"{stored.path.name}/{name}")
 
 
 def _check_stock_modules(stored: StoredArchive) -> None:

@@ -134,9 +134,12 @@ def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     """
     if not project.run.exists():
         return False
-    server_state.record(project)
-    (project.run / STOPPING).touch()
-    supervised = _end_supervisor(project, timeout_s)
+    # What is remembered is worth having, and nothing that is damaged may keep the processes from being ended.
+    with suppress(Exception):
+        server_state.record(project)
+    with suppress(OSError):
+        (project.run / STOPPING).touch()
+    supervised = _end_supervisors(project, timeout_s)
     ran = _end(project, timeout_s)
     _forget(project)
     return ran or supervised
@@ -316,14 +319,19 @@ def _state(project: Project, plan: StartPlan, pid: int) -> RunState:
     )
 
 
-def _end_supervisor(project: Project, timeout_s: float) -> bool:
-    """End the supervisor, which ends the server first; return whether there was one."""
-    supervisor = supervisor_state.read(project)
-    if supervisor is None or supervisor.pid == os.getpid():
-        return False
+def _end_supervisors(project: Project, timeout_s: float) -> bool:
+    """End the supervisor, which ends the server first; return whether there was one.
+
+    One in the background is known by its environment as well, when the file that names it is damaged.
+    """
+    known = supervisor_state.read(project)
+    found = {(known.pid, known.created)} if known else set()
+    found |= {(each.pid, each.create_time()) for each in server_process.supervisors_of(project.run)}
+    others = {(pid, created) for pid, created in found if pid != os.getpid()}
     patience = timeout_s + _SUPERVISOR_GRACE_S if timeout_s > 0 else 0.0
-    server_process.end_one(supervisor.pid, supervisor.created, patience)
-    return True
+    for pid, created in others:
+        server_process.end_one(pid, created, patience)
+    return bool(others)
 
 
 def _end(project: Project, timeout_s: float) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from marsmith.launch import RUN_VARIABLE
+from marsmith.launch import RUN_VARIABLE, SUPERVISED_VARIABLE
 
 # psutil computes it from the boot time, which a clock adjustment moves by a little.
 _CREATION_TOLERANCE_S = 1.0
@@ -39,6 +39,12 @@ def processes_of(run_folder: Path) -> list[psutil.Process]:
             found |= {child.pid: child for child in process.children(recursive=True) if _is_alive(child)}
     found.pop(os.getpid(), None)
     return list(found.values())
+
+
+def supervisors_of(run_folder: Path) -> list[psutil.Process]:
+    """Return the living supervisors in the background of the server that runs in ``run_folder``."""
+    listed = psutil.process_iter()
+    return [process for process in listed if _belongs(process, str(run_folder), SUPERVISED_VARIABLE)]
 
 
 def end(run_folder: Path, timeout_s: float) -> list[int]:
@@ -122,9 +128,9 @@ def _started(pid: int, created: float) -> psutil.Process | None:
         return None
 
 
-def _belongs(process: psutil.Process, run_folder: str) -> bool:
+def _belongs(process: psutil.Process, run_folder: str, variable: str = RUN_VARIABLE) -> bool:
     try:
-        return process.environ().get(RUN_VARIABLE) == run_folder and _is_alive(process)
+        return process.environ().get(variable) == run_folder and _is_alive(process)
     except (psutil.Error, OSError):
         return False
 

@@ -68,6 +68,20 @@ class Project:
         return path
 
 
+def find_running_project() -> Project:
+    """Find the project whose server is to be stopped: what it needs to start may be gone, its run folder is enough.
+
+    Raises:
+        ProjectError: there is none.
+    """
+    named = os.environ.get(PROJECT_VARIABLE)
+    here = Path(named or Path.cwd()).resolve()
+    for folder in (here,) if named else (here, *here.parents):
+        if (folder / "config" / "models").is_dir() or Project(folder).run.is_dir():
+            return Project(folder)
+    return find_project()
+
+
 def find_project(start: Path | None = None) -> Project:
     """Find the project that ``start`` (default: the working folder) lies in.
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marsmith.errors import ArchiveError, MissingDependencyError, UsageError, VerificationError
+from marsmith.json_reader import read_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -196,13 +197,13 @@ def read_signature(path: Path) -> Signature:
 
 
 def _parse(path: Path, text: bytes) -> Signature:
-    bundle = json.loads(text)
+    bundle = read_json(text)
     _expect("mediaType", bundle["mediaType"], _BUNDLE_TYPE)
     envelope = bundle["dsseEnvelope"]
     _expect("payloadType", envelope["payloadType"], _PAYLOAD_TYPE)
     (only_signature,) = envelope["signatures"]
     payload = base64.b64decode(envelope["payload"], validate=True)
-    name, digest = _signed_file(json.loads(payload))
+    name, digest = _signed_file(read_json(payload))
     hint = bundle["verificationMaterial"]["publicKey"].get("hint")
     if not isinstance(hint, str | None):
         raise TypeError("the key's hint is no text")

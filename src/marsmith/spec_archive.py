@@ -28,6 +28,7 @@ from marsmith.formats.model_spec import ModelSpec
 from marsmith.handler_entry import check_entry_point
 from marsmith.imports import local_imports
 from marsmith.inputs import read_input
+from marsmith.lint.model_config_rules import require_sound
 from marsmith.names import ModelVersion, archive_file_name
 from marsmith.replay import ExampleRequest, usual_tolerance
 from marsmith.runner import Runner
@@ -176,6 +177,7 @@ def _members(
     spec: ModelSpec, export: Export, handler_files: Sequence[Path], extra_files: Sequence[Path]
 ) -> list[Member]:
     config = model_config.render_model_config(spec.serving, handler_settings(spec, export))
+    require_sound(config, f"{spec.name}: {model_config.FILE_NAME}")
     folder = handler_files[0].parent
     return [
         Member(_REPORT, export.report_file),

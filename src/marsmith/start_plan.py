@@ -73,7 +73,8 @@ def plan_start(
         return StartPlan(flight, Serving(flight.selection.served), {}, flight.selection.left_out)
     plan = _plan(flight, _with_remembered(project, flight, remembered.state), remembered.state)
     _refuse_to_serve_nothing(plan, strict=strict)
-    for note in filter(None, (remembered.note, *map(str, plan.left_out), *plan.serving.notes)):
+    odd = [f"{each.path.name}: {text}" for each in plan.serving.archives for text in each.manifest.oddities]
+    for note in filter(None, (remembered.note, *map(str, plan.left_out), *odd, *plan.serving.notes)):
         if on_note:
             on_note(note)
     return plan

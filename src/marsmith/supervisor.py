@@ -12,9 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from marsmith import child_processes, server, server_process, server_state, supervisor_state
+from marsmith import child_processes, run_state, server, server_process, server_state, supervisor_state
+from marsmith.child_processes import StopRequestedError
 from marsmith.client import Client
 from marsmith.errors import MarsmithError, NotRunningError, ServerError
+from marsmith.launch import SUPERVISED_VARIABLE
 from marsmith.restart_policy import STABLE_S, RestartPolicy, render_restart
 from marsmith.run_state import RunState
 from marsmith.server import StartOptions
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from marsmith.readiness import Outlook
 
 LOG = "supervisor.log"
-# A supervisor in the background carries it, so that it can be told whose it is.
-SUPERVISED_VARIABLE = "MARSMITH_SUPERVISED_FOLDER"
 # How often it is seen whether the frontend lives, and how often the frontend is asked what it serves.
 LOOK_S = 0.25
 ASK_S = 2.0
@@ -58,6 +58,8 @@ class Supervisor:
     _known: SupervisorState = field(default_factory=supervisor_state.of_this_process)
     _workers: WorkerWatch = field(default_factory=WorkerWatch)
     _next_ask: float = 0.0
+    _client: Client | None = None
+    _told: set[str] = field(default_factory=set)
 
     def run(self, state: RunState) -> None:
         """Return when the server has been stopped on purpose.
@@ -79,28 +81,57 @@ class Supervisor:
     def _watch(self, state: RunState) -> str | None:
         """Return how TorchServe ended by itself, in words; None when it was stopped on purpose."""
         self._workers.forget()
-        with suppress(NotRunningError), Client.for_project(self.project, deadline_s=_DEADLINE_S) as client:
-            while server.is_alive(state):
-                self._live(client)
-                time.sleep(LOOK_S)
+        while server.is_alive(state):
+            self._live(state)
+            time.sleep(LOOK_S)
         if server.stop_was_asked(self.project):
             return None
         return f"TorchServe ended by itself{_how(server_process.exit_of(state.pid))}"
 
-    def _live(self, client: Client) -> None:
+    def _live(self, state: RunState) -> None:
         """Do what is due while the server runs."""
         server_process.reap_orphans()
         self.manager.alive()
         if time.monotonic() >= self._next_ask:
             began = time.monotonic()
-            try:
-                versions = server_state.look(self.project, client)
-            except MarsmithError:
-                versions = None
+            versions = self._look(state)
             if versions is not None:
                 self._see_workers(versions)
             now = time.monotonic()
             self._next_ask = now + max(ASK_S, _ASK_SHARE * (now - began))
+
+    def _look(self, state: RunState) -> Sequence[VersionStatus] | None:
+        """Return what is registered, and remember it; None when that cannot be found out now.
+
+        Whatever is wrong with an archive, a file of the run or a reply, the watch goes on.
+        """
+        try:
+            self._mend_state(state)
+            if self._client is None:
+                self._client = Client.for_project(self.project, deadline_s=_DEADLINE_S)
+            return server_state.look(self.project, self._client)
+        except MarsmithError:
+            return None
+        except Exception as error:
+            self._tell_once(f"cannot see what is served: {error!r}")
+            return None
+
+    def _mend_state(self, state: RunState) -> None:
+        """Write the state of the server that is watched anew when somebody has damaged its file."""
+        try:
+            run_state.read(self.project)
+        except NotRunningError:
+            return
+        except ServerError as error:
+            if server.stop_was_asked(self.project):
+                return
+            self._tell_once(f"{error.message}; it is written anew")
+            run_state.write(self.project, state)
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.tell(text)
 
     def _see_workers(self, versions: Sequence[VersionStatus]) -> None:
         """Report what has happened to the workers; TorchServe itself starts them again."""
@@ -118,12 +149,15 @@ class Supervisor:
                 after = f" ({failures} times in a row)" if failures > 1 else ""
                 raise ServerError(f"{end}{after}", tip=f"the logs are in {self.project.run / 'logs'}")
             self._wait(end, delay)
+            if server.stop_was_asked(self.project):
+                raise StopRequestedError(signal.SIGTERM)
+            self._forget_client()
             try:
                 state = server.restart(self.project, self._reporting(self.options))
-            except (MarsmithError, OSError) as error:
+            except Exception as error:
                 if server.stop_was_asked(self.project):
                     raise
-                why = error.message if isinstance(error, MarsmithError) else error
+                why = error.message if isinstance(error, MarsmithError) else repr(error)
                 end, failures = f"TorchServe did not come back: {why}", failures + 1
                 self._note(last_end=end)
                 continue
@@ -131,6 +165,12 @@ class Supervisor:
             self.tell(f"TorchServe runs again (pid {state.pid})")
             self.manager.ready("serving")
             return state, failures
+
+    def _forget_client(self) -> None:
+        """The next server may have other addresses."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def _wait(self, end: str, delay: float) -> None:
         self.tell(f"{end}; it is started again in {delay:g} s")

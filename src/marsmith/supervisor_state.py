@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from marsmith.json_reader import read_json
+from marsmith.run_state import check_process
 from marsmith.server_process import frontend
 from marsmith.settings import Project
 
@@ -50,9 +52,13 @@ def of_this_process() -> SupervisorState:
 def read(project: Project) -> SupervisorState | None:
     """Return the project's living supervisor; None where there is none."""
     try:
-        data = json.loads(_path(project).read_text(encoding="utf-8"))
+        data = read_json(_path(project).read_text(encoding="utf-8"))
+        check_process(data["pid"], data["created"])
         state = SupervisorState(**{each.name: data[each.name] for each in fields(SupervisorState) if each.name in data})
-    except (OSError, ValueError, TypeError):
+        restarts = state.worker_restarts
+        if not isinstance(restarts, dict) or not all(type(count) is int for count in restarts.values()):
+            return None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     return state if state.is_alive else None
 

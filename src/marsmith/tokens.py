@@ -6,7 +6,6 @@ about to, by one process at a time, and whoever is refused reads the file again 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import threading
@@ -21,6 +20,7 @@ from typing import IO, Any, Literal, TypeVar, get_args
 from marsmith.deadline import RENEWING, Deadline
 from marsmith.errors import AuthorizationError, ConnectionFailedError, DeadlineError, FormatError, UsageError
 from marsmith.failures import failure
+from marsmith.json_reader import read_json
 from marsmith.rest import Request, Transport, missed
 from marsmith.run_state import RunState
 
@@ -85,7 +85,7 @@ def parse_key_file(text: str, source: str = "key_file.json", warnings: tuple[str
         FormatError: not JSON, or tokens or times are missing or malformed.
     """
     try:
-        data = json.loads(text)
+        data = read_json(text)
         return KeyFile(
             inference=_parse_token(data["inference"]),
             management=_parse_token(data["management"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from marsmith.child_processes import temporary_folder
 from marsmith.errors import ArchiveError, ConfigError, UsageError
+from marsmith.json_reader import read_json
 
 _MANIFEST = "MAR-INF/MANIFEST.json"
 # What the frontend takes where neither the model config nor the server config says anything.
@@ -63,7 +63,7 @@ def unpacked(archive: Path) -> Iterator[UnpackedArchive]:
 def _read(folder: Path) -> UnpackedArchive:
     """Read manifest and model config as leniently as the frontend does."""
     try:
-        model = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["model"]
+        model = read_json((folder / _MANIFEST).read_text(encoding="utf-8"))["model"]
         name, handler = str(model["modelName"]), str(model["handler"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArchiveError(f"{folder / _MANIFEST} is no manifest of a model archive: {error!r}") from None
@@ -81,12 +81,12 @@ def _read(folder: Path) -> UnpackedArchive:
 
 def _read_config(folder: Path, name: str | None) -> Mapping[str, Any]:
     """Read the model config; one that cannot be read is left to the worker, which then fails as it does in a server."""
-    from marsmith.formats.strict_yaml import load_mapping
+    from marsmith.strict_yaml import load_model_config
 
     if not name:
         return {}
     try:
-        return load_mapping((folder / name).read_text(encoding="utf-8"), name, ConfigError)
+        return load_model_config((folder / name).read_text(encoding="utf-8"), name, ConfigError)
     except (OSError, ValueError, ConfigError):
         return {}
 

@@ -42,6 +42,8 @@ def zip_oddities(file: BinaryIO, size: int, entries: Sequence[Header]) -> list[s
         # The structure has no gaps, so a header of another length shifts the content and shows here.
         if file.read(entry.data_offset - entry.offset) != expected:
             problems.append(f"member {entry.name!r}: its local header is not the one that marsmith writes")
+        if entry.descriptor_size:
+            problems.append(f"member {entry.name!r}: it was streamed, with its sizes behind its content")
     return problems + _end_oddities(file, size, entries)
 
 
@@ -52,7 +54,7 @@ def canonical_order(names: Sequence[str]) -> list[str]:
 
 def _end_oddities(file: BinaryIO, size: int, entries: Sequence[Header]) -> list[str]:
     """Compare the central directory, entry by entry, and the end records."""
-    position = start = entries[-1].data_offset + entries[-1].compressed_size if entries else 0
+    position = start = entries[-1].end if entries else 0
     for entry in entries:
         expected = _central(entry)
         file.seek(position)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,13 +13,10 @@ from marsmith.errors import ArchiveError, ConfigError, FormatError, Verification
 from marsmith.formats import environment as environment_format
 from marsmith.formats.environment import parse_environment
 from marsmith.formats.examples import ValidatedExample
-from marsmith.formats.strict_yaml import load_mapping
+from marsmith.json_reader import read_json
+from marsmith.strict_yaml import load_model_config
 
 EXPORT = "MAR-INF/export.json"
-# A few lines of YAML can stand for billions of values, and the parser takes seconds for deeply nested brackets.
-_MAX_VALUES = 10_000
-_MAX_CONFIG_CHARACTERS = 64 << 10
-_MAX_BRACKETS = 500
 
 
 def describe(archive: Archive) -> dict[str, Any]:
@@ -79,7 +76,7 @@ def _export(archive: Archive) -> Mapping[str, Any] | None:
     if text is None:
         return None
     try:
-        data = json.loads(text)
+        data = read_json(text)
     except (ValueError, RecursionError) as error:
         return _problem(error)
     return data if isinstance(data, dict) else {"problem": "not an object"}
@@ -90,34 +87,10 @@ def _model_config(archive: Archive) -> Mapping[str, Any] | None:
     text = archive.text(name) if name else None
     if name is None or text is None:
         return None
-    if len(text) > _MAX_CONFIG_CHARACTERS or text.count("[") + text.count("{") > _MAX_BRACKETS:
-        return {"problem": "too large or too deeply nested to be shown"}
     try:
-        plain = _plain(load_mapping(text, name, ConfigError), [_MAX_VALUES])
-    except (FormatError, ArchiveError) as error:
+        return load_model_config(text, name, ConfigError)
+    except ConfigError as error:
         return _problem(error)
-    except (ValueError, RecursionError) as error:
-        # The parser lets these through, as for a date with a thirteenth month.
-        return _problem(error)
-    return plain if isinstance(plain, dict) else None
-
-
-def _plain(value: Any, budget: list[int]) -> Any:
-    """Turn parsed YAML into what JSON can hold, as long as the budget of values lasts."""
-    budget[0] -= 1
-    if budget[0] < 0:
-        raise ArchiveError(f"more than {_MAX_VALUES:,} values")
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, budget) for key, item in value.items()}
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, Sequence):
-        return [_plain(item, budget) for item in value]
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    return float(value) if isinstance(value, float) else str(value)
 
 
 def _environment(archive: Archive) -> dict[str, Any] | None:

@@ -7,6 +7,8 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from marsmith.names import is_hidden
+
 MAX_NAME_BYTES = 1024
 _MAX_PART_BYTES = 255
 
@@ -46,8 +48,8 @@ def name_problem(name: str) -> str | None:
         return "the name is absolute"
     if "\\" in name:
         return "the name holds a backslash"
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
-        return "the name holds a control character or is not valid Unicode"
+    if any(map(is_hidden, name)):
+        return "the name holds a control character, one that hides or reorders text, or is not valid Unicode"
     parts = name.split("/")
     if any(part in {".", ".."} for part in parts):
         return "the name holds '.' or '..' as a part"

@@ -16,8 +16,11 @@ LOCAL: Final = struct.Struct("<4s5H3L2H")
 CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
 LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 CENTRAL_SIGNATURE: Final = b"PK\x01\x02"
+# The sizes of an entry stand behind its content, because who wrote it could not go back.
+HAS_DESCRIPTOR: Final = 0x8
 METHODS: Final[dict[int, Method]] = {0: "stored", 8: "deflated"}
 
+_DESCRIPTOR = struct.Struct("<4s3L")
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR64 = struct.Struct("<4sLQL")
@@ -67,10 +70,16 @@ class Header:
     external: int
     offset: int
     data_offset: int
+    descriptor_size: int = 0
 
-    def at(self, data_offset: int) -> Header:
-        """Return the header with the offset of its content."""
-        return replace(self, data_offset=data_offset)
+    @property
+    def end(self) -> int:
+        """Offset of the first byte after the entry."""
+        return self.data_offset + self.compressed_size + self.descriptor_size
+
+    def at(self, data_offset: int, descriptor_size: int = 0) -> Header:
+        """Return the header with the offset of its content and the size of its data descriptor."""
+        return replace(self, data_offset=data_offset, descriptor_size=descriptor_size)
 
 
 def find_central_directory(file: BinaryIO, path: Path) -> CentralDirectory:
@@ -142,13 +151,25 @@ def _zip64_directory(file: BinaryIO, path: Path, locator: bytes, end: int, field
     return _directory(path, wide, start)
 
 
+def descriptor_size(file: BinaryIO, path: Path, entry: Header, data_offset: int) -> int:
+    """Return how many bytes the data descriptor of an entry takes, which must say what its central header says."""
+    file.seek(data_offset + entry.compressed_size)
+    raw = file.read(_DESCRIPTOR.size)
+    # As Java does it: the signature may be missing, and is looked for first.
+    signed = raw[:4] == b"PK\x07\x08"
+    body = raw[4:] if signed else raw[:12]
+    if body != struct.pack("<3L", entry.crc, *(min(n, _ALL_ONES_32) for n in (entry.compressed_size, entry.size))):
+        raise hostile(path, "its data descriptor does not say what the directory says", entry.name)
+    return len(raw) if signed else len(body)
+
+
 def header_problem(needed: int, flags: int, method: int) -> str | None:
     """Say what in an entry's header is refused, in words; None if nothing is."""
     if flags & 0x2041:
         return "it is encrypted"
-    if flags & 0x8:
-        return "it uses a data descriptor, so its local header does not say how long it is"
-    if flags & ~0x806:
+    if flags & HAS_DESCRIPTOR and METHODS.get(method) == "stored":
+        return "it is stored with a data descriptor, so nothing before its content says how long it is"
+    if flags & ~(0x806 | HAS_DESCRIPTOR):
         return f"it sets flags that no archive needs ({flags:#06x})"
     if method not in METHODS:
         return f"its compression method {method} is none that TorchServe reads (stored or deflated)"

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from marsmith.archive.canonical_zip import zip_oddities
 from marsmith.archive.contents import (
+    CHUNK_BYTES,
     Limits,
     MemberInfo,
     check_collisions,
@@ -27,16 +28,19 @@ from marsmith.archive.member_stream import MemberStream, identity, open_unchange
 from marsmith.archive.zip_layout import (
     CENTRAL,
     CENTRAL_SIGNATURE,
+    HAS_DESCRIPTOR,
     LOCAL,
     LOCAL_SIGNATURE,
     METHODS,
     CentralDirectory,
     Header,
     central_sizes,
+    descriptor_size,
     find_central_directory,
     header_problem,
     local_sizes,
     mode_problem,
+    zip64_field,
 )
 
 # Deflate cannot do better than this; a header that claims more lies.
@@ -65,6 +69,15 @@ class ZipSource:
         _check_sizes(path, limits, self._entries, self._identity.size)
         self._by_name = {entry.name: entry for entry in files}
         self._members = MappingProxyType({entry.name: _info(entry) for entry in files})
+        self._check_streamed(files)
+
+    def _check_streamed(self, files: list[Header]) -> None:
+        """Read the contents that a data descriptor follows: Java looks for it where the compressed data ends."""
+        for entry in files:
+            if entry.descriptor_size:
+                with self.open_member(entry.name) as content:
+                    while content.read(CHUNK_BYTES):
+                        pass
 
     @property
     def members(self) -> Mapping[str, MemberInfo]:
@@ -122,7 +135,7 @@ def _read_entries(file: BinaryIO, path: Path, directory: CentralDirectory) -> tu
             raise hostile(path, _gap(entry.offset, position), entry.name)
         after_central = file.tell()
         entry = _match_local(file, path, entry)
-        position = entry.data_offset + entry.compressed_size
+        position = entry.end
         entries.append(entry)
         file.seek(after_central)
     if position != directory.offset:
@@ -167,7 +180,15 @@ def _match_local(file: BinaryIO, path: Path, central: Header) -> Header:
     if raw_name != central.name.encode():
         shown = raw_name.decode(errors="backslashreplace")
         raise hostile(path, f"its local header names it {shown!r}", central.name)
-    size, packed = local_sizes(path, central.name, file.read(extra_length), (size, packed))
+    extra = file.read(extra_length)
+    data_offset, behind = file.tell(), 0
+    if flags & central.flags & HAS_DESCRIPTOR:
+        if zip64_field(path, central.name, extra) is not None:
+            raise hostile(path, "it has a data descriptor and a zip64 field", central.name)
+        behind = descriptor_size(file, path, central, data_offset)
+        if not any((crc, size, packed)):
+            crc, size, packed = central.crc, central.size, central.compressed_size
+    size, packed = local_sizes(path, central.name, extra, (size, packed))
     if central.offset >= 0xFFFFFFFF:
         # An offset past 4 GiB needs zip64 in the directory only, and Python's zipfile says so there only.
         needed = central.needed
@@ -186,7 +207,7 @@ def _match_local(file: BinaryIO, path: Path, central: Header) -> Header:
             raise hostile(
                 path, f"its {what} is {local} in the local header, {directory} in the directory", central.name
             )
-    return central.at(file.tell())
+    return central.at(data_offset, behind)
 
 
 def _name(raw: bytes, flags: int, path: Path) -> str:

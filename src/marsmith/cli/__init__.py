@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from marsmith import __version__
 from marsmith.child_processes import StopRequestedError, stop_on_signals
+from marsmith.cli.output import note
 from marsmith.errors import MarsmithError, WorkerDiedError
 from marsmith.file_errors import access_error
 from marsmith.names import did_you_mean
@@ -81,10 +82,10 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
 
 def _report(error: MarsmithError) -> None:
     if isinstance(error, WorkerDiedError) and error.traceback:
-        print(error.traceback.rstrip(), file=sys.stderr)
-    print(f"marsmith: error: {error.message}", file=sys.stderr)
+        note(error.traceback.rstrip())
+    note(f"marsmith: error: {error.message}")
     if error.tip:
-        print(f"TIP: {error.tip}", file=sys.stderr)
+        note(f"TIP: {error.tip}")
 
 
 def _stopped(number: int) -> int:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from marsmith.cli.admission import admit_here
-from marsmith.cli.output import add_json_flag, print_json
+from marsmith.cli.output import add_json_flag, print_json, printable
 from marsmith.errors import UsageError
 from marsmith.findings import Finding
 
@@ -63,10 +63,10 @@ def _check(args: argparse.Namespace) -> list[Finding]:
 
 def _print(found: list[Finding]) -> None:
     for item in found:
-        print(f"{item.file}:{item.line}: {item.severity}: {item.message} [{item.rule}]")
+        print(printable(f"{item.file}:{item.line}: {item.severity}: {item.message} [{item.rule}]"))
         for line in item.detail.rstrip().splitlines():
-            print(f"    | {line}")
-        print(f"    mend: {item.mend}")
+            print(printable(f"    | {line}"))
+        print(printable(f"    mend: {item.mend}"))
     counts = Counter(item.severity for item in found)
     words = [f"{counts[kind]} {kind}{'' if counts[kind] == 1 else 's'}" for kind in ("error", "warning", "note")]
     print(", ".join(word for word in words if not word.startswith("0 ")) or "nothing found")

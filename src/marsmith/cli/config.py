@@ -4,6 +4,7 @@
     marsmith config efficientnet_lite0  # the versions of one model
     marsmith config --json
 
+An archive that `marsmith serve` would leave out is named with the reason, instead of its configuration.
 While a server runs, what it says of itself is compared with the files; the exit code is 1 where they differ.
 """
 
@@ -14,7 +15,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from marsmith.cli.output import add_json_flag, print_json, print_table
+from marsmith.cli.output import add_json_flag, print_json, print_table, printable
 from marsmith.errors import UsageError
 from marsmith.names import did_you_mean
 from marsmith.settings import Project, find_project
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from marsmith.effective_config import Setting, VersionSettings
     from marsmith.live_differences import Difference
+    from marsmith.run_state import LeftOut
+    from marsmith.selection import Selection
 
 
 _SECRETS = frozenset({"keystore_pass"})
@@ -42,30 +45,40 @@ def run(args: argparse.Namespace) -> int:
 
     project = find_project()
     server = server_settings(project, read_server_config(project), os.environ)
-    versions = _versions(server, args.model)
+    selection = _selection(project, server)
+    versions = _versions(server, selection, args.model)
     differences = _differences(project, server, versions, args.model)
     if args.json:
-        print_json(_data(server, versions, differences, args.model))
+        print_json(_data(server, versions, selection.left_out, differences, args.model))
     else:
-        _print(server, versions, differences, args.model)
+        _print(server, versions, selection.left_out, differences, args.model)
     return int(bool(differences))
 
 
-def _versions(server: Mapping[str, Setting], model: str | None) -> list[VersionSettings]:
+def _selection(project: Project, server: Mapping[str, Setting]) -> Selection:
     from pathlib import Path
 
+    from marsmith.config.project_settings import admission_policy
+    from marsmith.model_store import load_items
+    from marsmith.selection import Selection, select
+
+    store = Path(server["model_store"].value)
+    if not store.is_dir():
+        return Selection()
+    return select(load_items(store, server["load_models"].value), policy=admission_policy(project))
+
+
+def _versions(server: Mapping[str, Setting], selection: Selection, model: str | None) -> list[VersionSettings]:
     from marsmith.effective_config import version_settings
     from marsmith.lint.run import available_cores
     from marsmith.machine_facts import gpus
-    from marsmith.model_store import archives_in, open_stored
 
-    store = Path(server["model_store"].value)
-    paths = archives_in(store, server["load_models"].value) if store.is_dir() else []
-    stored = [open_stored(path) for path in paths if path.exists()]
+    stored = selection.served
     names = {archive.manifest.model_name for archive in stored}
     if model is not None and model not in names:
         raise UsageError(
-            f"no archive of {model!r} in {store}{did_you_mean(model, names)}", tip=f"marsmith archive {model}"
+            f"no archive of {model!r} in {server['model_store'].value}{did_you_mean(model, names)}",
+            tip=f"marsmith archive {model}",
         )
     chosen = [archive for archive in stored if model in {None, archive.manifest.model_name}]
     counted = len(gpus())
@@ -97,6 +110,7 @@ def _differences(
 def _data(
     server: Mapping[str, Setting],
     versions: Iterable[VersionSettings],
+    left_out: Iterable[LeftOut],
     differences: list[Difference] | None,
     model: str | None,
 ) -> dict[str, object]:
@@ -111,6 +125,7 @@ def _data(
             }
             for version in versions
         ],
+        "left_out": [asdict(each) for each in left_out],
         "running": differences is not None,
         "differences": [asdict(difference) for difference in differences or ()],
     }
@@ -124,6 +139,7 @@ def _setting(setting: Setting) -> dict[str, object]:
 def _print(
     server: Mapping[str, Setting],
     versions: Iterable[VersionSettings],
+    left_out: Iterable[LeftOut],
     differences: list[Difference] | None,
     model: str | None,
 ) -> None:
@@ -133,6 +149,8 @@ def _print(
         print()
         _print_settings(f"{version.model_name}:{version.model_version}", version.settings)
     print()
+    for each in left_out:
+        print(printable(str(each)))
     if differences is None:
         print("no server runs, so nothing is compared")
     elif not differences:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marsmith.cli.output import add_json_flag, note, print_json
+from marsmith.cli.output import add_json_flag, note, print_json, printable_lines
 from marsmith.errors import MarsmithError, ProjectError
 from marsmith.settings import find_project
 
@@ -82,4 +82,5 @@ def _print(results: list[Found], form: str) -> None:
         print_json(report.as_data(results, base))
         return
     printers = {"text": report.as_text, "sarif": report.as_sarif, "github": report.as_github}
-    sys.stdout.write(printers[form](results, base))
+    text = printers[form](results, base)
+    sys.stdout.write(printable_lines(text) if form == "text" else text)

@@ -6,12 +6,12 @@ import argparse
 import json
 import math
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from marsmith.errors import UsageError
+from marsmith.names import is_hidden
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,13 @@ def check_deadline(seconds: float) -> None:
 
 def print_json(value: object) -> None:
     """Print ``value`` on stdout as indented JSON, keys in their own order."""
-    print(encodable(json.dumps(value, indent=2, ensure_ascii=False)))
+    print(json_text(value, indent=2))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return ``value`` as JSON in which every character that hides or steers text, or has no form, is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return "".join(json.dumps(c)[1:-1] if c != "\n" and is_hidden(c) else c for c in text)
 
 
 def encodable(text: str) -> str:
@@ -37,7 +43,7 @@ def encodable(text: str) -> str:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a plain table on stdout; its width follows its content, so that it can be cut with awk."""
-    texts = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    texts = [list(columns), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in texts) for i in range(len(columns))]
     for line in texts:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -47,18 +53,27 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     """Print ``name  value`` lines on stdout, aligned."""
     width = max(map(len, fields), default=0)
     for name, value in fields.items():
-        print(f"{name:<{width}}  {value}".rstrip())
+        print(f"{name:<{width}}  {printable(str(value))}".rstrip())
 
 
 def printable(text: str) -> str:
     """Replace what would steer a terminal or hide text: an archive's words are not ours."""
-    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in hidden else c for c in text)
+    return "".join(json.dumps(c)[1:-1] if is_hidden(c) else c for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Do so line by line, and keep the line breaks and the tabs."""
+    return "".join(c if c in "\n\t" else printable(c) for c in text)
+
+
+def say(text: str) -> None:
+    """Print lines on stdout that may quote an archive or a server."""
+    print(printable_lines(text))
 
 
 def note(message: str) -> None:
     """Print a line about the progress of work on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable_lines(message), file=sys.stderr, flush=True)
 
 
 @contextmanager

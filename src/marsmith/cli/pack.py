@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from marsmith.cli.output import byte_progress, note
+from marsmith.cli.output import byte_progress, note, say
 
 FORMATS = ("tgz", "no-archive", "zip-store", "default")
 
@@ -50,4 +50,4 @@ def run(args: argparse.Namespace) -> None:
         packed = pack(request, on_progress=on_progress)
     for text in packed.notes:
         note(text)
-    print(packed.path)
+    say(str(packed.path))

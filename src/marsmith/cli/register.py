@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 from marsmith.cli.admission import admit_here
-from marsmith.cli.output import note
+from marsmith.cli.output import note, say
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
             client.set_default(status.model_name, status.model_version)
         default = args.set_default or status.default
     server_state.record(project, {version: content})
-    print(
+    say(
         f"{status.model_name}:{status.model_version} is ready: {status.ready_workers}/{len(status.workers)} workers,"
         f" batch size {status.batch_size}{', default version' if default else ''}"
     )

@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith repack``."""
     parser.add_argument("archive", type=Path, metavar="OLD", help="a .mar, a .tar.gz or a folder")
     parser.add_argument("--output", type=Path, metavar="NEW.mar", help="default: NAME-VERSION.mar beside OLD")
+    parser.add_argument("--version", metavar="VERSION", help="another model version than the old one's")
     parser.add_argument("--environment", type=Path, metavar="FILE", help="becomes MAR-INF/environment.txt")
     parser.add_argument("--force", action="store_true", help="replace an existing archive, OLD itself included")
 
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> None:
         done = repack(
             args.archive,
             output=args.output,
+            version=args.version,
             force=args.force,
             environment=args.environment,
             on_progress=on_progress,

@@ -14,7 +14,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from marsmith.cli.output import note
+from marsmith.cli.output import note, say
 
 if TYPE_CHECKING:
     from marsmith.client import Client, VersionStatus
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> None:
         client.scale(model, version=before.model_version, min_workers=args.workers, max_workers=args.max)
         now = _settled(client, model, before.model_version)
     server_state.record(project)
-    print(f"{name} has {now.ready_workers}/{len(now.workers)} workers ready, at least {now.min_workers}, ", end="")
-    print(f"at most {now.max_workers}")
+    ready = f"{now.ready_workers}/{len(now.workers)} workers ready"
+    say(f"{name} has {ready}, at least {now.min_workers}, at most {now.max_workers}")
 
 
 def _settled(client: Client, model: str, version: str) -> VersionStatus:

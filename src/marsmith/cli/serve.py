@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from marsmith.cli.output import add_json_flag, note, printable
+from marsmith.cli.output import add_json_flag, note
 from marsmith.cli.status import print_status
 from marsmith.errors import MarsmithError, UsageError, WorkerDiedError
 from marsmith.restart_policy import DEFAULT_LIMIT, RestartPolicy, parse_restart
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.log == "json":
         return _in_foreground_as_json(project, args, policy)
     with _progress(quiet=True) as on_progress:
-        _in_foreground(project, args, policy, _Output(sys.stderr.fileno(), _tell, on_progress))
+        _in_foreground(project, args, policy, _Output(sys.stderr.fileno(), note, on_progress))
     return 0
 
 
@@ -80,7 +80,7 @@ def _in_background(project: Project, args: argparse.Namespace, policy: RestartPo
     try:
         with _progress(quiet=False) as on_progress:
             options = server.StartOptions(
-                timeout_s=args.timeout, fresh=args.fresh, strict=args.strict, on_progress=on_progress, on_note=_tell
+                timeout_s=args.timeout, fresh=args.fresh, strict=args.strict, on_progress=on_progress, on_note=note
             )
             server.start(project, options)
             if policy.limit != 0:
@@ -209,11 +209,6 @@ def _words(seen: Outlook) -> str:
     if not seen.listening:
         return "starting TorchServe"
     return "; ".join(f"{name}:{version}: {reason}" for (name, version), reason in seen.waiting.items())
-
-
-def _tell(text: str) -> None:
-    """Say one sentence on stderr; it may quote an archive."""
-    note(printable(text))
 
 
 def _dated(text: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 
+from marsmith.cli.output import say
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith set-default``."""
@@ -27,4 +29,4 @@ def run(args: argparse.Namespace) -> None:
         client.set_default(args.model, args.version)
         now = next(status for status in client.describe(args.model) if status.default)
     server_state.record(project)
-    print(f"{now.model_name} is answered by version {now.model_version}")
+    say(f"{now.model_name} is answered by version {now.model_version}")

@@ -14,7 +14,6 @@ of the last interval, and Ctrl-C ends it. With --json as well each look is one l
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import time
@@ -22,7 +21,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from marsmith.child_processes import StopRequestedError
-from marsmith.cli.output import add_json_flag, note, print_fields, print_json, print_table, printable
+from marsmith.cli.output import add_json_flag, json_text, note, print_fields, print_json, print_table, printable
 from marsmith.errors import ClientError, NotRunningError, UsageError
 from marsmith.settings import Project, find_project
 
@@ -86,7 +85,7 @@ def _watch(project: Project, interval_s: float, *, as_json: bool) -> None:
     if as_json:
         for seen in looks:
             data = {"running": False, "reason": seen} if isinstance(seen, str) else {"running": True, **seen.as_data()}
-            print(json.dumps(data, ensure_ascii=False), flush=True)
+            print(json_text(data), flush=True)
     elif sys.stdout.isatty():
         _watch_in_terminal(looks)
     else:

@@ -4,7 +4,7 @@
 
 The frontend unregisters its models and ends; what has not ended after --timeout seconds is ended by force, with 0 at
 once. What was served is remembered for the next `marsmith serve`. Where no server runs, nothing happens, and that is
-said.
+said. Only the processes count: it works with a damaged config, damaged archives and a damaged run state as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 from marsmith.cli.output import note
-from marsmith.settings import find_project
+from marsmith.settings import find_running_project
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,6 @@ def run(args: argparse.Namespace) -> None:
     """Stop the server."""
     from marsmith import server
 
-    project = find_project()
+    project = find_running_project()
     stopped = server.stop(project, timeout_s=args.timeout)
     note(f"stopped the server of {project.root}" if stopped else f"no server runs for {project.root}")

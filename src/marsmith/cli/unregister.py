@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from marsmith.cli.output import note
+from marsmith.cli.output import note, say
 
 if TYPE_CHECKING:
     from marsmith.client import VersionStatus
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     if known and version:
         file.forget(version)
         done += "; no rollback goes back to it by itself any more"
-    print(done)
+    say(done)
 
 
 def _unregister(project: Project, model: str, version: str | None, args: argparse.Namespace) -> str:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marsmith.cli.output import add_json_flag, print_json, print_table, printable
+from marsmith.cli.output import add_json_flag, print_json, print_table, printable, say
 
 if TYPE_CHECKING:
     from marsmith.archive import Archive
@@ -68,4 +68,4 @@ def _print(verification: Verification, *, as_json: bool) -> None:
     rows = [(check.outcome, check.name, printable(check.detail)) for check in verification.checks]
     print_table(("outcome", "check", "detail"), rows)
     count = len(verification.failures)
-    print(f"{verification.archive}: " + (f"refused, {count} failed" if count else "verified"))
+    say(f"{verification.archive}: " + (f"refused, {count} failed" if count else "verified"))

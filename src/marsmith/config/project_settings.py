@@ -9,11 +9,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from marsmith import strict_yaml
 from marsmith.archive.admit import Makers, Policy, Signatures
 from marsmith.errors import ConfigError, MarsmithError, ProjectError
-from marsmith.formats import strict_yaml
-from marsmith.formats.strict_yaml import Strict
 from marsmith.settings import PROJECT_VARIABLE, Project, find_project
+from marsmith.strict_yaml import Strict
 
 
 def _not_empty(path: str) -> str:

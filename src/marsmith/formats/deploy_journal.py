@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from marsmith.errors import FormatError
+from marsmith.json_reader import read_json
 
 FORMAT_VERSION = 1
 # Releases further back can still be deployed by name of their archive.
@@ -169,7 +170,7 @@ def parse_journal(text: str, source: str) -> Journal:
         FormatError: it is damaged, or a newer marsmith wrote it.
     """
     try:
-        data = json.loads(text)
+        data = read_json(text)
         if data["format"] != FORMAT_VERSION:
             raise FormatError(source, [f"its format is {data['format']!r}, this marsmith knows {FORMAT_VERSION}"])
         releases = tuple(_release(item) for item in data["releases"])

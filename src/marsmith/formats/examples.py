@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from marsmith.errors import FormatError
+from marsmith.json_reader import read_json
 
 FOLDER = "MAR-INF/examples"
 FILE_NAME = f"{FOLDER}/examples.json"
@@ -60,7 +61,7 @@ def parse_examples(text: str, source: str = FILE_NAME) -> list[ValidatedExample]
         FormatError: not JSON, or not a list of examples.
     """
     try:
-        items = json.loads(text)
+        items = read_json(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(source, [f"not JSON: {error}"]) from None
     if not isinstance(items, list):

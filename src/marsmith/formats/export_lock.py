@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints
 
+from marsmith import strict_yaml
 from marsmith.errors import FormatError
-from marsmith.formats import strict_yaml
 from marsmith.formats.form import Form
-from marsmith.formats.strict_yaml import Strict
+from marsmith.strict_yaml import Strict
 
 SUFFIX = ".lock"
 _HEAD = """\

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from marsmith.formats import form as forms
 from marsmith.formats.form import AUTO, Form
-from marsmith.formats.strict_yaml import Strict
+from marsmith.strict_yaml import Strict
 
 _ENGINE_OF_FORMAT = {"torchscript": "torch", "pt2": "aot_inductor", "onnx": "onnxruntime", AUTO: AUTO}
 

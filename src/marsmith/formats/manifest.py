@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from marsmith.errors import FormatError
+from marsmith.json_reader import read_json
 
 FILE_NAME = "MAR-INF/MANIFEST.json"
 FORMAT_VERSION = 1
@@ -35,7 +36,9 @@ _TOP_KEYS = (
     ("archiver_version", "archiverVersion"),
     ("marsmith", "marsmith"),
 )
-_REQUIRED = frozenset({"modelName", "modelVersion", "handler", "runtime"})
+_REQUIRED = frozenset({"modelName", "handler"})
+# What TorchServe takes for a field that is missing; null counts as missing but for the runtime, which then is none.
+_DEFAULTS = {"modelVersion": "1.0", "runtime": "python"}
 _MAPPINGS = frozenset({"extensions", "marsmith"})
 
 
@@ -58,6 +61,7 @@ class Manifest:
         marsmith: our own key, ``{"formatVersion": 1}``; None in an archive made by another tool.
         extra: further fields at the top.
         model_extra: further fields of ``model``.
+        oddities: where the text was not as it should be and TorchServe reads it all the same; one sentence each.
     """
 
     model_name: str
@@ -74,6 +78,7 @@ class Manifest:
     marsmith: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     model_extra: Mapping[str, Any] = field(default_factory=dict)
+    oddities: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def format_version(self) -> int | None:
@@ -85,7 +90,8 @@ class Manifest:
 def parse_manifest(text: str, source: str = FILE_NAME) -> Manifest:
     """Parse a manifest.
 
-    For every manifest m, ``parse_manifest(render_manifest(m)) == m``.
+    For every manifest m, ``parse_manifest(render_manifest(m)) == m``. What TorchServe reads although it is not as it
+    should be (a number for a text, no runtime, no version) is read as TorchServe reads it, and is among the oddities.
 
     Raises:
         FormatError: with every problem found: no JSON, a key that stands twice, a field that TorchServe needs and that
@@ -96,8 +102,9 @@ def parse_manifest(text: str, source: str = FILE_NAME) -> Manifest:
     if not isinstance(model, dict):
         raise FormatError(source, ["the field 'model' is missing or not an object"])
     problems: list[str] = []
-    top = _take(data, _TOP_KEYS, "", problems)
-    inner = _take(model, _MODEL_KEYS, "model.", problems)
+    oddities: list[str] = []
+    top = _take(data, _TOP_KEYS, "", problems, oddities)
+    inner = _take(model, _MODEL_KEYS, "model.", problems, oddities)
     if not problems and top["runtime"] not in RUNTIMES:
         problems.append(f"runtime: {top['runtime']!r} is none of {', '.join(RUNTIMES)}")
     if problems:
@@ -106,7 +113,7 @@ def parse_manifest(text: str, source: str = FILE_NAME) -> Manifest:
     known_model = {key for _, key in _MODEL_KEYS}
     extra = {key: value for key, value in data.items() if key not in known_top}
     model_extra = {key: value for key, value in model.items() if key not in known_model}
-    return Manifest(**top, **inner, extra=extra, model_extra=model_extra)
+    return Manifest(**top, **inner, extra=extra, model_extra=model_extra, oddities=tuple(oddities))
 
 
 def render_manifest(manifest: Manifest) -> str:
@@ -124,9 +131,7 @@ def _present(manifest: Manifest, keys: tuple[tuple[str, str], ...]) -> dict[str,
 
 def _load(text: str, source: str) -> dict[str, Any]:
     try:
-        data = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite)
-    except RecursionError:
-        raise FormatError(source, ["nested too deeply"]) from None
+        data = read_json(text, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_Real, parse_int=_Whole)
     except ValueError as error:
         raise FormatError(source, [f"not valid JSON: {error}"]) from None
     if not isinstance(data, dict):
@@ -148,25 +153,53 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text} is too large")
-    return value
+class _Real(float):
+    """A number with the text that it had: TorchServe reads 1.10 for a text as it is written."""
+
+    def __init__(self, text: str) -> None:
+        if not math.isfinite(self):
+            raise ValueError(f"the number {text} is too large")
+        self.text = text
 
 
-def _take(data: dict[str, Any], keys: tuple[tuple[str, str], ...], prefix: str, problems: list[str]) -> dict[str, Any]:
+class _Whole(int):
+    """A whole number with the text that it had."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _text_of(value: Any) -> str | None:
+    """Return the text that TorchServe takes a number or a truth value for; None when it is neither."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return getattr(value, "text", None)
+
+
+def _take(
+    data: dict[str, Any],
+    keys: tuple[tuple[str, str], ...],
+    prefix: str,
+    problems: list[str],
+    oddities: list[str],
+) -> dict[str, Any]:
     """Return the known fields by their Python names, and add what is wrong with them to ``problems``."""
     taken: dict[str, Any] = {}
     for name, key in keys:
         value = data.get(key)
         kind: type = dict if key in _MAPPINGS else str
+        if kind is str and (text := _text_of(value)) is not None:
+            oddities.append(f"{prefix}{key} is {text}, and not a text in quotes")
+            value = text
+        if value is None and key in _DEFAULTS and not (key == "runtime" and key in data):
+            value = _DEFAULTS[key]
+            oddities.append(f"{prefix}{key} is missing, and TorchServe takes {value}")
         if value is None:
-            if key in _REQUIRED:
+            if key in _REQUIRED or key in _DEFAULTS:
                 problems.append(f"the field '{prefix}{key}' is missing")
         elif not isinstance(value, kind):
             problems.append(f"{prefix}{key}: expected {'an object' if kind is dict else 'a text'}, not {value!r:.80}")
-        elif key in _REQUIRED and not value:
+        elif (key in _REQUIRED or key in _DEFAULTS) and not value:
             problems.append(f"the field '{prefix}{key}' is empty")
         taken[name] = value
     return taken

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from marsmith import strict_yaml
 from marsmith.errors import ConfigError
-from marsmith.formats import strict_yaml
-from marsmith.formats.strict_yaml import Strict
+from marsmith.strict_yaml import Strict
 
 FILE_NAME = "model-config.yaml"
 # The one key in a rendered model-config.yaml that TorchServe does not know: the block that the handler reads.
@@ -77,6 +77,6 @@ def parse_model_config(text: str, source: str = FILE_NAME) -> tuple[ModelConfig,
     Raises:
         ConfigError: unknown keys, wrong types, values out of range.
     """
-    data = dict(strict_yaml.load_mapping(text, source, ConfigError))
+    data = dict(strict_yaml.load_model_config(text, source, ConfigError))
     handler = data.pop(HANDLER_KEY, None) or {}
     return strict_yaml.parse(ModelConfig, strict_yaml.dump(data), source, ConfigError), dict(handler)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from marsmith.errors import FormatError, UsageError
+from marsmith.json_reader import read_json
 from marsmith.names import check_model_name
 
 FORMAT = 1
@@ -134,7 +135,7 @@ def parse_state(text: str, source: str = "served.json") -> ServerState:
         FormatError: it is not JSON, of another format, or something is missing or impossible in it.
     """
     try:
-        data = json.loads(text)
+        data = read_json(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(source, [f"not JSON: {error}"]) from None
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from marsmith.archive import Archive
 from marsmith.archive.describe import EXPORT
 from marsmith.errors import MarsmithError
+from marsmith.json_reader import read_json
 from marsmith.lint.model_config_rules import check_model_config
 from marsmith.lint.name_rules import check_names
 from marsmith.lint.server_file import ServerFile
@@ -87,6 +87,8 @@ def _twins(file: ServerFile, archives: Iterable[StoredArchive]) -> list[Found]:
 
 def _opened(path: Path, archive: Archive, cores: int, root: Path, *, installs_requirements: bool) -> Iterator[Found]:
     manifest = archive.manifest
+    for text in manifest.oddities:
+        yield found("MS507", path, 1, text, "marsmith repack writes it as it should be")
     yield from check_names(path, manifest.model_name, manifest.model_version, 1, 1)
     if manifest.config_file:
         name = Path(manifest.config_file).name
@@ -127,7 +129,7 @@ def _stock(path: Path, archive: Archive) -> Iterator[Found]:
 def _label_count(archive: Archive) -> int | None:
     text = archive.text(_LABELS)
     try:
-        labels = json.loads(text) if text else None
+        labels = read_json(text) if text else None
     except ValueError:
         return None
     return len(labels) if isinstance(labels, dict | list) else None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marsmith import strict_yaml
 from marsmith.errors import ConfigError
-from marsmith.formats import strict_yaml
 from marsmith.lint.fix import Fix
 from marsmith.lint.handler_metrics import WrittenMetric
 from marsmith.lint.trap import Found, found
@@ -167,5 +167,4 @@ def _handlers(path: Path, declared: Iterable[DeclaredMetric], written: Iterable[
 
 
 def _line(data: Any, key: str) -> int:
-    marks = getattr(data, "lc", None)
-    return int(marks.key(key)[0]) + 1 if marks is not None and key in data else 1
+    return strict_yaml.line_of(data, key) or 1

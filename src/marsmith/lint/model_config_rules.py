@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from ruamel.yaml.scalarbool import ScalarBoolean
 
+from marsmith import strict_yaml
+from marsmith.bounded_yaml import YamlMapping
 from marsmith.errors import ConfigError
-from marsmith.formats import strict_yaml
 from marsmith.formats.model_config import HANDLER_KEY
 from marsmith.lint.fix import Fix
 from marsmith.lint.trap import Found, found
@@ -55,7 +57,13 @@ LOWEST = {
     "responseTimeout": 1,
     "startupTimeout": 1,
     "jobQueueSize": 1,
+    # With 0 the queues of sequences cannot be made, which ends the server.
+    "maxNumSequence": 1,
+    "maxSequenceJobQueueSize": 1,
 }
+# ModelConfig.java takes an Integer; SnakeYAML makes a Long of a larger number.
+MIN_JAVA_INTEGER, MAX_JAVA_INTEGER = -(1 << 31), (1 << 31) - 1
+_PLACE = re.compile(r"line (?P<line>\d+): ")
 _CHOICES = {"deviceType": ("cpu", "gpu", "neuron"), "parallelType": ("pp", "tp", "pptp", "custom")}
 _WORDS = {int: "a whole number", bool: "true or false", str: "a text", list: "a list", dict: "a mapping"}
 _TIMEOUTS = {"responseTimeout": 120, "startupTimeout": 120}
@@ -83,13 +91,12 @@ class ModelKeys:
 
     def line(self, key: str) -> int:
         """Return the line of a key; that of the mapping where the key is missing."""
+        line = strict_yaml.line_of(self.data, key)
         marks = getattr(self.data, "lc", None)
-        if marks is None:
-            return 1
-        if key in self.data:
-            return int(marks.key(key)[0]) + 1
-        # A nested mapping begins in the line below its own key.
-        return int(marks.line) + 1 if self.prefix else 1
+        if line is None and self.prefix and marks is not None:
+            # A nested mapping begins in the line below its own key.
+            return int(marks.line) + 1
+        return line or 1
 
     def integer(self, key: str) -> int | None:
         """Return a whole number, None where it is missing or of another type."""
@@ -116,12 +123,25 @@ def check_model_config(path: Path, text: str, cores: int) -> list[Found]:
     if not text.strip():
         return [found("MS205", path, 1, "the model config is empty", "write the keys, or leave the file out")]
     try:
-        data = strict_yaml.load_mapping(text, str(path), ConfigError)
+        data = strict_yaml.load_model_config(text, str(path), ConfigError)
     except ConfigError as error:
-        return [found("MS205", path, 1, problem, "mend the file") for problem in error.problems]
+        return [_unreadable(path, problem) for problem in error.problems]
     keys = ModelKeys(path, data)
-    rules = (_unknown(keys), _types(keys), check_version_keys(keys, cores), _missing(keys))
+    rules = (_repeated(path, data), _unknown(keys), _types(keys), check_version_keys(keys, cores), _missing(keys))
     return sorted((item for rule in rules for item in rule), key=lambda item: (item.finding.line, item.finding.rule))
+
+
+def require_sound(text: str, source: str) -> None:
+    """Refuse a model config in which there is an error: TorchServe ignores such keys, or ends with all its models.
+
+    Raises:
+        ConfigError: with every error, each with its line.
+    """
+    findings = [item.finding for item in check_model_config(Path(source), text, cores=1)]
+    wrong = [finding for finding in findings if finding.severity == "error"]
+    if wrong:
+        problems = [f"line {each.line}: {each.message}" for each in wrong]
+        raise ConfigError(source, problems, tip=f"{wrong[0].mend}; marsmith lint FILE tells more")
 
 
 def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[Found]:
@@ -130,6 +150,18 @@ def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[Found]:
     yield from _workers(keys, cores)
     yield from _devices(keys)
     yield from _sequences(keys)
+
+
+def _unreadable(path: Path, problem: str) -> Found:
+    match = _PLACE.match(problem)
+    line = int(match["line"]) if match else 1
+    return found("MS205", path, line, problem[match.end() :] if match else problem, "mend the file")
+
+
+def _repeated(path: Path, data: YamlMapping) -> Iterator[Found]:
+    for key, line in data.repeated:
+        message = f"{key} stands twice, and line {data.lines[key]} counts"
+        yield found("MS218", path, line, message, "remove one of the two")
 
 
 def _unknown(keys: ModelKeys) -> Iterator[Found]:
@@ -183,6 +215,9 @@ def _types(keys: ModelKeys) -> Iterator[Found]:
             fix = None if right is None else keys.set(key, right)
             message = f"{key} is {value!r}, not {_WORDS[kind]}, so TorchServe takes its default"
             yield keys.found("MS203", key, message, f"write {_WORDS[kind]}", fix)
+        elif kind is int and isinstance(value, int) and not MIN_JAVA_INTEGER <= value <= MAX_JAVA_INTEGER:
+            message = f"{key} is {value}, which is too large a number for TorchServe, so it takes its default"
+            yield keys.found("MS203", key, message, f"write at most {MAX_JAVA_INTEGER}")
         elif isinstance(value, int) and kind is int and value < LOWEST.get(key, 0):
             yield keys.found("MS204", key, f"{key} is {value}", f"write at least {LOWEST.get(key, 0)}")
         elif key in _CHOICES and str(value).lower() not in _CHOICES[key]:
@@ -228,7 +263,9 @@ def _workers(keys: ModelKeys, cores: int) -> Iterator[Found]:
     least, most = keys.integer("minWorkers"), keys.integer("maxWorkers")
     if least is not None and (most or 0) < max(1, least):
         message = f"minWorkers is {least} and maxWorkers is {most if most is not None else 'missing'}: both are ignored"
-        yield keys.found("MS209", "minWorkers", message, "write maxWorkers, at least minWorkers")
+        ignored = keys.found("MS209", "minWorkers", message, "write maxWorkers, at least minWorkers")
+        # Without the other key the default counts, as without both: that is no contradiction.
+        yield ignored if most is not None else replace(ignored, finding=replace(ignored.finding, severity="warning"))
         return
     workers = most or 1
     handler = keys.data.get(HANDLER_KEY)

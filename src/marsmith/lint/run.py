@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from marsmith import strict_yaml
 from marsmith.errors import ConfigError, FormatError, MarsmithError, UsageError
-from marsmith.formats import strict_yaml
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
 from marsmith.formats.server_key_types import number
 from marsmith.lint import fix as fixes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from marsmith.errors import ConfigError
 from marsmith.formats.properties import Entry, parse_properties
 from marsmith.formats.server_key_types import KEY_TYPES, LARGEST_PORT, is_true, number
 from marsmith.formats.server_keys import KNOWN_KEYS, PATH_KEYS
+from marsmith.json_reader import read_json
 from marsmith.lint.fix import Fix
 from marsmith.lint.security_rules import OPENING_KEYS, check_security
 from marsmith.lint.server_file import ServerFile, listener_at
@@ -181,7 +181,7 @@ def _models_json(file: ServerFile) -> Iterator[Found]:
         return
     line = file.line("models")
     try:
-        parsed = json.loads(file.value("models"))
+        parsed = read_json(file.value("models"))
         versions = [
             (name, number, keys) for name, per_version in parsed.items() for number, keys in per_version.items()
         ]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from marsmith import strict_yaml
 from marsmith.config.project_settings import key_problems, parse_settings
 from marsmith.errors import ConfigError
-from marsmith.formats import strict_yaml
 from marsmith.lint.format_problems import CheckedFile, format_problem
 from marsmith.lint.trap import Found, found
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from marsmith import strict_yaml
 from marsmith.errors import ExportError, SpecError
-from marsmith.formats import strict_yaml
 from marsmith.formats.model_spec import ModelSpec, parse_model_spec
 from marsmith.lint.fix import Fix
 from marsmith.lint.format_problems import CheckedFile, format_problem
@@ -136,5 +136,4 @@ def _block(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _line(data: Mapping[str, Any], key: str) -> int:
-    marks = getattr(data, "lc", None)
-    return int(marks.key(key)[0]) + 1 if marks is not None and key in data else 1
+    return strict_yaml.line_of(data, key) or 1

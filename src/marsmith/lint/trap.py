@@ -79,7 +79,7 @@ RULES: dict[str, Rule] = {
     ),
     "MS203": Rule("model-value-type", "error", "a value of the wrong type is ignored, with a line in a log"),
     "MS204": Rule("model-value-range", "error", "a value out of range is ignored or replaced"),
-    "MS205": Rule("bad-model-config", "error", "a model config that is empty or no mapping breaks the load"),
+    "MS205": Rule("bad-model-config", "error", "a model config that is empty or no mapping of texts ends the server"),
     "MS206": Rule("timeouts-unset", "warning", "any model config sets both timeouts to 120 s over everything else"),
     "MS207": Rule("hidden-delay", "error", "a maxBatchDelay of 0 or none means 100 ms, which every lone request waits"),
     "MS208": Rule("idle-delay", "note", "with a batchSize of 1 maxBatchDelay has no effect"),
@@ -94,6 +94,7 @@ RULES: dict[str, Rule] = {
     "MS217": Rule(
         "sequence-ignored", "warning", "sequence keys count only with sequenceBatching and sequenceMaxIdleMSec"
     ),
+    "MS218": Rule("duplicate-model-key", "warning", "of a key that stands twice only the last counts"),
     "MS301": Rule("bad-spec", "error", "the model spec does not follow its format"),
     "MS302": Rule("delay-over-p99", "warning", "the delay takes much of the time that the service level allows"),
     "MS303": Rule("short-queue", "warning", "the queue is too short for the service level: requests are refused"),
@@ -124,6 +125,9 @@ RULES: dict[str, Rule] = {
     ),
     "MS601": Rule("token-in-path", "error", "any management URL with /token in it goes to the token API"),
     "MS602": Rule("version-all", "error", "describing the version `all` describes every version"),
+    "MS603": Rule("bad-model-name", "error", "TorchServe does not take the name, and no URL can carry it"),
+    "MS604": Rule("bad-version", "error", "nobody could name the version later, so it could not be taken off"),
+    "MS507": Rule("odd-manifest", "warning", "TorchServe reads the manifest although it is not as it should be"),
     "MS701": Rule("bad-settings", "error", "config/marsmith.yaml does not follow its format, and nothing is served"),
     "MS702": Rule("bad-trusted-key", "error", "a trusted key that cannot be read proves no signature"),
 }

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from marsmith import strict_yaml
 from marsmith.archive.member import Member
 from marsmith.archive.read import Archive
 from marsmith.archive.write import write_archive
 from marsmith.errors import ConfigError
 from marsmith.formats import manifest as manifest_format
-from marsmith.formats import strict_yaml, sums
+from marsmith.formats import sums
 from marsmith.formats.model_config import FILE_NAME as MODEL_CONFIG
 from marsmith.formats.model_config import HANDLER_KEY
 from marsmith.tuning.setup import Setup
@@ -71,7 +72,7 @@ def _free_name(taken: Collection[str]) -> str:
 
 def changed_config(text: str, setup: Setup, handler_settings: Mapping[str, Any] | None = None) -> str:
     """Return a model-config.yaml with what ``setup`` and ``handler_settings`` say; everything else stays."""
-    config: dict[str, Any] = dict(strict_yaml.load_mapping(text, MODEL_CONFIG, ConfigError))
+    config: dict[str, Any] = dict(strict_yaml.load_model_config(text, MODEL_CONFIG, ConfigError))
     workers, threads = setup.placement.workers, setup.placement.threads
     config |= {
         "minWorkers": workers,

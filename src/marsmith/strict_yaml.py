@@ -1,18 +1,21 @@
-"""YAML read strictly: one mapping, no duplicate keys, every problem named with its place and collected."""
+"""YAML read within bounds: marsmith's own files strictly, and a model config as TorchServe reads it.
+
+Strictly means YAML 1.2, one mapping, no duplicate keys, every problem named with its place and collected.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import StringIO
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from marsmith.bounded_yaml import YamlMapping, YamlProblemError, bounded_events, parser_problems, read_as_torchserve
 from marsmith.errors import FormatError
 from marsmith.names import did_you_mean
 
@@ -33,20 +36,56 @@ def load_mapping(text: str, source: str, error: type[FormatError]) -> Mapping[st
     """Parse ``text`` as YAML 1.2 with a mapping at its top.
 
     Raises:
-        FormatError: (as ``error``) not YAML, a duplicate key, or something other than a mapping.
+        FormatError: (as ``error``) not YAML, beyond the bounds, a duplicate key, or not a mapping.
     """
-    try:
-        loaded = YAML(typ="rt").load(text)
-    except MarkedYAMLError as problem:
-        mark = problem.problem_mark or problem.context_mark
-        place = f"line {mark.line + 1}: " if mark else ""
-        reason = str(problem.problem or problem.context).splitlines()[0]
-        raise error(source, [f"{place}not valid YAML: {reason}"]) from None
-    except YAMLError as problem:
-        raise error(source, [f"not valid YAML: {str(problem).splitlines()[0]}"]) from None
+    loaded = _within_bounds(lambda: _load_strictly(text), source, error)
     if not isinstance(loaded, Mapping):
         raise error(source, ["expected a mapping (key: value) at the top"])
     return loaded
+
+
+def load_model_config(text: str, source: str, error: type[FormatError]) -> YamlMapping:
+    """Parse the text of a model config as TorchServe does: YAML 1.1, merged, the last of two equal keys.
+
+    Raises:
+        FormatError: (as ``error``) TorchServe could not load it, or would end with all its models.
+    """
+    loaded = _within_bounds(lambda: read_as_torchserve(text), source, error)
+    if not isinstance(loaded, YamlMapping):
+        raise error(source, ["expected a mapping (key: value) at the top"])
+    # ModelConfig.java casts these keys to texts, and the exception ends the server with all its models.
+    cast = [loaded, *(block for block in [loaded.get("torchrun")] if isinstance(block, YamlMapping))]
+    wrong = [(block.lines[key], key) for block in cast for key in block if not isinstance(key, str)]
+    if wrong:
+        raise error(source, [f"line {line}: the key {key!r} is not a text in YAML 1.1" for line, key in wrong])
+    return loaded
+
+
+def line_of(data: Any, key: Any) -> int | None:
+    """Return the line, counted from 1, of a key of a mapping that was loaded here; None when it is not known."""
+    if isinstance(data, YamlMapping):
+        return data.lines.get(key)
+    marks = getattr(data, "lc", None)
+    try:
+        return int(marks.key(key)[0]) + 1 if marks is not None else None
+    except (KeyError, TypeError):
+        # A key that was merged has no place of its own.
+        return None
+
+
+def _load_strictly(text: str) -> Any:
+    for _ in bounded_events(text, "1.2"):
+        pass
+    with parser_problems():
+        return YAML(typ="rt").load(text)
+
+
+def _within_bounds(read: Callable[[], Any], source: str, error: type[FormatError]) -> Any:
+    try:
+        return read()
+    except YamlProblemError as problem:
+        place = f"line {problem.line}: " if problem.line else ""
+        raise error(source, [f"{place}{problem.reason}"]) from None
 
 
 def parse(model: type[Model], text: str, source: str, error: type[FormatError]) -> Model:
