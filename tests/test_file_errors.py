@@ -145,7 +145,7 @@ def test_a_model_store_that_is_read_only_is_named(project: Project, tmp_path: Pa
     ("number", "words"),
     [
         (errno.EACCES, "cannot be written by"),
-        (errno.ENOENT, "does not exist"),
+        (errno.ENOENT, "No such file"),
         (errno.EISDIR, "a file is expected"),
         (errno.EDQUOT, "the quota is used up"),
         (errno.EIO, "does not answer"),

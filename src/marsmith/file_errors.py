@@ -21,7 +21,7 @@ _FULL = {
 }
 _NO_FOLDER = {errno.ENOTDIR, errno.EEXIST}
 _OTHERS = {
-    errno.ENOENT: "it does not exist",
+    errno.ENOENT: "No such file or folder",
     errno.EISDIR: "it is a folder, and a file is expected there",
     errno.ENAMETOOLONG: "the name is too long",
     errno.ELOOP: "too many links lead from one to the next",
@@ -55,7 +55,7 @@ def described(error: OSError, path: Path) -> AccessError:
         path: told where the error names nothing, or only what becomes ``path`` when it is whole.
     """
     named = Path(os.fsdecode(error.filename2 or error.filename or path))
-    if named.parent == path.parent:
+    if named.parent == path.parent and named.name.startswith(f".{path.name}."):
         named = path
     return access_error(OSError(error.errno, error.strerror, str(named))) or AccessError(f"{path}: {error}")
 
