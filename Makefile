@@ -49,6 +49,25 @@ stop: setup  ## 5. stop the server
 test: setup  ## all tests, with a real TorchServe
 	@$(RUN) pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(OPTIONS)
 
+# The oldest versions that pyproject.toml claims to work with, and the newest Python that does: each in its own .venv.
+NEWEST_PYTHON ?= python3.13
+LOWEST := $(VENV)-lowest
+NEWEST := $(VENV)-newest
+
+$(LOWEST)/.installed: tests/lowest/requirements.txt pyproject.toml
+	@tools/venv.sh sync "$(LOWEST)" tests/lowest/requirements.txt $(PYTHON)
+	@touch "$@"
+
+$(NEWEST)/.installed: requirements.txt pyproject.toml
+	@tools/venv.sh sync "$(NEWEST)" requirements.txt $(NEWEST_PYTHON)
+	@touch "$@"
+
+test-lowest: $(LOWEST)/.installed $(NEWEST)/.installed  ## unit tests and one live test with the oldest packages, and with NEWEST_PYTHON
+	@for venv in "$(LOWEST)" "$(NEWEST)"; do \
+	  "$$venv/bin/python" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m 'not live' $(OPTIONS) \
+	  && "$$venv/bin/python" -m pytest tests/test_flow_live.py || exit 1; \
+	done
+
 # The peers come on top of .venv: the same torch, and nothing of requirements.txt changes.
 $(VENV)/.bench-installed: benchmarks/requirements.txt $(VENV)/.installed
 	@tools/venv.sh add "$(VENV)" benchmarks/requirements.txt
@@ -72,6 +91,8 @@ lock: setup  ## write requirements.txt anew from pyproject.toml, and that of the
 	  --no-emit-package marsmith --custom-compile-command 'make lock' --upgrade --output-file requirements.txt pyproject.toml
 	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --constraint requirements.txt \
 	  --custom-compile-command 'make lock' --upgrade --output-file benchmarks/requirements.txt benchmarks/requirements.in
+	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --resolution lowest-direct \
+	  --no-emit-package marsmith --custom-compile-command 'make lock' --output-file tests/lowest/requirements.txt pyproject.toml
 
 # Neither needs .venv. What cannot be built again (TLS keys, journals, what was served) is distclean's matter alone.
 clean:  ## stop the server and remove what can be built again

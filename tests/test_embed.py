@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, skip_without_locked_torch
 from marsmith.runner import Request, Runner
 
 PHOTOS = Path(torch.__file__).parents[1] / "skimage" / "data"
@@ -69,6 +69,7 @@ def cmake() -> str:
 @pytest.fixture(scope="module")
 def program() -> Path:
     """The program, built once for these sources and this torch."""
+    skip_without_locked_torch("embed")
     digest = hashlib.sha256(torch.__version__.encode() + b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
     folder = REPOSITORY / ".marsmith" / "embed"
     folder.mkdir(parents=True, exist_ok=True)
