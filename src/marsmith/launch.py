@@ -24,6 +24,7 @@ from marsmith.settings import Project
 RUN_VARIABLE = "MARSMITH_RUN_FOLDER"
 # A supervisor in the background carries it, so that it can be told whose it is.
 SUPERVISED_VARIABLE = "MARSMITH_SUPERVISED_FOLDER"
+ADOPT_FLAG = "--adopt"
 # The console appender of config/log4j2.xml listens to it: in the background the files are enough.
 CONSOLE_VARIABLE = "MARSMITH_CONSOLE_LEVEL"
 # Where config/log4j2.xml puts the logs, from the run folder: in a name of files to roll over, `%` has a meaning.

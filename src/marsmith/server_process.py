@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from marsmith.launch import RUN_VARIABLE, SUPERVISED_VARIABLE
+from marsmith.launch import ADOPT_FLAG, RUN_VARIABLE, SUPERVISED_VARIABLE
 
 # psutil computes it from the boot time, which a clock adjustment moves by a little.
 _CREATION_TOLERANCE_S = 1.0
@@ -43,8 +43,8 @@ def processes_of(run_folder: Path) -> list[psutil.Process]:
 
 def supervisors_of(run_folder: Path) -> list[psutil.Process]:
     """Return the living supervisors in the background of the server that runs in ``run_folder``."""
-    listed = psutil.process_iter()
-    return [process for process in listed if _belongs(process, str(run_folder), SUPERVISED_VARIABLE)]
+    carrying = [process for process in psutil.process_iter() if _belongs(process, str(run_folder), SUPERVISED_VARIABLE)]
+    return [process for process in carrying if _is_called_with(process, ADOPT_FLAG)]
 
 
 def end(run_folder: Path, timeout_s: float) -> list[int]:
@@ -126,6 +126,14 @@ def _started(pid: int, created: float) -> psutil.Process | None:
         return process if abs(process.create_time() - created) <= _CREATION_TOLERANCE_S else None
     except psutil.Error:
         return None
+
+
+def _is_called_with(process: psutil.Process, argument: str) -> bool:
+    """Whether a process has this argument itself: what it starts has its environment, and not its command line."""
+    try:
+        return argument in process.cmdline()
+    except psutil.Error:
+        return False
 
 
 def _belongs(process: psutil.Process, run_folder: str, variable: str = RUN_VARIABLE) -> bool:

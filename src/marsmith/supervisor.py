@@ -16,7 +16,7 @@ from marsmith import child_processes, run_state, server, server_process, server_
 from marsmith.child_processes import StopRequestedError
 from marsmith.client import Client
 from marsmith.errors import MarsmithError, NotRunningError, ServerError
-from marsmith.launch import SUPERVISED_VARIABLE
+from marsmith.launch import ADOPT_FLAG, SUPERVISED_VARIABLE
 from marsmith.restart_policy import STABLE_S, RestartPolicy, render_restart
 from marsmith.run_state import RunState
 from marsmith.server import StartOptions
@@ -218,7 +218,7 @@ def detach(project: Project, policy: RestartPolicy, timeout_s: float) -> None:
     Raises:
         ServerError: it ended at once.
     """
-    arguments = ["serve", "--adopt", "--restart", render_restart(policy), "--timeout", str(timeout_s)]
+    arguments = ["serve", ADOPT_FLAG, "--restart", render_restart(policy), "--timeout", str(timeout_s)]
     environment = {**os.environ, PROJECT_VARIABLE: str(project.root), SUPERVISED_VARIABLE: str(project.run)}
     log = project.run / LOG
     with log.open("wb") as file:
