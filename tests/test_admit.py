@@ -25,7 +25,7 @@ from marsmith.errors import ArchiveError, HandlerError, UsageError, Verification
 from marsmith.repack import repack
 from marsmith.runner import Request, Runner
 from marsmith.settings import Project
-from marsmith.signature import copy_signature, remove_signature, sign, signature_path
+from marsmith.signature import sign, signature_path
 from marsmith.worker_process import Process, start_python
 from signing_keys import write_keys
 from tampered_archives import (
@@ -330,17 +330,3 @@ def test_workers_that_write_bytecode_beside_the_members_load_one_after_the_other
     py_compile.compile(str(source), str(bytecode), "labels.py", doraise=True, invalidation_mode=unchecked)
     with pytest.raises(HandlerError, match=rf"__pycache__/{bytecode.name} was added"), Runner(folder, launch=launch):
         pass
-
-
-def test_a_signature_is_copied_with_its_archive_and_taken_away_with_the_copy(built: Path, tmp_path: Path) -> None:
-    private, _ = write_keys(tmp_path, "team")
-    archive, copy = Path(shutil.copy(built, tmp_path / "a.mar")), Path(shutil.copy(built, tmp_path / "b.mar"))
-    sign(archive, private)
-    copy_signature(archive, copy)
-    assert signature_path(copy).read_bytes() == signature_path(archive).read_bytes()
-    remove_signature(copy)
-    assert not signature_path(copy).exists()
-    remove_signature(archive)
-    sign(copy, private)
-    copy_signature(archive, copy)
-    assert not signature_path(copy).exists(), "that of another archive is none of this one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from marsmith.archive.read import Archive
 from marsmith.archive.write import SUFFIXES, write_archive
 from marsmith.archive.zip_writer import ZipWriter
 from marsmith.client import Client
-from marsmith.formats.manifest import Manifest
+from marsmith.formats.manifest import FILE_NAME as MANIFEST_FILE
+from marsmith.formats.manifest import Manifest, render_manifest
 from marsmith.run_state import RunState
 
 pytestmark = pytest.mark.live
@@ -51,9 +53,11 @@ def write(store: Path, name: str, archive_format: str) -> None:
 
 
 def mark_as_zip64(path: Path) -> None:
-    """Write an archive again as if its members were above 4 GiB."""
+    """Write an archive again as another tool would, as if its members were above 4 GiB."""
     archive = Archive.open(path)
-    contents = {name: archive.read(name) for name in archive.members}
+    foreign = replace(archive.manifest, marsmith=None)
+    contents = {name: archive.read(name) for name in archive.members if not name.startswith("MAR-INF/")}
+    contents = {MANIFEST_FILE: render_manifest(foreign).encode(), **contents}
     with path.open("w+b") as file, Copier() as copier:
         writer = ZipWriter(file, copier, zip64_from=300)
         for name, content in contents.items():

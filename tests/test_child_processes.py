@@ -190,3 +190,31 @@ def test_handlers_are_put_back_where_nothing_came() -> None:
     with child_processes.stop_on_signals():
         assert signal.getsignal(signal.SIGTERM) not in before
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
+
+
+IN_A_FINALIZER = """
+import os, signal, time, weakref
+from marsmith.child_processes import StopRequestedError, stop_on_signals
+
+class Resource:
+    pass
+
+def release():
+    os.kill(os.getpid(), signal.SIGTERM)
+    # The signal's handler runs in here at the latest, and Python drops what it raises.
+    time.sleep(0.01)
+
+resource = Resource()
+weakref.finalize(resource, release)
+try:
+    with stop_on_signals():
+        del resource
+        time.sleep(60)
+except StopRequestedError as error:
+    print(error.number)
+"""
+
+
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", IN_A_FINALIZER], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{int(signal.SIGTERM)}\n"

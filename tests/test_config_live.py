@@ -37,13 +37,15 @@ LISTED = {
 REQUEST = {"batchSize": 4, "maxBatchDelay": 13, "responseTimeout": 11, "startupTimeout": 12, "initialWorkers": 0}
 
 # Loaded at the start, with the model config that each archive has.
-AT_START: dict[str, Mapping[str, object] | None] = {"full": FULL, "crooked": CROOKED, "bare": None}
+AT_START: dict[str, Mapping[str, object] | None] = {"full": FULL, "bare": None}
 # Registered through the API, each with REQUEST.
 LATER: dict[str, Mapping[str, object] | None] = {
     "late_full": FULL,
     "late_part": {"batchSize": 2, "maxBatchDelay": 7},
     "late_bare": None,
     "late_listed": None,
+    # A start leaves it out.
+    "crooked": CROOKED,
 }
 
 

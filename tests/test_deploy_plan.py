@@ -343,6 +343,8 @@ def window(
         (window(), window(refused=100), "100 of 100 requests (100%) were answered with a status of 400 to 499"),
         (window(items=Items(2)), window(items=Items(60)), "where the old version answered so 2%"),
         (window(items=Items()), window(requests=4, items=Items(4)), "4 of 4 requests (100%)"),
+        # The first few come from one user, one after the other.
+        (window(requests=400, items=Items(100)), window(requests=9, items=Items(9), seconds=0.1), None),
         # As many as ever, some more, or so few that chance explains them.
         (window(items=Items(25)), window(items=Items(25)), None),
         (window(items=Items(25)), window(items=Items(33)), None),

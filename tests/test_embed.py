@@ -119,7 +119,10 @@ def run_by_torch(archive: Path, folder: Path) -> Path:
         members.extractall(folder)
     config = folder / "model-config.yaml"
     config.write_text(re.sub(r"(?m)^( *(?:engine|precision|engine_file): ).*\n", "", config.read_text()))
-    # Digests and replies are those of the archive as it was.
+    # Digests and replies are those of the archive as it was, so this one is not ours.
+    manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())
+    del manifest["marsmith"]
+    (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest))
     (folder / "MAR-INF" / "SHA256SUMS").unlink()
     shutil.rmtree(folder / "MAR-INF" / "examples")
     return folder

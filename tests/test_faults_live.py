@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_leaves_no_half_archive_and_keeps_the_one_that_was_t
         line, cwd=tmp_path, capture_output=True, text=True, check=False, preexec_fn=_one_mebibyte_a_file
     )
     assert result.returncode == 1
-    assert "File too large" in result.stderr
+    assert "m.mar cannot be written" in result.stderr
     assert "Traceback" not in result.stderr
     assert [path.name for path in store.iterdir()] == ["m.mar"]
     assert (store / "m.mar").read_bytes() == b"the old one"

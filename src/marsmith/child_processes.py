@@ -36,6 +36,8 @@ _LOOK_S = 0.02
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 _GUARD_ENDS_S = 10.0
+# Long enough for the finalizer to be left.
+_SEND_AGAIN_S = 0.05
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -56,9 +58,10 @@ def stop_on_signals() -> Iterator[None]:
     """Raise StopRequestedError at the first SIGTERM, SIGINT or SIGHUP; for the main thread.
 
     Later ones change nothing, so that none can interrupt the clean-up. A signal that is ignored stays ignored:
-    ``nohup`` has done that.
+    ``nohup`` has done that. Python drops what is raised in a finalizer, so a signal that comes in one is sent again.
     """
     asked = False
+    usual_hook = sys.unraisablehook
 
     def request(number: int, _frame: object) -> None:
         nonlocal asked
@@ -66,10 +69,22 @@ def stop_on_signals() -> Iterator[None]:
             asked = True
             raise StopRequestedError(number)
 
+    def drop(dropped: sys.UnraisableHookArgs) -> None:
+        nonlocal asked
+        if isinstance(dropped.exc_value, StopRequestedError):
+            asked = False
+            again = threading.Timer(_SEND_AGAIN_S, os.kill, (os.getpid(), dropped.exc_value.number))
+            again.daemon = True
+            again.start()
+        else:
+            usual_hook(dropped)
+
     before = {each: signal.signal(each, request) for each in _STOP_SIGNALS if signal.getsignal(each) != signal.SIG_IGN}
+    sys.unraisablehook = drop
     try:
         yield
     finally:
+        sys.unraisablehook = usual_hook
         if not asked:
             for each, handler in before.items():
                 signal.signal(each, handler or signal.SIG_DFL)

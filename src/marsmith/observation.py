@@ -24,6 +24,8 @@ FEWEST_REQUESTS = 20
 SLACK_MS = 25.0
 # So unlikely must a rise be by chance: the watch looks some fifty times, at numbers that grow.
 _CHANCE = 1e-4
+# Until then a few answers are no sample.
+_FIRST_S = 1.0
 
 _USERS = "default"
 
@@ -242,11 +244,13 @@ def _too_many_failures(before: Window, after: Window, limits: Limits) -> str | N
 def _too_many_refusals(before: Window, after: Window, limits: Limits) -> str | None:
     """Tell a version that refuses what the old one answered from users who send what no version would answer.
 
-    Users' wrong requests come as often as before; a rise must be large and no chance. Where hardly anybody asked the
-    old version there is nothing to compare with, and then only a version that refuses everybody is in the wrong.
+    Users' wrong requests come as often as before; a rise must be large and not chance. The first few answers tell
+    nothing: a user's wrong requests come one after the other, and the handler's count is seen before the frontend's. If
+    hardly anybody asked the old version, there is nothing to compare with, and then only a version that refuses
+    everybody fails.
     """
     rise = after.refused_share - before.refused_share
-    if rise <= limits.max_4xx_rise:
+    if rise <= limits.max_4xx_rise or (after.answers < FEWEST_REQUESTS and after.seconds < _FIRST_S):
         return None
     compared = (before.refusals, before.answers), (after.refusals, after.answers)
     refuses_all = after.refused_share == 1 and after.answers >= FEWEST_REQUESTS > before.answers
