@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,11 @@ hypothesis.settings.register_profile("marsmith", deadline=None, suppress_health_
 hypothesis.settings.load_profile("marsmith")
 
 pytest_plugins = ["second_try"]
+
+# Whoever runs the tests in the background may ignore these, and then their children do: tests send them.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
