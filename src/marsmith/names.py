@@ -58,12 +58,11 @@ def check_named_version(version: str) -> str:
     """Return ``version`` if a server can be asked for it; raise UsageError if not.
 
     Other tools give versions that marsmith does not, and such a version must still be managed. TorchServe unquotes a
-    path before it splits it, so that a slash cannot be told from the end of the version. A client takes segments of
-    dots out of a path.
+    path before it splits it, so that a slash cannot be told from the end of the version.
     """
-    if version in {"", ".", ".."} or "/" in version or any(unicodedata.category(each) == "Cs" for each in version):
+    if not version or "/" in version or any(unicodedata.category(each) == "Cs" for each in version):
         raise UsageError(
-            f"TorchServe cannot be asked for the version {version!r}: its name is empty, only dots, or holds a slash",
+            f"TorchServe cannot be asked for the version {version!r}: its name is empty, or holds a slash",
             tip="marsmith stop and marsmith serve leave it out; marsmith repack --version gives it another name",
         )
     return version
