@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from marsmith.async_client import AsyncTokens
@@ -81,7 +82,14 @@ def drive(target: Target, load: Load, *, check: Check | None = None) -> Drive:
     return asyncio.run(_drive(target, load, check))
 
 
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Let asyncio report what it finds at its end, but not the signal that has ended the command."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
+
+
 async def _drive(target: Target, load: Load, check: Check | None) -> Drive:
+    asyncio.get_running_loop().set_exception_handler(_report)
     async with lanes_to(target) as open_lane:
         seconds, inputs = load.warm_up_s + load.seconds, len(target.bodies)
         if load.clients is not None:
