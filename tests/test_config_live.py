@@ -14,8 +14,8 @@ from live_server import ECHO, make_project, running
 from marsmith.client import Client
 from marsmith.effective_config import VersionSettings, server_settings, version_settings
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
-from marsmith.lint.run import available_cores
 from marsmith.live_differences import server_differences, version_differences
+from marsmith.machine import usable_cores
 from marsmith.model_store import open_stored
 from marsmith.server_config import read_server_config
 from marsmith.settings import Project
@@ -65,7 +65,7 @@ def settings_of(
 ) -> list[VersionSettings]:
     server = server_settings(project, read_server_config(project), os.environ)
     stored = [open_stored(project.model_store / f"{name}-1.0.mar") for name in names]
-    return [version_settings(one, server, cores=available_cores(), request=request) for one in stored]
+    return [version_settings(one, server, cores=usable_cores(), request=request) for one in stored]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from marsmith.cli.doctor import configure, run
 from marsmith.doctor import Check, clear, judge
 from marsmith.errors import PreflightError
 from marsmith.java import Java
-from marsmith.machine_facts import Facts, Gpu, Leftover, Space, cgroup_cores, cpu_flags, gather, stale_files
+from marsmith.machine import Gpu, cgroup_cores, cpu_flags
+from marsmith.machine_facts import Facts, Leftover, Space, gather, stale_files
 from marsmith.run_state import RunState
 from marsmith.settings import Project
 

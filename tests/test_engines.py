@@ -22,8 +22,9 @@ import processor
 from conftest import REPOSITORY
 from engine_fixtures import LABELS, archive_folder, pictures, small_graph, small_pt2
 from handler_fixtures import Worker, write_examples
-from marsmith import environment, export_machine, machine_facts
+from marsmith import environment, export_machine, machine
 from marsmith.errors import ExportError
+from marsmith.formats.environment import version_here
 from marsmith.formats.form import Form
 from marsmith.image_graph import ImageGraph
 from marsmith.imports import local_imports
@@ -343,7 +344,7 @@ def test_int8_overflows_on_x86_without_vnni(
     _processor(tmp_path, monkeypatch, architecture, cpuinfo)
     assert processor.overflows_in_int8() == overflows
     # What refuses to make it, and what refuses to run it, are of one mind.
-    assert export_machine.overflows_in_int8(architecture, machine_facts.cpu_flags(cpuinfo)) == overflows
+    assert export_machine.overflows_in_int8(architecture, machine.cpu_flags(cpuinfo)) == overflows
 
 
 @pytest.mark.parametrize(("flags", "exact"), [("avx2", True), ("avx2 avx_vnni", False)])
@@ -481,7 +482,7 @@ def test_a_sound_fallback_loads_although_its_answers_are_not_those_of_int8(
     validated = {best: reply[best] - 0.04, second: reply[second] + 0.04, other: reply[third]}
     example = {"input": "a.png", "content_type": "image/png", "status": 200, "reply": validated, "tolerance": 1e-3}
     write_examples(folder, [example], {"a.png": photo(0, (60, 60))})
-    record = f"python=={environment.version_here('python')}\nopenvino=={environment.version_here('openvino')}\n"
+    record = f"python=={version_here('python')}\nopenvino=={version_here('openvino')}\n"
     (folder / "MAR-INF" / "environment.txt").write_text(record)
     with pytest.raises(RuntimeError, match="answers differently"):
         Worker(folder, HANDLER)

@@ -11,9 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marsmith import environment
-from marsmith.environment import Difference
 from marsmith.errors import FormatError, HandlerError
-from marsmith.formats.environment import Environment, normalise, parse_environment, render_environment
+from marsmith.formats.environment import (
+    Difference,
+    Environment,
+    compare,
+    normalise,
+    parse_environment,
+    render_environment,
+)
 
 names = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+){0,3}", fullmatch=True).filter(lambda name: name != "python")
 versions = st.from_regex(
@@ -103,12 +109,12 @@ def test_a_distribution_that_is_not_installed_cannot_be_recorded(tmp_path: Path)
 def test_an_environment_is_equal_to_itself(tmp_path: Path) -> None:
     handler = tmp_path / "handler.py"
     handler.write_text("import PIL\n")
-    assert environment.compare(environment.record([handler])) == []
+    assert compare(environment.record([handler])) == []
 
 
 def test_every_difference_is_named_python_first() -> None:
     recorded = Environment("2.7.18", {"torch": "0.1", "no-such-dist": "1.0", "pyyaml": version("pyyaml")})
-    assert environment.compare(recorded) == [
+    assert compare(recorded) == [
         Difference("python", "2.7.18", platform.python_version()),
         Difference("no-such-dist", "1.0", None),
         Difference("torch", "0.1", version("torch")),
@@ -116,7 +122,7 @@ def test_every_difference_is_named_python_first() -> None:
 
 
 def test_a_difference_reads_as_a_sentence() -> None:
-    differences = environment.compare(Environment("3.11.7", {"torch": "2.0"}), installed={"python": "3.12.1"}.get)
+    differences = compare(Environment("3.11.7", {"torch": "2.0"}), installed={"python": "3.12.1"}.get)
     assert [str(difference) for difference in differences] == [
         "python is 3.12.1, recorded with 3.11.7",
         "torch is not installed, recorded with 2.0",

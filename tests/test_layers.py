@@ -14,6 +14,7 @@ from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "src" / "marsmith"
 LOWEST = {"errors", "names", "settings", "run_state", "files", "file_errors", "child_guard", "child_processes"} | {
+    "installed",
     "json_reader",
     "bounded_yaml",
     "strict_yaml",

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from live_server import make_project, tiny_archive, until
-from marsmith import run_state, server, server_state
+from marsmith import run_state, served_file, server
 from marsmith.settings import PROJECT_VARIABLE, Project
 
 pytestmark = pytest.mark.live
@@ -120,7 +120,7 @@ def test_a_default_that_is_left_out_answers_503_and_no_other_takes_its_place_not
     until(runs_again)
     assert (asked(project, "echo"), asked(project, "echo/2.0"), asked(project, "echo/1.0")) == (503, 503, 200)
     assert run_state.read(project).left_out == first.left_out
-    remembered = server_state.load(project).state
+    remembered = served_file.load(project).state
     assert remembered is not None
     assert remembered.models["echo"].default == "2.0"
     assert remembered.file(("echo", "2.0")) == "echo-2.0.mar"

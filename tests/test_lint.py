@@ -31,7 +31,7 @@ from marsmith.lint.model_config_rules import check_model_config
 from marsmith.lint.report import as_github, as_sarif, as_text
 from marsmith.lint.run import mend
 from marsmith.settings import Project
-from marsmith.weights_file import WeightsFile, weights_file
+from marsmith.source_names import WeightsFile, weights_file
 
 CORES = 4
 SERVER = """\

@@ -21,6 +21,7 @@ from conftest import copy_project
 from export_fixtures import QUICK
 from live_server import make_project, running
 from marsmith.archive import Archive
+from marsmith.archive.verify import verify
 from marsmith.client import Client
 from marsmith.errors import ArchiveError, BuildError, ConfigError, ExportError, HostileArchiveError, UsageError
 from marsmith.formats.form import BASE
@@ -146,7 +147,7 @@ def test_a_stock_archive_becomes_one_of_ours_and_keeps_what_is_not_replaced(opti
     assert (config["responseTimeout"], config["minWorkers"], config["maxBatchDelay"]) == (55, 1, 1)
     assert config["handler"]["engine"] == "openvino"
     assert (config["handler"]["resize"], config["handler"]["crop"]) == (256, [224, 224])
-    assert Archive.open(optimized.path).verify().ok
+    assert verify(Archive.open(optimized.path)).ok
 
 
 class Checked(Net):

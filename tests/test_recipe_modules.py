@@ -18,7 +18,8 @@ from marsmith.known_packages import install_tip, lies_in_project
 from marsmith.project_modules import find_in
 from marsmith.recipe import Recipe, load_recipe
 from marsmith.recipe_imports import requirements
-from marsmith.recipe_source import RecipeSource
+from marsmith.recipe_source import open_recipe, recipe_files
+from marsmith.source_names import RecipeSource
 
 RECIPE = """\
 {imports}
@@ -50,7 +51,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 def opened(root: Path, imports: str, inside: str) -> Recipe:
     lay(root, {"export/mine.py": RECIPE.format(imports=imports, inside=inside)})
-    recipe = RecipeSource.parse("export/mine.py").open(root)
+    recipe = open_recipe(RecipeSource.parse("export/mine.py"), root)
     assert isinstance(recipe, Recipe)
     return recipe
 
@@ -62,7 +63,7 @@ def test_a_package_at_the_projects_root_is_found_by_recipe_and_builder(root: Pat
         lay(root, {package: ""})
     recipe = opened(root, "from models.net import made", "")
     assert recipe.build() == "the net"
-    files = RecipeSource.parse("export/mine.py").files(root)
+    files = recipe_files(RecipeSource.parse("export/mine.py"), root)
     expected = ["export/mine.py", "models/net.py", "models/parts.py", *([package] if package else [])]
     assert sorted(file.relative_to(root).as_posix() for file in files) == sorted(expected)
     assert requirements(files, root) == requirements(files[:1], root)
@@ -101,7 +102,7 @@ def test_a_folder_of_data_does_not_hide_an_installed_package(root: Path) -> None
 
 def test_a_module_that_is_nowhere_is_named_and_no_package_is_guessed(root: Path) -> None:
     lay(root, {"export/mine.py": "import nowhere_at_all\nimport cv2_missing.deep\n"})
-    files = RecipeSource.parse("export/mine.py").files(root)
+    files = recipe_files(RecipeSource.parse("export/mine.py"), root)
     with pytest.raises(ExportError, match=r"mine\.py:1: the module 'nowhere_at_all' is not installed") as caught:
         requirements(files, root)
     assert "pip install" not in str(caught.value.tip)
@@ -114,7 +115,7 @@ def test_a_module_that_is_nowhere_is_named_and_no_package_is_guessed(root: Path)
 def test_a_module_in_another_folder_of_the_project_is_pointed_to(root: Path) -> None:
     lay(root, {"export/mine.py": "import models\n", "src/models/net.py": "", "model_store/models/x.py": ""})
     with pytest.raises(ExportError) as caught:
-        requirements(RecipeSource.parse("export/mine.py").files(root), root)
+        requirements(recipe_files(RecipeSource.parse("export/mine.py"), root), root)
     assert str(root / "src" / "models") in str(caught.value.tip)
     assert "pip install" not in str(caught.value.tip)
 

@@ -12,7 +12,8 @@ from conftest import REPOSITORY
 from marsmith.errors import ExportError, MissingDependencyError
 from marsmith.image_graph import ImageGraph
 from marsmith.recipe import Expects, ImagePreprocessing, Recipe, TensorRecipe
-from marsmith.recipe_source import RecipeSource
+from marsmith.recipe_source import open_recipe, recipe_files
+from marsmith.source_names import RecipeSource
 from marsmith.torchscript_recipe import torchscript_recipe
 from marsmith.weights import apply_weights, load_weights
 
@@ -20,7 +21,7 @@ PHOTO = Path(torch.__file__).parents[1] / "skimage" / "data" / "chelsea.png"
 
 
 def opened(text: str, root: Path = REPOSITORY) -> Recipe:
-    recipe = RecipeSource.parse(text).open(root)
+    recipe = open_recipe(RecipeSource.parse(text), root)
     assert isinstance(recipe, Recipe)
     return recipe
 
@@ -54,13 +55,17 @@ def test_the_weights_of_a_name_can_be_chosen() -> None:
 )
 def test_a_name_that_stands_for_nothing_is_refused_with_the_nearest(text: str, message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        RecipeSource.parse(text).open(REPOSITORY)
+        open_recipe(RecipeSource.parse(text), REPOSITORY)
 
 
 def test_what_an_export_depends_on_is_known_without_torch() -> None:
     named, file = RecipeSource.parse("timm:mobilenetv3_small_050"), RecipeSource.parse("export/resnet18.py")
-    assert (named.files(REPOSITORY), named.packages(), named.label()) == ([], ["timm"], "timm:mobilenetv3_small_050")
-    assert (file.files(REPOSITORY), file.packages()) == ([REPOSITORY / "export" / "resnet18.py"], [])
+    assert (recipe_files(named, REPOSITORY), named.packages(), named.label()) == (
+        [],
+        ["timm"],
+        "timm:mobilenetv3_small_050",
+    )
+    assert (recipe_files(file, REPOSITORY), file.packages()) == ([REPOSITORY / "export" / "resnet18.py"], [])
     assert file.label() == "resnet18.py"
 
 
@@ -84,7 +89,7 @@ def test_a_photo_reaches_a_timm_model_as_timms_own_transform_would_have_it(name:
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingDependencyError) as caught:
-        RecipeSource.parse("timm:resnet18").open(REPOSITORY)
+        open_recipe(RecipeSource.parse("timm:resnet18"), REPOSITORY)
     assert "marsmith[timm]" in str(caught.value.tip)
 
 
@@ -146,6 +151,6 @@ def test_a_recipe_may_be_for_anything_that_takes_tensors(tmp_path: Path) -> None
         "import torch\nfrom marsmith.recipe import TensorRecipe\n"
         "RECIPE = TensorRecipe(build=torch.nn.Bilinear, examples=lambda: [{'a': torch.zeros(1, 2)}])\n"
     )
-    recipe = RecipeSource.parse("pair.py").open(tmp_path)
+    recipe = open_recipe(RecipeSource.parse("pair.py"), tmp_path)
     assert isinstance(recipe, TensorRecipe)
     assert list(recipe.examples()[0]) == ["a"]

@@ -16,7 +16,7 @@ from marsmith.archive.verify import verify
 from marsmith.archive_assembly import proved_examples
 from marsmith.errors import ArchiveError, HandlerError
 from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
-from marsmith.replay import ExampleRequest, _rounded, replay, validate_examples
+from marsmith.replay import ExampleRequest, _rounded, replay, replay_checks, validate_examples
 from marsmith.runner import Runner
 from runner_archives import make_archive
 
@@ -157,7 +157,7 @@ def test_bytes_that_only_a_digest_describes_are_said_to_be_unproved_and_not_righ
     assert replay(archive, unproved.append) == []
     said = "the reply's 4 bytes are not those that were validated, of which only the digest is known"
     assert unproved == [f"example '0.jpg': {said}"]
-    checks = verify(Archive.open(archive), environment=False, replay=True).checks
+    checks = verify(Archive.open(archive), environment=False, replay=replay_checks).checks
     told = {(check.outcome, check.detail.partition(":")[0]) for check in checks if check.name == "replay"}
     assert told == {("warning", "unproved"), ("ok", "0 examples got their validated replies")}
 

@@ -22,8 +22,8 @@ from marsmith.placeholder import is_placeholder
 from marsmith.preflight import Flight
 from marsmith.run_state import LeftOut, RunState
 from marsmith.selection import Selection, select
+from marsmith.served_file import Remembered
 from marsmith.served_versions import next_state, plan_serving
-from marsmith.server_state import Remembered
 from marsmith.settings import Project
 from marsmith.start_plan import StartPlan, models_argument, plan_start
 from test_supervisor import ONE, state_of, status

@@ -13,7 +13,8 @@ from torch import nn
 
 from marsmith.errors import ExportError
 from marsmith.recipe import ImagePreprocessing, Recipe
-from marsmith.recipe_source import RecipeSource
+from marsmith.recipe_source import open_recipe
+from marsmith.source_names import RecipeSource
 from marsmith.state_dicts import prefix_of
 from marsmith.weights import apply_weights, load_weights
 
@@ -192,7 +193,7 @@ def old_densenet_names(state: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["torchvision:densenet121", "torchvision:densenet169", "timm:densenet121"])
 def test_the_older_names_of_the_hub_are_read_as_the_library_reads_them(tmp_path: Path, name: str) -> None:
-    opened = RecipeSource.parse(name).open(tmp_path)
+    opened = open_recipe(RecipeSource.parse(name), tmp_path)
     made, module = opened.build(), opened.build()
     state = old_densenet_names(made.state_dict())
     torch.save(state, tmp_path / "hub.pth")
@@ -208,7 +209,7 @@ def test_the_older_names_of_the_hub_are_read_as_the_library_reads_them(tmp_path:
 def test_a_classifier_that_loads_in_a_way_of_its_own_takes_its_own_file(tmp_path: Path, name: str) -> None:
     from torchvision import models
 
-    opened = RecipeSource.parse(f"torchvision:{name}").open(tmp_path)
+    opened = open_recipe(RecipeSource.parse(f"torchvision:{name}"), tmp_path)
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     hubs = models.get_model(name, weights=None, **options)  # with auxiliary heads, as the hub's files are
     torch.save(hubs.state_dict(), tmp_path / "hub.pth")
@@ -223,7 +224,7 @@ def test_a_classifier_that_loads_in_a_way_of_its_own_takes_its_own_file(tmp_path
 def test_weights_of_another_architecture_stay_refused_where_a_library_adapts_them(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "w.pth")
     for name in ("torchvision:densenet121", "timm:mobilenetv3_small_050"):
-        opened = RecipeSource.parse(name).open(tmp_path)
+        opened = open_recipe(RecipeSource.parse(name), tmp_path)
         with pytest.raises(ExportError, match=r"do not fit the module:\n  Missing key"):
             apply_weights(opened.build(), load_weights("w.pth", opened, tmp_path), adapt=opened.adapt_weights)
 

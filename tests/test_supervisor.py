@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from live_server import make_project, tiny_archive
-from marsmith import run_state, server_process, server_state, supervisor_state
+from marsmith import run_state, served_file, server_process, supervisor_state
 from marsmith.cli import main
 from marsmith.errors import FormatError, UsageError
 from marsmith.formats.server_state import (
@@ -125,11 +125,11 @@ def test_a_damaged_state_is_refused_with_what_is_wrong(text: str, problem: str) 
 
 def test_a_damaged_state_is_put_aside_and_said(tmp_path: Path) -> None:
     project = make_project(tmp_path / "p")
-    path = server_state.state_file(project)
+    path = served_file.state_file(project)
     path.parent.mkdir(parents=True)
     for number in (1, 2):
         path.write_bytes(b"\xff" if number == 1 else b'{"format": 1')
-        remembered = server_state.load(project)
+        remembered = served_file.load(project)
         assert remembered.state is None
         assert remembered.note is not None
         assert f"served.json.damaged-{number}" in remembered.note

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from live_server import is_alive, make_project, tiny_archive, until
-from marsmith import run_state, server, server_state, supervisor_state
+from marsmith import run_state, served_file, server, server_state, supervisor_state
 from marsmith.client import Client
 from marsmith.errors import ClientError, MarsmithError
 from marsmith.server_process import processes_of
@@ -72,7 +72,7 @@ def answers(project: Project, expected: Served) -> Callable[[], bool]:
 
 
 def unregistered(project: Project) -> set[str]:
-    state = server_state.load(project).state
+    state = served_file.load(project).state
     return {name for name, _ in state.unregistered} if state else set()
 
 

@@ -18,6 +18,7 @@ from marsmith.archive.verify import Verification, verify
 from marsmith.cli import main
 from marsmith.errors import ArchiveError, FormatError, MarsmithError, VerificationError
 from marsmith.formats.examples import ValidatedExample, render_examples
+from marsmith.replay import replay_checks
 from raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_zip
 
 FORMATS = [("zip-store", "a.mar"), ("default", "a.mar"), ("tgz", "a.tar.gz"), ("no-archive", "a")]
@@ -49,7 +50,7 @@ def with_sums(entries: list[Entry]) -> list[Entry]:
 
 @pytest.mark.parametrize(("archive_format", "name"), FORMATS)
 def test_an_archive_of_ours_verifies(tmp_path: Path, archive_format: Any, name: str) -> None:
-    verification = ours(tmp_path / name, archive_format=archive_format).verify()
+    verification = verify(ours(tmp_path / name, archive_format=archive_format))
     assert verification.require() is verification
     outcomes = {check.name: check.outcome for check in verification.checks}
     assert outcomes["structure"] == outcomes["manifest"] == outcomes["digests"] == "ok"
@@ -65,7 +66,7 @@ def test_every_single_changed_byte_of_an_archive_is_refused(tmp_path: Path) -> N
             changed[at] ^= change
             path.write_bytes(changed)
             try:
-                Archive.open(path).verify(environment=False).require()
+                verify(Archive.open(path), environment=False).require()
             except (ArchiveError, FormatError):
                 continue
             accepted.append((at, change))
@@ -84,7 +85,7 @@ def test_a_shortened_or_lengthened_archive_is_refused(tmp_path: Path, cut: int) 
 def test_a_changed_member_with_a_true_crc_is_named(tmp_path: Path) -> None:
     entries = entries_of(ours(tmp_path / "a.mar").path)
     next(entry for entry in entries if entry.name == "handler.py").content += b"\n"
-    verification = rebuilt(tmp_path / "a.mar", entries).verify()
+    verification = verify(rebuilt(tmp_path / "a.mar", entries))
     assert "changed: member 'handler.py'" in details(verification)
     with pytest.raises(VerificationError, match=r"a\.mar: digests: changed: member 'handler\.py'"):
         verification.require()
@@ -92,14 +93,14 @@ def test_a_changed_member_with_a_true_crc_is_named(tmp_path: Path) -> None:
 
 def test_an_added_member_is_named(tmp_path: Path) -> None:
     entries = entries_of(ours(tmp_path / "a.mar").path)
-    verification = rebuilt(tmp_path / "a.mar", [*entries[:-1], Entry("zz.py", b"evil"), entries[-1]]).verify()
+    verification = verify(rebuilt(tmp_path / "a.mar", [*entries[:-1], Entry("zz.py", b"evil"), entries[-1]]))
     assert details(verification) == "added: member 'zz.py' is in the archive and not listed"
 
 
 def test_a_missing_member_is_named(tmp_path: Path) -> None:
     entries = entries_of(ours(tmp_path / "a.mar").path)
     kept = [entry for entry in entries if entry.name != "index_to_name.json"]
-    verification = rebuilt(tmp_path / "a.mar", kept).verify()
+    verification = verify(rebuilt(tmp_path / "a.mar", kept))
     assert details(verification) == "missing: member 'index_to_name.json' is listed and not in the archive"
 
 
@@ -107,7 +108,7 @@ def test_all_failures_are_listed_not_only_the_first(tmp_path: Path) -> None:
     entries = entries_of(ours(tmp_path / "a.mar").path)
     kept = [entry for entry in entries if entry.name not in {"index_to_name.json", "model.pt"}]
     with pytest.raises(VerificationError) as caught:
-        rebuilt(tmp_path / "a.mar", kept).verify().require()
+        verify(rebuilt(tmp_path / "a.mar", kept)).require()
     assert "serializedFile: no member 'model.pt'" in caught.value.message
     assert "missing: member 'index_to_name.json'" in caught.value.message
     assert "missing: member 'model.pt'" in caught.value.message
@@ -119,7 +120,7 @@ def test_a_damaged_member_does_not_hide_another(tmp_path: Path) -> None:
     for name in (b"minWorkers", b"def handle"):
         content[content.index(name)] ^= 1
     archive.path.write_bytes(content)
-    failures = details(Archive.open(archive.path).verify())
+    failures = details(verify(Archive.open(archive.path)))
     assert "member 'handler.py': its content has CRC" in failures
     assert "member 'model-config.yaml': its content has CRC" in failures
 
@@ -140,47 +141,47 @@ def test_a_damaged_member_does_not_hide_another(tmp_path: Path) -> None:
 def test_headers_with_anything_of_their_own_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     entries = entries_of(ours(tmp_path / "a.mar").path)
     entries[2].both = change
-    assert f"member {entries[2].name!r}: its " in details(rebuilt(tmp_path / "a.mar", entries).verify())
+    assert f"member {entries[2].name!r}: its " in details(verify(rebuilt(tmp_path / "a.mar", entries)))
 
 
 def test_another_order_of_members_is_refused(tmp_path: Path) -> None:
     first, *others = entries_of(ours(tmp_path / "a.mar").path)
-    assert "not in order" in details(rebuilt(tmp_path / "a.mar", [*others, first]).verify())
+    assert "not in order" in details(verify(rebuilt(tmp_path / "a.mar", [*others, first])))
 
 
 def test_an_entry_for_a_folder_is_refused(tmp_path: Path) -> None:
     entries = entries_of(ours(tmp_path / "a.mar").path)
     folder = Entry("a/", central={"external": 0o040755 << 16})
-    assert "member 'a/': an entry for a folder" in details(rebuilt(tmp_path / "a.mar", [*entries, folder]).verify())
+    assert "member 'a/': an entry for a folder" in details(verify(rebuilt(tmp_path / "a.mar", [*entries, folder])))
 
 
 def test_digests_listed_in_another_order_are_refused(tmp_path: Path) -> None:
     entries = entries_of(ours(tmp_path / "a.mar").path)
     lines = entries[-1].content.splitlines(keepends=True)
     entries[-1].content = b"".join(reversed(lines))
-    assert "is not sorted" in details(rebuilt(tmp_path / "a.mar", entries).verify())
+    assert "is not sorted" in details(verify(rebuilt(tmp_path / "a.mar", entries)))
 
 
 def test_a_manifest_printed_in_another_way_is_refused(tmp_path: Path) -> None:
     entries = entries_of(ours(tmp_path / "a.mar").path)
     entries[0].content = json.dumps(json.loads(entries[0].content)).encode()
-    assert "not printed as marsmith prints it" in details(rebuilt(tmp_path / "a.mar", with_sums(entries)).verify())
+    assert "not printed as marsmith prints it" in details(verify(rebuilt(tmp_path / "a.mar", with_sums(entries))))
 
 
 def test_an_archive_cannot_pass_as_one_of_another_tool(tmp_path: Path) -> None:
     entries = entries_of(ours(tmp_path / "a.mar").path)
-    no_sums = rebuilt(tmp_path / "b.mar", entries[:-1]).verify()
+    no_sums = verify(rebuilt(tmp_path / "b.mar", entries[:-1]))
     assert "MAR-INF/SHA256SUMS is missing" in details(no_sums)
     manifest = json.loads(entries[0].content)
     del manifest["marsmith"]
     entries[0].content = json.dumps(manifest).encode()
-    assert "lacks the key 'marsmith'" in details(rebuilt(tmp_path / "c.mar", with_sums(entries)).verify())
+    assert "lacks the key 'marsmith'" in details(verify(rebuilt(tmp_path / "c.mar", with_sums(entries))))
 
 
 def test_a_later_format_is_not_taken_for_this_one(tmp_path: Path) -> None:
     entries = entries_of(ours(tmp_path / "a.mar").path)
     entries[0].content = entries[0].content.replace(b'"formatVersion": 1', b'"formatVersion": 2')
-    assert "formatVersion: 2 is not 1" in details(rebuilt(tmp_path / "a.mar", with_sums(entries)).verify())
+    assert "formatVersion: 2 is not 1" in details(verify(rebuilt(tmp_path / "a.mar", with_sums(entries))))
 
 
 @pytest.mark.parametrize(("archive_format", "name"), FORMATS[2:])
@@ -192,7 +193,7 @@ def test_changes_in_the_other_formats_are_named(tmp_path: Path, archive_format: 
     path = folder
     if archive_format == "tgz":
         path = Path(shutil.make_archive(str(tmp_path / "b"), "gztar", tmp_path, "a"))
-    failures = details(Archive.open(path).verify())
+    failures = details(verify(Archive.open(path)))
     assert "changed: member 'handler.py'" in failures
     assert "added: member 'new.py'" in failures
     assert "missing: member 'index_to_name.json'" in failures
@@ -208,7 +209,7 @@ def test_a_changed_byte_of_a_tar_changes_its_content_or_is_refused(tmp_path: Pat
         path.write_bytes(changed)
         try:
             archive = Archive.open(path)
-            archive.verify(environment=False).require()
+            verify(archive, environment=False).require()
         except MarsmithError:
             continue
         assert archive.member_digests() == expected
@@ -216,7 +217,7 @@ def test_a_changed_byte_of_a_tar_changes_its_content_or_is_refused(tmp_path: Pat
 
 def test_an_archive_of_another_tool_is_checked_as_far_as_it_can_be(tmp_path: Path) -> None:
     (tmp_path / "a.mar").write_bytes(raw_zip([manifest_entry(), Entry("h.py", b"pass")]))
-    verification = Archive.open(tmp_path / "a.mar").verify().require()
+    verification = verify(Archive.open(tmp_path / "a.mar")).require()
     (digests,) = [check for check in verification.checks if check.name == "digests"]
     assert digests.outcome == "warning"
     assert "nothing proves its content" in digests.detail
@@ -225,24 +226,24 @@ def test_an_archive_of_another_tool_is_checked_as_far_as_it_can_be(tmp_path: Pat
 def test_a_damaged_member_of_another_tools_archive_is_named(tmp_path: Path) -> None:
     lie = {"crc": zlib.crc32(b"something else")}
     (tmp_path / "a.mar").write_bytes(raw_zip([manifest_entry(), Entry("h.py", b"pass", both=lie)]))
-    assert "member 'h.py': its content has CRC" in details(Archive.open(tmp_path / "a.mar").verify())
+    assert "member 'h.py': its content has CRC" in details(verify(Archive.open(tmp_path / "a.mar")))
 
 
 def test_a_manifest_that_names_what_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mar").write_bytes(raw_zip([manifest_entry()]))
-    assert details(Archive.open(tmp_path / "a.mar").verify()) == "handler: no member 'h.py'"
+    assert details(verify(Archive.open(tmp_path / "a.mar"))) == "handler: no member 'h.py'"
 
 
 @pytest.mark.parametrize("handler", ["image_classifier", "base_handler"])
 def test_a_built_in_handler_needs_no_member(tmp_path: Path, handler: str) -> None:
     manifest = MANIFEST.replace(b"h.py", handler.encode())
     (tmp_path / "a.mar").write_bytes(raw_zip([Entry("MAR-INF/MANIFEST.json", manifest)]))
-    Archive.open(tmp_path / "a.mar").verify().require()
+    verify(Archive.open(tmp_path / "a.mar")).require()
 
 
 def test_an_environment_that_differs_is_a_warning(tmp_path: Path) -> None:
     recorded = Member("MAR-INF/environment.txt", b"python==3.9.1\nno-such-package==1.0\n")
-    verification = ours(tmp_path / "a.mar", more=[recorded]).verify()
+    verification = verify(ours(tmp_path / "a.mar", more=[recorded]))
     assert verification.ok
     texts = [check.detail for check in verification.checks if check.outcome == "warning"]
     assert any("3.9.1" in text for text in texts)
@@ -252,7 +253,7 @@ def test_an_environment_that_differs_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_an_environment_that_is_damaged_is_refused(tmp_path: Path) -> None:
-    verification = ours(tmp_path / "a.mar", more=[Member("MAR-INF/environment.txt", b"what?\n")]).verify()
+    verification = verify(ours(tmp_path / "a.mar", more=[Member("MAR-INF/environment.txt", b"what?\n")]))
     assert "environment.txt" in details(verification)
 
 
@@ -277,12 +278,12 @@ def example(size: int, name: str = "cat.bin") -> str:
 
 
 def test_a_replay_that_gets_the_validated_replies_holds(tmp_path: Path) -> None:
-    verification = with_examples(tmp_path / "a.mar", example(4)).verify(replay=True)
+    verification = verify(with_examples(tmp_path / "a.mar", example(4)), replay=replay_checks)
     assert [check.outcome for check in verification.require().checks if check.name == "replay"] == ["ok"]
 
 
 def test_a_replay_that_gets_another_reply_is_refused(tmp_path: Path) -> None:
-    verification = with_examples(tmp_path / "a.mar", example(5)).verify(replay=True)
+    verification = verify(with_examples(tmp_path / "a.mar", example(5)), replay=replay_checks)
     assert "4 instead of 5" in details(verification)
 
 
@@ -292,21 +293,21 @@ def test_no_code_runs_from_an_archive_that_failed(tmp_path: Path) -> None:
     archive = with_examples(tmp_path / "a.mar", example(4), handler)
     entries = entries_of(archive.path)
     next(entry for entry in entries if entry.name == "handler.py").content += b"\n"
-    verification = rebuilt(archive.path, entries).verify(replay=True)
+    verification = verify(rebuilt(archive.path, entries), replay=replay_checks)
     assert [check.outcome for check in verification.checks if check.name == "replay"] == ["skipped"]
     assert not trap.exists()
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "dog.bin"])
 def test_an_example_whose_input_lies_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
-    verification = with_examples(tmp_path / "a.mar", example(4, name)).verify(replay=True)
+    verification = verify(with_examples(tmp_path / "a.mar", example(4, name)), replay=replay_checks)
     said = details(verification)
     assert f"no member {name!r}" in said or f"{name!r} is not a file name" in said
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}', "[1]", '[{"input": 1}]', "[" * 100_000])
 def test_examples_that_are_no_examples_are_refused(tmp_path: Path, text: str) -> None:
-    assert "examples.json" in details(with_examples(tmp_path / "a.mar", text).verify())
+    assert "examples.json" in details(verify(with_examples(tmp_path / "a.mar", text)))
 
 
 def test_the_command_names_what_changed_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

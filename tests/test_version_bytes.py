@@ -12,7 +12,7 @@ from conftest import copy_project
 from deploy_fixtures import write_version
 from export_fixtures import write_tiny
 from live_server import make_project
-from marsmith import server_state
+from marsmith import served_file
 from marsmith.archive import Archive
 from marsmith.cli import main
 from marsmith.deploy_journal import JournalFile
@@ -46,7 +46,7 @@ def served(project: Project, *versions: ModelVersion, folder: Path | None = None
         known = ServedVersion(path.name, ONE, ONE, ArchiveBytes(digest(path), ours=False))
         model = models.get(version.name) or ServedModel(version.version, {})
         models[version.name] = replace(model, versions={**model.versions, version.version: known})
-    server_state.save(project, ServerState(models))
+    served_file.save(project, ServerState(models))
 
 
 @pytest.fixture
@@ -153,10 +153,10 @@ def test_a_handler_that_was_edited_needs_a_new_version_or_the_old_one_to_go(
     assert main(["unregister", "tiny:1.0"]) == 0
     assert "no server runs, and the next one leaves it out" in capsys.readouterr().out
     stored = [open_stored(first.path)]
-    assert plan_serving(stored, server_state.read(project), {}).archives == ()
+    assert plan_serving(stored, served_file.read(project), {}).archives == ()
     assert main(["archive", "tiny"]) == 0
     # It has other bytes than the one that was unregistered: it is new, and is served.
-    stored, state = [open_stored(first.path)], server_state.read(project)
+    stored, state = [open_stored(first.path)], served_file.read(project)
     renewed = _renewed(stored, state)
     assert [archive.version for archive in plan_serving(stored, state, {}, renewed=renewed).archives] == [
         ("tiny", "1.0")
@@ -176,7 +176,7 @@ def test_unregister_without_a_server_says_what_the_next_one_does(
     assert main(["unregister", "echo:1.0"]) == 0
     assert capsys.readouterr().out.endswith("the next one leaves it out, and echo:2.0 answers\n")
     assert main(["unregister", "echo"]) == 0
-    assert server_state.read(project).models == {}
+    assert served_file.read(project).models == {}
     assert main(["unregister", "echo:2.0"]) == 1
 
 
@@ -200,7 +200,7 @@ def test_a_start_leaves_out_what_has_other_bytes_unless_what_was_served_is_to_be
     store = model_store(project)
     archive = write_version(store, "1.0")
     served(project, V1)
-    state, items = server_state.read(project), load_items(store, "all")
+    state, items = served_file.read(project), load_items(store, "all")
     old = digest(archive)
     assert select(items, check=partial(check_stored, project, state)).left_out == ()
     write_version(tmp_path, "1.0", at_request=OTHER).replace(archive)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from live_server import make_project, tiny_archive, until
-from marsmith import run_state, server_state
+from marsmith import run_state, served_file
 from marsmith.archive import Archive
 from marsmith.formats.server_state import ArchiveBytes
 from marsmith.settings import Project
@@ -48,7 +48,7 @@ def test_a_replaced_default_is_left_out_of_restart_and_start_and_comes_back_with
     for _ in range(2):
         started = marsmith(project, "serve")
         assert (started.returncode, "left out" in started.stderr) == (0, False), started.stderr
-        state = server_state.read(project)
+        state = served_file.read(project)
         assert state.models["echo"].versions["2.0"].bytes == ArchiveBytes(old, ours=False)
         if not (project.run / "once").exists():
             (project.run / "once").touch()
@@ -87,6 +87,6 @@ def test_a_replaced_default_is_left_out_of_restart_and_start_and_comes_back_with
     assert marsmith(project, "unregister", "echo:2.0").stdout.endswith("and echo:1.0 answers\n")
     started = marsmith(project, "serve")
     assert "echo:2.0 is new in the store; the default stays 1.0" in started.stderr
-    known = server_state.read(project).version(VERSION)
+    known = served_file.read(project).version(VERSION)
     assert known
     assert known.bytes == ArchiveBytes(digest(stored), ours=False)

@@ -31,15 +31,14 @@ def configured_parameters(config: Mapping[str, str], archives: Iterable[StoredAr
     """
     # These know more than a start needs, which is why they are not imported at the top.
     from marsmith.effective_config import server_settings, version_settings
-    from marsmith.lint.run import available_cores
-    from marsmith.machine_facts import gpus
+    from marsmith.machine import gpus, usable_cores
 
     listed = list(archives)
     if not listed:
         return {}
     entries = [Entry(key, value, line) for line, (key, value) in enumerate(config.items(), start=1)]
     settings = server_settings(Project(Path(config["model_store"]).parent), entries, {})
-    cores, counted = available_cores(), len(gpus())
+    cores, counted = usable_cores(), len(gpus())
     found = {}
     for archive in listed:
         with suppress(MarsmithError, ValueError):

@@ -19,8 +19,9 @@ from marsmith.formats.model_spec import ModelSpec
 from marsmith.image_sets import ImageSets, digests, image_sets
 from marsmith.installed import installed_version
 from marsmith.recipe_imports import requirements
-from marsmith.recipe_source import RecipeSource
+from marsmith.recipe_source import recipe_files
 from marsmith.settings import Project
+from marsmith.source_names import RecipeSource
 
 ENGINES_FILE = "engines.py"
 
@@ -156,7 +157,7 @@ def gather(
     """
     export = overridden(spec.export, overrides or {})
     recipe = RecipeSource.parse(export.recipe)
-    sources = recipe.files(project.root)
+    sources = recipe_files(recipe, project.root)
     examples = [example.input for example in spec.examples]
     images = image_sets(examples, export.calibration, export.validation, project.root)
     prefix = export.strip_prefix if strip_prefix is None else strip_prefix

@@ -28,7 +28,8 @@ from marsmith.image_classifier import build_classifier, labels_of, signature
 from marsmith.image_graph import ImageGraph
 from marsmith.job_images import JobImages
 from marsmith.recipe import Recipe
-from marsmith.recipe_source import RecipeSource
+from marsmith.recipe_source import open_recipe
+from marsmith.source_names import RecipeSource
 from marsmith.tensor_export import TensorJob
 from marsmith.torchscript_export import load_torchscript
 from marsmith.tracing_checks import check_eager, check_exported, reason_against, reason_against_branches, taken
@@ -279,7 +280,7 @@ def open_job(request: JobRequest, on_step: Callable[[str], None]) -> Job | Tenso
     Raises:
         ExportError: there is no such recipe, or it is broken.
     """
-    recipe = RecipeSource.parse(str(request.export["recipe"])).open(Path(request.root))
+    recipe = open_recipe(RecipeSource.parse(str(request.export["recipe"])), Path(request.root))
     return Job(request, recipe, on_step) if isinstance(recipe, Recipe) else TensorJob(request, recipe, on_step)
 
 

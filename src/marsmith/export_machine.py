@@ -7,13 +7,12 @@ import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from marsmith.formats.export_lock import IMPOSSIBLE
 from marsmith.formats.form import Form
 from marsmith.installed import installed_version
-from marsmith.machine_facts import cgroup_cores, cpu_flags, gpus
+from marsmith.machine import cgroup_cores, cpu_flags_here, cpu_name, gpus, usable_cores
 
 # What makes and runs a form besides torch, and the extra of marsmith that brings it.
 _ENGINE_PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime",)}
@@ -51,14 +50,12 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """Look at this machine."""
-        cpuinfo = _text(Path("/proc/cpuinfo"))
-        quota = cgroup_cores(Path("/sys/fs/cgroup"), _text(Path("/proc/self/cgroup")))
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        quota, usable = cgroup_cores(), usable_cores()
         return cls(
-            cpu=_cpu_name(cpuinfo),
+            cpu=cpu_name(),
             architecture=platform.machine(),
             cores=max(1, min(usable, int(quota))) if quota else usable,
-            cpu_flags=cpu_flags(cpuinfo),
+            cpu_flags=cpu_flags_here(),
             gpus=tuple(gpu.name for gpu in gpus()),
             python=platform.python_version(),
         )
@@ -158,15 +155,3 @@ def stand_in(form: Form, device: str, machine: Machine) -> Form | None:
 
 def _any(flags: frozenset[str]) -> str:
     return " or ".join(sorted(flags))
-
-
-def _cpu_name(cpuinfo: str) -> str:
-    line = next((line for line in cpuinfo.splitlines() if line.startswith("model name")), "")
-    return line.partition(":")[2].strip() or platform.processor() or platform.machine()
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

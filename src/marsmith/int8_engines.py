@@ -13,7 +13,7 @@ import torch
 
 from marsmith.errors import MissingDependencyError
 from marsmith.export_machine import overflows_in_int8
-from marsmith.machine_facts import cpu_flags_here
+from marsmith.machine import cpu_flags_here
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from marsmith.errors import ClientError, FormatError
 from marsmith.formats.exposition import Sample, parse_exposition
-from marsmith.formats.server_state import Version
 from marsmith.rest import Request, Transport
 from marsmith.run_state import RunState
 
@@ -37,7 +36,7 @@ class Counters:
     at: float
     values: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
 
-    def of(self, metric: str, version: Version) -> float:
+    def of(self, metric: str, version: tuple[str, str]) -> float:
         """Return a count; 0 where nothing has been counted."""
         return self.values.get((metric, *version), 0.0)
 
@@ -90,7 +89,7 @@ def counters(samples: Iterable[Sample], at: float) -> Counters:
     return Counters(at, values)
 
 
-def traffic(version: Version, *, is_default: bool, now: Counters, before: Counters | None = None) -> Traffic:
+def traffic(version: tuple[str, str], *, is_default: bool, now: Counters, before: Counters | None = None) -> Traffic:
     """Return what happened to a version since ``before``; since the start where there was no look before.
 
     Args:
@@ -101,7 +100,7 @@ def traffic(version: Version, *, is_default: bool, now: Counters, before: Counte
     """
     names = [version, (version[0], _UNNAMED)] if is_default else [version]
 
-    def grown(metric: str, versions: Iterable[Version]) -> float:
+    def grown(metric: str, versions: Iterable[tuple[str, str]]) -> float:
         return sum(now.of(metric, each) - (before.of(metric, each) if before else 0.0) for each in versions)
 
     requests = grown(_REQUESTS, names)

@@ -7,7 +7,6 @@ import re
 import resource
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,10 +14,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from marsmith import child_processes, launch, run_state, supervisor_state
+from marsmith import launch, run_state, supervisor_state
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.installed import installed_version
 from marsmith.java import Java, find_java
+from marsmith.machine import Gpu, cgroup_cores, cpu_flags_here, driver_cuda, gpus, usable_cores
 from marsmith.model_store import SUFFIXES
 from marsmith.preflight import busy_port
 from marsmith.server_config import addresses, effective_config, model_store, read_server_config
@@ -29,15 +29,6 @@ PACKAGES = ("torchserve", "torch", "pyyaml", "psutil", "packaging", "pillow", "c
 # The pid file of `torchserve --start`, in the temporary folder.
 _STOCK_PID_FILE = ".model_server.pid"
 _CUDA = re.compile(r"^cuda\b[^=]*=\s*'(?P<version>[\d.]+)'", re.MULTILINE)
-_DRIVER_CUDA = re.compile(r"CUDA Version:\s*(?P<version>[\d.]+)")
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU, as nvidia-smi shows it: its name and the version of its driver."""
-
-    name: str
-    driver: str
 
 
 @dataclass(frozen=True)
@@ -114,7 +105,7 @@ def gather(project: Project) -> Facts:
         versions={name: installed_version(name) for name in PACKAGES},
         torch_cuda=_torch_cuda(),
         gpus=gpus(),
-        driver_cuda=_driver_cuda(),
+        driver_cuda=driver_cuda(),
         busy_ports=() if runs else _busy_ports(project),
         server_runs=runs,
         temporary=_space(launch.temporary_folder(project)),
@@ -125,44 +116,10 @@ def gather(project: Project) -> Facts:
         architecture=os.uname().machine,
         cpu_flags=cpu_flags_here(),
         cores=os.cpu_count() or 1,
-        usable_cores=len(os.sched_getaffinity(0)),
-        cgroup_cores=cgroup_cores(Path("/sys/fs/cgroup"), _text(Path("/proc/self/cgroup"))),
+        usable_cores=usable_cores(),
+        cgroup_cores=cgroup_cores(),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     )
-
-
-def gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs that nvidia-smi shows; none where it is not there or fails, as TorchServe counts them."""
-    printed = _nvidia_smi("--query-gpu=name,driver_version", "--format=csv,noheader")
-    lines = [[part.strip() for part in line.split(",")] for line in printed.splitlines() if "," in line]
-    return tuple(Gpu(",".join(parts[:-1]), parts[-1]) for parts in lines)
-
-
-def cpu_flags(cpuinfo: str) -> frozenset[str]:
-    """Return the features of the first processor in the text of ``/proc/cpuinfo``."""
-    line = next((line for line in cpuinfo.splitlines() if line.startswith(("flags", "Features"))), "")
-    return frozenset(line.partition(":")[2].split())
-
-
-def cpu_flags_here() -> frozenset[str]:
-    """Return the features of this machine's processor; empty where Linux does not tell them."""
-    return cpu_flags(_text(Path("/proc/cpuinfo")))
-
-
-def cgroup_cores(root: Path, own: str) -> float | None:
-    """Return the cores that the quota of a control group allows; None where there is no quota.
-
-    Args:
-        root: where the control groups are mounted.
-        own: the text of ``/proc/self/cgroup``.
-    """
-    inner = next((line.partition("::")[2].lstrip("/") for line in own.splitlines() if line.startswith("0::")), "")
-    for folder in (root / inner, root):
-        quota, _, period = _text(folder / "cpu.max").strip().partition(" ")
-        if quota.isdigit() and period.isdigit():
-            return int(quota) / int(period)
-    quota, period = (_text(root / "cpu" / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
 
 
 def _java() -> tuple[Java | None, str]:
@@ -179,19 +136,6 @@ def _torch_cuda() -> str | None:
         return None
     match = _CUDA.search(_text(Path(spec.origin).parent / "version.py"))
     return match["version"] if match else None
-
-
-def _driver_cuda() -> str | None:
-    match = _DRIVER_CUDA.search(_nvidia_smi())
-    return match["version"] if match else None
-
-
-def _nvidia_smi(*arguments: str) -> str:
-    try:
-        done = child_processes.run(["nvidia-smi", *arguments], 30.0, text=True, errors="replace")
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
 
 
 def _busy_ports(project: Project) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from marsmith.child_processes import temporary_folder
 from marsmith.error_text import useful_line
 from marsmith.errors import ExportError, MissingDependencyError
 
-SCHEME = "models:/"
 # A version of a name, or an id of MLflow 3; aliases and stages can move.
 _FIXED = re.compile(r"models:/(?:[^/@]+/\d+|m-[0-9a-f]+)")
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".pt2")

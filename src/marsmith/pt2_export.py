@@ -29,7 +29,7 @@ from marsmith.errors import ExportError
 from marsmith.export_machine import compiler_here
 from marsmith.file_errors import described
 from marsmith.graph_program import quietly, to_program
-from marsmith.machine_facts import cpu_flags_here
+from marsmith.machine import cpu_flags_here
 
 # Key in the file's own metadata: the CPU's flags that its code needs, as Linux names them.
 CPU_FLAGS = "MARSMITH_CPU_FLAGS"

@@ -19,7 +19,9 @@ from marsmith.archive.answers import (
     judge,
     may_compute_otherwise,
 )
-from marsmith.errors import ArchiveError, HandlerError
+from marsmith.archive.read import Archive
+from marsmith.archive.verify import Check, read_examples
+from marsmith.errors import ArchiveError, HandlerError, MarsmithError
 from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, parse_examples
 from marsmith.json_reader import read_json
 from marsmith.runner import Request, Runner, RunnerReply
@@ -192,3 +194,25 @@ def _top(reply: Any) -> str | None:
 
 def _shown(reply: RunnerReply) -> str:
     return " ".join(reply.body[:300].decode("utf-8", "replace").split())
+
+
+def replay_checks(archive: Archive) -> list[Check]:
+    """Return whether an archive's handler gives the validated replies, as checks of ``marsmith.archive.verify``.
+
+    Code from the archive runs.
+
+    Raises:
+        ArchiveError: the list of examples is damaged.
+        FormatError: the list does not follow its format.
+    """
+    examples = read_examples(archive)
+    if not examples:
+        return [Check("replay", "warning", "there are no examples to replay")]
+    unproved: list[str] = []
+    try:
+        differences = replay(archive.path, unproved.append)
+    except MarsmithError as error:
+        return [Check("replay", "failed", error.message)]
+    warnings = [Check("replay", "warning", f"unproved: {text}") for text in unproved]
+    good = Check("replay", "ok", f"{len(examples) - len(unproved)} examples got their validated replies")
+    return warnings + ([Check("replay", "failed", difference) for difference in differences] or [good])

@@ -16,16 +16,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from marsmith import child_processes, launch, preflight, run_state, server_process, server_state, supervisor_state
+from marsmith import (
+    child_processes,
+    launch,
+    preflight,
+    run_state,
+    served_file,
+    server_process,
+    server_state,
+    supervisor_state,
+)
 from marsmith.class_sharing import ClassSharing, class_sharing
 from marsmith.errors import NotRunningError, PreflightError, ServerError
 from marsmith.formats.properties import render_properties
 from marsmith.preflight import Flight
 from marsmith.readiness import Outlook
 from marsmith.run_state import RunState
+from marsmith.served_file import Remembered
 from marsmith.server_config import FILE_NAME as CONFIG_FILE
 from marsmith.server_config import addresses, uses_tokens
-from marsmith.server_state import STOPPING, Remembered
+from marsmith.server_state import STOPPING
 from marsmith.settings import Project
 from marsmith.start_plan import StartPlan, models_argument, plan_restart, plan_start
 from marsmith.tls import ca_file
@@ -92,12 +102,12 @@ def start(
         with _forgetting_failure(project):
             if options.supervised:
                 supervisor_state.write(project, supervisor_state.of_this_process())
-            remembered = Remembered(None) if options.fresh else server_state.load(project)
+            remembered = Remembered(None) if options.fresh else served_file.load(project)
             flight = preflight.check(project, remembered.state, strict=options.strict)
             plan = plan_start(project, flight, remembered, options.on_note, strict=options.strict)
             _tell(options, plan.warnings)
             if options.fresh:
-                server_state.forget(project)
+                served_file.forget(project)
             state = _launch(project, plan, options)
     with _forgetting_failure(project):
         return _ready(project, state, plan, options)

@@ -5,11 +5,8 @@ The supervisor looks every few seconds, and whoever changes what is registered c
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +14,9 @@ from marsmith import run_state
 from marsmith.archive import Archive
 from marsmith.archive.admit import digest_of
 from marsmith.configured_parameters import configured_parameters, openable
-from marsmith.errors import FormatError, MarsmithError, ServerError
-from marsmith.formats.server_state import ArchiveBytes, Parameters, ServerState, Version, parse_state, render_state
+from marsmith.errors import MarsmithError, ServerError
+from marsmith.formats.server_state import ArchiveBytes, Parameters, ServerState, Version
+from marsmith.served_file import load, locked, read, save, state_file
 from marsmith.served_versions import next_state, without
 from marsmith.server_config import started_with
 from marsmith.server_process import frontend
@@ -28,72 +26,10 @@ if TYPE_CHECKING:
     from marsmith.client import Client
     from marsmith.management import VersionStatus
 
-FILE_NAME = "served.json"
 # While it exists the server is being stopped, and what it unregisters by itself is not to be remembered.
 STOPPING = "stopping"
 
 _DEADLINE_S = 5.0
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """What is known of the server before.
-
-    Attributes:
-        state: None where nothing is.
-        note: what somebody should know about it; None for nothing.
-    """
-
-    state: ServerState | None
-    note: str | None = None
-
-
-def state_file(project: Project) -> Path:
-    """Return where the state of a project's server is kept; it outlives the server."""
-    return project.root / ".marsmith" / "state" / FILE_NAME
-
-
-def load(project: Project) -> Remembered:
-    """Read what the server before served; a damaged file is put aside."""
-    path = state_file(project)
-    try:
-        return Remembered(parse_state(path.read_text(encoding="utf-8"), str(path)))
-    except FileNotFoundError:
-        return Remembered(None)
-    except (FormatError, UnicodeDecodeError) as error:
-        aside = _put_aside(path)
-        why = error.message if isinstance(error, FormatError) else f"{path}: not UTF-8"
-        return Remembered(None, f"{why}; it is kept as {aside.name}, and the model store alone says what is served")
-    except OSError as error:
-        return Remembered(None, f"cannot read {path}: {error.strerror}; the model store alone says what is served")
-
-
-def read(project: Project) -> ServerState:
-    """Return what is remembered, and nothing where that cannot be read; the file stays where it is."""
-    try:
-        return parse_state(state_file(project).read_text(encoding="utf-8"))
-    except (OSError, FormatError, UnicodeDecodeError):
-        return ServerState()
-
-
-def save(project: Project, state: ServerState) -> None:
-    """Write the state, whole or not at all, so that it is there after a loss of power too.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written.
-    """
-    path = state_file(project)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(render_state(state))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def record(project: Project, contents: Mapping[Version, ArchiveBytes] | None = None) -> bool:
@@ -112,7 +48,7 @@ def record(project: Project, contents: Mapping[Version, ArchiveBytes] | None = N
         # While it starts, what is not loaded yet looks like unregistered.
         if not state.ready or frontend(state.pid, state.created) is None:
             return False
-        with Client.for_project(project, deadline_s=_DEADLINE_S) as client, _lock(project):
+        with Client.for_project(project, deadline_s=_DEADLINE_S) as client, locked(project):
             return _keep(project, registered_versions(client), contents=contents)
     except (MarsmithError, OSError):
         return False
@@ -128,7 +64,7 @@ def look(project: Project, client: Client) -> tuple[VersionStatus, ...]:
     """
     with ExitStack() as stack:
         with suppress(OSError):
-            stack.enter_context(_lock(project))
+            stack.enter_context(locked(project))
         versions = registered_versions(client)
         with suppress(OSError):
             _keep(project, versions)
@@ -159,14 +95,9 @@ def remember(
         configured: how the files alone run the versions, where that is news: after a start.
         contents: the bytes that the versions were loaded from, where they are known.
     """
-    with suppress(OSError), _lock(project):
+    with suppress(OSError), locked(project):
         return _keep(project, versions, configured, contents)
     return False
-
-
-def forget(project: Project) -> None:
-    """Remember nothing."""
-    state_file(project).unlink(missing_ok=True)
 
 
 def leave_out(project: Project, version: Version) -> ServerState:
@@ -176,7 +107,7 @@ def leave_out(project: Project, version: Version) -> ServerState:
         ServerError: it cannot be written.
     """
     try:
-        with _lock(project):
+        with locked(project):
             after = without(read(project), version)
             save(project, after)
     except OSError as error:
@@ -254,30 +185,3 @@ def _contents_of_new(
         with suppress(MarsmithError, OSError):
             found[version] = content_of(Archive.open(store / status.archive_url.rpartition("/")[2]))
     return found
-
-
-def _put_aside(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    path.replace(aside)
-    return aside
-
-
-@contextmanager
-def _lock(project: Project) -> Iterator[None]:
-    """Let one process at a time read, change and write the state."""
-    folder = state_file(project).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the new name of a file on the disk, not only its content."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from marsmith import launch, run_state, server_state
+from marsmith import launch, run_state, served_file
 from marsmith.archive.admit import digest_of
 from marsmith.config import admission_policy
 from marsmith.configured_parameters import configured_parameters
@@ -19,9 +19,9 @@ from marsmith.placeholder import write_placeholder
 from marsmith.preflight import Flight, refusal, unserved
 from marsmith.run_state import LeftOut
 from marsmith.selection import Selection, in_order, select
+from marsmith.served_file import Remembered
 from marsmith.served_versions import Serving, plan_serving
 from marsmith.server_config import started_with
-from marsmith.server_state import Remembered
 from marsmith.settings import Project
 from marsmith.version_bytes import check_stored
 
@@ -90,7 +90,7 @@ def plan_restart(project: Project) -> StartPlan:
     home = launch.torchserve_home()
     if home is None:
         raise PreflightError("TorchServe is not installed any more", tip="pip install 'marsmith[serve]'")
-    state = server_state.load(project).state
+    state = served_file.load(project).state
     flight = Flight(find_java(), home, started_with(project), Selection(), admission_policy(project))
     _refuse_snapshot(project, flight, state)
     plan = _plan(flight, _with_remembered(project, flight, state), state, with_new=False)

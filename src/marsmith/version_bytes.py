@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from marsmith import server_state
+from marsmith import served_file
 from marsmith.archive.admit import digest_of
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import MarsmithError, OtherBytesError, ProjectError
@@ -68,7 +68,7 @@ def binding(project: Project, version: ModelVersion) -> Binding | None:
     Raises:
         ServerError: the journal of its deploys is damaged.
     """
-    return _binding(project, server_state.read(project), version)
+    return _binding(project, served_file.read(project), version)
 
 
 def bound_digest(project: Project, version: ModelVersion) -> str | None:
@@ -156,7 +156,7 @@ def _of_model(project: Project, state: ServerState, model: str) -> Iterator[Bind
 
 
 def _all(project: Project) -> Iterator[Binding]:
-    state = server_state.read(project)
+    state = served_file.read(project)
     models = {*state.models, *JournalFile.models(project)}
     return (each for model in sorted(models) for each in _of_model(project, state, model))
 

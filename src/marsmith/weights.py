@@ -13,12 +13,11 @@ import torch
 from marsmith.build_stamp import file_sha256
 from marsmith.checkpoint import read_checkpoint
 from marsmith.errors import ExportError
-from marsmith.mlflow_weights import SCHEME as MLFLOW
 from marsmith.mlflow_weights import mlflow_weights
 from marsmith.names import did_you_mean
 from marsmith.recipe import AdaptWeights, AnyRecipe
+from marsmith.source_names import MLFLOW_SCHEME, weights_file
 from marsmith.state_dicts import advice, problems, unwrapped, without_prefix
-from marsmith.weights_file import weights_file
 
 RANDOM_SEED = 0
 NONE = "none"
@@ -128,7 +127,7 @@ def _read(source: str, recipe: AnyRecipe, root: Path, allow_pickle: bool) -> Wei
         return _from_hub(recipe)
     if source == "recipe":
         raise ExportError("this recipe brings no weights of its own", tip=_TIP)
-    if source.startswith(MLFLOW):
+    if source.startswith(MLFLOW_SCHEME):
         with mlflow_weights(source) as path:
             read = _from_file(str(path), Path(), source, allow_pickle)
         return Weights(read.state, read.record)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from marsmith.archive.contents import CHUNK_BYTES, Kind, Limits, MemberInfo, Source
 from marsmith.archive.member import Member
@@ -20,9 +20,6 @@ from marsmith.formats.manifest import Manifest, parse_manifest
 from marsmith.formats.sums import parse_sums, render_sums
 from marsmith.names import did_you_mean
 from marsmith.stand_ins import stand_in
-
-if TYPE_CHECKING:
-    from marsmith.archive.verify import Verification
 
 # Examples are not among them: other tools' archives may carry some, and are asked them too.
 _OUR_MEMBERS = (sums_format.FILE_NAME, "MAR-INF/export.json", "MAR-INF/environment.txt", "MAR-INF/sbom.cdx.json")
@@ -181,12 +178,6 @@ class Archive:
             ArchiveError: a member is damaged.
         """
         return {name: sha256_of(stream) for name, stream in self.walk()}
-
-    def verify(self, *, environment: bool = True, replay: bool = False, key: Path | None = None) -> Verification:
-        """Check everything that can be checked; see ``marsmith.archive.verify.verify``."""
-        from marsmith.archive.verify import verify
-
-        return verify(self, environment=environment, replay=replay, key=key)
 
 
 def sha256_of(stream: BinaryIO) -> str:

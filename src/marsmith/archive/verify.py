@@ -6,18 +6,18 @@ request (``replay``), and only after everything else held.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from marsmith.archive.read import Archive, sha256_of
-from marsmith.errors import ArchiveError, FormatError, MarsmithError, VerificationError
+from marsmith.errors import ArchiveError, FormatError, VerificationError
 from marsmith.formats import environment as environment_format
 from marsmith.formats import examples as examples_format
 from marsmith.formats import manifest as manifest_format
 from marsmith.formats import sums as sums_format
-from marsmith.formats.environment import parse_environment
+from marsmith.formats.environment import compare, parse_environment
 from marsmith.formats.examples import ValidatedExample, parse_examples
 from marsmith.formats.manifest import render_manifest
 from marsmith.formats.sums import render_sums
@@ -79,7 +79,7 @@ def verify(
     archive: Archive,
     *,
     environment: bool = True,
-    replay: bool = False,
+    replay: Callable[[Archive], Sequence[Check]] | None = None,
     key: Path | None = None,
     also: Sequence[Check] = (),
 ) -> Verification:
@@ -88,7 +88,7 @@ def verify(
     Args:
         archive: whose structure ``Archive.open`` has already found safe.
         environment: compare ``MAR-INF/environment.txt`` with this Python; differences are warnings.
-        replay: run the handler on the examples and compare the replies. Runs code from the archive.
+        replay: a last check that runs code from the archive, such as ``marsmith.replay.replay_checks``; None for none.
         key: public key that must have signed the archive file.
         also: checks of the caller's own; they too must hold before code runs.
 
@@ -101,10 +101,10 @@ def verify(
     checks.extend(also)
     if environment:
         checks.extend(environment_checks(archive))
-    if replay:
+    if replay is not None:
         trusted = all(check.ok for check in checks)
         skipped = Check("replay", "skipped", "not run: code from an archive runs only when every other check holds")
-        checks.extend(_replay(archive) if trusted else [skipped])
+        checks.extend(replay(archive) if trusted else [skipped])
     return Verification(archive.path, tuple(checks))
 
 
@@ -217,8 +217,6 @@ def environment_checks(archive: Archive) -> list[Check]:
         recorded = parse_environment(text, f"{archive.path.name}/{environment_format.FILE_NAME}")
     except (ArchiveError, FormatError) as error:
         return [Check("environment", "failed", error.message)]
-    from marsmith.environment import compare
-
     warnings = [Check("environment", "warning", str(difference)) for difference in compare(recorded)]
     return warnings or [Check("environment", "ok", "this Python has the recorded versions")]
 
@@ -263,19 +261,3 @@ def _examples(archive: Archive) -> list[Check]:
     if examples is None:
         return [Check("examples", "skipped", "the archive holds no examples")]
     return [Check("examples", "ok", f"{len(examples)} examples with their inputs")]
-
-
-def _replay(archive: Archive) -> list[Check]:
-    examples = read_examples(archive)
-    if not examples:
-        return [Check("replay", "warning", "there are no examples to replay")]
-    from marsmith.replay import replay
-
-    unproved: list[str] = []
-    try:
-        differences = replay(archive.path, unproved.append)
-    except MarsmithError as error:
-        return [Check("replay", "failed", error.message)]
-    warnings = [Check("replay", "warning", f"unproved: {text}") for text in unproved]
-    proved = len(examples) - len(unproved)
-    return warnings + _results("replay", differences, f"{proved} examples got their validated replies")

@@ -70,8 +70,7 @@ def _selection(project: Project, server: Mapping[str, Setting]) -> Selection:
 
 def _versions(server: Mapping[str, Setting], selection: Selection, model: str | None) -> list[VersionSettings]:
     from marsmith.effective_config import version_settings
-    from marsmith.lint.run import available_cores
-    from marsmith.machine_facts import gpus
+    from marsmith.machine import gpus, usable_cores
 
     stored = selection.served
     names = {archive.manifest.model_name for archive in stored}
@@ -82,7 +81,7 @@ def _versions(server: Mapping[str, Setting], selection: Selection, model: str | 
         )
     chosen = [archive for archive in stored if model in {None, archive.manifest.model_name}]
     counted = len(gpus())
-    return [version_settings(archive, server, cores=available_cores(), gpus=counted) for archive in chosen]
+    return [version_settings(archive, server, cores=usable_cores(), gpus=counted) for archive in chosen]
 
 
 def _differences(

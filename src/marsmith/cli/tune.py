@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _wanted(args: argparse.Namespace, project: Project) -> Wanted:
     from marsmith.bench import read_inputs
-    from marsmith.lint.run import available_cores
+    from marsmith.machine import usable_cores
     from marsmith.project_spec import load_spec
     from marsmith.tune import Wanted
 
@@ -85,7 +85,7 @@ def _wanted(args: argparse.Namespace, project: Project) -> Wanted:
         p99_ms=p99_ms,
         rps=args.rps or (level.requests_per_second if level and not args.p99_ms else None),
         minutes=args.minutes,
-        cores=args.cores or available_cores(),
+        cores=args.cores or usable_cores(),
         most_trials=args.trials,
     )
 

@@ -81,10 +81,10 @@ def _unregister(project: Project, model: str, version: str | None, args: argpars
 
 def _leave_out(project: Project, model: str, version: str | None) -> str:
     """Let the next start leave a version out."""
-    from marsmith import server_state
+    from marsmith import served_file, server_state
     from marsmith.errors import NotFoundError, UsageError
 
-    served = server_state.read(project).models.get(model)
+    served = served_file.read(project).models.get(model)
     names = sorted(served.versions) if served else []
     if version is None and len(names) > 1:
         raise UsageError(f"which version of {model}? {', '.join(names)}", tip=f"marsmith unregister {model}:{names[0]}")

@@ -12,6 +12,7 @@ the lines name the members.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,12 +43,19 @@ def run(args: argparse.Namespace) -> int:
     policy = policy_here()
     try:
         archive = Archive.open(args.archive)
-        verification = verify(archive, replay=args.replay, key=args.key, also=_admission(archive, policy))
+        replay = _replay() if args.replay else None
+        verification = verify(archive, replay=replay, key=args.key, also=_admission(archive, policy))
     except (ArchiveError, FormatError) as error:
         # An archive that cannot even be opened is the plainest result of all.
         verification = Verification(args.archive, (Check("structure", "failed", error.message),))
     _print(verification, as_json=args.json)
     return 0 if verification.ok else 1
+
+
+def _replay() -> Callable[[Archive], list[Check]]:
+    from marsmith.replay import replay_checks
+
+    return replay_checks
 
 
 def _admission(archive: Archive, policy: Policy) -> list[Check]:

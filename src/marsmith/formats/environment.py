@@ -6,11 +6,13 @@ names in their normalised spelling (PEP 503). Without the line of Python it is a
 
 from __future__ import annotations
 
+import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from marsmith.errors import FormatError
+from marsmith.installed import installed_version
 
 FILE_NAME = "MAR-INF/environment.txt"
 PYTHON = "python"
@@ -76,3 +78,38 @@ def parse_environment(text: str, source: str = FILE_NAME) -> Environment:
     if problems:
         raise FormatError(source, problems)
     return Environment(versions.pop(PYTHON), versions)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A version that is not the recorded one.
+
+    Attributes:
+        name: ``python``, or the normalised name of a distribution.
+        recorded: the version in the archive.
+        found: the version here; None where it is not installed.
+    """
+
+    name: str
+    recorded: str
+    found: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name} is {self.found or 'not installed'}, recorded with {self.recorded}"
+
+
+def version_here(name: str) -> str | None:
+    """Return the version of a distribution, or of ``python``, in this process; None where it is not installed."""
+    return platform.python_version() if name == PYTHON else installed_version(name)
+
+
+def compare(recorded: Environment, *, installed: Callable[[str], str | None] = version_here) -> list[Difference]:
+    """Compare a record with what is installed; Python first, then by name; empty where all is as recorded.
+
+    Args:
+        recorded: the archive's environment.
+        installed: gives the version for ``python`` and for a distribution's name; None where it is not installed.
+    """
+    wanted = {PYTHON: recorded.python, **dict(sorted(recorded.distributions.items()))}
+    found = [Difference(name, version, installed(name)) for name, version in wanted.items()]
+    return [difference for difference in found if difference.found != difference.recorded]

@@ -23,6 +23,7 @@ from marsmith.lint.server_rules import check_server_config
 from marsmith.lint.settings_rules import check_settings
 from marsmith.lint.spec_rules import check_spec
 from marsmith.lint.trap import Found
+from marsmith.machine import usable_cores
 from marsmith.model_store import SUFFIXES
 from marsmith.server_config import model_store
 from marsmith.settings import Project
@@ -99,16 +100,11 @@ def context_of(root: Path, cores: int | None = None) -> Context:
     written = tuple(metric for file in handlers for metric in written_metrics(file, _text(file)))
     return Context(
         root=root,
-        cores=cores or available_cores(),
+        cores=cores or usable_cores(),
         queue_size=number(values.get("job_queue_size", "100")) or 100,
         installs_requirements=values.get("install_py_dep_per_model", "false").lower() == "true",
         written=written,
     )
-
-
-def available_cores() -> int:
-    """Return the cores that this process may use, as the JVM and torch count them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def kind_of(path: Path) -> FileKind | None:

@@ -16,8 +16,7 @@ from marsmith.lint.format_problems import CheckedFile, format_problem
 from marsmith.lint.model_config_rules import ModelKeys, check_version_keys
 from marsmith.lint.name_rules import check_names
 from marsmith.lint.trap import Found, found
-from marsmith.recipe_source import RecipeSource
-from marsmith.weights_file import weights_file
+from marsmith.source_names import RecipeSource, weights_file
 
 _SERVING = "serving"
 _MEND = "mend it as docs/11-model-spec.md says"

@@ -1,0 +1,86 @@
+"""The file that says what a project's server served: ``.marsmith/state/served.json``, read, kept and locked."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from marsmith import files
+from marsmith.errors import FormatError
+from marsmith.formats.server_state import ServerState, parse_state, render_state
+from marsmith.settings import Project
+
+FILE_NAME = "served.json"
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What is known of the server before.
+
+    Attributes:
+        state: None where nothing is.
+        note: what somebody should know about it; None for nothing.
+    """
+
+    state: ServerState | None
+    note: str | None = None
+
+
+def state_file(project: Project) -> Path:
+    """Return where the state of a project's server is kept; it outlives the server."""
+    return project.root / ".marsmith" / "state" / FILE_NAME
+
+
+def load(project: Project) -> Remembered:
+    """Read what the server before served; a damaged file is put aside."""
+    path = state_file(project)
+    try:
+        return Remembered(parse_state(path.read_text(encoding="utf-8"), str(path)))
+    except FileNotFoundError:
+        return Remembered(None)
+    except (FormatError, UnicodeDecodeError) as error:
+        aside = _put_aside(path)
+        why = error.message if isinstance(error, FormatError) else f"{path}: not UTF-8"
+        return Remembered(None, f"{why}; it is kept as {aside.name}, and the model store alone says what is served")
+    except OSError as error:
+        return Remembered(None, f"cannot read {path}: {error.strerror}; the model store alone says what is served")
+
+
+def read(project: Project) -> ServerState:
+    """Return what is remembered, and nothing where that cannot be read; the file stays where it is."""
+    try:
+        return parse_state(state_file(project).read_text(encoding="utf-8"))
+    except (OSError, FormatError, UnicodeDecodeError):
+        return ServerState()
+
+
+def save(project: Project, state: ServerState) -> None:
+    """Write the state, whole or not at all, so that it is there after a loss of power too.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    files.write_atomically(state_file(project), render_state(state))
+
+
+def forget(project: Project) -> None:
+    """Remember nothing."""
+    state_file(project).unlink(missing_ok=True)
+
+
+def locked(project: Project) -> AbstractContextManager[None]:
+    """Let one process at a time read, change and write the file.
+
+    Raises:
+        OSError: the lock's file cannot be made.
+    """
+    return files.lock(state_file(project).with_name("lock"))
+
+
+def _put_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.replace(aside)
+    return aside
