@@ -24,6 +24,19 @@ def decode_wav(body: bytes | bytearray, *, rate: int, max_duration_s: float) -> 
         ItemError: 400 truncated or broken; 413 longer than ``max_duration_s``, or in too many pieces; 415 no WAV, or
             not 16-bit PCM; 422 no sound in it, or a rate outside of ``RATES``.
     """
+    form, frames = _opened(body, max_duration_s, read=True)
+    samples = np.frombuffer(frames, dtype="<i2").reshape(-1, form.nchannels).mean(axis=1, dtype=np.float32)
+    return resampled(torch.from_numpy(samples / np.float32(32768)), form.framerate, rate)
+
+
+def duration_s(body: bytes | bytearray, max_duration_s: float) -> float:
+    """Return how long a sound is, in seconds, by its header; raises as ``decode_wav``."""
+    form, _ = _opened(body, max_duration_s, read=False)
+    return form.nframes / form.framerate
+
+
+def _opened(body: bytes | bytearray, max_duration_s: float, *, read: bool) -> tuple[wave._wave_params, bytes]:
+    """Return what the header says, and the samples if they are to be read."""
     if body[:4] != b"RIFF" or body[8:12] != b"WAVE":
         raise UnknownType(
             f"the body starts with {bytes(body[:4])!r}: this is no WAV file, which is all that is read here"
@@ -32,19 +45,18 @@ def decode_wav(body: bytes | bytearray, *, rate: int, max_duration_s: float) -> 
         raise TooLarge(f"the WAV file is cut into more than {MAX_PIECES} pieces")
     try:
         with wave.open(io.BytesIO(body), "rb") as file:
-            form, count = file.getparams(), file.getnframes()
+            form = file.getparams()
             _check(form, max_duration_s)
-            frames = file.readframes(count)
+            frames = file.readframes(form.nframes) if read else b""
     except wave.Error as error:
         if "unknown" in str(error):
             raise UnknownType("a WAV file that is not PCM; it must be 16-bit PCM") from None
         raise MalformedRequest("the WAV file is broken") from None
     except (EOFError, RuntimeError, ZeroDivisionError):
         raise MalformedRequest("the WAV file is truncated or broken") from None
-    if len(frames) != count * form.nchannels * 2:
-        raise MalformedRequest(f"the WAV file announces {count} samples and ends before")
-    samples = np.frombuffer(frames, dtype="<i2").reshape(-1, form.nchannels).mean(axis=1, dtype=np.float32)
-    return resampled(torch.from_numpy(samples / np.float32(32768)), form.framerate, rate)
+    if read and len(frames) != form.nframes * form.nchannels * 2:
+        raise MalformedRequest(f"the WAV file announces {form.nframes} samples and ends before")
+    return form, frames
 
 
 def resampled(signal: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:

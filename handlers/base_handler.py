@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,13 @@ class BaseHandler:
         An ItemError raised here is what the sender gets; a ValueError, LookupError or TypeError becomes a 422.
         """
         raise NotImplementedError
+
+    def check_together(self, requests: Sequence[Request]) -> None:
+        """Judge the several requests of one envelope before any is decoded; called only if there are several.
+
+        An ItemError raised here is what the sender gets. What a handler takes of one request, such as pixels or
+        characters, it bounds here for all of them together.
+        """
 
     def infer(self, items: list[Any]) -> Sequence[Any]:
         """Turn items into results, one each, in their order; results must lie in the machine's memory, not the GPU's.
@@ -236,7 +244,7 @@ class BaseHandler:
 
     def _decode_all(self, slots: Sequence[Slot]) -> None:
         for slot in slots:
-            self._attempt(slot, slot.open)
+            self._attempt(slot, partial(self._open, slot))
         work = [(slot, position, request) for slot in slots for position, request in enumerate(slot.requests)]
         run = self._pool.map if self._pool and len(work) > 1 else map
         decoded = list(run(self._decode_one, [request for *_, request in work]))
@@ -244,6 +252,11 @@ class BaseHandler:
             if isinstance(item, ItemError):
                 slot.fail(item, position)
             slot.items.append(item)
+
+    def _open(self, slot: Slot, settings: HandlerSettings) -> None:
+        slot.open(settings)
+        if len(slot.requests) > 1:
+            self.check_together(slot.requests)
 
     def _attempt(self, slot: Slot, step: Callable[[HandlerSettings], None]) -> None:
         try:

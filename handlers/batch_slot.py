@@ -56,11 +56,16 @@ class Slot:
         """Return a header by its lower-case name; the frontend passes names on as they were sent."""
         return next((v for k, v in self.headers.items() if k.lower() == name and isinstance(v, str)), None)
 
-    def fail(self, failure: ItemError, position: int = 0) -> None:
-        """Give the whole slot an error, the first one found; with several requests in it, say which one is to blame."""
+    def fail(self, failure: ItemError, position: int | None = None) -> None:
+        """Give the whole slot an error, the first one found.
+
+        Args:
+            failure: the error.
+            position: of the request that is to blame; None: no single one.
+        """
         if self.failure is None:
             count = len(self.envelope.requests) if self.envelope else 1
-            where = f"item {position + 1} of {count}: " if count > 1 else ""
+            where = f"item {position + 1} of {count}: " if position is not None and count > 1 else ""
             self.failure = ItemError(failure.code, failure.type, where + failure.message)
 
     def open(self, settings: HandlerSettings) -> None:

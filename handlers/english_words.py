@@ -12,6 +12,8 @@ import string
 import unicodedata
 from collections.abc import Iterator
 
+from character_table import CharacterTable
+
 _ENTITY = r"&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});"
 _ENTITIES = re.compile(_ENTITY)
 _TAGS_AND_ENTITIES = re.compile(f"<.*?>|{_ENTITY}")
@@ -41,15 +43,13 @@ _CONTRACTIONS = {
     "y'all": "you all",
 }
 _CONTRACTED = re.compile("|".join(re.escape(contraction) for contraction in _CONTRACTIONS))
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def words_of(text: str) -> list[str]:
     """Return the words of a text, in lower case ASCII."""
     text = "\n".join(_without_tags(line) for line in text.split("\n")).lower()
     text = _CONTRACTED.sub(lambda found: _CONTRACTIONS[found[0]], text)
-    text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
-    return text.translate(_PUNCTUATION).lower().split()
+    return text.translate(_PLAIN).split()
 
 
 def ngrams_of(words: list[str], longest: int) -> Iterator[str]:
@@ -63,3 +63,12 @@ def _without_tags(line: str) -> str:
     # After the last ">" no tag can end: looking for one from every "<" there would take quadratic time.
     head, end, tail = line.rpartition(">")
     return _TAGS_AND_ENTITIES.sub("", head + end) + _ENTITIES.sub("", tail)
+
+
+def _plain(character: str) -> str:
+    """Return what a character has of ASCII, in lower case, without punctuation."""
+    decomposed = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode("ascii")
+    return "".join(part for part in decomposed if part not in string.punctuation).lower()
+
+
+_PLAIN = CharacterTable(_plain)

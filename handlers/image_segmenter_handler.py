@@ -4,7 +4,7 @@ The serialized file takes a float32 batch (N, 3, H, W), RGB, normalised, and giv
 as ``out`` of a mapping, as torchvision's segmenters do. The reply is a JSON list (H, W, 2), or with the header
 ``accept: application/x-npy`` the same numbers as a ``.npy`` file, a quarter as long. Settings, in the block
 ``handler`` of model-config.yaml: ``resize`` and ``crop`` (pixels), ``interpolation``, ``mean`` and ``std`` (of the
-channels, 0 to 1), ``max_image_pixels``.
+channels, 0 to 1), ``max_image_pixels``, ``max_request_pixels``.
 """
 
 from __future__ import annotations

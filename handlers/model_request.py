@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,20 @@ def check_count(count: int, max_items: int) -> None:
     """Refuse more items in one HTTP request than the settings allow; raises TooLarge."""
     if count > max_items:
         raise TooLarge(f"{count} items in one request, at most {max_items} are allowed")
+
+
+def check_total(amounts: Iterable[float], limit: float, unit: str, setting: str) -> None:
+    """Refuse one HTTP request whose items are together more than its handler works on; raises TooLarge.
+
+    Args:
+        amounts: how much each item is.
+        limit: the most that they may be together.
+        unit: of both, in words.
+        setting: where the limit stands.
+    """
+    total = sum(amounts)
+    if total > limit:
+        raise TooLarge(f"{total:.10g} {unit} in one request, more than {setting} ({limit:g}): send it in several")
 
 
 def decode_base64(text: str) -> bytes:

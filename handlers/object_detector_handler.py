@@ -3,17 +3,19 @@
 The serialized file takes a list of float32 images (3, H, W), RGB, 0 to 1, of sizes of their own, and gives for each
 ``boxes`` (K, 4) in pixels, ``labels`` (K,) and ``scores`` (K,); scripted torchvision detectors put their losses in
 front of that. Settings, in the block ``handler`` of model-config.yaml: ``threshold`` (lowest score that is told),
-``labels``, ``max_image_pixels``.
+``labels``, ``max_image_pixels``, ``max_request_pixels`` (of all images of a request).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from base_handler import BaseHandler
 from image_decoding import decode_whole_image
+from image_handler import check_pixels
 from labels import read_labels
 from model_request import Request
 
@@ -32,11 +34,17 @@ class ObjectDetectorHandler(BaseHandler):
         super().load()
         self.threshold = float(self.config.get("threshold", 0.5))
         self.max_pixels = int(self.config.get("max_image_pixels", MAX_PIXELS))
+        most = max(MAX_PIXELS, self.max_pixels)
+        self.max_request_pixels = int(self.config.get("max_request_pixels", most))
         self.labels = read_labels(self.folder / str(self.config.get("labels", "index_to_name.json")))
 
     def warm_up_item(self) -> torch.Tensor:
         """Return a grey image."""
         return torch.full((3, *WARM_UP_SIZE), 127, dtype=torch.uint8)
+
+    def check_together(self, requests: Sequence[Request]) -> None:
+        """Refuse images that have too many pixels together."""
+        check_pixels(requests, max_pixels=self.max_pixels, together=self.max_request_pixels)
 
     def decode(self, request: Request) -> torch.Tensor:
         """Decode an image to uint8 (3, H, W), RGB, upright, in its own size."""

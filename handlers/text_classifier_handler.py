@@ -3,12 +3,14 @@
 The serialized file takes the token numbers of all texts, int64 (T,), and where each text begins among them, int64 (N,),
 as ``torch.nn.EmbeddingBag`` does, and gives logits (N, classes). Settings, in the block ``handler`` of
 model-config.yaml: ``vocabulary`` (file), ``unknown`` (token for those that are not in it; left out where the vocabulary
-lacks it too), ``ngrams``, ``labels``, ``max_characters``.
+lacks it too), ``ngrams``, ``labels``, ``max_characters`` (of a text), ``max_request_characters`` (of all texts of a
+request).
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 
@@ -17,7 +19,7 @@ from english_words import ngrams_of, words_of
 from item_errors import Unusable
 from labels import read_labels
 from model_request import Request
-from text_requests import MAX_CHARACTERS, read_text
+from text_requests import TextLimits, read_text
 from vocabulary import read_vocabulary
 
 
@@ -30,16 +32,20 @@ class TextClassifierHandler(BaseHandler):
         self.vocabulary = read_vocabulary(self.folder / str(self.config.get("vocabulary", "source_vocab.pt")))
         self.unknown = self.vocabulary.get(str(self.config.get("unknown", "<unk>")))
         self.ngrams = int(self.config.get("ngrams", 2))
-        self.max_characters = int(self.config.get("max_characters", MAX_CHARACTERS))
+        self.limits = TextLimits.of(self.config)
         self.labels = read_labels(self.folder / str(self.config.get("labels", "index_to_name.json")))
 
     def warm_up_item(self) -> torch.Tensor:
         """Return a text of one token."""
         return torch.zeros(1, dtype=torch.int64)
 
+    def check_together(self, requests: Sequence[Request]) -> None:
+        """Refuse texts that are too long together."""
+        self.limits.check_together(requests)
+
     def decode(self, request: Request) -> torch.Tensor:
         """Return the numbers of the tokens of a text, int64 (T,)."""
-        words = words_of(read_text(request, self.max_characters))
+        words = words_of(read_text(request, self.limits.characters))
         numbers = [self.vocabulary.get(token, self.unknown) for token in ngrams_of(words, self.ngrams)]
         known = [number for number in numbers if number is not None]
         if not known:

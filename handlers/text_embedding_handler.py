@@ -3,7 +3,7 @@
 The serialized file takes token numbers and their mask, both int64 (N, L), where the mask is 1 for tokens and 0 for what
 fills up the shorter texts, and gives float32 embeddings (N, D): pooling and normalisation are part of it. Settings, in
 the block ``handler`` of model-config.yaml: ``vocabulary`` (file of BERT's kind), ``lower_case``, ``max_tokens`` (of a
-text; the rest is not read), ``max_characters``.
+text; the rest is not read), ``max_characters`` (of a text), ``max_request_characters`` (of all texts of a request).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from base_handler import BaseHandler
 from model_request import Request
-from text_requests import MAX_CHARACTERS, read_text
+from text_requests import TextLimits, read_text
 from vocabulary import read_vocabulary
 from word_pieces import WordPieces
 
@@ -29,7 +29,7 @@ class TextEmbeddingHandler(BaseHandler):
         vocabulary = read_vocabulary(self.folder / str(self.config.get("vocabulary", "vocab.txt")))
         self.padding = vocabulary["[PAD]"]
         self.max_tokens = int(self.config.get("max_tokens", 256))
-        self.max_characters = int(self.config.get("max_characters", MAX_CHARACTERS))
+        self.limits = TextLimits.of(self.config)
         lower_case = bool(self.config.get("lower_case", True))
         self.pieces = WordPieces(vocabulary, max_tokens=self.max_tokens, lower_case=lower_case)
 
@@ -37,9 +37,13 @@ class TextEmbeddingHandler(BaseHandler):
         """Return the longest text."""
         return torch.full((self.max_tokens,), self.padding, dtype=torch.int64)
 
+    def check_together(self, requests: Sequence[Request]) -> None:
+        """Refuse texts that are too long together."""
+        self.limits.check_together(requests)
+
     def decode(self, request: Request) -> torch.Tensor:
         """Return the numbers of the tokens of a text, int64 (L,)."""
-        numbers = self.pieces.numbers_of(read_text(request, self.max_characters))
+        numbers = self.pieces.numbers_of(read_text(request, self.limits.characters))
         return torch.tensor(numbers, dtype=torch.int64)
 
     def infer(self, items: list[torch.Tensor]) -> Sequence[torch.Tensor]:

@@ -4,20 +4,25 @@ The serialized file is silero-vad's ``silero_vad.jit`` as it is: its ``audio_for
 (N, samples) at 16,000 samples per second and gives the probability of speech for each window of 512 samples, float32
 (N, windows).
 Settings, in the block ``handler`` of model-config.yaml: ``threshold`` (probability from which on it is speech),
-``max_duration_s``.
+``max_duration_s`` (of a sound), ``max_request_duration_s`` (of all sounds of a request).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from audio_decoding import decode_wav
+from audio_decoding import decode_wav, duration_s
 from base_handler import BaseHandler
-from model_request import Request
+from item_errors import ItemError
+from model_request import Request, check_total
 from speech_spans import RATE, WINDOW, speech_spans
+
+MAX_REQUEST_DURATION_S = 300.0
 
 
 class VoiceActivityHandler(BaseHandler):
@@ -28,10 +33,17 @@ class VoiceActivityHandler(BaseHandler):
         super().load()
         self.threshold = float(self.config.get("threshold", 0.5))
         self.max_duration_s = float(self.config.get("max_duration_s", 60))
+        most = max(MAX_REQUEST_DURATION_S, self.max_duration_s)
+        self.max_request_duration_s = float(self.config.get("max_request_duration_s", most))
 
     def warm_up_item(self) -> torch.Tensor:
         """Return a second of silence."""
         return torch.zeros(RATE)
+
+    def check_together(self, requests: Sequence[Request]) -> None:
+        """Refuse sounds that are too long together."""
+        durations = (self._duration_s(request) for request in requests)
+        check_total(durations, self.max_request_duration_s, "seconds of sound", "max_request_duration_s")
 
     def decode(self, request: Request) -> torch.Tensor:
         """Decode a sound to float32 (samples,)."""
@@ -57,3 +69,9 @@ class VoiceActivityHandler(BaseHandler):
             "probability": max(result["probabilities"]),
             "speech": [{"start_s": round(start / RATE, 3), "end_s": round(end / RATE, 3)} for start, end in spans],
         }
+
+    def _duration_s(self, request: Request) -> float:
+        """Return the length of a sound; one that cannot be opened has none, and is named when it is decoded."""
+        with suppress(ItemError):
+            return duration_s(request.as_bytes(), self.max_duration_s)
+        return 0.0

@@ -8,10 +8,11 @@ and characters are judged by Python's Unicode tables, which know some newer mark
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+
+from character_table import CharacterTable
 
 MAX_WORD = 100  # longer words are unknown, as in the original
-MOST_CHARACTERS_KNOWN = 50_000  # in each table; a few megabytes
 # Blocks of Chinese, Japanese and Korean ideographs, each of which is a word.
 _IDEOGRAPHS = (
     (0x4E00, 0x9FFF),
@@ -29,7 +30,9 @@ class WordPieces:
     """Cuts text into the numbers of its pieces, between ``[CLS]`` and ``[SEP]``."""
 
     def __init__(self, vocabulary: Mapping[str, int], *, max_tokens: int, lower_case: bool = True) -> None:
-        self._vocabulary = vocabulary
+        # With what pieces begin with, which has no number: no further than that a piece is looked for.
+        self._known: dict[str, int | None] = dict.fromkeys(_beginnings(vocabulary))
+        self._known.update(vocabulary)
         self._room = max_tokens - 2
         self._lower_case = lower_case
         self._begin, self._end, self._unknown = (vocabulary[token] for token in ("[CLS]", "[SEP]", "[UNK]"))
@@ -50,29 +53,26 @@ class WordPieces:
             return [self._unknown]
         pieces, start = [], 0
         while start < len(word):
-            for end in range(len(word), start, -1):
-                number = self._vocabulary.get(("##" if start else "") + word[start:end])
-                if number is not None:
-                    break
-            else:
+            number, start = self._longest_piece(word, start)
+            if number is None:
                 return [self._unknown]
             pieces.append(number)
-            start = end
         return pieces
 
+    def _longest_piece(self, word: str, start: int) -> tuple[int | None, int]:
+        """Return the number of the longest piece that begins at ``start``, None if there is none, and its end."""
+        mark, found, found_end = "##" if start else "", None, start
+        for end in range(start + 1, len(word) + 1):
+            piece = mark + word[start:end]
+            if piece not in self._known:
+                break
+            if (number := self._known[piece]) is not None:
+                found, found_end = number, end
+        return found, found_end
 
-class _Table(dict[int, str]):
-    """What ``str.translate`` puts for each character: found out once, because it is asked for each in every text."""
 
-    def __init__(self, replacement: Callable[[str], str]) -> None:
-        super().__init__()
-        self._replacement = replacement
-
-    def __missing__(self, code: int) -> str:
-        if len(self) >= MOST_CHARACTERS_KNOWN:
-            self.clear()
-        self[code] = self._replacement(chr(code))
-        return self[code]
+def _beginnings(pieces: Iterable[str]) -> Iterator[str]:
+    return (piece[:end] for piece in pieces for end in range(1, len(piece)))
 
 
 def words_of(text: str, *, lower_case: bool, most: int = -1) -> list[str]:
@@ -83,9 +83,7 @@ def words_of(text: str, *, lower_case: bool, most: int = -1) -> list[str]:
         lower_case: whether the model knows small letters only.
         most: how many to return, of the beginning; -1: all.
     """
-    text = text.translate(_SPACED)
-    if lower_case:
-        text = unicodedata.normalize("NFD", text).translate(_WITHOUT_ACCENTS).lower()
+    text = text.translate(_SPACED_WITHOUT_ACCENTS).lower() if lower_case else text.translate(_SPACED)
     words = text.translate(_PUNCTUATION_APART).split(maxsplit=most)
     # What is left of the text stands behind the last one.
     return words if most < 0 else words[:most]
@@ -95,11 +93,20 @@ def _spaced(character: str) -> str:
     """Return a character, spaced where it is a word by itself; a space for any white one; nothing for a control."""
     if character in "\t\n\r":
         return " "
-    if character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs"):
+    category = unicodedata.category(character)
+    if character == "\ufffd" or category in ("Cc", "Cf", "Co", "Cs"):
         return ""
     if character.isspace():
         return " "
-    return f" {character} " if _is_ideograph(ord(character)) else character
+    return f" {character} " if category in ("Lo", "Cn") and _is_ideograph(ord(character)) else character
+
+
+def _spaced_without_accents(character: str) -> str:
+    spaced = _spaced(character)
+    decomposed = unicodedata.normalize("NFD", spaced)
+    if len(decomposed) == 1:
+        return "" if unicodedata.category(decomposed) == "Mn" else decomposed
+    return "".join(part for part in decomposed if unicodedata.category(part) != "Mn")
 
 
 def _is_ideograph(code: int) -> bool:
@@ -113,6 +120,6 @@ def _is_punctuation(character: str) -> bool:
     return unicodedata.category(character).startswith("P")
 
 
-_SPACED = _Table(_spaced)
-_WITHOUT_ACCENTS = _Table(lambda character: "" if unicodedata.category(character) == "Mn" else character)
-_PUNCTUATION_APART = _Table(lambda character: f" {character} " if _is_punctuation(character) else character)
+_SPACED = CharacterTable(_spaced)
+_SPACED_WITHOUT_ACCENTS = CharacterTable(_spaced_without_accents)
+_PUNCTUATION_APART = CharacterTable(lambda character: f" {character} " if _is_punctuation(character) else character)

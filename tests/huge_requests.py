@@ -66,7 +66,14 @@ def png_chunk(kind: bytes) -> bytes:
     return bytes(4) + kind + struct.pack(">I", zlib.crc32(kind))
 
 
+def texts_of_all_characters() -> list[str]:
+    every = "".join(chr(code) for code in range(0x100, 0x90000) if not 0xD800 <= code < 0xE000)
+    return [every[start : start + 1900] for start in range(0, 486_400, 1900)]
+
+
 EMOJI = "\N{GRINNING FACE}"
+# The longest that a handler takes, of marks that Unicode wants to be sorted.
+LONG_TEXT = '"a' + "\u0300\u0316" * 49_999 + '",'
 # In JSON, whatever envelope it is taken for.
 JSON_BODIES: dict[str, Callable[[int], bytes]] = {
     "empty texts": lambda size: filled('"",', size=size),
@@ -104,6 +111,12 @@ JSON_BODIES: dict[str, Callable[[int], bytes]] = {
     "one text beyond the BMP": lambda size: filled("a", '"\\n' + EMOJI, '"', size=size),
     "base64 with spaces": lambda size: filled("AA ", '{"b64":"', '"}', size=size),
     "no end": lambda size: filled('["", ', size=size),
+    "long texts": lambda size: filled(LONG_TEXT, size=size),
+    "long texts of words": lambda size: filled('"' + "ab " * 33_000 + '",', size=size),
+    "instances of long texts": lambda size: filled(LONG_TEXT, '{"instances":[', "]}", size=size),
+    "v2 long texts": lambda size: filled(
+        LONG_TEXT, '{"inputs":[{"name":"x","shape":[1],"datatype":"BYTES","data":[', "]}]}", size=size
+    ),
 }
 # Other bodies, each with its content type.
 OTHER_BODIES: dict[str, Callable[[], tuple[bytes, str]]] = {
@@ -113,6 +126,8 @@ OTHER_BODIES: dict[str, Callable[[], tuple[bytes, str]]] = {
     "GIF comments": lambda: (gif_with(b"!\xfe\1a\0"), "image/gif"),
     "safetensors over each other": lambda: (safetensors_header(500), "application/x-safetensors"),
     "safetensors header": lambda: (struct.pack("<Q", SIZE - 8) + filled("[],")[:-8], "application/x-safetensors"),
+    "texts of marks, as many as are read": lambda: (filled(LONG_TEXT, size=5 * len(LONG_TEXT.encode()) + 2), JSON_TYPE),
+    "texts of all characters, as many as are read": lambda: (json.dumps(texts_of_all_characters()).encode(), JSON_TYPE),
     "text": lambda: (filled(EMOJI, "", ""), "text/plain"),
 }
 
@@ -191,21 +206,26 @@ def _status(key: str) -> int:
     return int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
-def decoders() -> list[Callable[[Any], Any]]:
-    """Return what our handlers do with one request: those for images, sounds, texts and tensors."""
-    from audio_decoding import decode_wav
-    from image_decoding import decode_image
+def handlers() -> list[Any]:
+    """Return our handlers for images, sounds, texts and tensors, without their models."""
+    from image_classifier_handler import ImageClassifierHandler
     from tensor_handler import TensorHandler
-    from text_requests import read_text
+    from text_classifier_handler import TextClassifierHandler
+    from text_embedding_handler import TextEmbeddingHandler
+    from text_requests import TextLimits
+    from voice_activity_handler import VoiceActivityHandler
+    from word_pieces import WordPieces
 
-    tensors = TensorHandler()
+    images, sounds, tensors = ImageClassifierHandler(), VoiceActivityHandler(), TensorHandler()
+    images.decoding, images.max_request_pixels = {"resize": 8, "crop": (8, 8), "max_pixels": 10**7}, 10**7
+    sounds.max_duration_s, sounds.max_request_duration_s = 60.0, 300.0
     tensors.inputs, tensors.dtype, tensors.shape = [], None, None
-    return [
-        lambda request: decode_image(request.as_bytes(), resize=8, crop=(8, 8)),
-        lambda request: decode_wav(request.as_bytes(), rate=16_000, max_duration_s=60),
-        lambda request: read_text(request, 100_000),
-        tensors.decode,
-    ]
+    classifier, embedder = TextClassifierHandler(), TextEmbeddingHandler()
+    classifier.limits = embedder.limits = TextLimits.of({})
+    classifier.vocabulary, classifier.unknown, classifier.ngrams = {}, 0, 2
+    pieces = {piece: number for number, piece in enumerate(["[CLS]", "[SEP]", "[UNK]", "a", "##a"])}
+    embedder.pieces = WordPieces(pieces, max_tokens=256)
+    return [images, sounds, tensors, classifier, embedder]
 
 
 def main() -> None:
@@ -213,17 +233,21 @@ def main() -> None:
     from item_errors import ItemError
     from request_envelope import open_envelope
 
+    made = handlers()
+
     def answer(body: bytearray, headers: Headers) -> list[int]:
         try:
             requests = open_envelope({"body": body}, headers).requests
         except ItemError as error:
             return [error.code]
-        return [code_of(decode, requests) for decode in decoders()]
+        return [code_of(handler, requests) for handler in made]
 
-    def code_of(decode: Callable[[Any], Any], requests: tuple[Any, ...]) -> int:
+    def code_of(handler: Any, requests: tuple[Any, ...]) -> int:
         try:
+            if len(requests) > 1:
+                handler.check_together(requests)
             for request in requests:
-                decode(request)
+                handler.decode(request)
         except ItemError as error:
             return error.code
         return 200
