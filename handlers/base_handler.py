@@ -31,9 +31,10 @@ from item_errors import ItemError
 from model_request import Request
 from prediction_log import PredictionLog, prediction_of
 from replies import Reply, encode_reply, error_reply, limited
-from request_envelope import seal, take_bytes
+from request_envelope import seal
 from stage_metrics import StageClock, StageMetrics
 from warm_up import warm_up
+from worker_messages import bound_fields, take_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -195,6 +196,7 @@ class BaseHandler:
         self.manifest = (context.manifest or {}).get("model", {})
         self.config = (context.model_yaml_config or {}).get("handler") or {}
         self.settings = read_settings(self.config)
+        bound_fields(self.settings.max_items)
         self.engine_settings = engines.read_engine_settings(self.config)
         self.engine = None
         self.batch_size = max(1, int(properties.get("batch_size") or 1))

@@ -33,7 +33,7 @@ class Example:
     recorded: bytes | None = None
 
     def row(self) -> dict[str, Any]:
-        """Return the request as TorchServe hands it over to our handlers; see ``request_envelope.take_bytes``."""
+        """Return the request as TorchServe hands it over to our handlers; see ``worker_messages.take_bytes``."""
         return {"body": bytearray(self.body)}
 
     def headers(self) -> dict[str, Any]:

@@ -19,7 +19,6 @@ Nothing here reads a disk, a clock or a device; what is wrong with a request is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,8 +27,9 @@ from typing import Any, Literal
 import kserve_v2
 from bounded_json import parse_json
 from handler_settings import HandlerSettings
-from item_errors import MalformedRequest, UnknownType
+from item_errors import MalformedRequest, TooLarge, UnknownType
 from model_request import PAYLOAD_KEYS, Request, check_count, kind, unwrapped
+from worker_messages import TOO_MANY_FIELDS
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 # Types that say nothing about the content; gRPC sends none.
@@ -43,11 +43,6 @@ class Envelope:
     form: Literal["one", "many", "v1", "v2"]
     requests: tuple[Request, ...]
     v2_id: str | None = None
-
-
-def take_bytes() -> None:
-    """Have TorchServe's worker, which is this process, hand over bytes: it would parse JSON of any size."""
-    os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
 
 
 def open_envelope(
@@ -64,6 +59,8 @@ def open_envelope(
         ItemError: 400 the request does not follow the form that it claims; 413 too much in it, which is found out
             before any of it is made; 415 a form that is not meant as one.
     """
+    if TOO_MANY_FIELDS in fields:
+        raise TooLarge(f"a form with more fields than are read: at most {max_items} items are allowed")
     plain = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
     _check_form(fields, plain)
     if not fields:

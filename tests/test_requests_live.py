@@ -133,6 +133,17 @@ def test_a_huge_request_is_refused_and_its_neighbours_in_the_batch_are_answered(
     assert after[1] - before[1] < 200 * MEBIBYTE
 
 
+def test_a_form_of_a_million_fields_is_refused_and_the_worker_lives(state: RunState) -> None:
+    before = worker_of(state, "texts")
+    huge = post(state, "texts", b"data=&" * 1_000_000 + b"data=good", FORM_TYPE)
+    assert (huge.status, json.loads(huge.body)["type"]) == (413, "TooLarge")
+    after = worker_of(state, "texts")
+    assert after[0] == before[0]
+    # TorchServe's worker makes 300 MB of objects of them.
+    assert after[1] - before[1] < 50 * MEBIBYTE
+    assert post(state, "texts", b"data=good+film", FORM_TYPE).status == 200
+
+
 TEXTS = [
     "A good film.",
     "good=bad film",
