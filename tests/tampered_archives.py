@@ -54,33 +54,45 @@ Tamper = Callable[[Path, Path], None]
 
 
 def shipped_archive(
-    target: Path, *, version: str = "1.0", own: bool = False, more: Mapping[str, bytes] | None = None
+    target: Path,
+    *,
+    name: str = "tiny",
+    version: str = "1.0",
+    own: bool = False,
+    needs: str = "",
+    cut: bool = False,
+    more: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write an archive of ours of a small classifier, ``tiny``.
+    """Write an archive of ours of a small classifier.
 
     Args:
         target: the file.
+        name: model name.
         version: model version.
         own: with a handler that is not derived from ours.
+        needs: a package with its version: a worker refuses to load where it is not installed.
+        cut: with half of the weights, as if the disk had been full after the export; its digests hold.
         more: further members; ``writing_handler.py`` among them is the handler.
     """
     more = more or {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = classifier_folder(Path(name) / "model")
-        settings = json.loads((folder / "model-config.yaml").read_text())["handler"]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = classifier_folder(Path(temporary) / "model")
+        settings = json.loads((folder / "model-config.yaml").read_text())["handler"] | {"warm_up_s": 0.1}
+        settings |= {"environment": "strict"} if needs else {}
+        weights = (folder / "model.pt").read_bytes()
         entry = REPOSITORY / "handlers" / SHIPPED
         code = [Member("own_handler.py", OWN)] if own else [Member(f.name, f) for f in (entry, *local_imports(entry))]
         members = [
-            Member("model.pt", folder / "model.pt"),
+            Member("model.pt", weights[: len(weights) // 2] if cut else weights),
             Member("index_to_name.json", folder / "index_to_name.json"),
-            Member("model-config.yaml", json.dumps({**_CONFIG, "handler": {**settings, "warm_up_s": 0.1}}).encode()),
-            Member("MAR-INF/environment.txt", f"python=={platform.python_version()}\n".encode()),
+            Member("model-config.yaml", json.dumps({**_CONFIG, "handler": settings}).encode()),
+            Member("MAR-INF/environment.txt", f"python=={platform.python_version()}\n{needs}\n".encode()),
             *code,
-            *(Member(name, content) for name, content in more.items()),
+            *(Member(member, content) for member, content in more.items()),
         ]
         handler = "writing_handler.py" if "writing_handler.py" in more else "own_handler.py" if own else SHIPPED
         config = {"serialized_file": "model.pt", "config_file": "model-config.yaml"}
-        write_archive(Manifest("tiny", version, handler, **config), members, target)
+        write_archive(Manifest(name, version, handler, **config), members, target)
     return target
 
 

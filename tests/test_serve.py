@@ -227,7 +227,7 @@ def test_two_projects_are_served_side_by_side(project: Project, tmp_path: Path) 
 
 def test_a_worker_that_cannot_import_shows_its_traceback_and_leaves_nothing(project: Project) -> None:
     tiny_archive(project.model_store / "bad-1.0.mar", name="bad", handler=CANNOT_IMPORT)
-    served = marsmith(project, "serve")
+    served = marsmith(project, "serve", "--strict")
     assert served.returncode == 1
     assert "    import a_module_that_is_not_there\n" in served.stderr
     assert (
@@ -239,6 +239,7 @@ def test_a_worker_that_cannot_import_shows_its_traceback_and_leaves_nothing(proj
 
 
 def test_a_worker_that_leaves_without_a_word_is_noticed_at_once(project: Project) -> None:
+    (project.model_store / "echo-1.0.mar").unlink()
     tiny_archive(project.model_store / "bad-1.0.mar", name="bad", handler=LEAVES)
     with pytest.raises(WorkerDiedError, match=r"a worker of bad:1\.0 died: it printed no traceback"):
         server.start(project, timeout_s=240)
@@ -246,6 +247,7 @@ def test_a_worker_that_leaves_without_a_word_is_noticed_at_once(project: Project
 
 
 def test_a_version_that_answers_its_example_wrongly_is_not_served(project: Project, tmp_path: Path) -> None:
+    (project.model_store / "echo-1.0.mar").unlink()
     with_example(tmp_path, {"cat": 0.6}).rename(project.model_store / "example-2.0.mar")
     with pytest.raises(ServerError, match=r"example:2\.0 answers its example in\.json wrongly: reply\['cat'\]"):
         server.start(project)

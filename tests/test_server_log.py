@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marsmith.log_stream import JsonLog
-from marsmith.server_log import LogLine, first_death, parse_log
+from marsmith.server_log import LogLine, first_death, parse_log, refused_loads
 
 GOLDEN = Path(__file__).parent / "golden" / "server_log"
 WORKERS = parse_log((GOLDEN / "model_log.log").read_text())
@@ -193,3 +193,35 @@ def test_a_message_is_written_without_waiting_for_the_next() -> None:
 def test_whatever_is_printed_every_line_is_json(chunks: list[bytes]) -> None:
     for record in through_a_json_log(*chunks):
         assert record.keys() >= {"ts", "level", "logger", "message", "source"}
+
+
+REFUSED = """\
+2026-11-27T23:28:32,072 [WARN ] main org.pytorch.serve.ModelServer - Failed to load model: req-1.0.mar
+org.pytorch.serve.archive.model.ModelException: Custom pip package installation failed for model req
+\tat org.pytorch.serve.wlm.ModelManager.setupModelDependencies(ModelManager.java:378) ~[model-server.jar:?]
+2026-11-27T23:28:33,072 [WARN ] main org.pytorch.serve.ModelServer - Failed to load model: https://host/x.mar
+org.pytorch.serve.archive.DownloadArchiveException: Failed to download archive from: https://host/x.mar
+\tat org.pytorch.serve.archive.utils.ArchiveUtils.downloadArchive(ArchiveUtils.java:1) ~[model-server.jar:?]
+Caused by: java.net.UnknownHostException: host
+\tat java.base/java.net.Socket.connect(Socket.java:751)
+2026-11-27T23:28:34,088 [WARN ] main org.pytorch.serve.ModelServer - Failed to load model: bare.mar
+2026-11-27T23:28:34,088 [INFO ] main org.pytorch.serve.ModelServer - Initialize Inference server
+"""
+
+
+def test_what_torchserve_refuses_is_named_with_the_line_that_says_why() -> None:
+    assert refused_loads(parse_log(REFUSED)) == {
+        "req-1.0.mar": "ModelException: Custom pip package installation failed for model req",
+        "https://host/x.mar": "UnknownHostException: host",
+        "bare.mar": "its log gives no reason",
+    }
+    assert refused_loads(FRONTEND) == {}
+
+
+def test_the_first_death_is_told_apart_from_versions_of_no_interest_and_in_one_line() -> None:
+    dead: set[str] = set()
+    while death := first_death(WORKERS, FRONTEND, dead):
+        assert death.model not in dead
+        assert "\n" not in death.cause
+        dead.add(death.model)
+    assert len(dead) > 1

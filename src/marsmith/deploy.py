@@ -12,14 +12,15 @@ from typing import Literal
 
 from marsmith import run_state, server_state
 from marsmith.archive import Archive
-from marsmith.client import Client, VersionStatus
+from marsmith.client import Client
 from marsmith.deploy_journal import JournalFile
-from marsmith.errors import UsageError
+from marsmith.errors import ServerError, UsageError
 from marsmith.formats.deploy_journal import Change, Journal, Release
+from marsmith.left_out_versions import holds_place, in_its_place, refuse_left_out
 from marsmith.model_store import examples_in
 from marsmith.names import ModelVersion, archive_file_name, check_model_name, check_model_version
-from marsmith.placeholder import is_placeholder
 from marsmith.probes import Prober
+from marsmith.registration import register_stored
 from marsmith.rest import Transport
 from marsmith.retries import NO_RETRIES
 from marsmith.rollout import KEEP, Options, Rollout, scale_up
@@ -111,6 +112,8 @@ def deploy(
         # First, because what it finds or takes back decides what the reference means.
         journal = recover(site, before)
         deployable = _meant(site, find(project, reference, before.change))
+        if _is_kept_for(site, deployable):
+            return _bring_back(site, deployable, options)
         target = _deploy_target(site, deployable, options, journal)
         return _roll_out(site, target, options, journal, deployable)
 
@@ -153,6 +156,9 @@ def plan_deploy(project: Project, reference: str, options: Options | None = None
         site = Site(project, client, JournalFile.of(project, model_of(project, reference)))
         journal = site.file.read()
         deployable = _meant(site, find(project, reference, journal.change))
+        if _is_kept_for(site, deployable):
+            version = deployable.version.version
+            return Planned(site.model, version, None, None, (_in_its_place(version),))
         return _planned(site, _deploy_target(site, deployable, options, journal), options, journal)
 
 
@@ -211,7 +217,8 @@ def _deploy_target(site: Site, deployable: Deployable, options: Options, journal
     check_bytes(site.project, version, deployable.archive.path, deployable.digest)
     known = {release.version: release for release in journal.releases}.get(version.version)
     status = site.versions().get(version.version)
-    _refuse_placeholder(status)
+    if status:
+        refuse_left_out(site.project, status)
     if options.workers and status and status.default and options.workers < status.min_workers:
         raise UsageError(
             f"{version} is the default version and has {status.min_workers} workers: taking some away cuts requests",
@@ -222,12 +229,37 @@ def _deploy_target(site: Site, deployable: Deployable, options: Options, journal
     return Target("deploy", site.model, release, _example_count(deployable.archive), deployable.stored)
 
 
-def _refuse_placeholder(status: VersionStatus | None) -> None:
-    if status and is_placeholder(status):
-        raise UsageError(
-            f"{status.model_name}:{status.model_version} is left out of the running server",
-            tip="marsmith status says why; when that is mended: marsmith stop, then marsmith serve",
-        )
+def _is_kept_for(site: Site, deployable: Deployable) -> bool:
+    """Whether this version is the default and left out of the server: nothing answers, so there is nothing to watch."""
+    status = site.versions().get(deployable.version.version)
+    return bool(status and status.default and not deployable.stored and holds_place(site.project, status))
+
+
+def _in_its_place(version: str) -> Step:
+    return Step("register", version, f"register {version} in the place that is kept for it, and ask it its examples")
+
+
+def _bring_back(site: Site, deployable: Deployable, options: Options) -> Outcome:
+    """Register a version that was left out, once it is mended; it becomes the default again when it has answered.
+
+    Raises:
+        ServerError: it does not; it is left out as before.
+    """
+    version = deployable.version
+    check_bytes(site.project, version, deployable.archive.path, deployable.digest)
+
+    def work() -> str:
+        examples = tuple(examples_in(deployable.archive))
+        with in_its_place(site.project, site.client, version):
+            path = site.store / deployable.file_name
+            status = register_stored(site.project, site.client, path, workers=options.workers or None)
+            if problem := Prober(site.client, site.model, examples).ask_each(version.version):
+                raise ServerError(f"{version} was not deployed: {problem}")
+        return f"{status.ready_workers} workers, {len(examples)} examples answered as validated"
+
+    site.perform(_in_its_place(version.version), work)
+    site.contents[version] = server_state.content_of(deployable.archive)
+    return Outcome(site.model, version.version, None, "deployed", tuple(site.events))
 
 
 def _meant(site: Site, deployable: Deployable) -> Deployable:
@@ -247,7 +279,8 @@ def _rollback_target(site: Site, to: str | None, journal: Journal) -> Target:
             f"no version of {site.model} is known that was the default before {default}",
             tip=f"name one that is registered or in the model store: marsmith rollback {site.model} --to VERSION",
         )
-    _refuse_placeholder(site.versions().get(version))
+    if status := site.versions().get(version):
+        refuse_left_out(site.project, status)
     release = _known_release(site, version, journal)
     archive = _stored_archive(site, release)
     return Target("rollback", site.model, release, _example_count(archive.archive) if archive else 0)

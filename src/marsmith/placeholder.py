@@ -8,6 +8,7 @@ that TorchServe itself answers 503.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,11 @@ from marsmith.formats.model_config import ModelConfig, render_model_config
 from marsmith.formats.server_state import Version
 
 if TYPE_CHECKING:
+    from marsmith.run_state import LeftOut
     from marsmith.version_status import VersionStatus
 
+# The number of a placeholder that is not given the number of the version that it stands in for.
+VERSION = "left-out"
 # A folder is registered by its base name, under which no archive in the store may lie.
 _PREFIX = "marsmith-left-out-"
 _HANDLER_FILE = "left_out_handler.py"
@@ -53,3 +57,26 @@ def write_placeholder(parent: Path, version: Version) -> Path:
 def is_placeholder(status: VersionStatus) -> bool:
     """Whether a registered version only stands in for one that is left out."""
     return status.archive_url.rpartition("/")[2].startswith(_PREFIX)
+
+
+def stands_in(status: VersionStatus, left_out: Collection[str]) -> bool:
+    """Whether a registered version only stands in for one that is left out: a placeholder, or itself without workers.
+
+    Args:
+        status: of the version.
+        left_out: names of the files that the running server does not serve.
+    """
+    has_workers = bool(status.workers or status.min_workers)
+    return is_placeholder(status) or (not has_workers and not left_out_names(status).isdisjoint(left_out))
+
+
+def still_left_out(left_out: Iterable[LeftOut], registered: Iterable[VersionStatus]) -> tuple[LeftOut, ...]:
+    """Return what is left out of a server for which this is registered: what has been mended meanwhile is served."""
+    answering = [status for status in registered if status.ready_workers and not is_placeholder(status)]
+    served = {name for status in answering for name in left_out_names(status)}
+    return tuple(each for each in left_out if each.file not in served)
+
+
+def left_out_names(status: VersionStatus) -> set[str]:
+    """Return what a version's archive may be called where it is left out: its file in the store, or its URL."""
+    return {status.archive_url, status.archive_url.rpartition("/")[2]}

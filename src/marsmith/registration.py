@@ -19,6 +19,7 @@ from marsmith.errors import (
     WorkerDiedError,
 )
 from marsmith.handler_traceback import is_cut_off, summary
+from marsmith.left_out_versions import in_its_place
 from marsmith.names import did_you_mean
 from marsmith.selection import open_servable
 from marsmith.server_config import served_store
@@ -130,11 +131,11 @@ class ArchiveRegistration:
 
     def _death(self, model: str, version: str, before: dict[str, int]) -> WorkerDeath | None:
         thread = f"-{model}_{version}"
-        lines = [
+        workers, frontend = (
             [line for line in parse_log(_text_from(self._log(name), before[name])) if thread in line.thread]
             for name in _LOGS
-        ]
-        return first_death(*lines)
+        )
+        return first_death(workers, frontend)
 
     def _log(self, name: str) -> Path:
         return self.project.run / "logs" / name
@@ -142,6 +143,8 @@ class ArchiveRegistration:
 
 def register_stored(project: Project, client: Client, archive: Path, *, workers: int | None = None) -> VersionStatus:
     """Register ``archive``, a file of the project's model store, and return how the new version runs, ready to answer.
+
+    One that was left out of the running server takes its place again: the default one becomes the default.
 
     Args:
         project: whose store and whose logs.
@@ -154,7 +157,10 @@ def register_stored(project: Project, client: Client, archive: Path, *, workers:
         WorkerDiedError: no worker could load it; carries the traceback.
         ClientError: the server refused it.
     """
-    return ArchiveRegistration(project, client, archive).register(workers)
+    version = open_servable(archive, policy=admission_policy(project)).version
+    with in_its_place(project, client, version):
+        ArchiveRegistration(project, client, archive).register(workers)
+    return client.describe(*version)[0]
 
 
 def _first_existing(paths: list[Path]) -> Path | None:

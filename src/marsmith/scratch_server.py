@@ -95,7 +95,7 @@ def _start(scratch: Project, config: Mapping[str, str]) -> None:
         own = scratch_config(scratch, config)
         scratch.server_config.write_text(render_properties(own), encoding="ascii")
         try:
-            server.start(scratch, server.StartOptions(outlives=False))
+            server.start(scratch, server.StartOptions(outlives=False, strict=True))
         except ServerError:
             # What was started has ended: a port that is in use is somebody else's.
             if not tries_left or not any(map(busy_port, addresses(own).all())):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from marsmith.formats.server_state import (
@@ -19,7 +19,7 @@ from marsmith.formats.server_state import (
     Unregistered,
     Version,
 )
-from marsmith.placeholder import is_placeholder
+from marsmith.placeholder import stands_in
 
 if TYPE_CHECKING:
     from marsmith.management import VersionStatus
@@ -40,6 +40,7 @@ class Serving:
         placeholders: default versions that are left out: something without a worker stands in for each, so that a
             request without a version is refused and no other version answers it.
         notes: what somebody who starts the server should know, one sentence each.
+        kept_defaults: default versions that the server before had, too: of these no other version takes the place.
     """
 
     archives: tuple[StoredArchive, ...]
@@ -47,6 +48,7 @@ class Serving:
     workers: Mapping[Version, tuple[int, int]] = field(default_factory=dict)
     placeholders: tuple[Version, ...] = ()
     notes: tuple[str, ...] = ()
+    kept_defaults: frozenset[Version] = frozenset()
 
 
 def version_order(version: str) -> tuple[tuple[int, int, str], ...]:
@@ -84,7 +86,31 @@ def plan_serving(
     workers |= dict.fromkeys(placeholders, (0, 0))
     order = sorted(wanted, key=lambda version: (version[0], version[1] != defaults[version[0]], version[1]))
     notes = (*_absent(archives, state, left_out, left), *default_notes, *worker_notes)
-    return Serving(tuple(archives[version] for version in order), defaults, workers, placeholders, notes)
+    kept = frozenset((name, model.default) for name, model in state.models.items()) & wanted
+    return Serving(tuple(archives[version] for version in order), defaults, workers, placeholders, notes, kept)
+
+
+def without_version(serving: Serving, version: Version) -> Serving:
+    """Return what is still to be served when a version turns out not to load.
+
+    When the server before had it by default, it stays the default and stands in for itself, without workers.
+    """
+    name, number = version
+    archives = tuple(archive for archive in serving.archives if archive.version != version)
+    workers = {each: counts for each, counts in serving.workers.items() if each != version}
+    left = replace(serving, archives=archives, workers=workers)
+    if version in serving.kept_defaults:
+        return replace(left, placeholders=(*serving.placeholders, version))
+    if serving.defaults.get(name) != number:
+        return left
+    others = [other for model, other in (archive.version for archive in archives) if model == name]
+    defaults = {model: default for model, default in serving.defaults.items() if model != name}
+    return replace(left, defaults=defaults | ({name: max(others, key=version_order)} if others else {}))
+
+
+def refused_default(version: Version) -> str:
+    """Say what it means that a default version is left out."""
+    return f"{':'.join(version)} is the default and left out: requests without a version get 503"
 
 
 def next_state(
@@ -110,16 +136,17 @@ def next_state(
     """
     before, contents = before or ServerState(), contents or {}
     listed = list(seen)
-    registered = [status for status in listed if not is_placeholder(status)]
+    registered = [status for status in listed if not stands_in(status, left_out)]
     kept = [status for status in registered if _has_worked(status) or before.version(_version(status))]
     waiting = {version for version in before.served() if before.file(version) in left_out}
     waiting -= {_version(status) for status in registered}
+    standing = {status.model_name for status in listed if status.default and stands_in(status, left_out)}
     models = {}
     for name in sorted({status.model_name for status in kept} | {name for name, _ in waiting}):
         own = [status for status in kept if status.model_name == name]
         versions = {status.model_version: _served(status, before, configured, contents) for status in own}
         versions |= {number: before.models[name].versions[number] for model, number in waiting if model == name}
-        models[name] = ServedModel(_next_default(name, listed, own, before, versions), versions)
+        models[name] = ServedModel(_next_default(name, standing, own, before, versions), versions)
     gone = {**before.unregistered, **{version: _left(before, version) for version in before.served()}}
     for version in (*map(_version, registered), *waiting):
         gone.pop(version, None)
@@ -165,10 +192,7 @@ def _defaults(
     wanted: Collection[Version], state: ServerState, placeholders: Iterable[Version]
 ) -> tuple[dict[str, str], list[str]]:
     defaults = dict(placeholders)
-    notes = [
-        f"{name}:{version} is the default and left out: requests without a version get 503"
-        for name, version in defaults.items()
-    ]
+    notes = [refused_default(version) for version in defaults.items()]
     for name in sorted({name for name, _ in wanted} - defaults.keys()):
         versions = [version for model, version in wanted if model == name]
         known = [version for version in versions if state.version((name, version))]
@@ -252,15 +276,14 @@ def _left(state: ServerState, version: Version) -> Unregistered:
 
 def _next_default(
     name: str,
-    listed: Iterable[VersionStatus],
+    standing: Collection[str],
     kept: Sequence[VersionStatus],
     before: ServerState,
     versions: Mapping[str, ServedVersion],
 ) -> str:
-    """Return the default version to remember: where a placeholder answers, the one that it stands for."""
-    stands_in = any(status.model_name == name and status.default and is_placeholder(status) for status in listed)
+    """Return the default version to remember: where something stands in, the one that it stands for."""
     remembered = before.models.get(name)
-    default = remembered.default if remembered and (stands_in or not kept) else _default(kept)
+    default = remembered.default if remembered and (name in standing or not kept) else _default(kept)
     return default if default in versions else max(versions, key=version_order)
 
 

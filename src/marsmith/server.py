@@ -57,7 +57,7 @@ class StartOptions:
         timeout_s: how long it may take until every version is ready.
         console: the file descriptor that the server's log goes to besides its files; None: nowhere.
         fresh: forget what the server before served, and serve the store as it is.
-        strict: refuse to start where an archive of the store would be left out.
+        strict: refuse to start where an archive of the store would be left out, before the start or because it fails.
         supervised: whether this process stays and watches the server.
         outlives: whether the server stays when this process ends.
         on_progress: called with how far the server has come, several times a second.
@@ -93,8 +93,8 @@ def start(
 
     Raises:
         PreflightError: it was not started, because it could not have worked, or runs already.
-        WorkerDiedError: a worker died; everything has been stopped.
-        ServerError: it did not become ready; everything has been stopped.
+        WorkerDiedError: a worker died, and no version is left to serve, or it is strict; everything has been stopped.
+        ServerError: no version became ready, or it is strict and one did not; everything has been stopped.
     """
     options = options or StartOptions(timeout_s=timeout_s, on_progress=on_progress)
     with _lock(project):
@@ -261,15 +261,14 @@ def _ready(project: Project, state: RunState, plan: StartPlan, options: StartOpt
     from marsmith.server_start import StartingServer
 
     try:
-        versions = StartingServer(project, state, plan.serving, options.on_note).wait(
-            options.timeout_s, options.on_progress
-        )
-        contents = {stored.version: server_state.content_of(stored.archive) for stored in plan.serving.archives}
+        starting = StartingServer(project, state, plan.serving, options.on_note, strict=options.strict)
+        versions = starting.wait(options.timeout_s, options.on_progress)
+        contents = {stored.version: server_state.content_of(stored.archive) for stored in starting.archives}
         server_state.remember(project, versions, plan.configured, contents)
     except BaseException:
         _end(project, STOP_TIMEOUT_S)
         raise
-    state = replace(state, ready=True)
+    state = replace(starting.state, ready=True)
     run_state.write(project, state)
     _share_classes(project, plan.flight, options)
     return state

@@ -7,12 +7,13 @@ line names its thread, and the thread names the worker: ``W-9000-resnet18_1.0-st
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from marsmith.handler_traceback import handler_traceback, is_cut_off
+from marsmith.error_text import useful_line
+from marsmith.handler_traceback import handler_traceback, is_cut_off, summary
 
 _LINE = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}) \[(?P<level>[A-Z]+) *\] "
@@ -27,6 +28,8 @@ _BORN = "s_name_part0="
 _DIED = "Backend worker process died."
 _LOAD_FAILED = "Failed to load model "
 _FRONTEND_SAYS_DEAD = ("Load model failed:", "Backend worker error", "Auto recovery failed again")
+_REFUSED = "Failed to load model: "
+_JAVA_PACKAGE = re.compile(r"(?:[a-z_]\w*\.)+(?=[A-Z])")
 _LAST_LINES = 10
 
 
@@ -62,6 +65,14 @@ class WorkerDeath:
     def is_cut_off(self) -> bool:
         """Whether a traceback was read, but not to its end."""
         return self.traceback is not None and is_cut_off(self.traceback)
+
+    @property
+    def cause(self) -> str:
+        """What it died of, in one line."""
+        if self.traceback is not None:
+            return summary(self.traceback)
+        last = next((line.strip() for line in reversed(self.last_lines) if line.strip()), None)
+        return f"it printed no traceback; its last line: {last}" if last else "it printed nothing"
 
 
 def parse_line(raw: str) -> LogLine | None:
@@ -105,11 +116,30 @@ def parse_log(text: str) -> list[LogLine]:
     return lines
 
 
-def first_death(workers: Iterable[LogLine], frontend: Iterable[LogLine]) -> WorkerDeath | None:
-    """Return the worker that died first, from the lines of both logs; None where none has died."""
+def refused_loads(frontend: Iterable[LogLine]) -> Mapping[str, str]:
+    """Return what TorchServe itself refused to load when it started: as it was named, with the reason in one line."""
+    found = {}
+    for line in frontend:
+        if line.text.startswith(_REFUSED):
+            named, _, stack = line.text.removeprefix(_REFUSED).partition("\n")
+            found[named] = _JAVA_PACKAGE.sub("", useful_line(stack), count=1) or "its log gives no reason"
+    return found
+
+
+def first_death(
+    workers: Iterable[LogLine], frontend: Iterable[LogLine], apart_from: Collection[str] = ()
+) -> WorkerDeath | None:
+    """Return the worker that died first, from the lines of both logs; None where none has died.
+
+    Args:
+        workers: the lines of ``model_log.log``.
+        frontend: the lines of ``ts_log.log``.
+        apart_from: versions whose workers are of no interest, as ``<model name>_<model version>``.
+    """
     printed = [line for line in workers if line.logger == _WORKER_OUTPUT]
-    signs = [line for line in printed if line.text == _DIED]
-    signs += [line for line in frontend if _WORKER.fullmatch(line.thread) and line.text.startswith(_FRONTEND_SAYS_DEAD)]
+    said = [line for line in frontend if line.text.startswith(_FRONTEND_SAYS_DEAD)]
+    died = [line for line in printed if line.text == _DIED]
+    signs = [line for line in died + said if (who := _WORKER.fullmatch(line.thread)) and who["model"] not in apart_from]
     if not signs:
         return None
     match = _WORKER.fullmatch(min(signs, key=lambda line: line.time).thread)

@@ -1,58 +1,72 @@
-"""Wait for a server that has just been started: until it is ready, or until it is clear that it will not be."""
+"""Wait for a server that has just been started: until it is ready, or until it is clear that it will not be.
+
+A version that does not load is left out, and the others are waited for.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
+from marsmith import run_state
 from marsmith.client import Client, VersionStatus
-from marsmith.errors import ClientError, FormatError, NotFoundError, RequestRejectedError, ServerError, WorkerDiedError
-from marsmith.handler_traceback import summary
+from marsmith.errors import ClientError, FormatError, RequestRejectedError, ServerError
+from marsmith.left_out_versions import take_off
 from marsmith.model_store import StoredArchive, StoredExample, first_example
+from marsmith.placeholder import left_out_names
 from marsmith.readiness import Outlook, Version, handler_facts, outlook
-from marsmith.run_state import RunState
-from marsmith.served_versions import Serving
-from marsmith.server_log import WorkerDeath, first_death, parse_log
+from marsmith.run_state import LeftOut, RunState
+from marsmith.selection import in_order
+from marsmith.served_versions import Serving, refused_default, without_version
 from marsmith.server_process import frontend
 from marsmith.server_state import registered_versions
 from marsmith.settings import Project
-
-CONSOLE_LOG = "console.log"
+from marsmith.start_logs import StartLogs, worker_died
 
 _POLL_S = 0.2
 # How long one question to the server may take, in seconds, where all of it may take long enough.
 _CALL_S = 30.0
 _SHORTEST_CALL_S = 1.0
-# Enough for a busy machine, and short for somebody who waits for the reason.
-_EQUAL_LOOKS = 5
-_LAST_WORDS_TIMEOUT_S = 20.0
-_TAIL_LINES = 15
+# To take versions off that were not ready in time.
+_TAKE_OFF_S = 30.0
 
 
 @dataclass
 class StartingServer:
-    """A server that has been started and is not ready yet."""
+    """A server that has been started and is not ready yet.
+
+    Attributes:
+        project: whose server it is.
+        state: what is known of it, with what has been left out so far.
+        serving: what it is to serve: a version that does not load is taken out.
+        on_note: called with what somebody who starts the server should know.
+        strict: whether a version that does not load ends the start.
+    """
 
     project: Project
     state: RunState
     serving: Serving
     on_note: Callable[[str], None] | None = None
+    strict: bool = False
     _answered: set[Version] = field(default_factory=set)
+    _settled: set[Version] = field(default_factory=set)
+    _failed: set[Version] = field(default_factory=set)
+    _errors: list[ServerError] = field(default_factory=list)
 
     @property
     def archives(self) -> Sequence[StoredArchive]:
-        """What it has been told to load."""
+        """What it is still to serve."""
         return self.serving.archives
 
     def wait(self, timeout_s: float, on_progress: Callable[[Outlook], None] | None) -> tuple[VersionStatus, ...]:
-        """Return what is registered when every version is ready.
+        """Return what is registered when every version is ready, or left out because it does not load.
 
         Raises:
-            WorkerDiedError: a worker died.
-            ServerError: the server ended, an example is answered wrongly, or the time is over.
+            WorkerDiedError: a worker died, and nothing else is left to serve.
+            ServerError: the server ended, or no version is ready in time or answers its example.
         """
         found = {archive.version: first_example(archive) for archive in self.archives}
         examples = {version: example for version, example in found.items() if example}
@@ -67,78 +81,148 @@ class StartingServer:
                 if seen.is_ready:
                     return registered_versions(client)
                 if time.monotonic() > deadline:
-                    raise self._too_late(seen, timeout_s)
+                    self._leave_out_late(seen, timeout_s)
+                    deadline = time.monotonic() + _TAKE_OFF_S
                 time.sleep(_POLL_S)
 
     def _look(self, client: Client, examples: Mapping[Version, StoredExample]) -> Outlook:
-        expected = [archive.version for archive in self.archives]
-        described = _described(client, {name for name, _ in expected})
+        described = _described(client)
         if described is None:
-            return Outlook((), (), dict.fromkeys(expected, "the server is starting"), listening=False)
+            waiting = {archive.version: "the server is starting" for archive in self.archives}
+            return Outlook((), (), waiting, listening=False)
+        self._leave_out_refused(described)
+        self._leave_out_dead(described)
+        for version in self._outlook(described, examples).to_ask:
+            self._ask(client, described[version], examples[version])
+        self._check_something_is_served(described)
         unsettled = restore(client, self.serving, described)
-        seen = outlook(expected, described, examples.keys(), self._answered)
-        for version in seen.to_ask:
-            self._ask(client, version, examples[version])
+        unsettled |= take_off(client, described, self._failed, self.serving.placeholders)
+        seen = self._outlook(described, examples, unsettled)
+        self._settled.update(seen.ready)
+        return seen
+
+    def _outlook(
+        self,
+        described: Mapping[Version, VersionStatus],
+        examples: Mapping[Version, StoredExample],
+        unsettled: Mapping[Version, str] | None = None,
+    ) -> Outlook:
+        expected = [archive.version for archive in self.archives]
         return outlook(expected, described, examples.keys(), self._answered, unsettled)
 
-    def _ask(self, client: Client, version: Version, example: StoredExample) -> None:
-        name, number = version
+    def _ask(self, client: Client, status: VersionStatus, example: StoredExample) -> None:
+        name, number = version = status.model_name, status.model_version
         try:
             reply = client.predict(name, example.body, version=number, content_type=example.expected.content_type)
-            status, body = reply.status, reply.body
+            code, body = reply.status, reply.body
         except RequestRejectedError as error:
-            status, body = error.status, error.body
+            code, body = error.status, error.body
         except ClientError:
             # A worker that has just come up can be gone again: the next look tells.
             return
-        judgement = example.judge(status, body, lambda: handler_facts(client, name, number))
+        judgement = example.judge(code, body, lambda: handler_facts(client, name, number))
         if judgement.problem:
-            self._check_alive()
-            raise ServerError(
-                f"{name}:{number} answers its example {example.expected.input} wrongly: {judgement.problem}",
-                tip=f"what the worker printed: {self.project.run / 'logs' / 'model_log.log'}",
-            )
+            file, said = self._file(status), f"answers its example {example.expected.input} wrongly"
+            # It may have died of it, and then that is the reason.
+            self._leave_out_dead({version: status})
+            said = f"{said}: {judgement.problem}"
+            self._leave_out(file, said, ServerError(f"{name}:{number} {said}", tip=self._logs.tip), version)
+            return
         if judgement.unproved and self.on_note:
             self.on_note(f"{name}:{number}: its example {example.expected.input} is unproved: {judgement.unproved}")
         self._answered.add(version)
 
     def _check_alive(self) -> None:
-        death = self._death()
-        if death:
-            raise worker_died(self._last_words(death), self.archives, self.project.run / "logs")
         if frontend(self.state.pid, self.state.created) is None:
-            printed = "\n".join(_text(self.project.run / "logs" / CONSOLE_LOG).splitlines()[-_TAIL_LINES:])
-            raise ServerError(
-                f"TorchServe ended while it was starting\n{printed}".rstrip(), tip=_logs_tip(self.project)
-            )
+            text = f"TorchServe ended while it was starting\n{self._logs.printed_by_java()}".rstrip()
+            raise ServerError(text, tip=self._logs.folder_tip)
 
-    def _last_words(self, death: WorkerDeath) -> WorkerDeath:
-        """Look again until nothing is added, and without a whole traceback until the worker has died once more.
+    def _leave_out_refused(self, described: Mapping[Version, VersionStatus]) -> None:
+        """Leave out what TorchServe itself has refused: it loads everything before it answers the first question.
 
-        The frontend may still be reading what the worker printed, and what it does not read in time is lost; but it
-        starts the worker again after a second.
+        Some of it is registered nevertheless, without a worker.
         """
-        equal_looks = 0
-        deadline = time.monotonic() + _LAST_WORDS_TIMEOUT_S
-        while time.monotonic() < deadline and not (
-            death.traceback and not death.is_cut_off and equal_looks >= _EQUAL_LOOKS
-        ):
-            time.sleep(_POLL_S)
-            again = self._death() or death
-            equal_looks = equal_looks + 1 if again == death else 0
-            death = again
-        return death
+        refused = self._logs.refused()
+        for archive in self.archives:
+            if archive.version not in described.keys() | self._settled:
+                refused.setdefault(archive.path.name, "it is not registered, and the log does not say why")
+        for named, reason in refused.items():
+            name = named if "://" in named else named.rpartition("/")[2]
+            ours = (archive.version for archive in self.archives if archive.path.name == name)
+            others = (version for version, status in described.items() if name in left_out_names(status))
+            version = next(chain(ours, others), None)
+            said = f"TorchServe refused it: {reason}"
+            self._leave_out(name, said, ServerError(f"{name}: {said}", tip=self._logs.folder_tip), version)
 
-    def _death(self) -> WorkerDeath | None:
-        logs = self.project.run / "logs"
-        return first_death(parse_log(_text(logs / "model_log.log")), parse_log(_text(logs / "ts_log.log")))
+    def _leave_out_dead(self, described: Mapping[Version, VersionStatus]) -> None:
+        """Leave out the versions of which a worker died before they were ready."""
+        known = {"_".join(version): version for version in described}
+        while death := self._logs.death(done := {"_".join(version) for version in self._settled | self._failed}):
+            if death.model not in known:
+                return
+            version, death = known[death.model], self._logs.last_words(death, done)
+            error = worker_died(death, version, self._logs.folder)
+            self._leave_out(self._file(described[version]), f"a worker died: {death.cause}", error, version)
 
-    def _too_late(self, seen: Outlook, timeout_s: float) -> ServerError:
+    def _leave_out_late(self, seen: Outlook, timeout_s: float) -> None:
+        """Leave out what is not ready in time, if anything else is.
+
+        Raises:
+            ServerError: nothing is.
+        """
         waiting = "\n".join(f"  {name}:{number}: {reason}" for (name, number), reason in seen.waiting.items())
-        return ServerError(
-            f"not ready after {timeout_s:g} s\n{waiting}",
-            tip=f"marsmith serve --timeout SECONDS waits longer; {_logs_tip(self.project)}",
-        )
+        text, tip = f"not ready after {timeout_s:g} s", "marsmith serve --timeout SECONDS waits longer"
+        error = ServerError(f"{text}\n{waiting}", tip=f"{tip}; {self._logs.folder_tip}")
+        late = [archive for archive in self.archives if archive.version in seen.waiting]
+        if not late or not seen.ready:
+            raise error
+        for archive in late:
+            said = f"{text}: {seen.waiting[archive.version]}"
+            self._leave_out(archive.path.name, said, error, archive.version, tip=tip)
+
+    def _leave_out(
+        self, file: str, reason: str, error: ServerError, version: Version | None, *, tip: str | None = None
+    ) -> None:
+        """Serve the others: take this version out, say so, and let ``status`` know.
+
+        Raises:
+            ServerError: the start is strict.
+        """
+        if file in {each.file for each in self.state.left_out}:
+            return
+        if self.strict:
+            raise error
+        left_out = LeftOut(file, "; ".join(reason.splitlines()), tip or error.tip or "")
+        self._errors.append(error)
+        notes = [str(left_out)]
+        if version is not None:
+            self._failed.add(version)
+            self.serving = without_version(self.serving, version)
+            notes += [refused_default(version)] if version in self.serving.placeholders else []
+        self.state = replace(self.state, left_out=in_order((*self.state.left_out, left_out)))
+        run_state.write(self.project, self.state)
+        for note in notes:
+            if self.on_note:
+                self.on_note(note)
+
+    def _check_something_is_served(self, described: Mapping[Version, VersionStatus]) -> None:
+        """Raise what went wrong when everything has."""
+        others = described.keys() - self._failed - set(self.serving.placeholders)
+        if not self._errors or self.archives or others:
+            return
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        lines = "\n".join(error.message for error in self._errors)
+        raise ServerError(f"nothing is left to serve\n{lines}", tip=self._logs.folder_tip)
+
+    def _file(self, status: VersionStatus) -> str:
+        """Return what a version is called where it is left out."""
+        version = (status.model_name, status.model_version)
+        return next((archive.path.name for archive in self.archives if archive.version == version), status.archive_url)
+
+    @property
+    def _logs(self) -> StartLogs:
+        return StartLogs(self.project.run / "logs")
 
 
 def restore(client: Client, serving: Serving, described: Mapping[Version, VersionStatus]) -> dict[Version, str]:
@@ -164,47 +248,10 @@ def restore(client: Client, serving: Serving, described: Mapping[Version, Versio
     return unsettled
 
 
-def worker_died(death: WorkerDeath, archives: Iterable[StoredArchive], logs: Path) -> WorkerDiedError:
-    """Say which version's worker died, and of what."""
-    names = {"_".join(archive.version): ":".join(archive.version) for archive in archives}
-    who = names.get(death.model, death.model)
-    if death.traceback:
-        cause = summary(death.traceback)
-    else:
-        cause = "it printed no traceback; its last lines:\n" + "\n".join(f"  {line}" for line in death.last_lines)
-    tip = f"what it printed: {logs / 'model_log.log'}"
-    if cause.startswith("ModuleNotFoundError"):
-        tip = f"install the module where the server runs, or add its file to the archive; {tip}"
-    return WorkerDiedError(f"a worker of {who} died: {cause}", traceback=death.traceback, tip=tip)
-
-
-def _described(client: Client, names: Iterable[str]) -> dict[Version, VersionStatus] | None:
-    """Describe every version of the models; None while the server does not answer."""
-    found = {}
+def _described(client: Client) -> dict[Version, VersionStatus] | None:
+    """Describe everything that is registered; None while the server does not answer."""
     try:
-        # Asked also where no archive is expected, to see that the server answers at all.
-        client.models()
-        for name in names:
-            found.update(_versions(client, name))
+        return {(status.model_name, status.model_version): status for status in registered_versions(client)}
     except (ClientError, FormatError):
         # A key file that is being written is empty for a moment, on a busy machine for longer.
         return None
-    return found
-
-
-def _versions(client: Client, name: str) -> dict[Version, VersionStatus]:
-    try:
-        return {(status.model_name, status.model_version): status for status in client.describe(name)}
-    except NotFoundError:
-        return {}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
-
-
-def _logs_tip(project: Project) -> str:
-    return f"the logs are in {project.run / 'logs'}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from marsmith.archive.admit import digest_of
 from marsmith.configured_parameters import configured_parameters, openable
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.formats.server_state import ArchiveBytes, Parameters, ServerState, Version
+from marsmith.placeholder import still_left_out
 from marsmith.served_file import load, locked, read, save, state_file
 from marsmith.served_versions import next_state, without
 from marsmith.server_config import started_with
@@ -144,19 +146,23 @@ def _keep(
         new,
         lambda archive: (store / archive.rpartition("/")[2]).exists(),
         known,
-        _left_out(project),
+        _left_out(project, versions),
     )
     if after != before:
         save(project, after)
     return True
 
 
-def _left_out(project: Project) -> frozenset[str]:
-    """Return the names of the files in the store that the running server was not given."""
+def _left_out(project: Project, versions: Iterable[VersionStatus] = ()) -> frozenset[str]:
+    """Return the names of the files in the store that the running server does not serve, and forget those it does."""
     try:
-        return frozenset(each.file for each in run_state.read(project).left_out)
+        state = run_state.read(project)
+        still = still_left_out(state.left_out, versions)
+        if still != state.left_out:
+            run_state.write(project, replace(state, left_out=still))
     except MarsmithError:
         return frozenset()
+    return frozenset(each.file for each in still)
 
 
 def _configured_of_new(

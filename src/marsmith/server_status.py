@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from marsmith import run_state, server, supervisor_state
@@ -13,7 +13,7 @@ from marsmith.client import Client, VersionStatus
 from marsmith.errors import NotRunningError, ServerError
 from marsmith.formats.server_state import Version
 from marsmith.live_metrics import Counters, Traffic, is_later, read_counters, traffic
-from marsmith.placeholder import is_placeholder
+from marsmith.placeholder import stands_in, still_left_out
 from marsmith.run_state import RunState
 from marsmith.server_state import registered_versions
 from marsmith.settings import Project
@@ -128,7 +128,10 @@ class StatusWatch:
         """
         state = _running(self.project)
         with Client.for_project(self.project) as client:
-            versions = tuple(each for each in registered_versions(client) if not is_placeholder(each))
+            registered = registered_versions(client)
+        files = {each.file for each in state.left_out}
+        versions = tuple(each for each in registered if not stands_in(each, files))
+        state = replace(state, left_out=still_left_out(state.left_out, versions))
         now = read_counters(state)
         before = self._before if now and self._before and is_later(now, self._before) else None
         self._before = now

@@ -192,7 +192,8 @@ class Supervisor:
             if options.on_progress:
                 options.on_progress(seen)
 
-        return replace(options, on_progress=on_progress)
+        # Whoever is not there any more cannot refuse: the versions that still load are served.
+        return replace(options, on_progress=on_progress, on_note=self.tell, strict=False)
 
     def _note(self, **changes: object) -> None:
         self._known = replace(self._known, **changes)  # type: ignore[arg-type]

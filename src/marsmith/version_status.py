@@ -13,6 +13,8 @@ READY = "READY"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.+]*")
 _URL = re.compile(r"https?://[^\s]+")
+# What marsmith itself lays down in the place of a version that is left out; see placeholder.py.
+_PLACEHOLDER = re.compile(r"/.+\.folder")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class Registration:
         Raises:
             UsageError: the archive is neither a file name nor a URL.
         """
-        if not (_FILE_NAME.fullmatch(self.archive) or _URL.fullmatch(self.archive)) or ".." in self.archive:
+        forms = (_FILE_NAME, _URL, _PLACEHOLDER)
+        if not any(form.fullmatch(self.archive) for form in forms) or ".." in self.archive:
             raise UsageError(
                 f"{self.archive!r} is neither the name of an archive in the model store nor a URL",
                 tip="copy the archive into the model store and register it by its file name",

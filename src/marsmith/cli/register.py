@@ -4,7 +4,8 @@
     marsmith register model_store/resnet18-2.0.mar --set-default
 
 The archive must lie in the project's model store, and have the bytes that its version is bound to, if it is bound. A
-version beside it keeps answering, and --set-default switches at the end.
+version beside it keeps answering, and --set-default switches at the end. A version that the server left out takes its
+place again: the one that was the default becomes the default.
 """
 
 from __future__ import annotations

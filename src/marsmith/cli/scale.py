@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.client import Client
     from marsmith.drain import drain
     from marsmith.errors import UsageError
+    from marsmith.left_out_versions import refuse_left_out
     from marsmith.names import split_model_reference
     from marsmith.settings import find_project
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     project = find_project()
     with Client.for_project(project) as client:
         before = next(status for status in client.describe(model, version) if version or status.default)
+        refuse_left_out(project, before)
         name = f"{model}:{before.model_version}"
         if args.drain is not None:
             note(f"draining {name}")

@@ -7,10 +7,10 @@
 
 What the server before served is served again, with its default versions and workers, and so is every archive that is
 new in the model store. Before the start ports, Java, modules and archives are checked. An archive that cannot be
-served is left out, with one line that says why; the exit code is 1 when nothing is left to serve. Ready means: every
-worker is READY, and every version has answered an example of its archive as it did when the archive was built. When a
-worker dies before that, its traceback is printed, everything is stopped and the exit code is 1. Later a supervisor
-starts TorchServe again when it dies; in the background that is a small process of its own.
+served is left out, with one line that says why. Ready means: every worker is READY, and every version has answered an
+example of its archive as it did when the archive was built. A version whose worker dies before that, or that answers
+otherwise, is left out as well. When nothing is left to serve, everything is stopped and the exit code is 1. Later a
+supervisor starts TorchServe again when it dies; in the background that is a small process of its own.
 """
 
 from __future__ import annotations

@@ -22,10 +22,12 @@ def run(args: argparse.Namespace) -> None:
     """Switch, and print what answers now."""
     from marsmith import server_state
     from marsmith.client import Client
+    from marsmith.left_out_versions import refuse_left_out
     from marsmith.settings import find_project
 
     project = find_project()
     with Client.for_project(project) as client:
+        refuse_left_out(project, client.describe(args.model, args.version)[0])
         client.set_default(args.model, args.version)
         now = next(status for status in client.describe(args.model) if status.default)
     server_state.record(project)

@@ -4,7 +4,7 @@
     marsmith status --json
     marsmith status --watch --interval 5
 
-Archives of the store that the server was not given stand below the table, each with the reason.
+Archives that the server does not serve stand below the table, each with the reason.
 
 The exit code is 1 where no server runs. WORKERS counts those that are READY of all, QUEUED the requests that wait of
 those that may wait. Once, the mean times are those since the server was started; with --watch rates and times are those
@@ -76,8 +76,8 @@ def print_status(status: ServerStatus, *, as_json: bool) -> None:
         print_table(COLUMNS, [_row(status, version) for version in status.versions])
     else:
         print("no model is registered")
-    for each in status.state.left_out:
-        print(printable(str(each)))
+    for line in _left_out(status):
+        print(line)
 
 
 def _watch(project: Project, interval_s: float, *, as_json: bool) -> None:
@@ -95,7 +95,7 @@ def _watch(project: Project, interval_s: float, *, as_json: bool) -> None:
             else:
                 print(time.strftime("%Y-%m-%dT%H:%M:%S"))
                 print_table(COLUMNS, [_row(seen, version) for version in seen.versions])
-                print(flush=True)
+                print(*_left_out(seen), sep="\n", flush=True)
 
 
 def _looks(project: Project, interval_s: float) -> Iterator[ServerStatus | str]:
@@ -139,7 +139,12 @@ def _screen(seen: ServerStatus | str) -> RenderableType:
     for version in seen.versions:
         table.add_row(*(Text(str(cell)) for cell in _row(seen, version)))
     about = "  ".join(f"{name} {value}" for name, value in _about(seen).items())
-    return Group(Text(f"{seen.state.inference}  {about}"), Text(""), table)
+    left_out = [Text(line, style="yellow") for line in _left_out(seen)]
+    return Group(Text(f"{seen.state.inference}  {about}"), Text(""), table, *left_out)
+
+
+def _left_out(status: ServerStatus) -> list[str]:
+    return [printable(str(each)) for each in status.state.left_out]
 
 
 def _fields(status: ServerStatus) -> dict[str, object]:

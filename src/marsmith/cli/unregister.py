@@ -67,14 +67,25 @@ def _unregister(project: Project, model: str, version: str | None, args: argpars
     from marsmith import server_state
     from marsmith.client import Client
     from marsmith.drain import drain
+    from marsmith.errors import NotFoundError
+    from marsmith.left_out_versions import is_left_out
 
     with Client.for_project(project) as client:
-        chosen = version_to_unregister(client.describe(model), version)
+        try:
+            chosen = version_to_unregister(client.describe(model), version)
+        except NotFoundError:
+            if version is None or not is_left_out(project, (model, version)):
+                raise
+            server_state.leave_out(project, (model, version))
+            return f"{model}:{version} is unregistered: it was left out of the running server"
         name = f"{chosen.model_name}:{chosen.model_version}"
         if not args.now:
             note(f"draining {name}")
             drain(client, model, chosen.model_version, timeout_s=args.timeout, on_progress=_Reporter())
         client.unregister(model, chosen.model_version)
+    if is_left_out(project, (model, chosen.model_version)):
+        # Otherwise it would be waited for until its archive is sound again.
+        server_state.leave_out(project, (model, chosen.model_version))
     server_state.record(project)
     return f"{name} is unregistered; {chosen.archive_url} stays in the model store"
 
