@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from live_server import make_project, running, tiny_archive
+from marsmith import run_state
 from marsmith.cli import main
 from marsmith.client import NO_RETRIES, Client, Reply
 from marsmith.drain import DrainProgress, drain
@@ -131,6 +134,20 @@ def test_a_single_worker_that_does_not_know_the_question_is_drained_too(client: 
 
 def test_a_handler_that_describes_itself_with_a_list_is_drained_too(client: Client, sender: Sender) -> None:
     drain_all(client, "listed", sender.begin("listed", 0.7))
+
+
+def test_a_server_that_stops_answering_is_waited_for_no_longer_than_the_drain_may_take(
+    project: Project, client: Client, sender: Sender
+) -> None:
+    asked = sender.begin("named", *[1.0] * 6)
+    java = run_state.read(project).pid
+    try:
+        # Not "no answer within 30 s", which is the client's own deadline.
+        with pytest.raises(DeadlineError, match=r"named:1\.0 still had work after 1 s: [1-6] requests waited"):
+            drain(client, "named", "1.0", timeout_s=1, on_progress=lambda _: os.kill(java, signal.SIGSTOP))
+    finally:
+        os.kill(java, signal.SIGCONT)
+    assert {one.result().status for one in asked} == {200}
 
 
 def test_what_is_still_at_work_at_the_end_is_said(client: Client, sender: Sender) -> None:

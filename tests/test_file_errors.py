@@ -68,6 +68,8 @@ VERBS = {
     "serve in the foreground": ["serve", "--foreground"],
     "certificate": ["certificate"],
     "watch": ["watch", "tiny"],
+    "deploy": ["deploy", "model_store/echo.mar"],
+    "rollback": ["rollback", "echo"],
 }
 
 

@@ -205,6 +205,19 @@ def test_the_older_names_of_the_hub_are_read_as_the_library_reads_them(tmp_path:
         assert torch.equal(module.state_dict()[key], value) or key.endswith("num_batches_tracked")
 
 
+@pytest.mark.parametrize("name", ["densenet121", "densenet161", "densenet169", "densenet201"])
+def test_every_densenet_gets_the_names_of_today(name: str, tmp_path: Path) -> None:
+    opened = open_recipe(RecipeSource.parse(f"torchvision:{name}"), tmp_path)
+    with torch.device("meta"):
+        state = opened.build().state_dict()
+    old = old_densenet_names(state)
+    assert not old.keys() <= state.keys()
+    assert opened.adapt_weights is not None
+    adapted = opened.adapt_weights(old)
+    assert adapted.keys() == {name for name in state if not name.endswith("num_batches_tracked")}
+    assert all(adapted[key].shape == state[key].shape for key in adapted)
+
+
 @pytest.mark.parametrize("name", ["mnasnet0_5", "vit_b_16", "googlenet", "inception_v3"])
 def test_a_classifier_that_loads_in_a_way_of_its_own_takes_its_own_file(tmp_path: Path, name: str) -> None:
     from torchvision import models

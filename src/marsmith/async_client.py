@@ -232,9 +232,11 @@ class AsyncClient:
         """Return the registered models, sorted by name."""
         return await self._calls.models()
 
-    async def describe(self, model: str, version: str | None = None) -> list[VersionStatus]:
+    async def describe(
+        self, model: str, version: str | None = None, *, deadline_s: float | None = None
+    ) -> list[VersionStatus]:
         """Return how the versions of ``model`` run, or only the one named."""
-        return await self._calls.describe(model, version)
+        return await self._calls.describe(model, version, deadline_s)
 
     async def handler_facts(self, model: str, version: str, *, deadline_s: float | None = None) -> Mapping[str, Any]:
         """Return what a version's handler tells about itself; empty where it tells nothing."""

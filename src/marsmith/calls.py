@@ -244,9 +244,11 @@ class Calls:
         """Return the registered models."""
         return await management.list_models(self.managed.during())
 
-    async def describe(self, model: str, version: str | None = None) -> list[VersionStatus]:
+    async def describe(
+        self, model: str, version: str | None = None, deadline_s: float | None = None
+    ) -> list[VersionStatus]:
         """Return how the versions of a model run."""
-        api = self.managed.during()
+        api = self.managed.during(deadline_s)
         return await self._named(api, model, management.describe(api, model, version))
 
     async def handler_facts(self, model: str, version: str, deadline_s: float | None = None) -> Mapping[str, Any]:

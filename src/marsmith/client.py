@@ -209,13 +209,15 @@ class Client:
         """Return the registered models, sorted by name."""
         return finished(self._calls.models())
 
-    def describe(self, model: str, version: str | None = None) -> list[VersionStatus]:
+    def describe(
+        self, model: str, version: str | None = None, *, deadline_s: float | None = None
+    ) -> list[VersionStatus]:
         """Return how the versions of ``model`` run, or only the one named.
 
         Raises:
             NotFoundError: no such model or version is registered.
         """
-        return finished(self._calls.describe(model, version))
+        return finished(self._calls.describe(model, version, deadline_s))
 
     def probe(self, model: str, version: str, *, deadline_s: float | None = None) -> int | None:
         """Let a version's handler describe itself, which waits in the queue of its predictions.

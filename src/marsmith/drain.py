@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from marsmith.deadline import Deadline
 from marsmith.errors import DeadlineError, NoWorkerError, RequestRejectedError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 SETTLE_S = 0.1
 POLL_S = 0.1
 PROBE_DEADLINE_S = 10.0
+# Also for who does not want to wait at all.
+FIRST_LOOK_S = 0.5
 
 Step = Literal["done", "probe", "wait"]
 
@@ -112,11 +115,11 @@ def drain(
         NotFoundError: no such version is registered.
         ClientError: the server does not answer.
     """
-    late = time.monotonic() + timeout_s
+    deadline = Deadline(timeout_s)
     time.sleep(min(SETTLE_S, timeout_s))
     evidence, quiet_since = Evidence(), time.monotonic()
+    status = client.describe(model, version, deadline_s=max(FIRST_LOOK_S, deadline.left_s))[0]
     while True:
-        status = client.describe(model, version)[0]
         if status.queue_pending:
             quiet_since = time.monotonic()
         evidence = replace(evidence, quiet_s=time.monotonic() - quiet_since)
@@ -126,13 +129,22 @@ def drain(
             on_progress(DrainProgress(status.queue_pending, busy, status.ready_workers))
         if step == "done":
             return
-        remaining = late - time.monotonic()
-        if remaining <= 0:
-            raise _too_late(status, busy, timeout_s)
-        if step == "probe":
-            evidence = _probed(client, model, version, evidence, min(remaining, PROBE_DEADLINE_S))
+        late = _too_late(status, busy, timeout_s)
+        if step == "probe" and deadline.left_s:
+            evidence = _probed(client, model, version, evidence, min(deadline.left_s, PROBE_DEADLINE_S))
         if step == "wait" or len(unproven(status, evidence)) == busy:
-            time.sleep(min(POLL_S, remaining))
+            time.sleep(min(POLL_S, deadline.left_s))
+        status = _looked_at(client, status, deadline, late)
+
+
+def _looked_at(client: Client, before: VersionStatus, deadline: Deadline, late: DeadlineError) -> VersionStatus:
+    """Describe a version once more; raise ``late`` if there is no time for that."""
+    if not deadline.left_s:
+        raise late
+    try:
+        return client.describe(before.model_name, before.model_version, deadline_s=deadline.left_s)[0]
+    except DeadlineError:
+        raise late from None
 
 
 def _probed(client: Client, model: str, version: str, evidence: Evidence, deadline_s: float) -> Evidence:
