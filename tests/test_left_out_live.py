@@ -134,3 +134,41 @@ def test_when_it_is_mended_it_is_the_default_again(project: Project) -> None:
     data = json.loads(marsmith(project, "status", "--json").stdout)
     assert [(each["version"], each["default"]) for each in data["versions"]] == [("1.0", False), ("2.0", True)]
     assert asked(project, "echo") == 200
+
+
+def serve_broken(project: Project) -> None:
+    """Serve with the default version left out."""
+    assert marsmith(project, "stop").returncode == 0
+    with_config(project.root.parent / "two.mar", project.model_store / "echo-2.0.mar", "# nothing\n")
+    started = marsmith(project, "serve")
+    assert started.returncode == 0, started.stderr
+    assert asked(project, "echo") == 503
+
+
+def left_out(project: Project) -> set[str]:
+    return {each["file"] for each in json.loads(marsmith(project, "status", "--json").stdout)["left_out"]}
+
+
+def test_mended_it_is_registered_on_the_running_server_in_place_of_what_stood_in(project: Project) -> None:
+    serve_broken(project)
+    assert "echo-2.0.mar" in left_out(project)
+    shutil.copy(project.root.parent / "two.mar", project.model_store / "echo-2.0.mar")
+    mended = marsmith(project, "register", "echo-2.0.mar")
+    assert (mended.returncode, mended.stdout.endswith("default version\n")) == (0, True), mended.stderr
+    assert (asked(project, "echo"), asked(project, "echo/2.0"), asked(project, "echo/1.0")) == (200, 200, 200)
+    assert "echo-2.0.mar" not in left_out(project)
+
+
+def test_other_bytes_take_its_name_when_it_has_been_let_go_of(project: Project) -> None:
+    serve_broken(project)
+    tiny_archive(project.model_store / "echo-2.0.mar", version="2.0", members={"other.txt": "other bytes"})
+    assert "is registered with SHA-256" in marsmith(project, "register", "echo-2.0.mar").stderr
+    assert marsmith(project, "unregister", "echo:2.0").returncode == 2
+    assert asked(project, "echo") == 503
+    for arguments in (("set-default", "echo", "1.0"), ("unregister", "echo:2.0"), ("register", "echo-2.0.mar")):
+        done = marsmith(project, *arguments)
+        assert done.returncode == 0, done.stderr
+    assert (asked(project, "echo"), asked(project, "echo/2.0")) == (200, 200)
+    assert "echo-2.0.mar" not in left_out(project)
+    served = json.loads(marsmith(project, "status", "--json").stdout)["versions"]
+    assert [(each["version"], each["default"]) for each in served] == [("1.0", True), ("2.0", False)]

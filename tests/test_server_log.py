@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marsmith.log_stream import JsonLog
-from marsmith.server_log import LogLine, first_death, parse_log, refused_loads
+from marsmith.server_log import LogLine, first_death, java_cause, parse_log, refused_loads
 
 GOLDEN = Path(__file__).parent / "golden" / "server_log"
 WORKERS = parse_log((GOLDEN / "model_log.log").read_text())
@@ -225,3 +225,10 @@ def test_the_first_death_is_told_apart_from_versions_of_no_interest_and_in_one_l
         assert "\n" not in death.cause
         dead.add(death.model)
     assert len(dead) > 1
+
+
+def test_the_exception_that_ended_java_is_found_among_what_it_printed() -> None:
+    warning, stack = "WARNING: sun.reflect is not supported.\n", "\n\tat java.base/java.util.X.y(X.java:1)\n"
+    assert java_cause(f"{warning}java.lang.ClassCastException: a Date{stack}") == "ClassCastException: a Date"
+    assert java_cause(f'Exception in thread "main" java.lang.OutOfMemoryError: heap{stack}') == "OutOfMemoryError: heap"
+    assert java_cause(warning) == ""

@@ -19,6 +19,7 @@
     ├── HandlerError               a handler that does not load, or breaks its contract
     ├── ServerError                TorchServe did not start, run or stop as asked
     │   ├── PreflightError         it was not started, because it could not have worked
+    │   ├── FatalArchiveError      TorchServe ended while it loaded an archive
     │   ├── WorkerDiedError        a worker died; carries the first traceback
     │   └── NotRunningError        no server runs here
     └── ClientError                a request did not get its answer
@@ -131,6 +132,20 @@ class ServerError(MarsmithError):
 
 class PreflightError(ServerError):
     """The server was not started, because it could not have worked."""
+
+
+class FatalArchiveError(ServerError):
+    """TorchServe ended while it loaded an archive.
+
+    Attributes:
+        file: the archive's name in the store, or its URL.
+        reason: why, in one line.
+    """
+
+    def __init__(self, file: str, reason: str, *, tip: str | None = None) -> None:
+        super().__init__(f"TorchServe ended while it loaded {file}: {reason}", tip=tip)
+        self.file = file
+        self.reason = reason
 
 
 class WorkerDiedError(ServerError):

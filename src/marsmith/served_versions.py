@@ -100,7 +100,7 @@ def without_version(serving: Serving, version: Version) -> Serving:
     workers = {each: counts for each, counts in serving.workers.items() if each != version}
     left = replace(serving, archives=archives, workers=workers)
     if version in serving.kept_defaults:
-        return replace(left, placeholders=(*serving.placeholders, version))
+        return replace(left, placeholders=(*serving.placeholders, version), workers={**workers, version: (0, 0)})
     if serving.defaults.get(name) != number:
         return left
     others = [other for model, other in (archive.version for archive in archives) if model == name]

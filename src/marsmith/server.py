@@ -27,7 +27,7 @@ from marsmith import (
     supervisor_state,
 )
 from marsmith.class_sharing import ClassSharing, class_sharing
-from marsmith.errors import NotRunningError, PreflightError, ServerError
+from marsmith.errors import FatalArchiveError, NotRunningError, PreflightError, ServerError
 from marsmith.formats.properties import render_properties
 from marsmith.preflight import Flight
 from marsmith.readiness import Outlook
@@ -37,7 +37,7 @@ from marsmith.server_config import FILE_NAME as CONFIG_FILE
 from marsmith.server_config import addresses, uses_tokens
 from marsmith.server_state import STOPPING
 from marsmith.settings import Project
-from marsmith.start_plan import StartPlan, models_argument, plan_restart, plan_start
+from marsmith.start_plan import StartPlan, models_argument, plan_restart, plan_start, without_fatal
 from marsmith.tls import ca_file
 
 START_TIMEOUT_S = 300.0
@@ -110,7 +110,7 @@ def start(
                 served_file.forget(project)
             state = _launch(project, plan, options)
     with _forgetting_failure(project):
-        return _ready(project, state, plan, options)
+        return _served(project, state, plan, options)
 
 
 def _tell(options: StartOptions, notes: Iterable[str]) -> None:
@@ -129,7 +129,7 @@ def restart(project: Project, options: StartOptions) -> RunState:
         _end(project, 0.0)
         plan = plan_restart(project)
         state = _launch(project, plan, options)
-    return _ready(project, state, plan, options)
+    return _served(project, state, plan, options)
 
 
 def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
@@ -254,6 +254,20 @@ def _launch(project: Project, plan: StartPlan, options: StartOptions) -> RunStat
         _end(project, 0.0)
         raise
     return state
+
+
+def _served(project: Project, state: RunState, plan: StartPlan, options: StartOptions) -> RunState:
+    """Wait for a server that was launched; launch it again without an archive that has ended TorchServe itself."""
+    while True:
+        try:
+            return _ready(project, state, plan, options)
+        except FatalArchiveError as error:
+            if stop_was_asked(project):
+                raise
+            plan = without_fatal(plan, error, strict=options.strict)
+            _tell(options, [str(each) for each in plan.left_out if each.file == error.file])
+        with _lock(project):
+            state = _launch(project, plan, options)
 
 
 def _ready(project: Project, state: RunState, plan: StartPlan, options: StartOptions) -> RunState:

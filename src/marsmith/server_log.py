@@ -29,6 +29,7 @@ _DIED = "Backend worker process died."
 _LOAD_FAILED = "Failed to load model "
 _FRONTEND_SAYS_DEAD = ("Load model failed:", "Backend worker error", "Auto recovery failed again")
 _REFUSED = "Failed to load model: "
+_THROWN = re.compile(r"(?m)^(?:Exception in thread \S+ )?((?:[\w$]+\.)+[\w$]*(?:Exception|Error)\b)")
 _JAVA_PACKAGE = re.compile(r"(?:[a-z_]\w*\.)+(?=[A-Z])")
 _LAST_LINES = 10
 
@@ -122,8 +123,14 @@ def refused_loads(frontend: Iterable[LogLine]) -> Mapping[str, str]:
     for line in frontend:
         if line.text.startswith(_REFUSED):
             named, _, stack = line.text.removeprefix(_REFUSED).partition("\n")
-            found[named] = _JAVA_PACKAGE.sub("", useful_line(stack), count=1) or "its log gives no reason"
+            found[named] = java_cause(stack) or "its log gives no reason"
     return found
+
+
+def java_cause(printed: str) -> str:
+    """Return the line of a Java exception that says what is wrong, without its package; empty where there is none."""
+    thrown = _THROWN.search(printed)
+    return _JAVA_PACKAGE.sub("", useful_line(printed[thrown.start(1) :]), count=1) if thrown else ""
 
 
 def first_death(

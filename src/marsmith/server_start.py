@@ -13,7 +13,7 @@ from itertools import chain
 
 from marsmith import run_state
 from marsmith.client import Client, VersionStatus
-from marsmith.errors import ClientError, FormatError, RequestRejectedError, ServerError
+from marsmith.errors import ClientError, FatalArchiveError, FormatError, RequestRejectedError, ServerError
 from marsmith.left_out_versions import take_off
 from marsmith.model_store import StoredArchive, StoredExample, first_example
 from marsmith.placeholder import left_out_names
@@ -21,7 +21,7 @@ from marsmith.readiness import Outlook, Version, handler_facts, outlook
 from marsmith.run_state import LeftOut, RunState
 from marsmith.selection import in_order
 from marsmith.served_versions import Serving, refused_default, without_version
-from marsmith.server_process import frontend
+from marsmith.server_process import exit_of, frontend
 from marsmith.server_state import registered_versions
 from marsmith.settings import Project
 from marsmith.start_logs import StartLogs, worker_died
@@ -30,6 +30,8 @@ _POLL_S = 0.2
 # How long one question to the server may take, in seconds, where all of it may take long enough.
 _CALL_S = 30.0
 _SHORTEST_CALL_S = 1.0
+# Of a Java that ended by an exception.
+_JAVA_FAILED = 1
 # To take versions off that were not ready in time.
 _TAKE_OFF_S = 30.0
 
@@ -134,6 +136,11 @@ class StartingServer:
 
     def _check_alive(self) -> None:
         if frontend(self.state.pid, self.state.created) is None:
+            # A Java that was killed, or stopped, has another exit code; one that fails later was not loading.
+            ended = self._logs.ended_while_loading() if exit_of(self.state.pid) == _JAVA_FAILED else None
+            if ended:
+                named, reason = ended
+                raise FatalArchiveError(file_of(named), reason, tip=self._logs.folder_tip)
             text = f"TorchServe ended while it was starting\n{self._logs.printed_by_java()}".rstrip()
             raise ServerError(text, tip=self._logs.folder_tip)
 
@@ -147,7 +154,7 @@ class StartingServer:
             if archive.version not in described.keys() | self._settled:
                 refused.setdefault(archive.path.name, "it is not registered, and the log does not say why")
         for named, reason in refused.items():
-            name = named if "://" in named else named.rpartition("/")[2]
+            name = file_of(named)
             ours = (archive.version for archive in self.archives if archive.path.name == name)
             others = (version for version, status in described.items() if name in left_out_names(status))
             version = next(chain(ours, others), None)
@@ -246,6 +253,11 @@ def restore(client: Client, serving: Serving, described: Mapping[Version, Versio
             with suppress(ClientError):
                 client.set_default(name, number)
     return unsettled
+
+
+def file_of(named: str) -> str:
+    """Return the file in the store that TorchServe names so, or the URL."""
+    return named if "://" in named else named.rpartition("/")[2]
 
 
 def _described(client: Client) -> dict[Version, VersionStatus] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from marsmith.errors import WorkerDiedError
 from marsmith.formats.server_state import Version
 from marsmith.handler_traceback import summary
-from marsmith.server_log import WorkerDeath, first_death, parse_log, refused_loads
+from marsmith.server_log import WorkerDeath, first_death, java_cause, parse_log, refused_loads
 
 CONSOLE_LOG = "console.log"
 WORKERS_LOG = "model_log.log"
@@ -21,6 +21,8 @@ _POLL_S = 0.2
 _EQUAL_LOOKS = 5
 _LAST_WORDS_TIMEOUT_S = 20.0
 _TAIL_LINES = 15
+_LOADING = "Loading initial models: "
+_LOADED = "Initialize Inference server"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,19 @@ class StartLogs:
     def refused(self) -> dict[str, str]:
         """Return what TorchServe itself refused to load, with the reason."""
         return dict(refused_loads(parse_log(self._text(FRONTEND_LOG))))
+
+    def ended_while_loading(self) -> tuple[str, str] | None:
+        """Return what Java was loading when it ended, as it was named, and why; None when it was not loading."""
+        named = None
+        for line in parse_log(self._text(FRONTEND_LOG)):
+            if line.text.startswith(_LOADING):
+                named = line.text.removeprefix(_LOADING)
+            elif line.text.startswith(_LOADED):
+                return None
+        if named is None:
+            return None
+        # In the foreground the console is not ours to read.
+        return named, java_cause(self._text(CONSOLE_LOG)) or "its log does not say why"
 
     def death(self, apart_from: Collection[str] = ()) -> WorkerDeath | None:
         """Return the worker that died first, of other versions than these; they are named as in the logs."""

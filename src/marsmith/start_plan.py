@@ -11,7 +11,7 @@ from marsmith import launch, run_state, served_file
 from marsmith.archive.admit import digest_of
 from marsmith.config import admission_policy
 from marsmith.configured_parameters import configured_parameters
-from marsmith.errors import MarsmithError, PreflightError
+from marsmith.errors import FatalArchiveError, MarsmithError, PreflightError
 from marsmith.formats.server_state import Parameters, ServerState, Version
 from marsmith.java import find_java
 from marsmith.model_store import LoadItem, StoredArchive, load_items, snapshot_items
@@ -20,7 +20,7 @@ from marsmith.preflight import Flight, refusal, unserved
 from marsmith.run_state import LeftOut
 from marsmith.selection import Selection, in_order, select
 from marsmith.served_file import Remembered
-from marsmith.served_versions import Serving, plan_serving
+from marsmith.served_versions import Serving, plan_serving, without_version
 from marsmith.server_config import started_with
 from marsmith.settings import Project
 from marsmith.version_bytes import check_stored
@@ -96,6 +96,24 @@ def plan_restart(project: Project) -> StartPlan:
     plan = _plan(flight, _with_remembered(project, flight, state), state, with_new=False)
     _refuse_to_serve_nothing(plan, strict=False)
     return replace(plan, left_out=in_order((*plan.left_out, *_still_left_out(project, plan))))
+
+
+def without_fatal(plan: StartPlan, error: FatalArchiveError, *, strict: bool) -> StartPlan:
+    """Return the plan without an archive that has ended TorchServe.
+
+    Raises:
+        FatalArchiveError: it is strict, nothing is left to serve, or a snapshot says what is loaded.
+    """
+    found = next((archive for archive in plan.serving.archives if archive.path.name == error.file), None)
+    serving = without_version(plan.serving, found.version) if found else plan.serving
+    files = {each.file for each in plan.left_out} | {error.file}
+    urls = [item for item in _asked(plan.flight.config) if item.path is None and item.argument not in files]
+    known = found is not None or error.file in {item.argument for item in _asked(plan.flight.config)}
+    if strict or not known or "model_snapshot" in plan.flight.config or not (serving.archives or urls):
+        raise error
+    reason = f"TorchServe itself ended while it loaded it: {error.reason}"
+    left_out = LeftOut(error.file, reason, f"marsmith lint {found.path}" if found else "")
+    return replace(plan, serving=serving, left_out=in_order((*plan.left_out, left_out)))
 
 
 def models_argument(project: Project, plan: StartPlan) -> list[str]:
