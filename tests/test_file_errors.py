@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from export_fixtures import write_tiny
-from live_server import make_project, tiny_archive
+from live_server import make_project, running, tiny_archive
 from marsmith.file_errors import access_error
 from marsmith.settings import Project
 
@@ -177,3 +177,27 @@ def test_where_there_is_no_temporary_folder_it_is_said() -> None:
 )
 def test_what_is_not_about_a_file_keeps_its_traceback(error: OSError) -> None:
     assert access_error(error) is None
+
+
+@pytest.mark.live
+@pytest.mark.skipif(not IS_ROOT or not can_mount(), reason="no file system can be mounted here")
+def test_a_change_that_cannot_be_remembered_holds_and_says_so(project: Project) -> None:
+    tiny_archive(project.model_store / "echo-2.mar", version="2.0")
+    mount = f"mount --bind {project.root} {project.root} && mount -o remount,ro,bind {project.root}"
+    with running(project):
+        for verb in (
+            ["set-default", "echo", "1.0"],
+            ["unregister", "echo:2.0", "--now"],
+            ["register", "echo-2.mar"],
+            ["scale", "echo:2.0", "--workers", "1"],
+            ["set-default", "echo", "2.0"],
+        ):
+            code, errors = marsmith(project, *verb, mount=mount)
+            told = [line for line in errors.splitlines() if "only if its supervisor" in line]
+            assert (code, len(told), "Traceback" in errors) == (0, 1, False), (verb, errors)
+            assert f"{project.root}/.marsmith/state" in told[0]
+            assert "read-only file system" in told[0]
+            assert "TIP: its file system is mounted read-only: findmnt" in errors
+        if works([*AS_NOBODY, "true"]):
+            code, errors = marsmith(project, "set-default", "echo", "1.0", before=AS_NOBODY)
+            assert (code, "cannot be written by the user nobody" in errors) == (0, True), errors

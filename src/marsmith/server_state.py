@@ -5,7 +5,7 @@ The supervisor looks every few seconds, and whoever changes what is registered c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,12 @@ STOPPING = "stopping"
 _DEADLINE_S = 5.0
 
 
-def record(project: Project, contents: Mapping[Version, ArchiveBytes] | None = None) -> bool:
+def record(
+    project: Project,
+    contents: Mapping[Version, ArchiveBytes] | None = None,
+    *,
+    refused: Callable[[OSError], None] | None = None,
+) -> bool:
     """Look at what the project's server serves and remember it; False where it could not be asked.
 
     To be called after every change that is to outlive the server. One that fails is made good by the supervisor.
@@ -42,6 +47,7 @@ def record(project: Project, contents: Mapping[Version, ArchiveBytes] | None = N
     Args:
         project: whose server.
         contents: the bytes that versions have just been registered from.
+        refused: told what the system says when the file cannot be written.
     """
     from marsmith.client import Client
 
@@ -52,7 +58,11 @@ def record(project: Project, contents: Mapping[Version, ArchiveBytes] | None = N
             return False
         with Client.for_project(project, deadline_s=_DEADLINE_S) as client, locked(project):
             return _keep(project, registered_versions(client), contents=contents)
-    except (MarsmithError, OSError):
+    except MarsmithError:
+        return False
+    except OSError as error:
+        if refused:
+            refused(error)
         return False
 
 

@@ -14,6 +14,7 @@ import argparse
 
 from marsmith.cli.admission import admit_here
 from marsmith.cli.output import note, say
+from marsmith.cli.remembering import remember
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         if args.set_default:
             client.set_default(status.model_name, status.model_version)
         default = args.set_default or status.default
-    server_state.record(project, {version: content})
+    remember(project, {version: content})
     say(
         f"{status.model_name}:{status.model_version} is ready: {status.ready_workers}/{len(status.workers)} workers,"
         f" batch size {status.batch_size}{', default version' if default else ''}"

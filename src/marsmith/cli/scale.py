@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from marsmith.cli.output import note, say
+from marsmith.cli.remembering import remember
 
 if TYPE_CHECKING:
     from marsmith.client import Client, VersionStatus
@@ -34,7 +35,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Scale, and print what runs now."""
-    from marsmith import server_state
     from marsmith.client import Client
     from marsmith.drain import drain
     from marsmith.errors import UsageError
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         note(f"scaling {name} from {len(before.workers)} to {args.workers} workers")
         client.scale(model, version=before.model_version, min_workers=args.workers, max_workers=args.max)
         now = _settled(client, model, before.model_version)
-    server_state.record(project)
+    remember(project)
     ready = f"{now.ready_workers}/{len(now.workers)} workers ready"
     say(f"{name} has {ready}, at least {now.min_workers}, at most {now.max_workers}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 from marsmith.cli.output import say
+from marsmith.cli.remembering import remember
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Switch, and print what answers now."""
-    from marsmith import server_state
     from marsmith.client import Client
     from marsmith.left_out_versions import refuse_left_out
     from marsmith.settings import find_project
@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> None:
         refuse_left_out(project, client.describe(args.model, args.version)[0])
         client.set_default(args.model, args.version)
         now = next(status for status in client.describe(args.model) if status.default)
-    server_state.record(project)
+    remember(project)
     say(f"{now.model_name} is answered by version {now.model_version}")

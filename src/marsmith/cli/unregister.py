@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from marsmith.cli.output import note, say
+from marsmith.cli.remembering import remember
 
 if TYPE_CHECKING:
     from marsmith.client import VersionStatus
@@ -86,7 +87,7 @@ def _unregister(project: Project, model: str, version: str | None, args: argpars
     if is_left_out(project, (model, chosen.model_version)):
         # Otherwise it would be waited for until its archive is sound again.
         server_state.leave_out(project, (model, chosen.model_version))
-    server_state.record(project)
+    remember(project)
     return f"{name} is unregistered; {chosen.archive_url} stays in the model store"
 
 

@@ -1,0 +1,27 @@
+"""What a verb that changes the server does last: remember it for the next start, and say so if it cannot be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from marsmith.cli.output import note
+
+if TYPE_CHECKING:
+    from marsmith.formats.server_state import ArchiveBytes, Version
+    from marsmith.settings import Project
+
+
+def remember(project: Project, contents: Mapping[Version, ArchiveBytes] | None = None) -> None:
+    """Remember what the project's server serves now; arguments as of ``server_state.record``."""
+    from marsmith import server_state
+    from marsmith.file_errors import described
+    from marsmith.served_file import state_file
+
+    def say_so(error: OSError) -> None:
+        told = described(error, state_file(project))
+        note(f"the change holds, and outlives the server only if its supervisor can write it down: {told.message}")
+        if told.tip:
+            note(f"TIP: {told.tip}")
+
+    server_state.record(project, contents, refused=say_so)
