@@ -24,7 +24,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from faulty_server import (
+from machine import machine_record
+from marsmith import run_state
+from marsmith.client import NO_RETRIES, Client, RetryPolicy
+from marsmith.errors import ClientError, MarsmithError
+from marsmith.run_state import RunState
+from marsmith.settings import Project
+from support.faulty_server import (
     CAPACITY_TIMEOUT_S,
     Load,
     command,
@@ -34,12 +40,6 @@ from faulty_server import (
     until_full_capacity,
     worker_pids,
 )
-from machine import machine_record
-from marsmith import run_state
-from marsmith.client import NO_RETRIES, Client, RetryPolicy
-from marsmith.errors import ClientError, MarsmithError
-from marsmith.run_state import RunState
-from marsmith.settings import Project
 
 CLIENTS = 3
 # For clients that are to outlive a restart of the whole server; by default they wait two seconds for one to listen.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
-from importlib.metadata import version
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from marsmith.settings import Project
+from support.projects import copy_project, skip_without_locked_torch
 
 # Tests import ONNX Runtime themselves, and it reports home from its import on unless this is set.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -23,14 +22,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 hypothesis.settings.register_profile("marsmith", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("marsmith")
 
-pytest_plugins = ["second_try"]
+pytest_plugins = ["support.second_try"]
 
 # Whoever runs the tests in the background may ignore these, and then their children do: tests send them.
 for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, signal.SIG_DFL)
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+LIVE = Path(__file__).parent / "live"
 
 # Files that take most of a minute or more, the longest first: a file goes to one process, and whoever begins with a
 # long one when the others have nothing left to do works alone.
@@ -42,24 +41,12 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, each file as a whole."""
+    """Begin with what takes longest, each file as a whole; what lies in ``live`` starts a real TorchServe."""
+    for item in items:
+        if item.path.is_relative_to(LIVE):
+            item.add_marker(pytest.mark.live)
     places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
-
-
-def copy_project(root: Path) -> Project:
-    """Copy what a user would clone, as far as building needs it, into ``root``."""
-    for folder in ("export", "handlers", "config"):
-        shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "config.properties", root)
-    (root / "model_store").mkdir()
-    return Project(root.resolve())
-
-
-def skip_without_locked_torch(what: str) -> None:
-    """Skip a test of what holds for the torch of requirements.txt only; `make test-lowest` has another one."""
-    if f"torch=={version('torch')} " not in (REPOSITORY / "requirements.txt").read_text(encoding="utf-8"):
-        pytest.skip(f"{what} holds for the torch of requirements.txt only")
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
-from handler_fixtures import picture
 from marsmith.archive import Archive
 from marsmith.archive import admit as admission
 from marsmith.archive.admit import Policy, admit
@@ -27,8 +25,10 @@ from marsmith.runner import Request, Runner
 from marsmith.settings import Project
 from marsmith.signature import sign, signature_path
 from marsmith.worker_process import Process, start_python
-from signing_keys import write_keys
-from tampered_archives import (
+from support.handler_fixtures import picture
+from support.projects import REPOSITORY
+from support.signing_keys import write_keys
+from support.tampered_archives import (
     SHIPPED,
     TAMPERED,
     become_foreign,

@@ -15,15 +15,15 @@ from typing import Any
 import psutil
 import pytest
 
-from handler_fixtures import picture
-from live_server import make_project, until
 from marsmith import launch, run_state, server
 from marsmith.client import Client
 from marsmith.errors import ClientError
 from marsmith.settings import PROJECT_VARIABLE, Project
 from marsmith.signature import sign, signature_path
-from signing_keys import write_keys
-from tampered_archives import TAMPERED, WRITING, change_weights, shipped_archive
+from support.handler_fixtures import picture
+from support.live_server import make_project, until
+from support.signing_keys import write_keys
+from support.tampered_archives import TAMPERED, WRITING, change_weights, shipped_archive
 
 pytestmark = pytest.mark.live
 

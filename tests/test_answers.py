@@ -18,10 +18,10 @@ from hypothesis.extra import numpy as arrays_of
 from PIL import Image
 
 from answers import FALLBACK_TOLERANCE, Allowance, Judgement, allowance, can_be_compared, compare, judge
-from conftest import REPOSITORY
-from handler_fixtures import Doubling, Worker, npy, write_examples, write_manifest, write_model
 from marsmith.archive import answers as ours
 from marsmith.formats.examples import ValidatedExample
+from support.handler_fixtures import Doubling, Worker, npy, write_examples, write_manifest, write_model
+from support.projects import REPOSITORY
 from tensor_formats import write_safetensors
 
 BFLOAT16 = {"engine": "openvino", "precision": "bfloat16"}

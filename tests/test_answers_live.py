@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine_fixtures import archive_folder, packed, pictures, small_graph
-from handler_fixtures import npy, write_examples, write_manifest
-from live_server import make_project, running
 from marsmith.archive import Archive
 from marsmith.cli import main
 from marsmith.client import Client
@@ -29,7 +26,10 @@ from marsmith.replay import ExampleRequest, replay, usual_tolerance, validate_ex
 from marsmith.run_state import RunState
 from marsmith.runner import Runner
 from marsmith.serialize import serialize
-from vision_fixtures import photo
+from support.engine_fixtures import archive_folder, packed, pictures, small_graph
+from support.handler_fixtures import npy, write_examples, write_manifest
+from support.live_server import make_project, running
+from support.vision_fixtures import photo
 
 pytestmark = pytest.mark.live
 

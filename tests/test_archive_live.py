@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from archive_inputs import HANDLER, WEIGHTS
-from live_server import make_project, running
 from marsmith.archive.copier import Copier
 from marsmith.archive.member import Member
 from marsmith.archive.read import Archive
@@ -21,6 +19,8 @@ from marsmith.client import Client
 from marsmith.formats.manifest import FILE_NAME as MANIFEST_FILE
 from marsmith.formats.manifest import Manifest, render_manifest
 from marsmith.run_state import RunState
+from support.archive_inputs import HANDLER, WEIGHTS
+from support.live_server import make_project, running
 
 pytestmark = pytest.mark.live
 

@@ -22,7 +22,7 @@ from marsmith.archive import Archive
 from marsmith.archive.contents import Limits
 from marsmith.archive.verify import verify
 from marsmith.errors import ArchiveError, FormatError, HostileArchiveError, MarsmithError
-from raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_tar, raw_zip, tar_member
+from support.raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_tar, raw_zip, tar_member
 
 H = b"def handle(data, context):\n    return data\n"
 LOCATOR = struct.pack("<4sLQ", b"PK\6\7", 0, 0)

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import pytest
 
-from archive_inputs import BUILD, CONTENTS, HANDLER, MANIFEST, SOURCE_FOLDER, WEIGHTS, listing, members, write_files
 from marsmith.archive.copier import Copier
 from marsmith.archive.member import Member
 from marsmith.archive.read import Archive
@@ -31,6 +30,17 @@ from marsmith.archive.zip_writer import ZipWriter
 from marsmith.errors import BuildError
 from marsmith.formats.manifest import parse_manifest
 from marsmith.formats.sums import parse_sums
+from support.archive_inputs import (
+    BUILD,
+    CONTENTS,
+    HANDLER,
+    MANIFEST,
+    SOURCE_FOLDER,
+    WEIGHTS,
+    listing,
+    members,
+    write_files,
+)
 
 FORMATS: tuple[tuple[ArchiveFormat, str], ...] = (
     ("zip-store", "toy.mar"),

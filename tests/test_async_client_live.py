@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 import pytest
 
-from echo_server import QUEUE_SIZE, echo_server
-from live_server import free_ports
 from marsmith import AsyncClient, run_state, tokens
 from marsmith.client import NO_RETRIES, Client
 from marsmith.errors import (
@@ -32,6 +30,8 @@ from marsmith.management import Registration
 from marsmith.rest import Reply, Request, Transport
 from marsmith.retries import RetryPolicy
 from marsmith.settings import Project
+from support.echo_server import QUEUE_SIZE, echo_server
+from support.live_server import free_ports
 
 pytestmark = pytest.mark.live
 T = TypeVar("T")

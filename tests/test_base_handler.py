@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base_handler import BaseHandler
-from handler_fixtures import Doubling, Worker, classifier_folder, picture, write_manifest, write_model
 from isolation import infer_isolated
 from item_errors import ItemError, OutOfMemory
 from marsmith.fake_context import FakeContext
 from model_request import Request
 from replies import Reply
 from request_envelope import open_envelope, seal
+from support.handler_fixtures import Doubling, Worker, classifier_folder, picture, write_manifest, write_model
 
 # A model of its own kind: items are words, the answer is the word in capitals. Some words go wrong on purpose.
 SHOUT = """

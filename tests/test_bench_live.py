@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from live_server import make_project, running, tiny_archive
 from marsmith.breakdown import Breakdown, split
 from marsmith.cli import main
 from marsmith.errors import ServerError
 from marsmith.live_metrics import Traffic
 from marsmith.settings import PROJECT_VARIABLE, Project
+from support.live_server import make_project, running, tiny_archive
 
 SLEEPY = """
 import time

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from conftest import REPOSITORY
+from support.projects import REPOSITORY
 
 BENCHMARKS = REPOSITORY / "benchmarks"
 sys.path.append(str(BENCHMARKS))

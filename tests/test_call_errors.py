@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from dripping_server import dripping
 from marsmith import AsyncClient
 from marsmith.cli import main
 from marsmith.client import NO_RETRIES, Client
 from marsmith.errors import ConnectionFailedError, MarsmithError, UsageError
+from support.dripping_server import dripping
 
 Ask = Callable[..., Any]
 

@@ -12,8 +12,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from conftest import REPOSITORY
-from live_server import make_project
 from marsmith import preflight
 from marsmith.certificate import Pair, changed_text, config_changes, folder_of, make_pair, write_changes, write_pair
 from marsmith.cli import main
@@ -23,6 +21,8 @@ from marsmith.lint import lint_paths
 from marsmith.server_config import effective_config, read_server_config
 from marsmith.settings import Project
 from marsmith.tls import ca_file, tls_problems
+from support.live_server import make_project
+from support.projects import REPOSITORY
 
 COMMITTED = (REPOSITORY / "config.properties").read_text(encoding=ENCODING)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from live_server import is_alive, until
 from marsmith import child_processes
+from support.live_server import is_alive, until
 
 # Starts a child that starts one itself, in sessions of their own, makes a folder, says who they are, and waits.
 PARENT = """

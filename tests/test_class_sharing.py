@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from live_server import make_project, running, tiny_archive
 from marsmith import child_processes, launch, server_process
 from marsmith.class_sharing import ClassSharing, class_sharing
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
 from marsmith.java import find_java
+from support.live_server import make_project, running, tiny_archive
 
 DEADLINE_S = 480.0
 

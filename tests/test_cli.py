@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
 from marsmith.cli import VERBS, main
+from support.projects import REPOSITORY
 
 
 def test_without_arguments_every_verb_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

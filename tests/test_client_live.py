@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from echo_server import QUEUE_SIZE, echo_server, write_archive
-from live_server import free_ports
 from marsmith import run_state, tokens
 from marsmith.cli import main
 from marsmith.client import NO_RETRIES, Client
@@ -35,6 +33,8 @@ from marsmith.rest import Reply, Request, Transport
 from marsmith.retries import RetryPolicy
 from marsmith.run_state import RunState
 from marsmith.settings import Project
+from support.echo_server import QUEUE_SIZE, echo_server, write_archive
+from support.live_server import free_ports
 
 pytestmark = pytest.mark.live
 

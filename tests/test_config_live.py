@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from live_server import ECHO, make_project, running
 from marsmith.client import Client
 from marsmith.effective_config import VersionSettings, server_settings, version_settings
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
@@ -19,6 +18,7 @@ from marsmith.machine import usable_cores
 from marsmith.model_store import open_stored
 from marsmith.server_config import read_server_config
 from marsmith.settings import Project
+from support.live_server import ECHO, make_project, running
 
 pytestmark = pytest.mark.live
 

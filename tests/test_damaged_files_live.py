@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from live_server import is_alive, make_project, tiny_archive, until
 from marsmith import run_state, server, server_process, supervisor_state
 from marsmith.client import Client
 from marsmith.effective_config import server_settings, version_settings
@@ -21,6 +20,7 @@ from marsmith.errors import MarsmithError
 from marsmith.model_store import open_stored
 from marsmith.server_config import read_server_config
 from marsmith.settings import PROJECT_VARIABLE, Project
+from support.live_server import is_alive, make_project, tiny_archive, until
 
 pytestmark = pytest.mark.live
 

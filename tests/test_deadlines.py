@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from dripping_server import Dripping, dripping
 from marsmith import AsyncClient, timed_connections
 from marsmith.certificate import make_pair, write_pair
 from marsmith.client import NO_RETRIES, Client
@@ -26,6 +25,7 @@ from marsmith.errors import DeadlineError
 from marsmith.live_metrics import read_counters
 from marsmith.rest import KEPT_CONNECTIONS
 from marsmith.run_state import RunState
+from support.dripping_server import Dripping, dripping
 
 DEADLINE_S = 0.4
 WITHIN = rf"within {DEADLINE_S} s$"

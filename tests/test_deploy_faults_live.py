@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from deploy_fixtures import MODEL, WRONG, write_version
-from live_server import make_project, running, until
 from marsmith import server_state
 from marsmith.archive import Archive
 from marsmith.cli import main
@@ -30,6 +28,8 @@ from marsmith.observation import Limits
 from marsmith.server_config import served_store
 from marsmith.settings import Project
 from marsmith.version_bytes import binding, bound_digest
+from support.deploy_fixtures import MODEL, WRONG, write_version
+from support.live_server import make_project, running, until
 
 pytestmark = pytest.mark.live
 

@@ -11,9 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import REPOSITORY
-from handler_fixtures import CLASSES, ChannelMeans, picture, write_model
-from live_server import make_project, running
 from marsmith import tokens
 from marsmith.archive.member import Member
 from marsmith.archive.write import write_archive
@@ -24,7 +21,10 @@ from marsmith.imports import local_imports
 from marsmith.observation import Limits
 from marsmith.run_state import RunState
 from marsmith.settings import Project
-from steady_load import SteadyLoad, steady_load
+from support.handler_fixtures import CLASSES, ChannelMeans, picture, write_model
+from support.live_server import make_project, running
+from support.projects import REPOSITORY
+from support.steady_load import SteadyLoad, steady_load
 
 pytestmark = pytest.mark.live
 

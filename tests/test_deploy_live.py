@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from deploy_fixtures import CRASH, LOAD, MODEL, SLOW, WRONG, Reigns, after, write_version
-from live_server import make_project, running
 from marsmith import server, tokens
 from marsmith.cli import main
 from marsmith.client import Client
@@ -27,7 +25,9 @@ from marsmith.errors import ServerError, UsageError
 from marsmith.observation import Limits
 from marsmith.run_state import RunState
 from marsmith.settings import Project
-from steady_load import SteadyLoad, steady_load
+from support.deploy_fixtures import CRASH, LOAD, MODEL, SLOW, WRONG, Reigns, after, write_version
+from support.live_server import make_project, running
+from support.steady_load import SteadyLoad, steady_load
 
 pytestmark = pytest.mark.live
 

@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy_fixtures import write_version
-from live_server import make_project
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import FormatError, OtherBytesError, ServerError, UsageError
 from marsmith.formats.deploy_journal import Change, Copy, Journal, Release, parse_journal, render_journal
@@ -32,6 +30,8 @@ from marsmith.rollout_plan import (
 )
 from marsmith.rollout_store import copy_into_store, find, model_of, take_back
 from marsmith.settings import Project
+from support.deploy_fixtures import write_version
+from support.live_server import make_project
 
 
 def release(version: str, workers: int = 1) -> Release:

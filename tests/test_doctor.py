@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from live_server import make_project
 from marsmith import launch, run_state
 from marsmith.cli.doctor import configure, run
 from marsmith.doctor import Check, clear, judge
@@ -24,6 +23,7 @@ from marsmith.machine import Gpu, cgroup_cores, cpu_flags
 from marsmith.machine_facts import Facts, Leftover, Space, gather, stale_files
 from marsmith.run_state import RunState
 from marsmith.settings import Project
+from support.live_server import make_project
 
 GIB = 1024**3
 SOUND = Facts(

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from conftest import REPOSITORY
+from support.projects import REPOSITORY
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
-from live_server import make_project, tiny_archive
 from marsmith.effective_config import (
     ANY_MODEL_CONFIG,
     DEFAULT,
@@ -26,6 +24,8 @@ from marsmith.live_differences import Difference, server_differences, version_di
 from marsmith.management import VersionStatus
 from marsmith.model_store import open_stored
 from marsmith.settings import Project
+from support.live_server import make_project, tiny_archive
+from support.projects import REPOSITORY
 
 PROJECT = Project(Path("/srv/project"))
 

@@ -21,8 +21,8 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import REPOSITORY, skip_without_locked_torch
 from marsmith.runner import Request, Runner
+from support.projects import REPOSITORY, skip_without_locked_torch
 
 PHOTOS = Path(torch.__file__).parents[1] / "skimage" / "data"
 SOURCES = [*sorted((REPOSITORY / "embed").glob("*.[ch]pp")), REPOSITORY / "embed" / "CMakeLists.txt"]

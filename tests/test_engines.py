@@ -19,9 +19,6 @@ import engines
 import onnxruntime_engine
 import openvino_engine
 import processor
-from conftest import REPOSITORY
-from engine_fixtures import LABELS, archive_folder, pictures, small_graph, small_pt2
-from handler_fixtures import Worker, write_examples
 from marsmith import environment, export_machine, machine
 from marsmith.errors import ExportError
 from marsmith.formats.environment import version_here
@@ -31,7 +28,10 @@ from marsmith.imports import local_imports
 from marsmith.onnx_export import to_onnx
 from marsmith.recipe import load_recipe
 from marsmith.serialize import Files, serialize
-from vision_fixtures import photo
+from support.engine_fixtures import LABELS, archive_folder, pictures, small_graph, small_pt2
+from support.handler_fixtures import Worker, write_examples
+from support.projects import REPOSITORY
+from support.vision_fixtures import photo
 
 CPU = torch.device("cpu")
 HANDLER = "image_classifier_handler.py"

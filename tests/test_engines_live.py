@@ -12,9 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import REPOSITORY
-from engine_fixtures import PREPROCESSING, archive_folder, packed, small_graph, small_pt2
-from live_server import make_project, running
 from marsmith.client import Client
 from marsmith.formats.form import Form
 from marsmith.image_graph import ImageGraph
@@ -22,7 +19,10 @@ from marsmith.recipe import load_recipe
 from marsmith.run_state import RunState
 from marsmith.serialize import serialize
 from marsmith.torchscript_export import reference_images
-from vision_fixtures import photo
+from support.engine_fixtures import PREPROCESSING, archive_folder, packed, small_graph, small_pt2
+from support.live_server import make_project, running
+from support.projects import REPOSITORY
+from support.vision_fixtures import photo
 
 pytestmark = pytest.mark.live
 

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 import engines
-from conftest import REPOSITORY
 from error_text import MOST_CHARACTERS, typed_line, useful_line
 from graph_checks import absent_device
-from handler_fixtures import Worker, write_manifest
 from marsmith import error_text as ours
 from marsmith.cli import main
 from marsmith.errors import ExportError
 from marsmith.handler_traceback import summary
 from marsmith.torchscript_recipe import load_module
+from support.handler_fixtures import Worker, write_manifest
+from support.projects import REPOSITORY
 
 CPU = torch.device("cpu")
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exact_numbers import exact_tensor, numbers_of
-from handler_fixtures import Doubling, Worker, npy, write_manifest, write_model
 from item_errors import ItemError, MalformedRequest, Unusable
 from request_envelope import open_envelope
+from support.handler_fixtures import Doubling, Worker, npy, write_manifest, write_model
 
 WHOLE = [getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from export_fixtures import RECIPE, write_tiny
 from marsmith.errors import ExportError
 from marsmith.export import export_model
 from marsmith.export_inputs import gather
@@ -21,6 +20,7 @@ from marsmith.project_spec import load_spec
 from marsmith.recipe import Recipe, load_recipe
 from marsmith.settings import Project
 from marsmith.torchscript_export import load_torchscript
+from support.export_fixtures import RECIPE, write_tiny
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import copy_project
-from export_fixtures import NETWORK, QUICK, lock_text, write_tiny
 from marsmith import export_choice, export_locks
 from marsmith.cli import main
 from marsmith.errors import ExportError, FormatError, UsageError
@@ -33,6 +31,8 @@ from marsmith.formats.form import BASE, Form
 from marsmith.project_spec import load_spec
 from marsmith.settings import PROJECT_VARIABLE, Project
 from marsmith.spec_archive import build_from_spec
+from support.export_fixtures import NETWORK, QUICK, lock_text, write_tiny
+from support.projects import copy_project
 
 OPENVINO = "torchscript/float32/openvino"
 OLD_MACHINE = Machine("Old CPU", "x86_64", 2, frozenset({"avx2"}), (), "3.11")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from conftest import REPOSITORY
 from marsmith.cli.export_table import print_lock
 from marsmith.cli.inspect import _here
 from marsmith.export_machine import Machine, limits_here, machine_text
@@ -19,6 +18,7 @@ from marsmith.export_messages import JobRequest
 from marsmith.export_page import render_page
 from marsmith.formats.export_lock import ExportLock, parse_export_lock, render_export_lock
 from marsmith.formats.form import Form
+from support.projects import REPOSITORY
 
 LOCK_FILE = REPOSITORY / "config" / "models" / "efficientnet_lite0.lock"
 EPYC = Machine("AMD EPYC", "x86_64", 2, frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16"}), (), "3.11.7")

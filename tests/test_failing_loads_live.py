@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from handler_fixtures import picture
-from live_server import make_project, tiny_archive, until
 from marsmith import run_state, served_file, server, server_state
 from marsmith.client import Client, VersionStatus
 from marsmith.errors import NotRunningError, NoWorkerError
 from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.settings import PROJECT_VARIABLE, Project
-from tampered_archives import shipped_archive
+from support.handler_fixtures import picture
+from support.live_server import make_project, tiny_archive, until
+from support.tampered_archives import shipped_archive
 from test_left_out_live import asked, with_config
 
 pytestmark = pytest.mark.live

@@ -13,7 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from faulty_server import (
+from marsmith import launch, run_state, server
+from marsmith.client import NO_RETRIES, Client, RetryPolicy
+from marsmith.errors import ConnectionFailedError, OverloadedError, RequestRejectedError
+from marsmith.run_state import RunState
+from marsmith.settings import Project
+from marsmith.tokens import read_key_file
+from support.faulty_server import (
     QUEUE_SIZE,
     RESPONSE_TIMEOUT_S,
     TOKEN_LIFE_S,
@@ -24,14 +30,8 @@ from faulty_server import (
     until_full_capacity,
     worker_pids,
 )
-from live_server import tiny_archive, until
-from marsmith import launch, run_state, server
-from marsmith.client import NO_RETRIES, Client, RetryPolicy
-from marsmith.errors import ConnectionFailedError, OverloadedError, RequestRejectedError
-from marsmith.run_state import RunState
-from marsmith.settings import Project
-from marsmith.tokens import read_key_file
-from raw_calls import call
+from support.live_server import tiny_archive, until
+from support.raw_calls import call
 
 pytestmark = pytest.mark.live
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from export_fixtures import write_tiny
-from live_server import make_project, running, tiny_archive
 from marsmith.file_errors import access_error
 from marsmith.settings import Project
+from support.export_fixtures import write_tiny
+from support.live_server import make_project, running, tiny_archive
 
 IS_ROOT = os.geteuid() == 0
 # Whoever runs the tests may be root, whom no permission bit stops. This user may read everything, as the test's Python

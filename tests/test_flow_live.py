@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import copy_project
-from live_server import free_addresses
 from marsmith import server
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties, render_properties
 from marsmith.settings import PROJECT_VARIABLE, Project
+from support.live_server import free_addresses
+from support.projects import copy_project
 
 pytestmark = pytest.mark.live
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import REPOSITORY
-from export_fixtures import write_tiny
 from marsmith.errors import HandlerError, MarsmithError
 from marsmith.form_probe import photo
 from marsmith.project_spec import load_spec
 from marsmith.runner import Request, Runner
 from marsmith.settings import Project
 from marsmith.spec_archive import build_from_spec
+from support.export_fixtures import write_tiny
+from support.projects import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "30-write-a-handler.md").read_text(encoding="utf-8")
 

@@ -14,7 +14,6 @@ from torch import nn
 
 import engines
 import graph_checks
-from conftest import REPOSITORY
 from marsmith import graph_checks as ours
 from marsmith.classifier_module import ImageModule
 from marsmith.errors import ExportError
@@ -22,6 +21,7 @@ from marsmith.formats.form import BASE, Form
 from marsmith.serialize import serialize
 from marsmith.torchscript_rebuild import rebuild, rebuilt_or_same
 from marsmith.tracing_checks import check_eager, check_exported, reason_against_branches
+from support.projects import REPOSITORY
 
 SIZE = (8, 8)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
 from marsmith.archive_check import TrialRequest, check_archive
 from marsmith.cli import main
 from marsmith.errors import HandlerError
 from marsmith.findings import RULES, Finding
 from marsmith.handler_check import check_handler
-from runner_archives import make_archive
+from support.projects import REPOSITORY
+from support.runner_archives import make_archive
 
 GOOD = """\
 class Handler:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from handler_fixtures import WireReply, Worker, classifier_folder, picture, write_examples, write_sums
+from support.handler_fixtures import WireReply, Worker, classifier_folder, picture, write_examples, write_sums
 
 RED, GREEN, BLUE = picture(255, 0, 0), picture(0, 255, 0), picture(0, 0, 255)
 

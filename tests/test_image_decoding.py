@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
-import image_corpus as corpus
 from image_decoding import decode_image
 from image_formats import MAX_STRIPS, available_formats, open_image, sniff
 from item_errors import ItemError
+from support import image_corpus as corpus
 
 GOOD = corpus.good_images()
 MALFORMED = corpus.malformed_payloads()

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from handler_fixtures import Worker, write_manifest, write_model
-from vision_fixtures import photo, wake
+from support.handler_fixtures import Worker, write_manifest, write_model
+from support.vision_fixtures import photo, wake
 
 HANDLER = "image_segmenter_handler.py"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
 from marsmith.errors import HandlerError
 from marsmith.imports import distributions, local_imports, third_party
 from marsmith.installed import Providers
+from support.projects import REPOSITORY
 
 HANDLERS = REPOSITORY / "handlers"
 

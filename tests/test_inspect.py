@@ -10,7 +10,7 @@ import pytest
 from marsmith.archive import Archive, Member
 from marsmith.cli import main
 from marsmith.formats.examples import ValidatedExample, render_examples
-from raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_tar, raw_zip, tar_member
+from support.raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_tar, raw_zip, tar_member
 
 GOLDEN = Path(__file__).parent / "golden" / "inspect.txt"
 EXPORT = {

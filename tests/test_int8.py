@@ -22,7 +22,7 @@ from marsmith.int8_plan import Int8Plan
 from marsmith.int8_search import ExpectedAgreement, give_back
 from marsmith.int8_shared import SharedPlans
 from marsmith.recipe import ImagePreprocessing
-from vision_fixtures import photo, wake
+from support.vision_fixtures import photo, wake
 
 SMALL = ImagePreprocessing(resize=36, crop=(32, 32))
 ONNX_RUNTIME = Form("torchscript", "int8", "onnxruntime")
@@ -173,7 +173,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = ["tests", "handlers"]
 import test_int8 as t
-from vision_fixtures import photo
+from support.vision_fixtures import photo
 folder = Path(sys.argv[1])
 crops = t.random_crops([photo(seed, (64, 48)) for seed in range(8)], t.SMALL, count=32, seed=1)
 graph = t.ImageGraph(t.small_network(), t.SMALL).eval()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import marsmith
-from conftest import REPOSITORY
+from support.projects import REPOSITORY
 
 PACKAGE = REPOSITORY / "src" / "marsmith"
 LOWEST = {"errors", "names", "settings", "run_state", "files", "file_errors", "child_guard", "child_processes"} | {

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from live_server import make_project, tiny_archive, until
 from marsmith import run_state, served_file, server
 from marsmith.settings import PROJECT_VARIABLE, Project
+from support.live_server import make_project, tiny_archive, until
 
 pytestmark = pytest.mark.live
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from live_server import tiny_archive
 from marsmith.errors import UsageError
 from marsmith.model_store import open_stored
 from marsmith.placeholder import stands_in, still_left_out, write_placeholder
 from marsmith.run_state import LeftOut
 from marsmith.served_versions import Serving, next_state, plan_serving, without_version
 from marsmith.version_status import Registration
+from support.live_server import tiny_archive
 from test_supervisor import ONE, state_of, status
 
 OLD, NEW = ("echo", "1.0"), ("echo", "2.0")

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import REPOSITORY
 from marsmith.cli.lint import configure, run
 from marsmith.errors import UsageError
 from marsmith.formats.model_config import ModelConfig, render_model_config
@@ -32,6 +31,7 @@ from marsmith.lint.report import as_github, as_sarif, as_text
 from marsmith.lint.run import mend
 from marsmith.settings import Project
 from marsmith.source_names import WeightsFile, weights_file
+from support.projects import REPOSITORY
 
 CORES = 4
 SERVER = """\

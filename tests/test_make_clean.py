@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
-from live_server import is_alive
+from support.live_server import is_alive
+from support.projects import REPOSITORY
 
 KEPT = (
     *(".marsmith/tls/key.pem", ".marsmith/deploy/tiny.json", ".marsmith/state/served.json"),

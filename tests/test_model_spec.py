@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
 from marsmith.errors import SpecError, UsageError
 from marsmith.formats.model_spec import ModelSpec, model_spec_schema, parse_model_spec
 from marsmith.project_spec import load_spec
 from marsmith.settings import Project
+from support.projects import REPOSITORY
 
 GOOD = """\
 name: m

@@ -7,10 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
-from deploy_fixtures import write_version
-from export_fixtures import write_tiny
-from live_server import make_project
 from marsmith import machine_facts, run_state
 from marsmith.cli import main
 from marsmith.cli.tune import _built
@@ -24,6 +20,10 @@ from marsmith.rollout_store import find
 from marsmith.run_state import RunState
 from marsmith.server_config import model_store, served_store
 from marsmith.settings import Project
+from support.deploy_fixtures import write_version
+from support.export_fixtures import write_tiny
+from support.live_server import make_project
+from support.projects import REPOSITORY
 
 ELSEWHERE = "die großen Archive"
 

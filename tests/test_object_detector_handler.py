@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from handler_fixtures import Worker, write_manifest, write_model
 from image_decoding import decode_whole_image
-from vision_fixtures import photo, wake
+from support.handler_fixtures import Worker, write_manifest, write_model
+from support.vision_fixtures import photo, wake
 
 # torchvision's scripted detectors say once that they also return losses.
 pytestmark = pytest.mark.filterwarnings("ignore:.*always returns a:UserWarning")

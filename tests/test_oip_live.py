@@ -18,12 +18,12 @@ import tritonclient.http as triton_http
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
-from conftest import REPOSITORY
-from live_server import make_project, running
 from marsmith import tokens
 from marsmith.client import Client
 from marsmith.inputs import read_input
 from marsmith.run_state import RunState
+from support.live_server import make_project, running
+from support.projects import REPOSITORY
 
 pytestmark = pytest.mark.live
 

@@ -17,9 +17,6 @@ import torch
 import yaml
 from torch import nn
 
-from conftest import copy_project
-from export_fixtures import QUICK
-from live_server import make_project, running
 from marsmith.archive import Archive
 from marsmith.archive.verify import verify
 from marsmith.client import Client
@@ -34,7 +31,10 @@ from marsmith.optimize_task import Wish
 from marsmith.runner import RunnerReply
 from marsmith.settings import Project
 from marsmith.torchscript_rebuild import largest_difference, rebuild, rebuilt_or_same
-from tampered_archives import entries_of, rewrite
+from support.export_fixtures import QUICK
+from support.live_server import make_project, running
+from support.projects import copy_project
+from support.tampered_archives import entries_of, rewrite
 
 PHOTOS = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png")
 OPENVINO = Wish(precision="float32", engine="openvino")

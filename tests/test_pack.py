@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from archive_inputs import HANDLER, WEIGHTS, listing
 from marsmith.archive.read import Archive
 from marsmith.cli import main
+from support.archive_inputs import HANDLER, WEIGHTS, listing
 
 ARCHIVER = Path(sys.executable).with_name("torch-model-archiver")
 BASE = ("pack", "--model-name", "toy", "--version", "1.0")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy_fixtures import MODEL, write_version
-from live_server import make_project
 from marsmith import launch, server, server_process
 from marsmith.certificate import folder_of
 from marsmith.server_config import effective_config, read_server_config
 from marsmith.settings import Project
+from support.deploy_fixtures import MODEL, write_version
+from support.live_server import make_project
 
 # In one name, because a server takes seconds; `$$` begins a reference to a variable in config.properties.
 FOLDER = "My Projekt ü # 50% $HOME 'a' \"b\" & (c); !, d:e"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from live_server import make_project, tiny_archive
 from marsmith import java, preflight
 from marsmith.errors import PreflightError
 from marsmith.launch import command, make_private, temporary_folder
 from marsmith.settings import Project
+from support.live_server import make_project, tiny_archive
 
 
 def refusal(project: Project, *, strict: bool = False) -> PreflightError:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import REPOSITORY
 from marsmith import strict_yaml
 from marsmith.archive.admit import Policy
 from marsmith.config.project_settings import (
@@ -22,7 +21,8 @@ from marsmith.config.project_settings import (
 )
 from marsmith.errors import ConfigError, ProjectError
 from marsmith.settings import PROJECT_VARIABLE, Project
-from signing_keys import write_keys
+from support.projects import REPOSITORY
+from support.signing_keys import write_keys
 
 
 @pytest.fixture

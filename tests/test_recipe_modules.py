@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
 from marsmith.errors import ExportError, HandlerError, UsageError
 from marsmith.imports import distributions
 from marsmith.inputs import read_input
@@ -20,6 +19,7 @@ from marsmith.recipe import Recipe, load_recipe
 from marsmith.recipe_imports import requirements
 from marsmith.recipe_source import open_recipe, recipe_files
 from marsmith.source_names import RecipeSource
+from support.projects import REPOSITORY
 
 RECIPE = """\
 {imports}

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import REPOSITORY
 from marsmith.errors import ExportError, MissingDependencyError
 from marsmith.image_graph import ImageGraph
 from marsmith.recipe import Expects, ImagePreprocessing, Recipe, TensorRecipe
@@ -16,6 +15,7 @@ from marsmith.recipe_source import open_recipe, recipe_files
 from marsmith.source_names import RecipeSource
 from marsmith.torchscript_recipe import torchscript_recipe
 from marsmith.weights import apply_weights, load_weights
+from support.projects import REPOSITORY
 
 PHOTO = Path(torch.__file__).parents[1] / "skimage" / "data" / "chelsea.png"
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from archive_inputs import HANDLER, MANIFEST, WEIGHTS, listing, members
 from marsmith.archive.read import Archive
 from marsmith.archive.write import write_archive
 from marsmith.cli import main
 from marsmith.errors import ArchiveError, BuildError, VerificationError
 from marsmith.repack import repack
+from support.archive_inputs import HANDLER, MANIFEST, WEIGHTS, listing, members
 
 ARCHIVER = Path(sys.executable).with_name("torch-model-archiver")
 needs_archiver = pytest.mark.skipif(not ARCHIVER.exists(), reason="needs torch-model-archiver")

@@ -18,7 +18,7 @@ from marsmith.errors import ArchiveError, HandlerError
 from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.replay import ExampleRequest, _rounded, replay, replay_checks, validate_examples
 from marsmith.runner import Runner
-from runner_archives import make_archive
+from support.runner_archives import make_archive
 
 # Answers a body with what stands for it in replies.json, or with bytes.
 HANDLER = """

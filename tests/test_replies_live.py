@@ -22,7 +22,7 @@ from marsmith.errors import RequestRejectedError
 from marsmith.inputs import Input
 from marsmith.run_state import RunState
 from marsmith.settings import PROJECT_VARIABLE, Project
-from reply_server import PICTURE, asked, reply_server
+from support.reply_server import PICTURE, asked, reply_server
 
 pytestmark = pytest.mark.live
 

@@ -20,11 +20,11 @@ import bounded_json
 import file_pieces
 import request_envelope
 from bounded_json import holds_at_most, parse_json
-from conftest import REPOSITORY
-from handler_fixtures import Doubling, Worker, classifier_folder, picture, write_manifest, write_model
-from huge_requests import SIZE, filled, safetensors_header
 from item_errors import ItemError
 from request_envelope import open_envelope
+from support.handler_fixtures import Doubling, Worker, classifier_folder, picture, write_manifest, write_model
+from support.huge_requests import SIZE, filled, safetensors_header
+from support.projects import REPOSITORY
 from tensor_formats import read_safetensors
 
 MOST_MIB = 200

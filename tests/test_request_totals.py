@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import english_words
 import word_pieces
-from handler_fixtures import Worker, classifier_folder, picture, write_manifest, write_model
 from model_request import Request
+from support.handler_fixtures import Worker, classifier_folder, picture, write_manifest, write_model
 from test_object_detector_handler import Corners
 from test_text_classifier_handler import LABELS, WORDS, BagOfWords
 from test_text_embedding_handler import PIECES, MeanNumber

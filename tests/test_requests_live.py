@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import REPOSITORY
-from handler_fixtures import ChannelMeans, Doubling, picture, write_model
-from huge_requests import SIZE, filled
-from live_server import make_project, running
 from marsmith import tokens
 from marsmith.client import Client
 from marsmith.imports import local_imports
 from marsmith.pack import PackRequest, pack
 from marsmith.run_state import RunState
-from raw_calls import Answer, call
+from support.handler_fixtures import ChannelMeans, Doubling, picture, write_model
+from support.huge_requests import SIZE, filled
+from support.live_server import make_project, running
+from support.projects import REPOSITORY
+from support.raw_calls import Answer, call
 from test_text_classifier_handler import LABELS, WORDS, BagOfWords
 from test_voice_activity_handler import Loudness, noise, wav
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from live_server import is_alive, until
 from marsmith.cli import main
 from marsmith.errors import ArchiveError, HandlerError, MissingDependencyError, UsageError
 from marsmith.frontend import FormError, parse_multipart, parse_urlencoded
@@ -23,7 +22,8 @@ from marsmith.run_profile import Profile
 from marsmith.runner import Request, Runner, RunnerReply
 from marsmith.worker_process import worker_environment
 from marsmith.worker_protocol import Parameter, WorkerMetric
-from runner_archives import CONFIG, make_archive
+from support.live_server import is_alive, until
+from support.runner_archives import CONFIG, make_archive
 
 
 @pytest.fixture(scope="module")

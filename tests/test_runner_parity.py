@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from live_server import make_project, running
 from marsmith.runner import Request, Runner
-from runner_archives import make_archive
+from support.live_server import make_project, running
+from support.runner_archives import make_archive
 
 MULTIPART = "multipart/form-data; boundary=X9z"
 URLENCODED = "application/x-www-form-urlencoded"

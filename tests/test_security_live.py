@@ -19,7 +19,6 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from live_server import make_project, running, tiny_archive
 from marsmith import launch
 from marsmith.archive import Archive
 from marsmith.client import Client
@@ -27,7 +26,8 @@ from marsmith.errors import ArchiveError, NotFoundError, UsageError
 from marsmith.run_state import RunState
 from marsmith.settings import Project
 from marsmith.tokens import token as make_token
-from raw_calls import INFERENCE, MANAGEMENT, Answer, call, grpc_code, open_request
+from support.live_server import make_project, running, tiny_archive
+from support.raw_calls import INFERENCE, MANAGEMENT, Answer, call, grpc_code, open_request
 
 pytestmark = pytest.mark.live
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from live_server import make_project, tiny_archive
 from marsmith import run_state, server_state
 from marsmith.archive.admit import Policy
 from marsmith.errors import PreflightError
@@ -26,6 +25,7 @@ from marsmith.served_file import Remembered
 from marsmith.served_versions import next_state, plan_serving
 from marsmith.settings import Project
 from marsmith.start_plan import StartPlan, models_argument, plan_start
+from support.live_server import make_project, tiny_archive
 from test_supervisor import ONE, state_of, status
 
 MANIFEST = '{"runtime": "python", "model": {"modelName": "m", "modelVersion": "1", "handler": "h.py:handle"%s}}'

@@ -20,7 +20,6 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from live_server import make_project, running, tiny_archive, until
 from marsmith import run_state, server, server_start
 from marsmith.client import Client
 from marsmith.errors import ClientError, FormatError, NotRunningError, ServerError, WorkerDiedError
@@ -30,6 +29,7 @@ from marsmith.run_state import RunState
 from marsmith.server_process import processes_of
 from marsmith.server_status import server_status
 from marsmith.settings import PROJECT_VARIABLE, Project
+from support.live_server import make_project, running, tiny_archive, until
 
 pytestmark = pytest.mark.live
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
+from support.projects import REPOSITORY
 from test_archive_write import pythons
 
 PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'

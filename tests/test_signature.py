@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from marsmith.cli import main
 from marsmith.errors import MarsmithError, UsageError, VerificationError
 from marsmith.signature import KeyPasswordError, read_signature, sign, signature_path, verify_signature
-from raw_archives import ours
-from signing_keys import write_keys
+from support.raw_archives import ours
+from support.signing_keys import write_keys
 
 pytest.importorskip("cryptography")
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519

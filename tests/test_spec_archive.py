@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import REPOSITORY
-from export_fixtures import write_tiny
 from marsmith.errors import MarsmithError
 from marsmith.lint import lint_paths
 from marsmith.project_spec import load_spec
 from marsmith.settings import Project
 from marsmith.spec_archive import build_from_spec
+from support.export_fixtures import write_tiny
+from support.projects import REPOSITORY
 
 
 def test_the_archive_holds_all_that_the_design_names(default_archive: Path) -> None:

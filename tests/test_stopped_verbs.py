@@ -15,14 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy_fixtures import MODEL, write_version
-from export_fixtures import RECIPE, write_tiny
-from live_server import is_alive, make_project, running, tiny_archive, until
 from marsmith import server_process
 from marsmith.cli import main
 from marsmith.client import Client
 from marsmith.inputs import read_input
 from marsmith.settings import Project
+from support.deploy_fixtures import MODEL, write_version
+from support.export_fixtures import RECIPE, write_tiny
+from support.live_server import is_alive, make_project, running, tiny_archive, until
 
 # In the middle of its work: a process of its own goes on, and what it has in its temporary folder is there.
 HOLD = """

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from live_server import make_project, tiny_archive
 from marsmith import run_state, served_file, server_process, supervisor_state
 from marsmith.cli import main
 from marsmith.errors import FormatError, UsageError
@@ -39,6 +38,7 @@ from marsmith.served_versions import next_state, plan_serving, version_order
 from marsmith.service_manager import ServiceManager
 from marsmith.settings import PROJECT_VARIABLE
 from marsmith.worker_watch import WorkerWatch
+from support.live_server import make_project, tiny_archive
 
 ONE = Parameters(1, 1, 1, 1, 20, 60)
 TWO = replace(ONE, min_workers=2, max_workers=2)

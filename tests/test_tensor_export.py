@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from handler_fixtures import Worker, write_manifest
 from marsmith.errors import ExportError
 from marsmith.export_messages import JobRequest, JobResult
 from marsmith.project_spec import load_spec
@@ -19,6 +18,7 @@ from marsmith.settings import Project
 from marsmith.spec_archive import build_from_spec
 from marsmith.tensor_export import TensorJob
 from marsmith.torchscript_recipe import load_module
+from support.handler_fixtures import Worker, write_manifest
 
 
 class Ranker(torch.nn.Module):

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from handler_fixtures import Doubling, Worker, npy, write_manifest, write_model
 from item_errors import ItemError
+from support.handler_fixtures import Doubling, Worker, npy, write_manifest, write_model
 from tensor_formats import SAFETENSORS_DTYPES, read_npy, read_safetensors, write_npy, write_safetensors
 
 

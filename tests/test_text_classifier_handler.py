@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from english_words import ngrams_of, words_of
-from handler_fixtures import Worker, write_manifest, write_model
+from support.handler_fixtures import Worker, write_manifest, write_model
 
 HANDLER = "text_classifier_handler.py"
 WORDS = ["<unk>", "good", "bad", "film", "good film", "bad film", "do", "not", "do not", "naive"]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-import minilm_recipe
-from handler_fixtures import Worker, write_manifest, write_model
+from support import minilm_recipe
+from support.handler_fixtures import Worker, write_manifest, write_model
 from word_pieces import WordPieces, words_of
 
 HANDLER = "text_embedding_handler.py"

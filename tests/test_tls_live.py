@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import requests
 
-from live_server import make_project, running, tiny_archive
 from marsmith import run_state
 from marsmith.certificate import folder_of
 from marsmith.cli import main
@@ -22,6 +21,7 @@ from marsmith.client import NO_RETRIES, Client
 from marsmith.errors import ConnectionFailedError
 from marsmith.run_state import RunState
 from marsmith.settings import Project
+from support.live_server import make_project, running, tiny_archive
 
 pytestmark = pytest.mark.live
 

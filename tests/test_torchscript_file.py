@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
 from marsmith.errors import ExportError
 from marsmith.torchscript_file import normalise, sorted_constants
+from support.projects import REPOSITORY
 
 torch = pytest.importorskip("torch")
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from conftest import REPOSITORY
 from image_decoding import _crop_centre, _resize
-from vision_fixtures import photo
+from support.projects import REPOSITORY
+from support.vision_fixtures import photo
 
 # On other CPUs torchvision resizes bilinearly in floats, and rounds ties to even.
 ROUNDING = 0 if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else 1

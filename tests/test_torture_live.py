@@ -23,8 +23,6 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from image_corpus import encode, good_images, large_payload, malformed_payloads, media_type
-from live_server import make_project, running
 from marsmith.client import Client
 from marsmith.errors import RequestRejectedError
 from marsmith.grpc_api import InferenceChannel
@@ -32,6 +30,8 @@ from marsmith.rest import Reply
 from marsmith.run_state import RunState
 from marsmith.tuning.setup import Placement, Setup
 from marsmith.tuning.variant import VariantMaker
+from support.image_corpus import encode, good_images, large_payload, malformed_payloads, media_type
+from support.live_server import make_project, running
 
 pytestmark = pytest.mark.live
 

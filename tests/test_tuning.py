@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import REPOSITORY
-from live_server import make_project, tiny_archive
 from marsmith import strict_yaml
 from marsmith.archive import Archive, Manifest, Member
 from marsmith.archive.write import write_archive
@@ -37,6 +35,8 @@ from marsmith.tuning.search import (
 from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import Placement, Setup, placements, setups
 from marsmith.tuning.variant import VariantMaker, changed_config
+from support.live_server import make_project, tiny_archive
+from support.projects import REPOSITORY
 
 ONE = Placement(0, 1, 2)
 TWO = Placement(0, 2, 1)

@@ -19,7 +19,7 @@ from marsmith.cli import main
 from marsmith.errors import ArchiveError, FormatError, MarsmithError, VerificationError
 from marsmith.formats.examples import ValidatedExample, render_examples
 from marsmith.replay import replay_checks
-from raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_zip
+from support.raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_zip
 
 FORMATS = [("zip-store", "a.mar"), ("default", "a.mar"), ("tgz", "a.tar.gz"), ("no-archive", "a")]
 

@@ -8,10 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import copy_project
-from deploy_fixtures import write_version
-from export_fixtures import write_tiny
-from live_server import make_project
 from marsmith import served_file
 from marsmith.archive import Archive
 from marsmith.cli import main
@@ -29,6 +25,10 @@ from marsmith.settings import Project
 from marsmith.spec_archive import build_from_spec
 from marsmith.start_plan import _renewed
 from marsmith.version_bytes import binding, bound_digest, check_bytes, check_stored, guard
+from support.deploy_fixtures import write_version
+from support.export_fixtures import write_tiny
+from support.live_server import make_project
+from support.projects import copy_project
 
 ONE = Parameters(1, 1, 1, 1, 20, 60)
 OTHER = "time.sleep(0)"

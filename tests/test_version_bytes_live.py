@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from live_server import make_project, tiny_archive, until
 from marsmith import run_state, served_file
 from marsmith.archive import Archive
 from marsmith.formats.server_state import ArchiveBytes
 from marsmith.settings import Project
+from support.live_server import make_project, tiny_archive, until
 from test_left_out_live import asked, marsmith
 
 pytestmark = pytest.mark.live

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audio_decoding import decode_wav, resampled
-from handler_fixtures import Worker, write_manifest, write_model
 from item_errors import ItemError
 from speech_spans import RATE, speech_spans
+from support.handler_fixtures import Worker, write_manifest, write_model
 
 HANDLER = "voice_activity_handler.py"
 # Resonances of the throat in a, i, u, e, o: in hertz.

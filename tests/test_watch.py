@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from marsmith.watch import fingerprint
-from runner_archives import make_archive
+from support.runner_archives import make_archive
 
 HANDLER = """
 import os

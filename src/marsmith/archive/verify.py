@@ -88,7 +88,7 @@ def verify(
     Args:
         archive: whose structure ``Archive.open`` has already found safe.
         environment: compare ``MAR-INF/environment.txt`` with this Python; differences are warnings.
-        replay: a last check that runs code from the archive, such as ``marsmith.replay.replay_checks``; None for none.
+        replay: a last check that runs code from the archive, as ``replay.replay_checks``; None for none.
         key: public key that must have signed the archive file.
         also: checks of the caller's own; they too must hold before code runs.
 

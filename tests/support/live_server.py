@@ -18,11 +18,11 @@ from pathlib import Path
 
 import psutil
 
-from conftest import REPOSITORY
 from marsmith import server
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties, render_properties
 from marsmith.run_state import RunState
 from marsmith.settings import Project
+from support.projects import REPOSITORY
 
 ECHO = """
 def handle(data, context):

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import psutil
 
-from echo_server import write_archive
-from live_server import make_project
 from marsmith.client import Client
 from marsmith.errors import ClientError
 from marsmith.settings import Project
+from support.echo_server import write_archive
+from support.live_server import make_project
 
 QUEUE_SIZE = 3
 RESPONSE_TIMEOUT_S = 2

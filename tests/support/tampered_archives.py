@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from conftest import REPOSITORY
-from handler_fixtures import classifier_folder
 from marsmith.archive.member import Member
 from marsmith.archive.write import write_archive
 from marsmith.formats.manifest import Manifest
 from marsmith.imports import local_imports
-from raw_archives import Entry, raw_zip
+from support.handler_fixtures import classifier_folder
+from support.projects import REPOSITORY
+from support.raw_archives import Entry, raw_zip
 
 SHIPPED = "image_classifier_handler.py"
 # A handler of the user's own, not derived from ours: nothing in the worker proves the archive.

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from conftest import REPOSITORY
-from handler_fixtures import write_manifest
 from marsmith.formats.form import Form
 from marsmith.image_graph import ImageGraph
 from marsmith.recipe import ImagePreprocessing
 from marsmith.serialize import Files, serialize
-from vision_fixtures import photo, wake
+from support.handler_fixtures import write_manifest
+from support.projects import REPOSITORY
+from support.vision_fixtures import photo, wake
 
 _KEPT = TemporaryDirectory(prefix="marsmith-tests-")
 SIDE = 48

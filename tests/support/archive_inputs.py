@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import REPOSITORY
 from marsmith.archive.member import Member
 from marsmith.formats.manifest import Manifest
+from support.projects import REPOSITORY
 
 HANDLER = b"def handle(data, context):\n    return [bytes(row['body']) for row in data or []]\n"
 # No deflate makes it smaller.

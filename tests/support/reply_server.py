@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import REPOSITORY
-from live_server import make_project, running, tiny_archive
 from marsmith.cli import main
 from marsmith.settings import Project
+from support.live_server import make_project, running, tiny_archive
+from support.projects import REPOSITORY
 
 # Not UTF-8, and no line break at its end.
 PICTURE = b"\x89PNG\r\n\x1a\n\x00\xff\xfe"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from live_server import make_project, running
 from marsmith.settings import Project
+from support.live_server import make_project, running
 
 QUEUE_SIZE = 3
 PROPERTIES = {
