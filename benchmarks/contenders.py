@@ -24,8 +24,8 @@ from marsmith.errors import ClientError
 from marsmith.inputs import Input
 from marsmith.java import find_java
 from marsmith.load.http_lane import HttpTarget
+from marsmith.project import Project
 from marsmith.scratch_server import scratch_server
-from marsmith.settings import Project
 from marsmith.tuning.setup import Setup
 from marsmith.tuning.variant import VariantMaker
 

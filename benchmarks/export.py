@@ -34,8 +34,8 @@ from marsmith.export_measure import Effort, Progress
 from marsmith.formats.export_lock import Candidate, ExportLock
 from marsmith.formats.export_spec import ExportSpec
 from marsmith.formats.model_spec import ModelSpec
+from marsmith.project import Project
 from marsmith.project_spec import load_spec
-from marsmith.settings import Project
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

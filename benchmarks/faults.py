@@ -28,8 +28,8 @@ from machine import machine_record
 from marsmith import run_state
 from marsmith.client import NO_RETRIES, Client, RetryPolicy
 from marsmith.errors import ClientError, MarsmithError
+from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.settings import Project
 from support.faulty_server import (
     CAPACITY_TIMEOUT_S,
     Load,

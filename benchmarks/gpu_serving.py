@@ -184,7 +184,7 @@ def serve_both(
     """Serve our archive and the stock one, one after the other, and load both in the same way."""
     from contenders import marsmith_server, stock_server
     from marsmith.bench import Load, run_load
-    from marsmith.settings import Project
+    from marsmith.project import Project
 
     found = []
     servers = {

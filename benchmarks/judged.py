@@ -31,7 +31,7 @@ from contenders import marsmith_server
 from in_process import images_per_second
 from machine import machine_line, machine_record
 from marsmith.bench import Load, run_load
-from marsmith.settings import Project
+from marsmith.project import Project
 from marsmith.tuning.batch_queue import predicted_rate
 from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import Placement, Setup

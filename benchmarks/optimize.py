@@ -34,7 +34,7 @@ from marsmith.export_measure import USUAL_EFFORT, Effort, Progress
 from marsmith.load.http_lane import HttpTarget
 from marsmith.optimize import Optimized, optimize
 from marsmith.optimize_task import Wish
-from marsmith.settings import Project
+from marsmith.project import Project
 from photos import NAMES, photos, write_photos
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -38,9 +38,9 @@ from marsmith import run_state
 from marsmith.bench import http_target
 from marsmith.inputs import Input
 from marsmith.load.http_lane import HttpTarget
+from marsmith.project import Project
 from marsmith.project_spec import load_spec
 from marsmith.scratch_server import scratch_server
-from marsmith.settings import Project
 from marsmith.spec_archive import build_from_spec
 from marsmith.tuning.setup import Placement, Setup
 from marsmith.tuning.variant import VariantMaker

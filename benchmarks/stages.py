@@ -26,8 +26,8 @@ from marsmith import run_state
 from marsmith.archive import Archive
 from marsmith.bench import Load, http_target, run_load
 from marsmith.breakdown import watch_stages
+from marsmith.project import Project
 from marsmith.scratch_server import scratch_server
-from marsmith.settings import Project
 from marsmith.tuning.setup import Placement, Setup
 from marsmith.tuning.variant import VariantMaker
 from photos import photos

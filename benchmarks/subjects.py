@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import forms
-from marsmith.settings import Project
+from marsmith.project import Project
 
 FITTED = "fitted"
 # Model -> weights and form; an empty form is the one that its lock names. torchvision's hub is not reached from

@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from marsmith.settings import Project
+from marsmith.project import Project
 from support.projects import copy_project, skip_without_locked_torch
 
 # Tests import ONNX Runtime themselves, and it reports home from its import on unless this is set.

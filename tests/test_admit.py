@@ -20,9 +20,9 @@ from marsmith.archive.verify import Verification, verify
 from marsmith.archive.write import write_archive
 from marsmith.cli import VERBS, main
 from marsmith.errors import ArchiveError, HandlerError, UsageError, VerificationError
+from marsmith.project import Project
 from marsmith.repack import repack
 from marsmith.runner import Request, Runner
-from marsmith.settings import Project
 from marsmith.signature import sign, signature_path
 from marsmith.worker_process import Process, start_python
 from support.handler_fixtures import picture

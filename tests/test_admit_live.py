@@ -18,7 +18,7 @@ import pytest
 from marsmith import launch, run_state, server
 from marsmith.client import Client
 from marsmith.errors import ClientError
-from marsmith.settings import PROJECT_VARIABLE, Project
+from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.signature import sign, signature_path
 from support.handler_fixtures import picture
 from support.live_server import make_project, until

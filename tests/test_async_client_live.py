@@ -27,9 +27,9 @@ from marsmith.errors import (
     UsageError,
 )
 from marsmith.management import Registration
+from marsmith.project import Project
 from marsmith.rest import Reply, Request, Transport
 from marsmith.retries import RetryPolicy
-from marsmith.settings import Project
 from support.echo_server import QUEUE_SIZE, echo_server
 from support.live_server import free_ports
 

@@ -13,7 +13,7 @@ from marsmith.breakdown import Breakdown, split
 from marsmith.cli import main
 from marsmith.errors import ServerError
 from marsmith.live_metrics import Traffic
-from marsmith.settings import PROJECT_VARIABLE, Project
+from marsmith.project import PROJECT_VARIABLE, Project
 from support.live_server import make_project, running, tiny_archive
 
 SLEEPY = """

@@ -8,8 +8,8 @@ import pytest
 
 from marsmith.call_commands import Caller, curl_command, grpc_command
 from marsmith.inputs import Input
+from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.settings import Project
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from marsmith.cli import main
 from marsmith.errors import PreflightError, UsageError
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
 from marsmith.lint import lint_paths
+from marsmith.project import Project
 from marsmith.server_config import effective_config, read_server_config
-from marsmith.settings import Project
 from marsmith.tls import ca_file, tls_problems
 from support.live_server import make_project
 from support.projects import REPOSITORY

@@ -29,10 +29,10 @@ from marsmith.errors import (
     UsageError,
 )
 from marsmith.grpc_api import InferenceChannel
+from marsmith.project import Project
 from marsmith.rest import Reply, Request, Transport
 from marsmith.retries import RetryPolicy
 from marsmith.run_state import RunState
-from marsmith.settings import Project
 from support.echo_server import QUEUE_SIZE, echo_server, write_archive
 from support.live_server import free_ports
 

@@ -16,8 +16,8 @@ from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
 from marsmith.live_differences import server_differences, version_differences
 from marsmith.machine import usable_cores
 from marsmith.model_store import open_stored
+from marsmith.project import Project
 from marsmith.server_config import read_server_config
-from marsmith.settings import Project
 from support.live_server import ECHO, make_project, running
 
 pytestmark = pytest.mark.live

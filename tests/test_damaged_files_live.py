@@ -18,8 +18,8 @@ from marsmith.client import Client
 from marsmith.effective_config import server_settings, version_settings
 from marsmith.errors import MarsmithError
 from marsmith.model_store import open_stored
+from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server_config import read_server_config
-from marsmith.settings import PROJECT_VARIABLE, Project
 from support.live_server import is_alive, make_project, tiny_archive, until
 
 pytestmark = pytest.mark.live

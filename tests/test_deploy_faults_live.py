@@ -25,8 +25,8 @@ from marsmith.errors import OtherBytesError, ServerError, UsageError
 from marsmith.formats.deploy_journal import Journal
 from marsmith.names import ModelVersion
 from marsmith.observation import Limits
+from marsmith.project import Project
 from marsmith.server_config import served_store
-from marsmith.settings import Project
 from marsmith.version_bytes import binding, bound_digest
 from support.deploy_fixtures import MODEL, WRONG, write_version
 from support.live_server import make_project, running, until
@@ -98,7 +98,7 @@ from pathlib import Path
 from marsmith.archive.staging import Staged
 from marsmith.deploy import Options, deploy
 from marsmith.observation import Limits
-from marsmith.settings import Project
+from marsmith.project import Project
 
 root, archive, keep, moment = sys.argv[1:]
 

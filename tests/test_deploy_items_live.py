@@ -19,8 +19,8 @@ from marsmith.errors import ServerError
 from marsmith.formats.manifest import Manifest
 from marsmith.imports import local_imports
 from marsmith.observation import Limits
+from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.settings import Project
 from support.handler_fixtures import CLASSES, ChannelMeans, picture, write_model
 from support.live_server import make_project, running
 from support.projects import REPOSITORY

@@ -23,8 +23,8 @@ from marsmith.deploy import Event, Options, Outcome, deploy, plan_deploy, rollba
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import ServerError, UsageError
 from marsmith.observation import Limits
+from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.settings import Project
 from support.deploy_fixtures import CRASH, LOAD, MODEL, SLOW, WRONG, Reigns, after, write_version
 from support.live_server import make_project, running
 from support.steady_load import SteadyLoad, steady_load
@@ -201,7 +201,7 @@ import os, signal, sys
 from pathlib import Path
 from marsmith.deploy import Options, deploy
 from marsmith.observation import Limits
-from marsmith.settings import Project
+from marsmith.project import Project
 
 root, archive, keep, action, state = sys.argv[1:]
 

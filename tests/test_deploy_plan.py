@@ -17,6 +17,7 @@ from marsmith.deploy_journal import JournalFile
 from marsmith.errors import FormatError, OtherBytesError, ServerError, UsageError
 from marsmith.formats.deploy_journal import Change, Copy, Journal, Release, parse_journal, render_journal
 from marsmith.observation import Items, Limits, Sample, Window, chance_of_rise, probes_slower, read_counters, verdict
+from marsmith.project import Project
 from marsmith.rollout_plan import (
     Situation,
     Target,
@@ -29,7 +30,6 @@ from marsmith.rollout_plan import (
     untouched,
 )
 from marsmith.rollout_store import copy_into_store, find, model_of, take_back
-from marsmith.settings import Project
 from support.deploy_fixtures import write_version
 from support.live_server import make_project
 

@@ -21,8 +21,8 @@ from marsmith.errors import PreflightError
 from marsmith.java import Java
 from marsmith.machine import Gpu, cgroup_cores, cpu_flags
 from marsmith.machine_facts import Facts, Leftover, Space, gather, stale_files
+from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.settings import Project
 from support.live_server import make_project
 
 GIB = 1024**3

@@ -17,7 +17,7 @@ from marsmith.cli import main
 from marsmith.client import NO_RETRIES, Client, Reply
 from marsmith.drain import DrainProgress, drain
 from marsmith.errors import DeadlineError, NotFoundError, RequestRejectedError
-from marsmith.settings import Project
+from marsmith.project import Project
 from support.live_server import make_project, running, tiny_archive
 
 pytestmark = pytest.mark.live

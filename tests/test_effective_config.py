@@ -23,7 +23,7 @@ from marsmith.formats.server_keys import KNOWN_KEYS
 from marsmith.live_differences import Difference, server_differences, version_differences
 from marsmith.management import VersionStatus
 from marsmith.model_store import open_stored
-from marsmith.settings import Project
+from marsmith.project import Project
 from support.live_server import make_project, tiny_archive
 from support.projects import REPOSITORY
 

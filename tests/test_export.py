@@ -16,9 +16,9 @@ from marsmith.export_job import open_job
 from marsmith.export_messages import JobRequest
 from marsmith.formats.form import BASE
 from marsmith.image_crops import reference_images
+from marsmith.project import Project
 from marsmith.project_spec import load_spec
 from marsmith.recipe import Recipe, load_recipe
-from marsmith.settings import Project
 from marsmith.torchscript_export import load_torchscript
 from support.export_fixtures import RECIPE, write_tiny
 

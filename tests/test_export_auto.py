@@ -28,8 +28,8 @@ from marsmith.export_page import render_page
 from marsmith.formats.export_lock import Candidate, parse_export_lock, render_export_lock
 from marsmith.formats.export_spec import ExportSpec
 from marsmith.formats.form import BASE, Form
+from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.project_spec import load_spec
-from marsmith.settings import PROJECT_VARIABLE, Project
 from marsmith.spec_archive import build_from_spec
 from support.export_fixtures import NETWORK, QUICK, lock_text, write_tiny
 from support.projects import copy_project

@@ -19,7 +19,7 @@ from marsmith import run_state, served_file, server, server_state
 from marsmith.client import Client, VersionStatus
 from marsmith.errors import NotRunningError, NoWorkerError
 from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
-from marsmith.settings import PROJECT_VARIABLE, Project
+from marsmith.project import PROJECT_VARIABLE, Project
 from support.handler_fixtures import picture
 from support.live_server import make_project, tiny_archive, until
 from support.tampered_archives import shipped_archive

@@ -16,8 +16,8 @@ import pytest
 from marsmith import launch, run_state, server
 from marsmith.client import NO_RETRIES, Client, RetryPolicy
 from marsmith.errors import ConnectionFailedError, OverloadedError, RequestRejectedError
+from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.settings import Project
 from marsmith.tokens import read_key_file
 from support.faulty_server import (
     QUEUE_SIZE,

@@ -12,7 +12,7 @@ import pytest
 
 from marsmith import server
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties, render_properties
-from marsmith.settings import PROJECT_VARIABLE, Project
+from marsmith.project import PROJECT_VARIABLE, Project
 from support.live_server import free_addresses
 from support.projects import copy_project
 

@@ -10,9 +10,9 @@ import torch
 
 from marsmith.errors import HandlerError, MarsmithError
 from marsmith.form_probe import photo
+from marsmith.project import Project
 from marsmith.project_spec import load_spec
 from marsmith.runner import Request, Runner
-from marsmith.settings import Project
 from marsmith.spec_archive import build_from_spec
 from support.export_fixtures import write_tiny
 from support.projects import REPOSITORY

@@ -11,7 +11,7 @@ import pytest
 
 from marsmith.errors import HandlerError
 from marsmith.imports import distributions, local_imports, third_party
-from marsmith.installed import Providers
+from marsmith.packages import Providers
 from support.projects import REPOSITORY
 
 HANDLERS = REPOSITORY / "handlers"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from marsmith import run_state, served_file, server
-from marsmith.settings import PROJECT_VARIABLE, Project
+from marsmith.project import PROJECT_VARIABLE, Project
 from support.live_server import make_project, tiny_archive, until
 
 pytestmark = pytest.mark.live

@@ -29,7 +29,7 @@ from marsmith.lint.metrics_rules import FRONTEND_METRICS
 from marsmith.lint.model_config_rules import check_model_config
 from marsmith.lint.report import as_github, as_sarif, as_text
 from marsmith.lint.run import mend
-from marsmith.settings import Project
+from marsmith.project import Project
 from marsmith.source_names import WeightsFile, weights_file
 from support.projects import REPOSITORY
 

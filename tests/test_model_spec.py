@@ -7,8 +7,8 @@ import pytest
 
 from marsmith.errors import SpecError, UsageError
 from marsmith.formats.model_spec import ModelSpec, model_spec_schema, parse_model_spec
+from marsmith.project import Project
 from marsmith.project_spec import load_spec
-from marsmith.settings import Project
 from support.projects import REPOSITORY
 
 GOOD = """\

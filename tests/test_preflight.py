@@ -12,7 +12,7 @@ import pytest
 from marsmith import java, preflight
 from marsmith.errors import PreflightError
 from marsmith.launch import command, make_private, temporary_folder
-from marsmith.settings import Project
+from marsmith.project import Project
 from support.live_server import make_project, tiny_archive
 
 

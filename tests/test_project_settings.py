@@ -20,7 +20,7 @@ from marsmith.config.project_settings import (
     settings_schema,
 )
 from marsmith.errors import ConfigError, ProjectError
-from marsmith.settings import PROJECT_VARIABLE, Project
+from marsmith.project import PROJECT_VARIABLE, Project
 from support.projects import REPOSITORY
 from support.signing_keys import write_keys
 

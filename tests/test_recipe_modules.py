@@ -167,8 +167,8 @@ def test_a_recipe_may_import_marsmith_and_others_from_a_source_path(root: Path, 
 def test_a_handler_that_imports_marsmith_from_a_source_path_is_told_what_a_server_has(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("marsmith.installed._editable_owner", lambda _: [])
-    monkeypatch.setattr("marsmith.installed._top_level", lambda _: set())
+    monkeypatch.setattr("marsmith.packages._editable_owner", lambda _: [])
+    monkeypatch.setattr("marsmith.packages._top_level", lambda _: set())
     lay(root, {"handlers/h.py": "import marsmith.errors\n"})
     with pytest.raises(HandlerError) as caught:
         distributions([root / "handlers" / "h.py"])

@@ -20,8 +20,8 @@ from marsmith.cli import main
 from marsmith.client import NO_RETRIES, Client
 from marsmith.errors import RequestRejectedError
 from marsmith.inputs import Input
+from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.run_state import RunState
-from marsmith.settings import PROJECT_VARIABLE, Project
 from support.reply_server import PICTURE, asked, reply_server
 
 pytestmark = pytest.mark.live

@@ -10,8 +10,8 @@ from marsmith import run_state, scratch_server
 from marsmith.cli import main
 from marsmith.client import Client
 from marsmith.formats.properties import as_mapping, parse_properties
+from marsmith.project import Project
 from marsmith.scratch_server import scratch_config
-from marsmith.settings import Project
 from support.live_server import make_project, tiny_archive
 
 SLOW = "import time\ndef handle(data, context):\n    return data and [time.sleep(0.005) or b'x' for _ in data]\n"

@@ -19,11 +19,11 @@ from marsmith.java import Java
 from marsmith.model_store import load_items
 from marsmith.placeholder import is_placeholder
 from marsmith.preflight import Flight
+from marsmith.project import Project
 from marsmith.run_state import LeftOut, RunState
 from marsmith.selection import Selection, select
 from marsmith.served_file import Remembered
 from marsmith.served_versions import next_state, plan_serving
-from marsmith.settings import Project
 from marsmith.start_plan import StartPlan, models_argument, plan_start
 from support.live_server import make_project, tiny_archive
 from test_supervisor import ONE, state_of, status

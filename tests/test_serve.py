@@ -24,11 +24,11 @@ from marsmith import run_state, server, server_start
 from marsmith.client import Client
 from marsmith.errors import ClientError, FormatError, NotRunningError, ServerError, WorkerDiedError
 from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
+from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.readiness import Outlook
 from marsmith.run_state import RunState
 from marsmith.server_process import processes_of
 from marsmith.server_status import server_status
-from marsmith.settings import PROJECT_VARIABLE, Project
 from support.live_server import make_project, running, tiny_archive, until
 
 pytestmark = pytest.mark.live

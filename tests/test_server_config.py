@@ -9,8 +9,8 @@ import pytest
 from marsmith.errors import ConfigError
 from marsmith.formats.properties import ENCODING, Entry, as_mapping, parse_properties
 from marsmith.formats.server_keys import KNOWN_KEYS
+from marsmith.project import Project
 from marsmith.server_config import addresses, effective_config, read_server_config, unknown_keys, uses_tokens
-from marsmith.settings import Project
 from support.projects import REPOSITORY
 
 COMMITTED = Project(REPOSITORY)

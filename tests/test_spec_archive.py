@@ -11,8 +11,8 @@ import yaml
 
 from marsmith.errors import MarsmithError
 from marsmith.lint import lint_paths
+from marsmith.project import Project
 from marsmith.project_spec import load_spec
-from marsmith.settings import Project
 from marsmith.spec_archive import build_from_spec
 from support.export_fixtures import write_tiny
 from support.projects import REPOSITORY

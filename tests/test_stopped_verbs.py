@@ -19,7 +19,7 @@ from marsmith import server_process
 from marsmith.cli import main
 from marsmith.client import Client
 from marsmith.inputs import read_input
-from marsmith.settings import Project
+from marsmith.project import Project
 from support.deploy_fixtures import MODEL, write_version
 from support.export_fixtures import RECIPE, write_tiny
 from support.live_server import is_alive, make_project, running, tiny_archive, until

@@ -32,11 +32,11 @@ from marsmith.formats.server_state import (
 )
 from marsmith.management import VersionStatus, Worker
 from marsmith.model_store import StoredArchive, open_stored
+from marsmith.project import PROJECT_VARIABLE
 from marsmith.restart_policy import RestartPolicy, parse_restart, render_restart
 from marsmith.run_state import RunState
 from marsmith.served_versions import next_state, plan_serving, version_order
 from marsmith.service_manager import ServiceManager
-from marsmith.settings import PROJECT_VARIABLE
 from marsmith.worker_watch import WorkerWatch
 from support.live_server import make_project, tiny_archive
 

@@ -19,8 +19,8 @@ import pytest
 from marsmith import run_state, served_file, server, server_state, supervisor_state
 from marsmith.client import Client
 from marsmith.errors import ClientError, MarsmithError
+from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server_process import processes_of
-from marsmith.settings import PROJECT_VARIABLE, Project
 from support.live_server import is_alive, make_project, tiny_archive, until
 
 pytestmark = pytest.mark.live

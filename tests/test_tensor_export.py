@@ -11,10 +11,10 @@ from safetensors.numpy import load, save
 
 from marsmith.errors import ExportError
 from marsmith.export_messages import JobRequest, JobResult
+from marsmith.project import Project
 from marsmith.project_spec import load_spec
 from marsmith.recipe import TensorRecipe
 from marsmith.runner import Request, Runner
-from marsmith.settings import Project
 from marsmith.spec_archive import build_from_spec
 from marsmith.tensor_export import TensorJob
 from marsmith.torchscript_recipe import load_module

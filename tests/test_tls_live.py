@@ -19,8 +19,8 @@ from marsmith.certificate import folder_of
 from marsmith.cli import main
 from marsmith.client import NO_RETRIES, Client
 from marsmith.errors import ConnectionFailedError
+from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.settings import Project
 from support.live_server import make_project, running, tiny_archive
 
 pytestmark = pytest.mark.live

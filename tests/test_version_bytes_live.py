@@ -12,7 +12,7 @@ import pytest
 from marsmith import run_state, served_file
 from marsmith.archive import Archive
 from marsmith.formats.server_state import ArchiveBytes
-from marsmith.settings import Project
+from marsmith.project import Project
 from support.live_server import make_project, tiny_archive, until
 from test_left_out_live import asked, marsmith
 

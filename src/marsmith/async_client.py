@@ -25,9 +25,9 @@ from marsmith.endpoint import Endpoint
 from marsmith.errors import ClientError, UsageError
 from marsmith.grpc_target import grpc_target
 from marsmith.management import RegisteredModel, Registration, VersionStatus
+from marsmith.project import Project
 from marsmith.rest import Reply, Request, Transport, missed
 from marsmith.retries import RetryPolicy
-from marsmith.settings import Project
 from marsmith.tokens import Role, TokenSource
 
 __all__ = ["AsyncClient"]

@@ -11,8 +11,8 @@ from urllib.request import getproxies_environment
 
 from marsmith.hosts import is_this_machine
 from marsmith.inputs import Input
+from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.run_state import RunState
-from marsmith.settings import PROJECT_VARIABLE, Project
 
 
 @dataclass(frozen=True)

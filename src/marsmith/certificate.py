@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from marsmith.errors import MissingDependencyError, UsageError
 from marsmith.formats.properties import ENCODING, parse_properties, render_properties
+from marsmith.project import Project
 from marsmith.server_config import DEFAULT_ADDRESSES
-from marsmith.settings import Project
 from marsmith.tls import pair_problems
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from marsmith.calls import Calls, Prediction, sent_headers
 from marsmith.endpoint import Endpoint
 from marsmith.grpc_target import grpc_target
 from marsmith.management import RegisteredModel, Registration, VersionStatus, Worker
+from marsmith.project import Project
 from marsmith.rest import Reply, Transport
 from marsmith.retries import NO_RETRIES, RetryPolicy
-from marsmith.settings import Project
 from marsmith.tokens import TokenSource
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from marsmith.errors import MarsmithError
 from marsmith.formats.properties import Entry
 from marsmith.formats.server_state import Parameters, Version
 from marsmith.model_store import StoredArchive, open_stored
-from marsmith.settings import Project
+from marsmith.project import Project
 
 _KEYS = {
     "min_workers": "minWorkers",

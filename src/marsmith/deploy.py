@@ -20,6 +20,7 @@ from marsmith.left_out_versions import holds_place, in_its_place, refuse_left_ou
 from marsmith.model_store import examples_in
 from marsmith.names import ModelVersion, archive_file_name, check_model_name, check_model_version
 from marsmith.probes import Prober
+from marsmith.project import Project
 from marsmith.registration import register_stored
 from marsmith.rest import Transport
 from marsmith.retries import NO_RETRIES
@@ -38,7 +39,6 @@ from marsmith.rollout_recovery import recover
 from marsmith.rollout_site import Event, Site, unheard
 from marsmith.rollout_store import Deployable, find, model_of
 from marsmith.rollout_watch import Observer
-from marsmith.settings import Project
 from marsmith.version_bytes import bound_digest, check_bytes, check_release
 
 __all__ = ["KEEP", "Event", "Options", "Outcome", "Planned", "deploy", "plan_deploy", "plan_rollback", "rollback"]

@@ -14,7 +14,7 @@ from typing import TextIO
 from marsmith.errors import FormatError, ServerError
 from marsmith.formats.deploy_journal import Journal, parse_journal, render_journal
 from marsmith.names import check_model_name
-from marsmith.settings import Project
+from marsmith.project import Project
 
 _POLL_S = 0.1
 

@@ -13,7 +13,7 @@ from packaging.version import Version
 from marsmith import launch, server
 from marsmith.errors import PreflightError
 from marsmith.machine_facts import Facts, gather
-from marsmith.settings import Project
+from marsmith.project import Project
 
 Status = Literal["ok", "warn", "fail"]
 

@@ -22,8 +22,8 @@ from marsmith.formats.server_keys import KNOWN_KEYS, variable
 from marsmith.json_reader import read_json
 from marsmith.lint.model_config_rules import MAX_JAVA_INTEGER, MIN_JAVA_INTEGER
 from marsmith.model_store import StoredArchive
+from marsmith.project import Project
 from marsmith.server_config import FILE_NAME, effective_config
-from marsmith.settings import Project
 
 SERVE = "marsmith serve"
 DEFAULT = "TorchServe's default"

@@ -23,8 +23,8 @@ from marsmith.export_record import new_lock, report_of
 from marsmith.formats.export_lock import ExportLock
 from marsmith.formats.form import BASE, Form
 from marsmith.formats.model_spec import ModelSpec
-from marsmith.installed import installed_version
-from marsmith.settings import Project
+from marsmith.packages import installed_version
+from marsmith.project import Project
 
 
 def export_model(

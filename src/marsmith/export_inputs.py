@@ -17,10 +17,10 @@ from marsmith.formats.export_spec import ExportSpec
 from marsmith.formats.form import Form
 from marsmith.formats.model_spec import ModelSpec
 from marsmith.image_sets import ImageSets, digests, image_sets
-from marsmith.installed import installed_version
+from marsmith.packages import installed_version
+from marsmith.project import Project
 from marsmith.recipe_imports import requirements
 from marsmith.recipe_source import recipe_files
-from marsmith.settings import Project
 from marsmith.source_names import RecipeSource
 
 ENGINES_FILE = "engines.py"

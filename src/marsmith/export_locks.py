@@ -13,7 +13,7 @@ from marsmith.errors import ExportError
 from marsmith.export_machine import versions
 from marsmith.formats.export_lock import SUFFIX, ExportLock, Fits, parse_export_lock, render_export_lock
 from marsmith.formats.export_spec import ExportSpec
-from marsmith.settings import Project
+from marsmith.project import Project
 
 
 def lock_path(project: Project, model: str) -> Path:

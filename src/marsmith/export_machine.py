@@ -11,8 +11,8 @@ from typing import Any
 
 from marsmith.formats.export_lock import IMPOSSIBLE
 from marsmith.formats.form import Form
-from marsmith.installed import installed_version
 from marsmith.machine import cgroup_cores, cpu_flags_here, cpu_name, gpus, usable_cores
+from marsmith.packages import installed_version
 
 # What makes and runs a form besides torch, and the extra of marsmith that brings it.
 _ENGINE_PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime",)}

@@ -14,7 +14,7 @@ from marsmith.placeholder import VERSION, stands_in, write_placeholder
 
 if TYPE_CHECKING:
     from marsmith.client import Client, VersionStatus
-    from marsmith.settings import Project
+    from marsmith.project import Project
 
 
 def take_off(

@@ -34,9 +34,9 @@ from marsmith.optimize_replies import Agreement, answers_of, ask, compare_replie
 from marsmith.optimize_source import OldArchive, new_config, opened
 from marsmith.optimize_stock import stock_module
 from marsmith.optimize_task import NewModule, Task, Wish
+from marsmith.project import Project
 from marsmith.replay import ExampleRequest, usual_tolerance
 from marsmith.runner import Request, Runner, RunnerReply
-from marsmith.settings import Project
 from marsmith.version_bytes import guard
 
 VERSION_SUFFIX = "-optimized"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from marsmith.errors import UsageError
 from marsmith.image_sets import ImageSets, find_images, image_sets
-from marsmith.installed import installed_version
+from marsmith.packages import installed_version
 
 # Photos of things, of 512 x 300 pixels and more, which every release of scikit-image carries in its wheel.
 _PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")

@@ -23,7 +23,7 @@ from marsmith.formats.model_spec import Example, HandlerSpec, ModelSpec
 from marsmith.imports import local_imports
 from marsmith.optimize_source import LABELS_FILE
 from marsmith.optimize_task import NewModule, Task
-from marsmith.settings import Project
+from marsmith.project import Project
 
 HANDLER = "image_classifier_handler.py"
 _TOP_K = 5

@@ -14,7 +14,7 @@ from marsmith.formats.export_lock import ExportLock
 from marsmith.formats.form import Form
 from marsmith.optimize_photos import Photos
 from marsmith.optimize_source import NewConfig, OldArchive
-from marsmith.settings import Project
+from marsmith.project import Project
 
 
 @dataclass(frozen=True)

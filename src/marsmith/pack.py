@@ -19,7 +19,7 @@ from marsmith.formats.manifest import Manifest
 from marsmith.handler_entry import check_entry_point
 from marsmith.lint.model_config_rules import require_sound
 from marsmith.names import ModelVersion, check_model_name, check_model_version, did_you_mean
-from marsmith.settings import find_project
+from marsmith.project import find_project
 from marsmith.version_bytes import guard
 
 # Handlers that TorchServe brings itself, by runtime; they are no members.

@@ -19,9 +19,9 @@ from marsmith.formats.server_state import ServerState
 from marsmith.java import Java, find_java
 from marsmith.launch import torchserve_home
 from marsmith.model_store import load_items
+from marsmith.project import Project
 from marsmith.selection import Selection, select
 from marsmith.server_config import Endpoint, addresses, effective_config, read_server_config, unknown_keys
-from marsmith.settings import Project
 from marsmith.tls import tls_problems
 from marsmith.version_bytes import check_stored
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marsmith.errors import SpecError
 from marsmith.formats.model_spec import ModelSpec, parse_model_spec
-from marsmith.settings import Project
+from marsmith.project import Project
 
 
 def load_spec(project: Project, model: str) -> ModelSpec:

@@ -11,8 +11,8 @@ from marsmith.errors import ExportError
 from marsmith.formats.environment import normalise
 from marsmith.import_statements import ImportStatement
 from marsmith.imports import foreign_imports, provided
-from marsmith.installed import module_origin
 from marsmith.known_packages import install_tip, lies_in_project
+from marsmith.packages import module_origin
 
 # Its own code is part of what an export depends on, wherever it is imported from.
 _OURS = "marsmith"

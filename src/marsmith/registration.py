@@ -21,10 +21,10 @@ from marsmith.errors import (
 from marsmith.handler_traceback import is_cut_off, summary
 from marsmith.left_out_versions import in_its_place
 from marsmith.names import did_you_mean
+from marsmith.project import Project
 from marsmith.selection import open_servable
 from marsmith.server_config import served_store
 from marsmith.server_log import WorkerDeath, first_death, parse_log
-from marsmith.settings import Project
 
 READY_DEADLINE_S = 180.0
 _POLL_S = 0.2

@@ -22,10 +22,10 @@ from marsmith.errors import (
 )
 from marsmith.formats.deploy_journal import Journal, Release
 from marsmith.formats.server_state import ArchiveBytes, Version
+from marsmith.project import Project
 from marsmith.registration import READY_DEADLINE_S, register_stored
 from marsmith.rollout_plan import Situation, Step
 from marsmith.server_config import served_store
-from marsmith.settings import Project
 from marsmith.version_bytes import check_release
 
 DRAIN_TIMEOUT_S = 60.0

@@ -19,9 +19,9 @@ from marsmith.errors import ArchiveError, FormatError, OtherBytesError, ServerEr
 from marsmith.formats.deploy_journal import Change, Copy
 from marsmith.model_store import archives_in
 from marsmith.names import ModelVersion, check_model_version
+from marsmith.project import Project
 from marsmith.registration import archive_in_store
 from marsmith.server_config import served_store
-from marsmith.settings import Project
 from marsmith.signature import signature_path
 from marsmith.version_bytes import shown
 

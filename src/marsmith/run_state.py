@@ -14,7 +14,7 @@ from typing import Any
 
 from marsmith.errors import NotRunningError, ServerError
 from marsmith.json_reader import read_json
-from marsmith.settings import Project
+from marsmith.project import Project
 
 FILE_NAME = "server.json"
 

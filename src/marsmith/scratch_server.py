@@ -22,8 +22,8 @@ from marsmith.config import admission_policy
 from marsmith.errors import ServerError
 from marsmith.formats.properties import render_properties
 from marsmith.preflight import busy_port
+from marsmith.project import Project
 from marsmith.server_config import addresses, effective_config, read_server_config
-from marsmith.settings import Project
 from marsmith.tls import uses_tls
 
 _HOST = "127.0.0.1"

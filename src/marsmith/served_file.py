@@ -9,7 +9,7 @@ from pathlib import Path
 from marsmith import files
 from marsmith.errors import FormatError
 from marsmith.formats.server_state import ServerState, parse_state, render_state
-from marsmith.settings import Project
+from marsmith.project import Project
 
 FILE_NAME = "served.json"
 

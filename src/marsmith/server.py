@@ -30,13 +30,13 @@ from marsmith.class_sharing import ClassSharing, class_sharing
 from marsmith.errors import FatalArchiveError, NotRunningError, PreflightError, ServerError
 from marsmith.formats.properties import render_properties
 from marsmith.preflight import Flight
+from marsmith.project import Project
 from marsmith.readiness import Outlook
 from marsmith.run_state import RunState
 from marsmith.served_file import Remembered
 from marsmith.server_config import FILE_NAME as CONFIG_FILE
 from marsmith.server_config import addresses, uses_tokens
 from marsmith.server_state import STOPPING
-from marsmith.settings import Project
 from marsmith.start_plan import StartPlan, models_argument, plan_restart, plan_start, without_fatal
 from marsmith.tls import ca_file
 

@@ -19,7 +19,7 @@ from marsmith.formats.server_key_types import is_true
 from marsmith.formats.server_keys import KNOWN_KEYS, PATH_KEYS, variable
 from marsmith.hosts import is_loopback
 from marsmith.names import did_you_mean
-from marsmith.settings import Project
+from marsmith.project import Project
 
 FILE_NAME = "config.properties"
 

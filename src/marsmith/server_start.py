@@ -17,13 +17,13 @@ from marsmith.errors import ClientError, FatalArchiveError, FormatError, Request
 from marsmith.left_out_versions import take_off
 from marsmith.model_store import StoredArchive, StoredExample, first_example
 from marsmith.placeholder import left_out_names
+from marsmith.project import Project
 from marsmith.readiness import Outlook, Version, handler_facts, outlook
 from marsmith.run_state import LeftOut, RunState
 from marsmith.selection import in_order
 from marsmith.served_versions import Serving, refused_default, without_version
 from marsmith.server_process import exit_of, frontend
 from marsmith.server_state import registered_versions
-from marsmith.settings import Project
 from marsmith.start_logs import StartLogs, worker_died
 
 _POLL_S = 0.2

@@ -18,11 +18,11 @@ from marsmith.configured_parameters import configured_parameters, openable
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.formats.server_state import ArchiveBytes, Parameters, ServerState, Version
 from marsmith.placeholder import still_left_out
+from marsmith.project import Project
 from marsmith.served_file import load, locked, read, save, state_file
 from marsmith.served_versions import next_state, without
 from marsmith.server_config import started_with
 from marsmith.server_process import frontend
-from marsmith.settings import Project
 
 if TYPE_CHECKING:
     from marsmith.client import Client

@@ -14,9 +14,9 @@ from marsmith.errors import NotRunningError, ServerError
 from marsmith.formats.server_state import Version
 from marsmith.live_metrics import Counters, Traffic, is_later, read_counters, traffic
 from marsmith.placeholder import stands_in, still_left_out
+from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server_state import registered_versions
-from marsmith.settings import Project
 from marsmith.supervisor_state import SupervisorState
 
 if TYPE_CHECKING:

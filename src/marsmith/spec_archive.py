@@ -30,10 +30,10 @@ from marsmith.imports import local_imports
 from marsmith.inputs import read_input
 from marsmith.lint.model_config_rules import require_sound
 from marsmith.names import ModelVersion, archive_file_name
+from marsmith.project import Project
 from marsmith.replay import ExampleRequest, usual_tolerance
 from marsmith.runner import Runner
 from marsmith.server_config import model_store
-from marsmith.settings import Project
 from marsmith.version_bytes import guard
 
 _REPORT = "MAR-INF/export.json"

@@ -17,12 +17,12 @@ from marsmith.java import find_java
 from marsmith.model_store import LoadItem, StoredArchive, load_items, snapshot_items
 from marsmith.placeholder import write_placeholder
 from marsmith.preflight import Flight, refusal, unserved
+from marsmith.project import Project
 from marsmith.run_state import LeftOut
 from marsmith.selection import Selection, in_order, select
 from marsmith.served_file import Remembered
 from marsmith.served_versions import Serving, plan_serving, without_version
 from marsmith.server_config import started_with
-from marsmith.settings import Project
 from marsmith.version_bytes import check_stored
 
 

@@ -17,11 +17,11 @@ from marsmith.child_processes import StopRequestedError
 from marsmith.client import Client
 from marsmith.errors import MarsmithError, NotRunningError, ServerError
 from marsmith.launch import ADOPT_FLAG, SUPERVISED_VARIABLE
+from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.restart_policy import STABLE_S, RestartPolicy, render_restart
 from marsmith.run_state import RunState
 from marsmith.server import StartOptions
 from marsmith.service_manager import ServiceManager
-from marsmith.settings import PROJECT_VARIABLE, Project
 from marsmith.supervisor_state import SupervisorState
 from marsmith.worker_watch import WorkerWatch
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from marsmith.json_reader import read_json
+from marsmith.project import Project
 from marsmith.run_state import check_process
 from marsmith.server_process import frontend
-from marsmith.settings import Project
 
 FILE_NAME = "supervisor.json"
 

@@ -19,8 +19,8 @@ from marsmith.formats.deploy_journal import Release
 from marsmith.formats.server_state import ServerState
 from marsmith.model_store import StoredArchive
 from marsmith.names import ModelVersion
+from marsmith.project import Project, find_project
 from marsmith.server_config import model_store, served_store
-from marsmith.settings import Project, find_project
 
 _SHOWN = 16
 

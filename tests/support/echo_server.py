@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from marsmith.settings import Project
+from marsmith.project import Project
 from support.live_server import make_project, running
 
 QUEUE_SIZE = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from marsmith.export_measure import Effort
-from marsmith.settings import Project
+from marsmith.project import Project
 
 RECIPE = """\
 import torch

@@ -19,7 +19,7 @@ import psutil
 
 from marsmith.client import Client
 from marsmith.errors import ClientError
-from marsmith.settings import Project
+from marsmith.project import Project
 from support.echo_server import write_archive
 from support.live_server import make_project
 

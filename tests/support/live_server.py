@@ -20,8 +20,8 @@ import psutil
 
 from marsmith import server
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties, render_properties
+from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.settings import Project
 from support.projects import REPOSITORY
 
 ECHO = """

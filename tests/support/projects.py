@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
 from marsmith.project import Project
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from marsmith.cli import main
-from marsmith.settings import Project
+from marsmith.project import Project
 from support.live_server import make_project, running, tiny_archive
 from support.projects import REPOSITORY
 

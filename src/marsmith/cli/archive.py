@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.archive.admit import policy_problems
     from marsmith.config import admission_policy
     from marsmith.names import check_model_version
+    from marsmith.project import find_project
     from marsmith.project_spec import load_spec
-    from marsmith.settings import find_project
     from marsmith.spec_archive import build_from_spec
 
     project = find_project()

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from marsmith.inputs import Input
     from marsmith.load.measurement import Measurement
     from marsmith.load.verdict import Verdict
+    from marsmith.project import Project
     from marsmith.run_state import RunState
-    from marsmith.settings import Project
 
 DEFAULT_CLIENTS = (1, 8, 32)
 BAR = 40
@@ -102,7 +102,7 @@ def _target(args: argparse.Namespace) -> tuple[Target, RunState | None]:
     if args.url:
         return _foreign(args, read_inputs(args.input, Path.cwd())), None
     from marsmith import run_state
-    from marsmith.settings import find_project
+    from marsmith.project import find_project
 
     project = find_project()
     state = run_state.read(project)

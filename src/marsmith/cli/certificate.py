@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> None:
     """Make the pair, or take the one that is there, and change the server config or print how."""
     from marsmith import certificate
     from marsmith.formats.properties import as_mapping, render_properties
+    from marsmith.project import find_project
     from marsmith.server_config import read_server_config
-    from marsmith.settings import find_project
 
     project = find_project()
     config = as_mapping(read_server_config(project))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from marsmith.cli.output import add_json_flag, print_json, print_table, printable
 from marsmith.errors import UsageError
 from marsmith.names import did_you_mean
-from marsmith.settings import Project, find_project
+from marsmith.project import Project, find_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

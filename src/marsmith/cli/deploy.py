@@ -67,7 +67,7 @@ def add_rollout_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Deploy, or print the plan."""
     from marsmith.deploy import deploy, plan_deploy
-    from marsmith.settings import find_project
+    from marsmith.project import find_project
 
     project, options = find_project(), _options(args)
     if args.plan:

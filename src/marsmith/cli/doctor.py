@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from marsmith.cli.output import add_json_flag, note, print_json
-from marsmith.settings import find_project
+from marsmith.project import find_project
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

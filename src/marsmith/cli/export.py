@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> None:
     """Export, and print where the file is and how far it is from the eager module."""
     from marsmith.cli.export_progress import export_progress
     from marsmith.export import export_model
+    from marsmith.project import find_project
     from marsmith.project_spec import load_spec
-    from marsmith.settings import find_project
 
     project = find_project()
     keys = ("precision", "format", "engine", "device")

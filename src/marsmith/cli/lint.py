@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from marsmith.cli.output import add_json_flag, note, print_json, printable_lines
 from marsmith.errors import MarsmithError, ProjectError
-from marsmith.settings import find_project
+from marsmith.project import find_project
 
 if TYPE_CHECKING:
     from marsmith.lint import Found

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from marsmith.client import Client
-    from marsmith.settings import find_project
+    from marsmith.project import find_project
 
     with Client.for_project(find_project()) as client:
         versions = [status for model in client.models() for status in client.describe(model.name)]

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.cli.export_progress import export_progress
     from marsmith.optimize import optimize
     from marsmith.optimize_task import Wish
-    from marsmith.settings import find_project
+    from marsmith.project import find_project
 
     wish = Wish(args.precision, args.engine, args.version, args.output, args.examples, args.force)
     with export_progress() as progress:

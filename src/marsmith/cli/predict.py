@@ -110,8 +110,8 @@ def _give(args: argparse.Namespace, outcomes: Sequence[Outcome]) -> bool:
 
 
 def _first_example(model: str) -> Input:
+    from marsmith.project import find_project
     from marsmith.project_spec import load_spec
-    from marsmith.settings import find_project
 
     project = find_project()
     spec = load_spec(project, model)
@@ -123,7 +123,7 @@ def _first_example(model: str) -> Input:
 def _print_commands(model: str, version: str | None, given: Input) -> None:
     from marsmith import run_state
     from marsmith.call_commands import Caller, curl_command, grpc_command
-    from marsmith.settings import find_project
+    from marsmith.project import find_project
 
     project = find_project()
     caller = Caller.here(project)
@@ -150,7 +150,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _client(args: argparse.Namespace) -> Client:
     from marsmith.client import Client
-    from marsmith.settings import find_project
+    from marsmith.project import find_project
 
     if args.url is None:
         return Client.for_project(find_project(), deadline_s=args.deadline)

@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> None:
     from marsmith import server_state
     from marsmith.client import Client
     from marsmith.names import ModelVersion
+    from marsmith.project import find_project
     from marsmith.registration import archive_in_store, register_stored
-    from marsmith.settings import find_project
     from marsmith.version_bytes import check_bytes
 
     project = find_project()

@@ -9,7 +9,7 @@ from marsmith.cli.output import note
 
 if TYPE_CHECKING:
     from marsmith.formats.server_state import ArchiveBytes, Version
-    from marsmith.settings import Project
+    from marsmith.project import Project
 
 
 def remember(project: Project, contents: Mapping[Version, ArchiveBytes] | None = None) -> None:

@@ -126,7 +126,7 @@ def _print_profile(profile: Profile) -> None:
 
 def _metrics_config() -> Path | None:
     """Return the project's metrics file: a worker measures only what is declared there; None outside of a project."""
-    from marsmith.settings import find_project
+    from marsmith.project import find_project
 
     try:
         path = find_project().root / "config" / "metrics.yaml"

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.errors import UsageError
     from marsmith.left_out_versions import refuse_left_out
     from marsmith.names import split_model_reference
-    from marsmith.settings import find_project
+    from marsmith.project import find_project
 
     model, version = split_model_reference(args.model)
     if version and args.version and version != args.version:

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 from marsmith.cli.output import add_json_flag, note
 from marsmith.cli.status import print_status
 from marsmith.errors import MarsmithError, UsageError, WorkerDiedError
+from marsmith.project import Project, find_project
 from marsmith.restart_policy import DEFAULT_LIMIT, RestartPolicy, parse_restart
-from marsmith.settings import Project, find_project
 
 if TYPE_CHECKING:
     from marsmith.log_stream import JsonLog

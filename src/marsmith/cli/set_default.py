@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     """Switch, and print what answers now."""
     from marsmith.client import Client
     from marsmith.left_out_versions import refuse_left_out
-    from marsmith.settings import find_project
+    from marsmith.project import find_project
 
     project = find_project()
     with Client.for_project(project) as client:

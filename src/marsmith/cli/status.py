@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from marsmith.child_processes import StopRequestedError
 from marsmith.cli.output import add_json_flag, json_text, note, print_fields, print_json, print_table, printable
 from marsmith.errors import ClientError, NotRunningError, UsageError
-from marsmith.settings import Project, find_project
+from marsmith.project import Project, find_project
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

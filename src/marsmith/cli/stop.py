@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 from marsmith.cli.output import note
-from marsmith.settings import find_running_project
+from marsmith.project import find_running_project
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the token."""
     from marsmith import run_state, tokens
-    from marsmith.settings import find_project
+    from marsmith.project import find_project
 
     state = run_state.read(find_project())
     value = tokens.token(state, args.role, rotate=args.rotate)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from marsmith.cli.output import add_json_flag, note, print_json, print_table
 from marsmith.errors import UsageError
-from marsmith.settings import Project, find_project
+from marsmith.project import Project, find_project
 
 if TYPE_CHECKING:
     from marsmith.inputs import Input

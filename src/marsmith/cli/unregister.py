@@ -21,7 +21,7 @@ from marsmith.cli.remembering import remember
 if TYPE_CHECKING:
     from marsmith.client import VersionStatus
     from marsmith.drain import DrainProgress
-    from marsmith.settings import Project
+    from marsmith.project import Project
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.deploy_journal import JournalFile
     from marsmith.errors import NotFoundError, UsageError
     from marsmith.names import split_model_reference
+    from marsmith.project import find_project
     from marsmith.server import runs_or_returns
-    from marsmith.settings import find_project
 
     model, version = split_model_reference(args.model)
     if args.forget and version is None:

@@ -20,7 +20,7 @@ from marsmith.cli.output import note
 
 if TYPE_CHECKING:
     from marsmith.formats.model_spec import ModelSpec
-    from marsmith.settings import Project
+    from marsmith.project import Project
     from marsmith.watch import Outcome
 
 
@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
     """Answer, wait for an edit, answer again."""
     from marsmith.errors import UsageError
     from marsmith.inputs import read_input
+    from marsmith.project import find_project
     from marsmith.project_spec import load_spec
     from marsmith.runner import Request
-    from marsmith.settings import find_project
     from marsmith.watch import watch
 
     project = find_project()

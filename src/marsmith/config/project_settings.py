@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from marsmith import strict_yaml
 from marsmith.archive.admit import Makers, Policy, Signatures
 from marsmith.errors import ConfigError, MarsmithError, ProjectError
-from marsmith.settings import PROJECT_VARIABLE, Project, find_project
+from marsmith.project import PROJECT_VARIABLE, Project, find_project
 from marsmith.strict_yaml import Strict
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from marsmith.errors import FormatError
-from marsmith.installed import installed_version
+from marsmith.packages import installed_version
 
 FILE_NAME = "MAR-INF/environment.txt"
 PYTHON = "python"

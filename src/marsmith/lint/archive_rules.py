@@ -15,8 +15,8 @@ from marsmith.lint.name_rules import check_names
 from marsmith.lint.server_file import ServerFile
 from marsmith.lint.trap import Found, found
 from marsmith.model_store import StoredArchive, archives_in, open_stored
+from marsmith.project import Project
 from marsmith.server_config import store_folder
-from marsmith.settings import Project
 
 _STOCK_VISION = frozenset({"image_classifier", "image_segmenter", "object_detector", "dali_image_classifier"})
 _STOCK_TOP = 5

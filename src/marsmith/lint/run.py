@@ -25,8 +25,8 @@ from marsmith.lint.spec_rules import check_spec
 from marsmith.lint.trap import Found
 from marsmith.machine import usable_cores
 from marsmith.model_store import SUFFIXES
+from marsmith.project import Project
 from marsmith.server_config import model_store
-from marsmith.settings import Project
 
 FileKind = Literal["server", "model", "spec", "metrics", "archive", "settings"]
 

@@ -15,9 +15,9 @@ from marsmith.client import Client
 from marsmith.errors import ClientError, MarsmithError
 from marsmith.inputs import Input
 from marsmith.load.measurement import Measurement
+from marsmith.project import Project
 from marsmith.runner import Request, Runner
 from marsmith.server_config import model_store
-from marsmith.settings import Project
 from marsmith.tuning.search import Offer, Trial
 from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import Placement, Setup

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from marsmith.file_errors import access_error
-from marsmith.settings import Project
+from marsmith.project import Project
 from support.export_fixtures import write_tiny
 from support.live_server import make_project, running, tiny_archive
+from support.projects import REPOSITORY
 
 IS_ROOT = os.geteuid() == 0
 # Whoever runs the tests may be root, whom no permission bit stops. This user may read everything, as the test's Python
@@ -29,7 +30,7 @@ AS_NOBODY = [
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     project = make_project(tmp_path / "project", {"echo.mar": tiny_archive(tmp_path / "echo.mar")})
-    shutil.copytree(Path(__file__).parent.parent / "handlers", project.root / "handlers")
+    shutil.copytree(REPOSITORY / "handlers", project.root / "handlers")
     (project.root / "export").mkdir()
     return write_tiny(project)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from marsmith.errors import ProjectError, UsageError
-from marsmith.settings import PROJECT_VARIABLE, find_project
+from marsmith.project import PROJECT_VARIABLE, find_project
 
 
 def test_the_project_is_found_upwards(tmp_path: Path) -> None:
