@@ -132,8 +132,8 @@ def _is_installed(name: str) -> bool:
 def write_mar(folder: Path, name: str, target: Path) -> Path:
     """Write the folder as an archive of ours."""
     from marsmith.archive import Member
+    from marsmith.archive.manifest import Manifest
     from marsmith.archive.write import write_archive
-    from marsmith.formats.manifest import Manifest
 
     files = [path for path in folder.iterdir() if path.is_file() and path.suffix in (".py", ".pt", ".yaml")]
     manifest = Manifest(

@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from marsmith.archive.unpacked import unpacked
 from marsmith.fake_context import FakeContext
-from marsmith.unpacked_archive import unpacked
 
 
 def images_per_second(

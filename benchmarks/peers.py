@@ -35,6 +35,7 @@ from contenders import Contender, Serve, marsmith_server
 from in_process import images_per_second
 from machine import machine_line, machine_record
 from marsmith import run_state
+from marsmith.archive.unpacked import unpacked
 from marsmith.bench import http_target
 from marsmith.inputs import Input
 from marsmith.load.http_lane import HttpTarget
@@ -44,7 +45,6 @@ from marsmith.scratch_server import scratch_server
 from marsmith.spec_archive import build_from_spec
 from marsmith.tuning.setup import Placement, Setup
 from marsmith.tuning.variant import VariantMaker
-from marsmith.unpacked_archive import unpacked
 from peer_servers.peer_model import PeerSettings
 from peer_setups import BATCH, MODULES, SHARES, SMALL_BATCH, described, in_json, peer_server, peers
 from photos import photos

@@ -30,10 +30,10 @@ from unittest import mock
 
 import forms
 from machine import machine_line, machine_record
+from marsmith.archive.unpacked import unpacked
 from marsmith.client import Client
 from marsmith.runner import Runner
 from marsmith.scratch_server import scratch_server
-from marsmith.unpacked_archive import unpacked
 
 LOAD = """
 import sys, warnings

@@ -20,15 +20,15 @@ import atheris
 
 with atheris.instrument_imports(include=["marsmith"]):
     # Those that are imported on first use must be instrumented too.
-    import marsmith.archive.folder_reader
+    import marsmith.archive.folder
     import marsmith.archive.tar_reader
     import marsmith.archive.verify
     import marsmith.archive.zip_reader  # noqa: F401
     from marsmith.archive import Archive, Manifest, Member
     from marsmith.archive.contents import Limits
+    from marsmith.archive.signature import read_signature
     from marsmith.archive.verify import verify
     from marsmith.errors import MarsmithError
-    from marsmith.signature import read_signature
 
 WORK = Path(tempfile.mkdtemp(prefix="marsmith-fuzz-"))
 LIMITS = Limits(members=200, total_bytes=1 << 24, ratio_from_bytes=1 << 20)

@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from marsmith import launch, run_state, server
+from marsmith.archive.signature import sign, signature_path
 from marsmith.client import Client
 from marsmith.errors import ClientError
 from marsmith.project import PROJECT_VARIABLE, Project
-from marsmith.signature import sign, signature_path
 from support.handler_fixtures import picture
 from support.live_server import make_project, until
 from support.signing_keys import write_keys

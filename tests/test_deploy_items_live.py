@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from marsmith import tokens
-from marsmith.archive.member import Member
+from marsmith.archive.manifest import Manifest
+from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
 from marsmith.deploy import Event, Options, Outcome, deploy
 from marsmith.errors import ServerError
-from marsmith.formats.manifest import Manifest
 from marsmith.imports import local_imports
 from marsmith.observation import Limits
 from marsmith.project import Project

@@ -20,8 +20,8 @@ import onnxruntime_engine
 import openvino_engine
 import processor
 from marsmith import environment, export_machine, machine
+from marsmith.archive.environment import version_here
 from marsmith.errors import ExportError
-from marsmith.formats.environment import version_here
 from marsmith.formats.form import Form
 from marsmith.image_graph import ImageGraph
 from marsmith.imports import local_imports

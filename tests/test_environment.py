@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marsmith import environment
-from marsmith.errors import FormatError, HandlerError
-from marsmith.formats.environment import (
+from marsmith.archive.environment import (
     Difference,
     Environment,
     compare,
@@ -20,6 +19,7 @@ from marsmith.formats.environment import (
     parse_environment,
     render_environment,
 )
+from marsmith.errors import FormatError, HandlerError
 
 names = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+){0,3}", fullmatch=True).filter(lambda name: name != "python")
 versions = st.from_regex(

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from marsmith import run_state, served_file, server, server_state
+from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.client import Client, VersionStatus
 from marsmith.errors import NotRunningError, NoWorkerError
-from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.project import PROJECT_VARIABLE, Project
 from support.handler_fixtures import picture
 from support.live_server import make_project, tiny_archive, until

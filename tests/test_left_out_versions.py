@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from marsmith.archive.store import open_stored
 from marsmith.errors import UsageError
-from marsmith.model_store import open_stored
 from marsmith.placeholder import stands_in, still_left_out, write_placeholder
 from marsmith.run_state import LeftOut
 from marsmith.served_versions import Serving, next_state, plan_serving, without_version

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from marsmith.archive import Archive
 from marsmith.archive.answers import difference
+from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.archive.verify import verify
 from marsmith.archive_assembly import proved_examples
 from marsmith.errors import ArchiveError, HandlerError
-from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.replay import ExampleRequest, _rounded, replay, replay_checks, validate_examples
 from marsmith.runner import Runner
 from support.runner_archives import make_archive

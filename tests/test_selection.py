@@ -13,10 +13,10 @@ import pytest
 
 from marsmith import run_state, server_state
 from marsmith.archive.admit import Policy
+from marsmith.archive.store import load_items
 from marsmith.errors import PreflightError
 from marsmith.formats.server_state import ServerState
 from marsmith.java import Java
-from marsmith.model_store import load_items
 from marsmith.placeholder import is_placeholder
 from marsmith.preflight import Flight
 from marsmith.project import Project

@@ -21,9 +21,9 @@ import psutil
 import pytest
 
 from marsmith import run_state, server, server_start
+from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.client import Client
 from marsmith.errors import ClientError, FormatError, NotRunningError, ServerError, WorkerDiedError
-from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.readiness import Outlook
 from marsmith.run_state import RunState

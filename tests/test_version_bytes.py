@@ -10,12 +10,12 @@ import pytest
 
 from marsmith import served_file
 from marsmith.archive import Archive
+from marsmith.archive.store import load_items, open_stored
 from marsmith.cli import main
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import OtherBytesError, ServerError
 from marsmith.formats.deploy_journal import Change, Journal, Release
 from marsmith.formats.server_state import ArchiveBytes, Parameters, ServedModel, ServedVersion, ServerState
-from marsmith.model_store import load_items, open_stored
 from marsmith.names import ModelVersion
 from marsmith.project import Project
 from marsmith.project_spec import load_spec

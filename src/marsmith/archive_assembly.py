@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.archive.answers import may_compute_otherwise
-from marsmith.archive.member import Member
+from marsmith.archive.environment import Environment, render_environment
+from marsmith.archive.examples import FILE_NAME as EXAMPLES_FILE
+from marsmith.archive.examples import FOLDER as EXAMPLES_FOLDER
+from marsmith.archive.examples import render_examples
+from marsmith.archive.manifest import FILE_NAME as MANIFEST_FILE
+from marsmith.archive.manifest import Manifest, render_manifest
+from marsmith.archive.members import Member
+from marsmith.archive.sbom import render_sbom
 from marsmith.child_processes import temporary_folder
-from marsmith.formats.environment import Environment, render_environment
-from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
-from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
-from marsmith.formats.examples import render_examples
-from marsmith.formats.manifest import FILE_NAME as MANIFEST_FILE
-from marsmith.formats.manifest import Manifest, render_manifest
 from marsmith.replay import ExampleRequest, validate_examples
 from marsmith.runner import Runner
-from marsmith.sbom import render_sbom
 
 
 @contextmanager

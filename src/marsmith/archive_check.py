@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from marsmith.archive.examples import FILE_NAME as EXAMPLES_FILE
+from marsmith.archive.examples import FOLDER as EXAMPLES_FOLDER
+from marsmith.archive.examples import parse_examples
 from marsmith.entry_points import entry_line
 from marsmith.errors import FormatError, HandlerError
 from marsmith.findings import Finding, finding
-from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
-from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
-from marsmith.formats.examples import parse_examples
 from marsmith.handler_check import check_handler, in_order
 from marsmith.handler_traceback import summary
 
 if TYPE_CHECKING:
+    from marsmith.archive.unpacked import UnpackedArchive
     from marsmith.runner import Runner, RunnerReply
-    from marsmith.unpacked_archive import UnpackedArchive
 
 # Of numbers in replies to one request, alone and in a batch: kernels for other batch sizes round differently.
 BATCH_TOLERANCE = 1e-3
@@ -64,7 +64,7 @@ def check_archive(
         ArchiveError: the archive cannot be opened.
         MissingDependencyError: TorchServe is not installed.
     """
-    from marsmith.unpacked_archive import unpacked
+    from marsmith.archive.unpacked import unpacked
 
     with unpacked(archive) as opened:
         module, _, function = opened.handler.partition(":")

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from marsmith.archive.store import StoredArchive, open_stored
 from marsmith.errors import MarsmithError
 from marsmith.formats.properties import Entry
 from marsmith.formats.server_state import Parameters, Version
-from marsmith.model_store import StoredArchive, open_stored
 from marsmith.project import Project
 
 _KEYS = {

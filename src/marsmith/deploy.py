@@ -12,12 +12,12 @@ from typing import Literal
 
 from marsmith import run_state, server_state
 from marsmith.archive import Archive
+from marsmith.archive.store import examples_in
 from marsmith.client import Client
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import ServerError, UsageError
 from marsmith.formats.deploy_journal import Change, Journal, Release
 from marsmith.left_out_versions import holds_place, in_its_place, refuse_left_out
-from marsmith.model_store import examples_in
 from marsmith.names import ModelVersion, archive_file_name, check_model_name, check_model_version
 from marsmith.probes import Prober
 from marsmith.project import Project

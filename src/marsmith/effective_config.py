@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from marsmith import strict_yaml
+from marsmith.archive.store import StoredArchive
 from marsmith.errors import ConfigError
 from marsmith.formats.properties import Entry
 from marsmith.formats.server_key_types import KEY_TYPES, is_true, number
 from marsmith.formats.server_keys import KNOWN_KEYS, variable
 from marsmith.json_reader import read_json
 from marsmith.lint.model_config_rules import MAX_JAVA_INTEGER, MIN_JAVA_INTEGER
-from marsmith.model_store import StoredArchive
 from marsmith.project import Project
 from marsmith.server_config import FILE_NAME, effective_config
 

@@ -11,8 +11,8 @@ import platform
 from collections.abc import Iterable
 from pathlib import Path
 
+from marsmith.archive.environment import Environment, normalise, version_here
 from marsmith.errors import HandlerError
-from marsmith.formats.environment import Environment, normalise, version_here
 from marsmith.imports import distributions
 
 # Modules beside the handler of which only the chosen engine's imports anything, and what an engine needs installed.

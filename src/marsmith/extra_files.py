@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from marsmith.archive.member import Member
+from marsmith.archive.members import Member
 from marsmith.errors import BuildError
 
 _WILDCARDS = frozenset("*?[")

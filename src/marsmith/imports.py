@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+from marsmith.archive.environment import normalise
 from marsmith.errors import HandlerError
-from marsmith.formats.environment import normalise
 from marsmith.import_statements import ImportStatement, parse_python, read_imports
 from marsmith.known_packages import install_tip, lies_in_project
 from marsmith.packages import Providers, module_origin

@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from marsmith import launch, run_state, supervisor_state
+from marsmith.archive.store import SUFFIXES
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.java import Java, find_java
 from marsmith.machine import Gpu, cgroup_cores, cpu_flags_here, driver_cuda, gpus, usable_cores
-from marsmith.model_store import SUFFIXES
 from marsmith.packages import installed_version
 from marsmith.preflight import busy_port
 from marsmith.project import Project

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from marsmith.archive.member import Member
+from marsmith.archive.manifest import Manifest
+from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
 from marsmith.archive_assembly import ProvedExamples, environment_members, linked_folder, proved_examples
 from marsmith.build_stamp import file_sha256
@@ -25,7 +26,6 @@ from marsmith.export_measure import SILENT, USUAL_EFFORT, Effort, Progress
 from marsmith.formats import model_config
 from marsmith.formats.export_lock import ExportLock
 from marsmith.formats.form import Form
-from marsmith.formats.manifest import Manifest
 from marsmith.inputs import read_input
 from marsmith.names import ModelVersion, archive_file_name
 from marsmith.optimize_custom import custom_module

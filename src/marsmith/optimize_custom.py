@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marsmith import environment, export_locks
-from marsmith.archive.member import Member
+from marsmith.archive.members import Member
 from marsmith.build_stamp import file_sha256
 from marsmith.errors import ExportError, UsageError
 from marsmith.export_machine import Machine, versions

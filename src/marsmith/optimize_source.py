@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.archive.admit import Policy, admit
+from marsmith.archive.examples import FILE_NAME as EXAMPLES_FILE
+from marsmith.archive.examples import FOLDER as EXAMPLES_FOLDER
+from marsmith.archive.examples import parse_examples
+from marsmith.archive.manifest import Manifest
 from marsmith.archive.read import Archive
 from marsmith.child_processes import temporary_folder
 from marsmith.errors import ArchiveError, ConfigError
-from marsmith.formats.examples import FILE_NAME as EXAMPLES_FILE
-from marsmith.formats.examples import FOLDER as EXAMPLES_FOLDER
-from marsmith.formats.examples import parse_examples
-from marsmith.formats.manifest import Manifest
 from marsmith.formats.model_config import FILE_NAME as CONFIG_FILE
 from marsmith.formats.model_config import HANDLER_KEY, ModelConfig
 from marsmith.strict_yaml import dump, load_model_config, parse

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from marsmith import environment
-from marsmith.archive.member import Member
+from marsmith.archive.members import Member
 from marsmith.errors import ArchiveError, ProjectError, UsageError
 from marsmith.export import export_model
 from marsmith.export_folder import Export

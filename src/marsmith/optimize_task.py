@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marsmith.archive.member import Member
+from marsmith.archive.environment import Environment
+from marsmith.archive.members import Member
 from marsmith.export_measure import Effort, Progress
-from marsmith.formats.environment import Environment
 from marsmith.formats.export_lock import ExportLock
 from marsmith.formats.form import Form
 from marsmith.optimize_photos import Photos

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marsmith import extra_files
-from marsmith.archive.member import Member
+from marsmith.archive.manifest import Manifest
+from marsmith.archive.members import Member
 from marsmith.archive.write import SUFFIXES, ArchiveFormat, write_archive_undigested
 from marsmith.errors import BuildError, HandlerError, ProjectError
 from marsmith.file_errors import described
 from marsmith.files import made_folder
-from marsmith.formats.manifest import Manifest
 from marsmith.handler_entry import check_entry_point
 from marsmith.lint.model_config_rules import require_sound
 from marsmith.names import ModelVersion, check_model_name, check_model_version, did_you_mean

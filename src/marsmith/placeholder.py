@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marsmith.formats.manifest import FILE_NAME as MANIFEST_FILE
-from marsmith.formats.manifest import Manifest, render_manifest
+from marsmith.archive.manifest import FILE_NAME as MANIFEST_FILE
+from marsmith.archive.manifest import Manifest, render_manifest
 from marsmith.formats.model_config import FILE_NAME as CONFIG_FILE
 from marsmith.formats.model_config import ModelConfig, render_model_config
 from marsmith.formats.server_state import Version

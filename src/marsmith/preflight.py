@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from marsmith.archive.admit import ANY, Policy
+from marsmith.archive.store import load_items
 from marsmith.config import admission_policy
 from marsmith.errors import MarsmithError, PreflightError
 from marsmith.formats.server_state import ServerState
 from marsmith.java import Java, find_java
 from marsmith.launch import torchserve_home
-from marsmith.model_store import load_items
 from marsmith.project import Project
 from marsmith.selection import Selection, select
 from marsmith.server_config import Endpoint, addresses, effective_config, read_server_config, unknown_keys

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from marsmith.archive.store import StoredExample
 from marsmith.client import Client, VersionStatus
 from marsmith.errors import ClientError, RequestRejectedError
-from marsmith.model_store import StoredExample
 from marsmith.readiness import handler_facts
 
 ROUNDS = 5

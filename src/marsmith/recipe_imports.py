@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from marsmith.archive.environment import normalise
 from marsmith.build_stamp import file_sha256
 from marsmith.errors import ExportError
-from marsmith.formats.environment import normalise
 from marsmith.import_statements import ImportStatement
 from marsmith.imports import foreign_imports, provided
 from marsmith.known_packages import install_tip, lies_in_project

@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from marsmith.archive import manifest as manifest_format
+from marsmith.archive import sums
 from marsmith.archive.admit import Policy, admit
-from marsmith.archive.member import Member
+from marsmith.archive.manifest import Manifest
+from marsmith.archive.members import Member
 from marsmith.archive.read import Archive
+from marsmith.archive.signature import signature_path
 from marsmith.archive.staging import staged
 from marsmith.archive.write import write_archive
 from marsmith.errors import BuildError
 from marsmith.file_errors import described
-from marsmith.formats import manifest as manifest_format
-from marsmith.formats import sums
-from marsmith.formats.manifest import Manifest
 from marsmith.names import ModelVersion, archive_file_name, check_model_version
-from marsmith.signature import signature_path
 from marsmith.version_bytes import guard
 
 ENVIRONMENT_FILE = "MAR-INF/environment.txt"

@@ -19,10 +19,10 @@ from marsmith.archive.answers import (
     judge,
     may_compute_otherwise,
 )
+from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, parse_examples
 from marsmith.archive.read import Archive
 from marsmith.archive.verify import Check, read_examples
 from marsmith.errors import ArchiveError, HandlerError, MarsmithError
-from marsmith.formats.examples import FILE_NAME, FOLDER, ValidatedExample, parse_examples
 from marsmith.json_reader import read_json
 from marsmith.runner import Request, Runner, RunnerReply
 

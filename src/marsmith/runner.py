@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from marsmith import child_processes
+from marsmith.archive.unpacked import unpacked
 from marsmith.errors import HandlerError, UsageError
 from marsmith.frontend import WORKER_DIED, FormError, Request, RunnerReply, error_reply, to_message, to_replies
 from marsmith.handler_traceback import handler_traceback, missing_handler, summary
-from marsmith.unpacked_archive import unpacked
 from marsmith.worker_process import Launch, WorkerEndedError, WorkerProcess
 from marsmith.worker_protocol import (
     InferenceRequest,

@@ -22,8 +22,8 @@ from marsmith.formats.server_state import (
 from marsmith.placeholder import stands_in
 
 if TYPE_CHECKING:
+    from marsmith.archive.store import StoredArchive
     from marsmith.management import VersionStatus
-    from marsmith.model_store import StoredArchive
     from marsmith.run_state import LeftOut
 
 _RELEASE = re.compile(r"\d+|[a-zA-Z]+")

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from marsmith import run_state
+from marsmith.archive.store import StoredArchive, StoredExample, first_example
 from marsmith.client import Client, VersionStatus
 from marsmith.errors import ClientError, FatalArchiveError, FormatError, RequestRejectedError, ServerError
 from marsmith.left_out_versions import take_off
-from marsmith.model_store import StoredArchive, StoredExample, first_example
 from marsmith.placeholder import left_out_names
 from marsmith.project import Project
 from marsmith.readiness import Outlook, Version, handler_facts, outlook

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from marsmith import build_stamp, environment
-from marsmith.archive.member import Member
+from marsmith.archive.environment import Environment, render_environment
+from marsmith.archive.manifest import Manifest
+from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
 from marsmith.archive_assembly import ProvedExamples, environment_members, linked_folder, proved_examples
 from marsmith.errors import BuildError
@@ -22,8 +24,6 @@ from marsmith.export_folder import Export
 from marsmith.file_errors import described
 from marsmith.form_probe import check_takes_form
 from marsmith.formats import model_config
-from marsmith.formats.environment import Environment, render_environment
-from marsmith.formats.manifest import Manifest
 from marsmith.formats.model_spec import ModelSpec
 from marsmith.handler_entry import check_entry_point
 from marsmith.imports import local_imports

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from marsmith import launch, run_state, served_file
 from marsmith.archive.admit import digest_of
+from marsmith.archive.store import LoadItem, StoredArchive, load_items, snapshot_items
 from marsmith.config import admission_policy
 from marsmith.configured_parameters import configured_parameters
 from marsmith.errors import FatalArchiveError, MarsmithError, PreflightError
 from marsmith.formats.server_state import Parameters, ServerState, Version
 from marsmith.java import find_java
-from marsmith.model_store import LoadItem, StoredArchive, load_items, snapshot_items
 from marsmith.placeholder import write_placeholder
 from marsmith.preflight import Flight, refusal, unserved
 from marsmith.project import Project

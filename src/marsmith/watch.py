@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from marsmith.archive import Archive
+from marsmith.archive.examples import FOLDER as EXAMPLES
+from marsmith.archive.manifest import FILE_NAME as MANIFEST
+from marsmith.archive.manifest import render_manifest
+from marsmith.archive.sums import FILE_NAME as SUMS
 from marsmith.child_processes import inductor_folder, temporary_folder
 from marsmith.errors import HandlerError, MarsmithError
-from marsmith.formats.examples import FOLDER as EXAMPLES
-from marsmith.formats.manifest import FILE_NAME as MANIFEST
-from marsmith.formats.manifest import render_manifest
-from marsmith.formats.sums import FILE_NAME as SUMS
 from marsmith.imports import follow_imports, third_party
 from marsmith.runner import Request, Runner, RunnerReply
 from marsmith.warm_worker import fork_worker, preload

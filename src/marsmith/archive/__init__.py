@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from marsmith.archive.member import Member
+    from marsmith.archive.manifest import Manifest
+    from marsmith.archive.members import Member
     from marsmith.archive.read import Archive
-    from marsmith.formats.manifest import Manifest
 
 _HOMES = {
     "Archive": "marsmith.archive.read",
-    "Manifest": "marsmith.formats.manifest",
-    "Member": "marsmith.archive.member",
+    "Manifest": "marsmith.archive.manifest",
+    "Member": "marsmith.archive.members",
 }
 
 __all__ = ["Archive", "Manifest", "Member"]

@@ -117,7 +117,7 @@ def _signature_problem(archive: Archive, policy: Policy) -> str | None:
     if not policy.trusted_keys:
         return f"no key is trusted in {SETTINGS}" if policy.signatures == "required" else None
     # Imported late: most projects trust no key, and need no cryptography.
-    from marsmith.signature import signature_path, verify_signature
+    from marsmith.archive.signature import signature_path, verify_signature
 
     if archive.kind == "folder":
         return "a folder cannot be signed" if policy.signatures == "required" else None

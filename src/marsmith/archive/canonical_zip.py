@@ -11,8 +11,8 @@ import struct
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from marsmith.archive import manifest, sums
 from marsmith.archive.zip_layout import CENTRAL, CENTRAL_SIGNATURE, LOCAL, LOCAL_SIGNATURE, Header
-from marsmith.formats import manifest, sums
 
 _ONES_16, _ONES_32 = 0xFFFF, 0xFFFFFFFF
 _UNIX = 3 << 8

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
-from marsmith.archive.member import name_problem
+from marsmith.archive.members import name_problem
 from marsmith.errors import HostileArchiveError
 
 Kind = Literal["mar", "tar.gz", "folder"]

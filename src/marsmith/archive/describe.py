@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from marsmith.archive import environment as environment_format
+from marsmith.archive.environment import parse_environment
+from marsmith.archive.examples import ValidatedExample
 from marsmith.archive.read import Archive
 from marsmith.archive.verify import read_examples
 from marsmith.errors import ArchiveError, ConfigError, FormatError, VerificationError
-from marsmith.formats import environment as environment_format
-from marsmith.formats.environment import parse_environment
-from marsmith.formats.examples import ValidatedExample
 from marsmith.json_reader import read_json
 from marsmith.strict_yaml import load_model_config
 
@@ -116,7 +116,7 @@ def _examples(archive: Archive) -> list[dict[str, Any]] | dict[str, Any] | None:
 
 def _signature(archive: Archive) -> dict[str, Any] | None:
     """Say what the signature beside the archive claims; only a key can prove it."""
-    from marsmith.signature import read_signature, signature_path
+    from marsmith.archive.signature import read_signature, signature_path
 
     beside = signature_path(archive.path)
     if archive.kind == "folder" or not beside.is_file():

@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
 from marsmith import __version__
-from marsmith.archive.member import Member, folded, name_problem
+from marsmith.archive import manifest as manifest_format
+from marsmith.archive import sums
+from marsmith.archive.manifest import FORMAT_VERSION, Manifest
+from marsmith.archive.members import Member, folded, name_problem
 from marsmith.errors import BuildError
-from marsmith.formats import manifest as manifest_format
-from marsmith.formats import sums
-from marsmith.formats.manifest import FORMAT_VERSION, Manifest
 from marsmith.stand_ins import pointer_at
 
 DATE_VARIABLE = "SOURCE_DATE_EPOCH"

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from marsmith.archive import manifest as manifest_format
+from marsmith.archive import sums as sums_format
 from marsmith.archive.contents import CHUNK_BYTES, Kind, Limits, MemberInfo, Source
-from marsmith.archive.member import Member
+from marsmith.archive.manifest import Manifest, parse_manifest
+from marsmith.archive.members import Member
+from marsmith.archive.sums import parse_sums, render_sums
 from marsmith.errors import ArchiveError
-from marsmith.formats import manifest as manifest_format
-from marsmith.formats import sums as sums_format
-from marsmith.formats.manifest import Manifest, parse_manifest
-from marsmith.formats.sums import parse_sums, render_sums
 from marsmith.names import did_you_mean
 from marsmith.stand_ins import stand_in
 
@@ -191,7 +191,7 @@ def sha256_of(stream: BinaryIO) -> str:
 def _open_source(path: Path, limits: Limits) -> tuple[Kind, Source]:
     """Tell the kinds apart by what they are, not by their names."""
     if path.is_dir():
-        from marsmith.archive.folder_reader import FolderSource
+        from marsmith.archive.folder import FolderSource
 
         return "folder", FolderSource(path, limits)
     if not path.is_file():

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from marsmith.archive import environment as environment_format
+from marsmith.archive import examples as examples_format
+from marsmith.archive import manifest as manifest_format
+from marsmith.archive import sums as sums_format
+from marsmith.archive.environment import compare, parse_environment
+from marsmith.archive.examples import ValidatedExample, parse_examples
+from marsmith.archive.manifest import render_manifest
 from marsmith.archive.read import Archive, sha256_of
+from marsmith.archive.sums import render_sums
 from marsmith.errors import ArchiveError, FormatError, VerificationError
-from marsmith.formats import environment as environment_format
-from marsmith.formats import examples as examples_format
-from marsmith.formats import manifest as manifest_format
-from marsmith.formats import sums as sums_format
-from marsmith.formats.environment import compare, parse_environment
-from marsmith.formats.examples import ValidatedExample, parse_examples
-from marsmith.formats.manifest import render_manifest
-from marsmith.formats.sums import render_sums
 from marsmith.names import MODEL_NAME, MODEL_VERSION
 
 Outcome = Literal["ok", "warning", "failed", "skipped"]
@@ -222,7 +222,7 @@ def environment_checks(archive: Archive) -> list[Check]:
 
 
 def _signature(archive: Archive, key: Path) -> Check:
-    from marsmith.signature import verify_signature
+    from marsmith.archive.signature import verify_signature
 
     try:
         signed = verify_signature(archive.path, key)

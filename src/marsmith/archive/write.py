@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
+from marsmith.archive import manifest as manifest_format
+from marsmith.archive import sums
 from marsmith.archive.copier import Content, Copier, file_sha256, open_source
 from marsmith.archive.folder_writer import FolderWriter
-from marsmith.archive.member import Member
+from marsmith.archive.manifest import Manifest, render_manifest
+from marsmith.archive.members import Member
 from marsmith.archive.plan import PlannedMember, completed, planned
+from marsmith.archive.signature import remove_stale_signature
 from marsmith.archive.staging import Staged, staged
 from marsmith.archive.tar_writer import TarWriter
 from marsmith.archive.zip_writer import ZipWriter
 from marsmith.errors import BuildError
 from marsmith.file_errors import described
-from marsmith.formats import manifest as manifest_format
-from marsmith.formats import sums
-from marsmith.formats.manifest import Manifest, render_manifest
-from marsmith.signature import remove_stale_signature
 
 ArchiveFormat = Literal["zip-store", "default", "tgz", "no-archive"]
 SUFFIXES: dict[ArchiveFormat, str] = {"zip-store": ".mar", "default": ".mar", "tgz": ".tar.gz", "no-archive": ""}

@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
 def _selection(project: Project, server: Mapping[str, Setting]) -> Selection:
     from pathlib import Path
 
+    from marsmith.archive.store import load_items
     from marsmith.config.project_settings import admission_policy
-    from marsmith.model_store import load_items
     from marsmith.selection import Selection, select
 
     store = Path(server["model_store"].value)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from marsmith.cli.output import add_json_flag, note, print_fields, print_json, printable
 
 if TYPE_CHECKING:
-    from marsmith.signature import Signature
+    from marsmith.archive.signature import Signature
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _sign(archive: Path, key: Path, output: Path | None) -> Signature:
     from marsmith.archive.admit import Policy, admit
-    from marsmith.signature import KeyPasswordError, sign
+    from marsmith.archive.signature import KeyPasswordError, sign
 
     # What is signed must hold; whether it is signed already, and by whom, does not matter.
     for warning in admit(archive, Policy()).warnings:

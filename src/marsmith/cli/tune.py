@@ -108,8 +108,8 @@ def _built(project: Project, name: str, version: str) -> Path:
 
 
 def _examples(archive: Path) -> list[Input]:
+    from marsmith.archive.store import first_example, open_stored
     from marsmith.inputs import Input
-    from marsmith.model_store import first_example, open_stored
 
     stored = first_example(open_stored(archive))
     if stored is None:

@@ -116,7 +116,7 @@ def key_problems(settings: ProjectSettings, root: Path) -> dict[int, str]:
     if not settings.trusted_keys:
         return {}
     # Imported late: most projects trust no key, and need no cryptography.
-    from marsmith.signature import check_public_key
+    from marsmith.archive.signature import check_public_key
 
     problems = {}
     for index, key in enumerate(settings.trusted_keys):

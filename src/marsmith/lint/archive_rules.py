@@ -8,13 +8,13 @@ from pathlib import Path
 
 from marsmith.archive import Archive
 from marsmith.archive.describe import EXPORT
+from marsmith.archive.store import StoredArchive, archives_in, open_stored
 from marsmith.errors import MarsmithError
 from marsmith.json_reader import read_json
 from marsmith.lint.model_config_rules import check_model_config
 from marsmith.lint.name_rules import check_names
 from marsmith.lint.server_file import ServerFile
 from marsmith.lint.trap import Found, found
-from marsmith.model_store import StoredArchive, archives_in, open_stored
 from marsmith.project import Project
 from marsmith.server_config import store_folder
 

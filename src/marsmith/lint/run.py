@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from marsmith import strict_yaml
+from marsmith.archive.store import SUFFIXES
 from marsmith.errors import ConfigError, FormatError, MarsmithError, UsageError
 from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
 from marsmith.formats.server_key_types import number
@@ -24,7 +25,6 @@ from marsmith.lint.settings_rules import check_settings
 from marsmith.lint.spec_rules import check_spec
 from marsmith.lint.trap import Found
 from marsmith.machine import usable_cores
-from marsmith.model_store import SUFFIXES
 from marsmith.project import Project
 from marsmith.server_config import model_store
 

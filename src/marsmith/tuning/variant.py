@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from marsmith import strict_yaml
-from marsmith.archive.member import Member
+from marsmith.archive import manifest as manifest_format
+from marsmith.archive import sums
+from marsmith.archive.members import Member
 from marsmith.archive.read import Archive
 from marsmith.archive.write import write_archive
 from marsmith.errors import ConfigError
-from marsmith.formats import manifest as manifest_format
-from marsmith.formats import sums
 from marsmith.formats.model_config import FILE_NAME as MODEL_CONFIG
 from marsmith.formats.model_config import HANDLER_KEY
 from marsmith.tuning.setup import Setup

@@ -19,7 +19,7 @@ from PIL import Image
 
 from answers import FALLBACK_TOLERANCE, Allowance, Judgement, allowance, can_be_compared, compare, judge
 from marsmith.archive import answers as ours
-from marsmith.formats.examples import ValidatedExample
+from marsmith.archive.examples import ValidatedExample
 from support.handler_fixtures import Doubling, Worker, npy, write_examples, write_manifest, write_model
 from support.projects import REPOSITORY
 from tensor_formats import write_safetensors

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marsmith.archive import Archive
+from marsmith.archive.manifest import parse_manifest
+from marsmith.archive.store import load_items
 from marsmith.cli import main
 from marsmith.cli.output import json_text, printable_lines
 from marsmith.errors import ConfigError, HostileArchiveError, MarsmithError, UsageError
-from marsmith.formats.manifest import parse_manifest
-from marsmith.model_store import load_items
 from marsmith.names import check_model_version, check_named_version, is_hidden, split_model_reference
 from marsmith.pack import PackRequest, pack
 from marsmith.repack import repack

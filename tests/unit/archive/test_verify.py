@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from marsmith.archive import Archive, Member
+from marsmith.archive.examples import ValidatedExample, render_examples
 from marsmith.archive.verify import Verification, verify
 from marsmith.cli import main
 from marsmith.errors import ArchiveError, FormatError, MarsmithError, VerificationError
-from marsmith.formats.examples import ValidatedExample, render_examples
 from marsmith.replay import replay_checks
 from support.raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_zip
 

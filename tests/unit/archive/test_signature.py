@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from marsmith.archive.signature import KeyPasswordError, read_signature, sign, signature_path, verify_signature
 from marsmith.cli import main
 from marsmith.errors import MarsmithError, UsageError, VerificationError
-from marsmith.signature import KeyPasswordError, read_signature, sign, signature_path, verify_signature
 from support.raw_archives import ours
 from support.signing_keys import write_keys
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from marsmith.archive import Archive, Member
+from marsmith.archive.examples import ValidatedExample, render_examples
 from marsmith.cli import main
-from marsmith.formats.examples import ValidatedExample, render_examples
+from support.projects import REPOSITORY
 from support.raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_tar, raw_zip, tar_member
 
-GOLDEN = Path(__file__).parent / "golden" / "inspect.txt"
+GOLDEN = REPOSITORY / "tests" / "golden" / "inspect.txt"
 EXPORT = {
     "format": "torchscript-trace",
     "precision": "float32",
@@ -65,8 +66,9 @@ def test_json_has_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_who_signed_is_shown_as_a_claim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("cryptography")
-    from marsmith.signature import sign
     from test_signature import write_keys
+
+    from marsmith.archive.signature import sign
 
     archive = ours(tmp_path / "a.mar")
     made = sign(archive.path, write_keys(tmp_path, "k")[0])

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marsmith.archive.answers import difference
+from marsmith.archive.examples import ValidatedExample, parse_examples, render_examples
 from marsmith.errors import FormatError
-from marsmith.formats.examples import ValidatedExample, parse_examples, render_examples
 
 replies = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-100, 100), st.floats(-1, 1), st.text(max_size=5)),

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marsmith.archive.manifest import Manifest, parse_manifest, render_manifest
 from marsmith.errors import FormatError
-from marsmith.formats.manifest import Manifest, parse_manifest, render_manifest
 
 STOCK = """{
   "createdOn": "21/11/2026 06:29:00",

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marsmith.archive.sums import parse_sums, render_sums
 from marsmith.errors import FormatError
-from marsmith.formats.sums import parse_sums, render_sums
 
 DIGEST = hashlib.sha256(b"").hexdigest()
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\\"), min_size=1, max_size=30)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith.formats.cyclonedx import Library, render_bom
-from marsmith.formats.environment import Environment
-from marsmith.sbom import installed_library, render_sbom
+from marsmith.archive.cyclonedx import Library, render_bom
+from marsmith.archive.environment import Environment
+from marsmith.archive.sbom import installed_library, render_sbom
 
 pytest.importorskip("cyclonedx.validation.json")
 
@@ -109,8 +109,8 @@ def test_the_licence_of_another_version_is_not_claimed() -> None:
 
 def test_equal_content_gives_equal_bytes_in_any_process_and_order() -> None:
     code = """if True:
-        from marsmith.formats.environment import Environment
-        from marsmith.sbom import render_sbom
+        from marsmith.archive.environment import Environment
+        from marsmith.archive.sbom import render_sbom
         names, files = {"torch": "2.15.0", "pillow": "13.0.0"}, {"b": "0" * 64, "a": "1" * 64}
         turn = dict if FORWARD else (lambda d: dict(reversed(d.items())))
         print(render_sbom("m", "1.0", Environment("3.11.7", turn(names)), turn(files)), end="")

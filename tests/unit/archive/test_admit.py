@@ -15,7 +15,8 @@ import pytest
 from marsmith.archive import Archive
 from marsmith.archive import admit as admission
 from marsmith.archive.admit import Policy, admit
-from marsmith.archive.member import Member
+from marsmith.archive.members import Member
+from marsmith.archive.signature import sign, signature_path
 from marsmith.archive.verify import Verification, verify
 from marsmith.archive.write import write_archive
 from marsmith.cli import VERBS, main
@@ -23,7 +24,6 @@ from marsmith.errors import ArchiveError, HandlerError, UsageError, Verification
 from marsmith.project import Project
 from marsmith.repack import repack
 from marsmith.runner import Request, Runner
-from marsmith.signature import sign, signature_path
 from marsmith.worker_process import Process, start_python
 from support.handler_fixtures import picture
 from support.projects import REPOSITORY

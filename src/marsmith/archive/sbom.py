@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import metadata
 
-from marsmith.formats.cyclonedx import Library, render_bom
-from marsmith.formats.environment import Environment
+from marsmith.archive.cyclonedx import Library, render_bom
+from marsmith.archive.environment import Environment
 
 # Beyond this a License field holds a licence's text, not its name.
 _MAX_LICENSE_NAME = 64

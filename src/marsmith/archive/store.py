@@ -10,12 +10,12 @@ from typing import Any
 
 from marsmith.archive import Archive, Manifest
 from marsmith.archive.answers import Facts, Judgement, judge
+from marsmith.archive.examples import FOLDER, ValidatedExample
+from marsmith.archive.unpacked import handler_block
 from marsmith.archive.verify import read_examples
 from marsmith.errors import ArchiveError, BuildError, ConfigError, FormatError
-from marsmith.formats.examples import FOLDER, ValidatedExample
 from marsmith.json_reader import read_json
 from marsmith.strict_yaml import load_model_config
-from marsmith.unpacked_archive import handler_block
 
 SUFFIXES = (".mar", ".tar.gz", ".model")
 _LARGEST_EXAMPLE = 1 << 28

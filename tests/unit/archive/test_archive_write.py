@@ -23,13 +23,13 @@ from pathlib import Path
 import pytest
 
 from marsmith.archive.copier import Copier
-from marsmith.archive.member import Member
+from marsmith.archive.manifest import parse_manifest
+from marsmith.archive.members import Member
 from marsmith.archive.read import Archive
+from marsmith.archive.sums import parse_sums
 from marsmith.archive.write import ArchiveFormat, write_archive
 from marsmith.archive.zip_writer import ZipWriter
 from marsmith.errors import BuildError
-from marsmith.formats.manifest import parse_manifest
-from marsmith.formats.sums import parse_sums
 from support.archive_inputs import (
     BUILD,
     CONTENTS,

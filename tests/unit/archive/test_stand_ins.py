@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from marsmith.archive.member import Member
+from marsmith.archive.manifest import Manifest
+from marsmith.archive.members import Member
 from marsmith.archive.read import Archive
 from marsmith.archive.write import write_archive
 from marsmith.checkpoint import read_checkpoint
 from marsmith.errors import ArchiveError, BuildError, ExportError, MarsmithError, UsageError
-from marsmith.formats.manifest import Manifest
 from marsmith.image_sets import find_images
 from marsmith.inputs import read_input
 from marsmith.stand_ins import pointer, stand_in
