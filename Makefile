@@ -81,7 +81,7 @@ check: setup  ## types, lint, format
 
 fix: setup  ## mend what lint and format can mend, and render the schemas anew
 	@$(RUN) ruff check --fix . ; $(RUN) ruff format .
-	@"$(VENV)/bin/python" -c 'from marsmith.formats.model_spec import model_spec_schema; print(model_spec_schema(), end="")' \
+	@"$(VENV)/bin/python" -c 'from marsmith.config.model_spec import model_spec_schema; print(model_spec_schema(), end="")' \
 	  > config/model-spec.schema.json
 	@"$(VENV)/bin/python" -c 'from marsmith.config.project_settings import settings_schema; print(settings_schema(), end="")' \
 	  > config/marsmith.schema.json

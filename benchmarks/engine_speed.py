@@ -27,7 +27,7 @@ import torch
 from skimage import data
 from torchvision.transforms import v2
 
-from marsmith.formats.form import SUPPORTED, Form
+from marsmith.config.form import SUPPORTED, Form
 from marsmith.image_graph import ImageGraph
 from marsmith.recipe import Recipe, load_recipe
 from marsmith.serialize import Files, serialize

@@ -28,14 +28,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marsmith.config.export_spec import ExportSpec
+from marsmith.config.model_spec import ModelSpec
+from marsmith.config.project_spec import load_spec
 from marsmith.export import export_model
 from marsmith.export_machine import versions
 from marsmith.export_measure import Effort, Progress
 from marsmith.formats.export_lock import Candidate, ExportLock
-from marsmith.formats.export_spec import ExportSpec
-from marsmith.formats.model_spec import ModelSpec
 from marsmith.project import Project
-from marsmith.project_spec import load_spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

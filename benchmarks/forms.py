@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from marsmith.config.project_spec import load_spec
 from marsmith.project import Project
-from marsmith.project_spec import load_spec
 from marsmith.spec_archive import build_from_spec
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -28,8 +28,8 @@ import sklearn
 import torch
 from torchvision.transforms.v2 import functional
 
+from marsmith.config.form import Form
 from marsmith.errors import ExportError
-from marsmith.formats.form import Form
 from marsmith.image_crops import random_crops
 from marsmith.image_graph import ImageGraph
 from marsmith.int8 import ExpectedAgreement, quantize, search_plan

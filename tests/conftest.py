@@ -59,7 +59,7 @@ def project(tmp_path: Path) -> Project:
 def built_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose store holds the default model's archive, built once a test run. Read only."""
     skip_without_locked_torch("the lock of the default model")
-    from marsmith.project_spec import load_spec
+    from marsmith.config.project_spec import load_spec
     from marsmith.spec_archive import build_from_spec
 
     shared = tmp_path_factory.getbasetemp()

@@ -19,8 +19,8 @@ from marsmith.archive import Archive
 from marsmith.archive.store import examples_in
 from marsmith.cli import main
 from marsmith.client import Client
+from marsmith.config.form import Form
 from marsmith.errors import HandlerError
-from marsmith.formats.form import Form
 from marsmith.probes import Prober
 from marsmith.replay import ExampleRequest, replay, usual_tolerance, validate_examples
 from marsmith.run_state import RunState

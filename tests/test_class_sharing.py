@@ -12,7 +12,7 @@ import pytest
 
 from marsmith import child_processes, launch, server_process
 from marsmith.class_sharing import ClassSharing, class_sharing
-from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
+from marsmith.config.properties import ENCODING, as_mapping, parse_properties
 from marsmith.java import find_java
 from support.live_server import make_project, running, tiny_archive
 

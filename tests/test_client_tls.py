@@ -16,8 +16,8 @@ import grpc
 import pytest
 
 from marsmith import AsyncClient
-from marsmith.certificate import make_pair, write_pair
 from marsmith.client import NO_RETRIES, Client
+from marsmith.config.certificate import make_pair, write_pair
 from marsmith.errors import ClientError, ConnectionFailedError, UsageError
 from marsmith.grpc_api import SERVICE, Tls, message_class
 from marsmith.grpc_target import GrpcTarget, grpc_target

@@ -16,10 +16,10 @@ import pytest
 from marsmith import run_state, server, server_process, supervisor_state
 from marsmith.archive.store import open_stored
 from marsmith.client import Client
-from marsmith.effective_config import server_settings, version_settings
+from marsmith.config.effective import server_settings, version_settings
+from marsmith.config.server_config import read_server_config
 from marsmith.errors import MarsmithError
 from marsmith.project import PROJECT_VARIABLE, Project
-from marsmith.server_config import read_server_config
 from support.live_server import is_alive, make_project, tiny_archive, until
 
 pytestmark = pytest.mark.live

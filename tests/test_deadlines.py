@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from marsmith import AsyncClient, timed_connections
-from marsmith.certificate import make_pair, write_pair
 from marsmith.client import NO_RETRIES, Client
+from marsmith.config.certificate import make_pair, write_pair
 from marsmith.errors import DeadlineError
 from marsmith.live_metrics import read_counters
 from marsmith.rest import KEPT_CONNECTIONS

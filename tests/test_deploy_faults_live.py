@@ -19,6 +19,7 @@ from marsmith import server_state
 from marsmith.archive import Archive
 from marsmith.cli import main
 from marsmith.client import Client
+from marsmith.config.server_config import served_store
 from marsmith.deploy import Event, Options, Outcome, deploy, plan_deploy, rollback
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import OtherBytesError, ServerError, UsageError
@@ -26,7 +27,6 @@ from marsmith.formats.deploy_journal import Journal
 from marsmith.names import ModelVersion
 from marsmith.observation import Limits
 from marsmith.project import Project
-from marsmith.server_config import served_store
 from marsmith.version_bytes import binding, bound_digest
 from support.deploy_fixtures import MODEL, WRONG, write_version
 from support.live_server import make_project, running, until

@@ -21,8 +21,8 @@ import openvino_engine
 import processor
 from marsmith import environment, export_machine, machine
 from marsmith.archive.environment import version_here
+from marsmith.config.form import Form
 from marsmith.errors import ExportError
-from marsmith.formats.form import Form
 from marsmith.image_graph import ImageGraph
 from marsmith.imports import local_imports
 from marsmith.onnx_export import to_onnx

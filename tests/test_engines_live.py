@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from marsmith.client import Client
-from marsmith.formats.form import Form
+from marsmith.config.form import Form
 from marsmith.image_graph import ImageGraph
 from marsmith.recipe import load_recipe
 from marsmith.run_state import RunState

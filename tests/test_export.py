@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from marsmith.config.form import BASE
+from marsmith.config.project_spec import load_spec
 from marsmith.errors import ExportError
 from marsmith.export import export_model
 from marsmith.export_inputs import gather
 from marsmith.export_job import open_job
 from marsmith.export_messages import JobRequest
-from marsmith.formats.form import BASE
 from marsmith.image_crops import reference_images
 from marsmith.project import Project
-from marsmith.project_spec import load_spec
 from marsmith.recipe import Recipe, load_recipe
 from marsmith.torchscript_export import load_torchscript
 from support.export_fixtures import RECIPE, write_tiny

@@ -17,6 +17,9 @@ import yaml
 
 from marsmith import export_choice, export_locks
 from marsmith.cli import main
+from marsmith.config.export_spec import ExportSpec
+from marsmith.config.form import BASE, Form
+from marsmith.config.project_spec import load_spec
 from marsmith.errors import ExportError, FormatError, UsageError
 from marsmith.export import export_model
 from marsmith.export_folder import Export
@@ -26,10 +29,7 @@ from marsmith.export_machine import Machine, obstacle, versions
 from marsmith.export_measure import Progress
 from marsmith.export_page import render_page
 from marsmith.formats.export_lock import Candidate, parse_export_lock, render_export_lock
-from marsmith.formats.export_spec import ExportSpec
-from marsmith.formats.form import BASE, Form
 from marsmith.project import PROJECT_VARIABLE, Project
-from marsmith.project_spec import load_spec
 from marsmith.spec_archive import build_from_spec
 from support.export_fixtures import NETWORK, QUICK, lock_text, write_tiny
 from support.projects import copy_project

@@ -12,12 +12,12 @@ import pytest
 
 from marsmith.cli.export_table import print_lock
 from marsmith.cli.inspect import _here
+from marsmith.config.form import Form
 from marsmith.export_machine import Machine, limits_here, machine_text
 from marsmith.export_measure import Progress, _Trial
 from marsmith.export_messages import JobRequest
 from marsmith.export_page import render_page
 from marsmith.formats.export_lock import ExportLock, parse_export_lock, render_export_lock
-from marsmith.formats.form import Form
 from support.projects import REPOSITORY
 
 LOCK_FILE = REPOSITORY / "config" / "models" / "efficientnet_lite0.lock"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from marsmith import server
-from marsmith.formats.properties import ENCODING, as_mapping, parse_properties, render_properties
+from marsmith.config.properties import ENCODING, as_mapping, parse_properties, render_properties
 from marsmith.project import PROJECT_VARIABLE, Project
 from support.live_server import free_addresses
 from support.projects import copy_project

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from marsmith.config.project_spec import load_spec
 from marsmith.errors import HandlerError, MarsmithError
 from marsmith.form_probe import photo
 from marsmith.project import Project
-from marsmith.project_spec import load_spec
 from marsmith.runner import Request, Runner
 from marsmith.spec_archive import build_from_spec
 from support.export_fixtures import write_tiny

@@ -16,8 +16,8 @@ import engines
 import graph_checks
 from marsmith import graph_checks as ours
 from marsmith.classifier_module import ImageModule
+from marsmith.config.form import BASE, Form
 from marsmith.errors import ExportError
-from marsmith.formats.form import BASE, Form
 from marsmith.serialize import serialize
 from marsmith.torchscript_rebuild import rebuild, rebuilt_or_same
 from marsmith.tracing_checks import check_eager, check_exported, reason_against_branches

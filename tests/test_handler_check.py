@@ -10,8 +10,8 @@ import pytest
 
 from marsmith.archive_check import TrialRequest, check_archive
 from marsmith.cli import main
+from marsmith.config.lint.findings import RULES, Finding
 from marsmith.errors import HandlerError
-from marsmith.findings import RULES, Finding
 from marsmith.handler_check import check_handler
 from support.projects import REPOSITORY
 from support.runner_archives import make_archive

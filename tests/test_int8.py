@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import processor
+from marsmith.config.form import Form
 from marsmith.errors import ExportError, FormatError
-from marsmith.formats.form import Form
 from marsmith.image_crops import random_crops
 from marsmith.image_graph import ImageGraph
 from marsmith.int8 import quantize, search_plan

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from marsmith.formats.properties import render_properties
+from marsmith.config.lint import lint_paths
+from marsmith.config.properties import render_properties
 from marsmith.java import find_java
 from marsmith.launch import command, torchserve_home
-from marsmith.lint import lint_paths
 from support.live_server import free_addresses, tiny_archive
 from support.projects import REPOSITORY
 

@@ -20,10 +20,10 @@ from torch import nn
 from marsmith.archive import Archive
 from marsmith.archive.verify import verify
 from marsmith.client import Client
+from marsmith.config.form import BASE
+from marsmith.config.lint import lint_paths
 from marsmith.errors import ArchiveError, BuildError, ConfigError, ExportError, HostileArchiveError, UsageError
-from marsmith.formats.form import BASE
 from marsmith.inputs import read_input
-from marsmith.lint import lint_paths
 from marsmith.optimize import Optimized, optimize
 from marsmith.optimize_replies import compare_replies
 from marsmith.optimize_source import new_config

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from marsmith.config.export_spec import DEFAULT_LIMITS, Gate, Limits
 from marsmith.errors import ExportError
-from marsmith.formats.export_spec import DEFAULT_LIMITS, Gate, Limits
 from marsmith.parity import BATCH_SIZES, Parity, compare, eager_outputs, problems
 
 INPUTS = [torch.full((3, 4, 4), value, dtype=torch.uint8) for value in range(5)]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from marsmith import launch, server, server_process
-from marsmith.certificate import folder_of
+from marsmith.config.certificate import folder_of
+from marsmith.config.server_config import effective_config, read_server_config
 from marsmith.project import Project
-from marsmith.server_config import effective_config, read_server_config
 from support.deploy_fixtures import MODEL, write_version
 from support.live_server import make_project
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from marsmith.config.source_names import RecipeSource
 from marsmith.errors import ExportError, HandlerError, UsageError
 from marsmith.imports import distributions
 from marsmith.inputs import read_input
@@ -18,7 +19,6 @@ from marsmith.project_modules import find_in
 from marsmith.recipe import Recipe, load_recipe
 from marsmith.recipe_imports import requirements
 from marsmith.recipe_source import open_recipe, recipe_files
-from marsmith.source_names import RecipeSource
 from support.projects import REPOSITORY
 
 RECIPE = """\

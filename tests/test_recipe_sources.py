@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from marsmith.config.source_names import RecipeSource
 from marsmith.errors import ExportError, MissingDependencyError
 from marsmith.image_graph import ImageGraph
 from marsmith.recipe import Expects, ImagePreprocessing, Recipe, TensorRecipe
 from marsmith.recipe_source import open_recipe, recipe_files
-from marsmith.source_names import RecipeSource
 from marsmith.torchscript_recipe import torchscript_recipe
 from marsmith.weights import apply_weights, load_weights
 from support.projects import REPOSITORY

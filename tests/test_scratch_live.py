@@ -9,7 +9,7 @@ import pytest
 from marsmith import run_state, scratch_server
 from marsmith.cli import main
 from marsmith.client import Client
-from marsmith.formats.properties import as_mapping, parse_properties
+from marsmith.config.properties import as_mapping, parse_properties
 from marsmith.project import Project
 from marsmith.scratch_server import scratch_config
 from support.live_server import make_project, tiny_archive

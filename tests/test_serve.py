@@ -375,7 +375,7 @@ def test_torchserve_alone_serves_the_project_with_the_same_config(project: Proje
 
 
 def answer_of_echo(project: Project) -> bytes:
-    from marsmith.server_config import addresses, effective_config, read_server_config
+    from marsmith.config.server_config import addresses, effective_config, read_server_config
 
     where = addresses(effective_config(project, read_server_config(project), {}))
     with Client(where.inference.url, where.management.url, key_file=project.root / "key_file.json") as client:

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from marsmith.config.source_names import RecipeSource
 from marsmith.errors import ExportError
 from marsmith.recipe import ImagePreprocessing, Recipe
 from marsmith.recipe_source import open_recipe
-from marsmith.source_names import RecipeSource
 from marsmith.state_dicts import prefix_of
 from marsmith.weights import apply_weights, load_weights
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
+from marsmith.config.project_spec import load_spec
 from marsmith.errors import ExportError
 from marsmith.export_messages import JobRequest, JobResult
 from marsmith.project import Project
-from marsmith.project_spec import load_spec
 from marsmith.recipe import TensorRecipe
 from marsmith.runner import Request, Runner
 from marsmith.spec_archive import build_from_spec

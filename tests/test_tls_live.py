@@ -15,9 +15,9 @@ import pytest
 import requests
 
 from marsmith import run_state
-from marsmith.certificate import folder_of
 from marsmith.cli import main
 from marsmith.client import NO_RETRIES, Client
+from marsmith.config.certificate import folder_of
 from marsmith.errors import ConnectionFailedError
 from marsmith.project import Project
 from marsmith.run_state import RunState

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from marsmith.config.form import Form
 from marsmith.errors import ExportError
-from marsmith.formats.form import Form
 from marsmith.tracing_checks import check_eager, check_exported, reason_against, tracer_findings
 
 IMAGES = list(torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))

@@ -12,16 +12,16 @@ from marsmith import served_file
 from marsmith.archive import Archive
 from marsmith.archive.store import load_items, open_stored
 from marsmith.cli import main
+from marsmith.config.project_spec import load_spec
+from marsmith.config.server_config import model_store
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import OtherBytesError, ServerError
 from marsmith.formats.deploy_journal import Change, Journal, Release
 from marsmith.formats.server_state import ArchiveBytes, Parameters, ServedModel, ServedVersion, ServerState
 from marsmith.names import ModelVersion
 from marsmith.project import Project
-from marsmith.project_spec import load_spec
 from marsmith.selection import select
 from marsmith.served_versions import plan_serving
-from marsmith.server_config import model_store
 from marsmith.spec_archive import build_from_spec
 from marsmith.start_plan import _renewed
 from marsmith.version_bytes import binding, bound_digest, check_bytes, check_stored, guard

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from marsmith.archive.examples import FILE_NAME as EXAMPLES_FILE
 from marsmith.archive.examples import FOLDER as EXAMPLES_FOLDER
 from marsmith.archive.examples import parse_examples
+from marsmith.config.lint.findings import Finding, finding
 from marsmith.entry_points import entry_line
 from marsmith.errors import FormatError, HandlerError
-from marsmith.findings import Finding, finding
 from marsmith.handler_check import check_handler, in_order
 from marsmith.handler_traceback import summary
 

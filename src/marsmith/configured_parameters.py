@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from marsmith.archive.store import StoredArchive, open_stored
+from marsmith.config.properties import Entry
 from marsmith.errors import MarsmithError
-from marsmith.formats.properties import Entry
 from marsmith.formats.server_state import Parameters, Version
 from marsmith.project import Project
 
@@ -30,7 +30,7 @@ def configured_parameters(config: Mapping[str, str], archives: Iterable[StoredAr
         archives: of the store.
     """
     # These know more than a start needs, which is why they are not imported at the top.
-    from marsmith.effective_config import server_settings, version_settings
+    from marsmith.config.effective import server_settings, version_settings
     from marsmith.machine import gpus, usable_cores
 
     listed = list(archives)

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from marsmith.config.form import BASE, Form, handler_block
 from marsmith.errors import ExportError
-from marsmith.formats.form import BASE, Form, handler_block
 
 MODULE = "engines"
 

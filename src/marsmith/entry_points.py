@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from marsmith.config.lint.findings import Finding, finding
 from marsmith.errors import HandlerError
-from marsmith.findings import Finding, finding
 from marsmith.import_statements import parse_python
 
 _FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef

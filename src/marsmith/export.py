@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from marsmith import build_stamp, export_choice, export_locks
+from marsmith.config.form import BASE, Form
+from marsmith.config.model_spec import ModelSpec
 from marsmith.errors import ExportError, MarsmithError, MissingDependencyError, UsageError
 from marsmith.export_folder import STAMP_FILE, Export, Product, products, publish, reuse, work_folder
 from marsmith.export_inputs import ExportInputs, gather
@@ -21,8 +23,6 @@ from marsmith.export_messages import JobResult
 from marsmith.export_process import JobProcess
 from marsmith.export_record import new_lock, report_of
 from marsmith.formats.export_lock import ExportLock
-from marsmith.formats.form import BASE, Form
-from marsmith.formats.model_spec import ModelSpec
 from marsmith.packages import installed_version
 from marsmith.project import Project
 

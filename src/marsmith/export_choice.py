@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from marsmith.config.form import BASE
 from marsmith.formats.export_lock import Candidate
-from marsmith.formats.form import BASE
 
 CLOSE = 0.03
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from marsmith import files
 from marsmith.child_processes import removed_at_end
+from marsmith.config.form import Form, handler_block
 from marsmith.export_messages import JobResult
 from marsmith.formats.export_lock import ExportLock
-from marsmith.formats.form import Form, handler_block
 from marsmith.json_reader import read_json
 
 REPORT_FILE = "export.json"

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from marsmith import build_stamp
+from marsmith.config.export_spec import ExportSpec
+from marsmith.config.form import Form
+from marsmith.config.model_spec import ModelSpec
+from marsmith.config.source_names import RecipeSource
 from marsmith.errors import UsageError
 from marsmith.export_locks import digest_of, export_digest
 from marsmith.export_machine import packages
 from marsmith.export_messages import JobRequest
-from marsmith.formats.export_spec import ExportSpec
-from marsmith.formats.form import Form
-from marsmith.formats.model_spec import ModelSpec
 from marsmith.image_sets import ImageSets, digests, image_sets
 from marsmith.packages import installed_version
 from marsmith.project import Project
 from marsmith.recipe_imports import requirements
 from marsmith.recipe_source import recipe_files
-from marsmith.source_names import RecipeSource
 
 ENGINES_FILE = "engines.py"
 

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from marsmith import parity
+from marsmith.config.export_spec import ExportSpec, Limits
+from marsmith.config.form import BASE, Form
+from marsmith.config.source_names import RecipeSource
 from marsmith.engine_loading import load_in_engine
 from marsmith.error_text import typed_line
 from marsmith.errors import ExportError, MarsmithError
 from marsmith.export_messages import JobRequest, JobResult
 from marsmith.file_errors import access_error
-from marsmith.formats.export_spec import ExportSpec, Limits
-from marsmith.formats.form import BASE, Form
 from marsmith.image_classifier import build_classifier, labels_of, signature
 from marsmith.image_graph import ImageGraph
 from marsmith.job_images import JobImages
 from marsmith.recipe import Recipe
 from marsmith.recipe_source import open_recipe
-from marsmith.source_names import RecipeSource
 from marsmith.tensor_export import TensorJob
 from marsmith.torchscript_export import load_torchscript
 from marsmith.tracing_checks import check_eager, check_exported, reason_against, reason_against_branches, taken

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from marsmith.config.export_spec import ExportSpec
 from marsmith.errors import ExportError
 from marsmith.export_machine import versions
 from marsmith.formats.export_lock import SUFFIX, ExportLock, Fits, parse_export_lock, render_export_lock
-from marsmith.formats.export_spec import ExportSpec
 from marsmith.project import Project
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from marsmith.config.form import Form
 from marsmith.formats.export_lock import IMPOSSIBLE
-from marsmith.formats.form import Form
 from marsmith.machine import cgroup_cores, cpu_flags_here, cpu_name, gpus, usable_cores
 from marsmith.packages import installed_version
 

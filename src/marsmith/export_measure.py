@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from marsmith import export_choice
+from marsmith.config.form import BASE, Form
 from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
 from marsmith.export_machine import Machine, obstacle
 from marsmith.export_messages import JobRequest, JobResult
 from marsmith.export_process import JobProcess
 from marsmith.formats.export_lock import IMPOSSIBLE, Candidate
-from marsmith.formats.form import BASE, Form
 
 # Batch sizes that are always in the tables, besides the one that is served.
 SHOWN_SIZES = (1, 8)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from marsmith import export_choice, export_locks
+from marsmith.config.form import BASE, Form
 from marsmith.export_inputs import ExportInputs
 from marsmith.export_machine import Machine
 from marsmith.export_measure import Measured
 from marsmith.export_messages import JobResult
 from marsmith.formats.export_lock import Candidate, ExportLock
-from marsmith.formats.form import BASE, Form
 from marsmith.image_sets import digests
 
 # As in image_crops and weights, which import torch.

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from marsmith import child_processes, handler_probe
+from marsmith.config.lint.findings import Finding, finding
 from marsmith.entry_points import check_entry_point
 from marsmith.errors import HandlerError
-from marsmith.findings import Finding, finding
 from marsmith.handler_rules import check_calls, read_by_frontend
 from marsmith.import_statements import parse_python
 from marsmith.imports import ImportProblem, follow_imports, mend_missing, resolve

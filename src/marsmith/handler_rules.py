@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from marsmith.findings import Finding, finding
+from marsmith.config.lint.findings import Finding, finding
 
 _FRONTEND_MARKS = ("[METRICS]", "[PID]")
 _FRONTEND_END = "Torch worker started."

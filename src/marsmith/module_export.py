@@ -17,13 +17,13 @@ import torch
 
 from marsmith import export_choice, parity
 from marsmith.classifier_module import ImageModule, Probabilities, check_classifier
+from marsmith.config.export_spec import Gate, Limits
+from marsmith.config.form import AUTO, BASE, Form
 from marsmith.error_text import useful_line
 from marsmith.errors import MarsmithError
 from marsmith.export_machine import Machine, obstacle
 from marsmith.export_measure import SHOWN_SIZES, Effort, Progress
 from marsmith.formats.export_lock import IMPOSSIBLE, Candidate
-from marsmith.formats.export_spec import Gate, Limits
-from marsmith.formats.form import AUTO, BASE, Form
 from marsmith.int8_plan import Int8Plan
 from marsmith.serialize import Files, serialize
 from marsmith.torchscript_rebuild import rebuilt_or_same

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from marsmith import environment, export_locks
 from marsmith.archive.members import Member
 from marsmith.build_stamp import file_sha256
+from marsmith.config.form import AUTO
 from marsmith.errors import ExportError, UsageError
 from marsmith.export_machine import Machine, versions
 from marsmith.export_record import SEEDS
 from marsmith.formats.export_lock import Candidate, ExportLock
-from marsmith.formats.form import AUTO
 from marsmith.image_sets import digests
 from marsmith.imports import local_imports
 from marsmith.optimize_task import NewModule, Task

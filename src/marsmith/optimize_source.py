@@ -15,9 +15,9 @@ from marsmith.archive.examples import parse_examples
 from marsmith.archive.manifest import Manifest
 from marsmith.archive.read import Archive
 from marsmith.child_processes import temporary_folder
+from marsmith.config.model_config import FILE_NAME as CONFIG_FILE
+from marsmith.config.model_config import HANDLER_KEY, ModelConfig
 from marsmith.errors import ArchiveError, ConfigError
-from marsmith.formats.model_config import FILE_NAME as CONFIG_FILE
-from marsmith.formats.model_config import HANDLER_KEY, ModelConfig
 from marsmith.strict_yaml import dump, load_model_config, parse
 
 STOCK_HANDLER = "image_classifier"

@@ -14,12 +14,12 @@ from typing import Any
 
 from marsmith import environment
 from marsmith.archive.members import Member
+from marsmith.config.export_spec import ExportSpec
+from marsmith.config.model_spec import Example, HandlerSpec, ModelSpec
 from marsmith.errors import ArchiveError, ProjectError, UsageError
 from marsmith.export import export_model
 from marsmith.export_folder import Export
 from marsmith.formats.export_lock import ExportLock
-from marsmith.formats.export_spec import ExportSpec
-from marsmith.formats.model_spec import Example, HandlerSpec, ModelSpec
 from marsmith.imports import local_imports
 from marsmith.optimize_source import LABELS_FILE
 from marsmith.optimize_task import NewModule, Task

@@ -13,11 +13,11 @@ from marsmith import extra_files
 from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
 from marsmith.archive.write import SUFFIXES, ArchiveFormat, write_archive_undigested
+from marsmith.config.lint.model_config import require_sound
 from marsmith.errors import BuildError, HandlerError, ProjectError
 from marsmith.file_errors import described
 from marsmith.files import made_folder
 from marsmith.handler_entry import check_entry_point
-from marsmith.lint.model_config_rules import require_sound
 from marsmith.names import ModelVersion, check_model_name, check_model_version, did_you_mean
 from marsmith.project import find_project
 from marsmith.version_bytes import guard

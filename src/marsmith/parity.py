@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from marsmith.config.export_spec import Limits
 from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
-from marsmith.formats.export_spec import Limits
 
 # One, odd ones, and a full batch: between them they show a batch size baked into the graph.
 BATCH_SIZES = (1, 3, 8)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from marsmith.archive.manifest import FILE_NAME as MANIFEST_FILE
 from marsmith.archive.manifest import Manifest, render_manifest
-from marsmith.formats.model_config import FILE_NAME as CONFIG_FILE
-from marsmith.formats.model_config import ModelConfig, render_model_config
+from marsmith.config.model_config import FILE_NAME as CONFIG_FILE
+from marsmith.config.model_config import ModelConfig, render_model_config
 from marsmith.formats.server_state import Version
 
 if TYPE_CHECKING:

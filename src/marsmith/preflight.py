@@ -15,14 +15,14 @@ from typing import TypeVar
 from marsmith.archive.admit import ANY, Policy
 from marsmith.archive.store import load_items
 from marsmith.config import admission_policy
+from marsmith.config.server_config import Endpoint, addresses, effective_config, read_server_config, unknown_keys
+from marsmith.config.tls import tls_problems
 from marsmith.errors import MarsmithError, PreflightError
 from marsmith.formats.server_state import ServerState
 from marsmith.java import Java, find_java
 from marsmith.launch import torchserve_home
 from marsmith.project import Project
 from marsmith.selection import Selection, select
-from marsmith.server_config import Endpoint, addresses, effective_config, read_server_config, unknown_keys
-from marsmith.tls import tls_problems
 from marsmith.version_bytes import check_stored
 
 # What TorchServe's worker and frontend import; its wheel declares neither torch nor yaml.

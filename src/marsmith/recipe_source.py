@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from marsmith.config.source_names import RecipeSource
 from marsmith.errors import ExportError
 from marsmith.imports import local_imports
 from marsmith.recipe import AnyRecipe, load_recipe
-from marsmith.source_names import RecipeSource
 
 
 def recipe_files(source: RecipeSource, root: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from marsmith.client import Client, VersionStatus
 from marsmith.config import admission_policy
+from marsmith.config.server_config import served_store
 from marsmith.errors import (
     ClientError,
     MarsmithError,
@@ -23,7 +24,6 @@ from marsmith.left_out_versions import in_its_place
 from marsmith.names import did_you_mean
 from marsmith.project import Project
 from marsmith.selection import open_servable
-from marsmith.server_config import served_store
 from marsmith.server_log import WorkerDeath, first_death, parse_log
 
 READY_DEADLINE_S = 180.0

@@ -11,6 +11,7 @@ from typing import Literal
 from marsmith import server_state
 from marsmith.archive import Archive
 from marsmith.client import Client, VersionStatus
+from marsmith.config.server_config import served_store
 from marsmith.deploy_journal import JournalFile
 from marsmith.drain import drain
 from marsmith.errors import (
@@ -25,7 +26,6 @@ from marsmith.formats.server_state import ArchiveBytes, Version
 from marsmith.project import Project
 from marsmith.registration import READY_DEADLINE_S, register_stored
 from marsmith.rollout_plan import Situation, Step
-from marsmith.server_config import served_store
 from marsmith.version_bytes import check_release
 
 DRAIN_TIMEOUT_S = 60.0

@@ -16,15 +16,15 @@ from pathlib import Path
 
 from marsmith import launch, server
 from marsmith.archive.admit import admit
-from marsmith.certificate import folder_of, make_pair, write_pair
 from marsmith.child_processes import removed_at_end, temporary_folder
 from marsmith.config import admission_policy
+from marsmith.config.certificate import folder_of, make_pair, write_pair
+from marsmith.config.properties import render_properties
+from marsmith.config.server_config import addresses, effective_config, read_server_config
+from marsmith.config.tls import uses_tls
 from marsmith.errors import ServerError
-from marsmith.formats.properties import render_properties
 from marsmith.preflight import busy_port
 from marsmith.project import Project
-from marsmith.server_config import addresses, effective_config, read_server_config
-from marsmith.tls import uses_tls
 
 _HOST = "127.0.0.1"
 _APIS = ("inference", "management", "metrics")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from marsmith.archive.admit import ANY, Policy, admit
 from marsmith.archive.store import LoadItem, StoredArchive, first_example, is_archive, open_stored
+from marsmith.config.lint.model_config import require_sound
 from marsmith.errors import ArchiveError, MarsmithError
 from marsmith.formats.server_state import Version
-from marsmith.lint.model_config_rules import require_sound
 from marsmith.names import check_model_name, check_model_version
 from marsmith.run_state import LeftOut
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from marsmith import torchscript_file
+from marsmith.config.form import Form
 from marsmith.errors import ExportError
-from marsmith.formats.form import Form
 from marsmith.half_precision import DTYPES, in_half_precision
 from marsmith.torchscript_export import to_torchscript
 

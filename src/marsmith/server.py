@@ -27,18 +27,18 @@ from marsmith import (
     supervisor_state,
 )
 from marsmith.class_sharing import ClassSharing, class_sharing
+from marsmith.config.properties import render_properties
+from marsmith.config.server_config import FILE_NAME as CONFIG_FILE
+from marsmith.config.server_config import addresses, uses_tokens
+from marsmith.config.tls import ca_file
 from marsmith.errors import FatalArchiveError, NotRunningError, PreflightError, ServerError
-from marsmith.formats.properties import render_properties
 from marsmith.preflight import Flight
 from marsmith.project import Project
 from marsmith.readiness import Outlook
 from marsmith.run_state import RunState
 from marsmith.served_file import Remembered
-from marsmith.server_config import FILE_NAME as CONFIG_FILE
-from marsmith.server_config import addresses, uses_tokens
 from marsmith.server_state import STOPPING
 from marsmith.start_plan import StartPlan, models_argument, plan_restart, plan_start, without_fatal
-from marsmith.tls import ca_file
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from marsmith import run_state
 from marsmith.archive import Archive
 from marsmith.archive.admit import digest_of
+from marsmith.config.server_config import started_with
 from marsmith.configured_parameters import configured_parameters, openable
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.formats.server_state import ArchiveBytes, Parameters, ServerState, Version
@@ -21,7 +22,6 @@ from marsmith.placeholder import still_left_out
 from marsmith.project import Project
 from marsmith.served_file import load, locked, read, save, state_file
 from marsmith.served_versions import next_state, without
-from marsmith.server_config import started_with
 from marsmith.server_process import frontend
 
 if TYPE_CHECKING:

@@ -18,22 +18,22 @@ from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
 from marsmith.archive_assembly import ProvedExamples, environment_members, linked_folder, proved_examples
+from marsmith.config import model_config
+from marsmith.config.lint.model_config import require_sound
+from marsmith.config.model_spec import ModelSpec
+from marsmith.config.server_config import model_store
 from marsmith.errors import BuildError
 from marsmith.export import export_model
 from marsmith.export_folder import Export
 from marsmith.file_errors import described
 from marsmith.form_probe import check_takes_form
-from marsmith.formats import model_config
-from marsmith.formats.model_spec import ModelSpec
 from marsmith.handler_entry import check_entry_point
 from marsmith.imports import local_imports
 from marsmith.inputs import read_input
-from marsmith.lint.model_config_rules import require_sound
 from marsmith.names import ModelVersion, archive_file_name
 from marsmith.project import Project
 from marsmith.replay import ExampleRequest, usual_tolerance
 from marsmith.runner import Runner
-from marsmith.server_config import model_store
 from marsmith.version_bytes import guard
 
 _REPORT = "MAR-INF/export.json"

@@ -11,6 +11,7 @@ from marsmith import launch, run_state, served_file
 from marsmith.archive.admit import digest_of
 from marsmith.archive.store import LoadItem, StoredArchive, load_items, snapshot_items
 from marsmith.config import admission_policy
+from marsmith.config.server_config import started_with
 from marsmith.configured_parameters import configured_parameters
 from marsmith.errors import FatalArchiveError, MarsmithError, PreflightError
 from marsmith.formats.server_state import Parameters, ServerState, Version
@@ -22,7 +23,6 @@ from marsmith.run_state import LeftOut
 from marsmith.selection import Selection, in_order, select
 from marsmith.served_file import Remembered
 from marsmith.served_versions import Serving, plan_serving, without_version
-from marsmith.server_config import started_with
 from marsmith.version_bytes import check_stored
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from marsmith import parity, torchscript_file
+from marsmith.config.export_spec import ExportSpec, Limits
+from marsmith.config.form import BASE, Form
 from marsmith.error_text import typed_line, useful_line
 from marsmith.errors import ExportError, MarsmithError
 from marsmith.export_messages import JobRequest, JobResult
-from marsmith.formats.export_spec import ExportSpec, Limits
-from marsmith.formats.form import BASE, Form
 from marsmith.recipe import TensorRecipe
 from marsmith.tensor_calls import batch_of, close, outputs_of
 from marsmith.tensor_graph import TensorGraph, call_rows, doubled, signature

@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 
 from marsmith.baked_devices import baked_devices
+from marsmith.config.form import Form
 from marsmith.error_text import typed_line
 from marsmith.errors import ExportError
-from marsmith.formats.form import Form
 from marsmith.operation_watch import Sighting, watch
 from marsmith.tensor_calls import Call, Forward, batch_of, close, distance, outputs_of
 

@@ -13,10 +13,10 @@ from marsmith.archive.admit import admit
 from marsmith.bench import Load
 from marsmith.child_processes import temporary_folder
 from marsmith.config import admission_policy
+from marsmith.config.edit import Fix
+from marsmith.config.model_spec import ModelSpec
 from marsmith.errors import MarsmithError, ServerError
-from marsmith.formats.model_spec import ModelSpec
 from marsmith.inputs import Input
-from marsmith.lint.fix import Fix
 from marsmith.load.measurement import Measurement
 from marsmith.load.verdict import Check, Verdict, judge
 from marsmith.project import Project

@@ -14,13 +14,13 @@ from pathlib import Path
 from marsmith import served_file
 from marsmith.archive.admit import digest_of
 from marsmith.archive.store import StoredArchive
+from marsmith.config.server_config import model_store, served_store
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import MarsmithError, OtherBytesError, ProjectError
 from marsmith.formats.deploy_journal import Release
 from marsmith.formats.server_state import ServerState
 from marsmith.names import ModelVersion
 from marsmith.project import Project, find_project
-from marsmith.server_config import model_store, served_store
 
 _SHOWN = 16
 

@@ -12,11 +12,11 @@ import torch
 
 from marsmith.build_stamp import file_sha256
 from marsmith.checkpoint import read_checkpoint
+from marsmith.config.source_names import MLFLOW_SCHEME, weights_file
 from marsmith.errors import ExportError
 from marsmith.mlflow_weights import mlflow_weights
 from marsmith.names import did_you_mean
 from marsmith.recipe import AdaptWeights, AnyRecipe
-from marsmith.source_names import MLFLOW_SCHEME, weights_file
 from marsmith.state_dicts import advice, problems, unwrapped, without_prefix
 
 RANDOM_SEED = 0

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from marsmith.formats.form import Form
+from marsmith.config.form import Form
 from marsmith.image_graph import ImageGraph
 from marsmith.recipe import ImagePreprocessing
 from marsmith.serialize import Files, serialize

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from marsmith import server
-from marsmith.formats.properties import ENCODING, as_mapping, parse_properties, render_properties
+from marsmith.config.properties import ENCODING, as_mapping, parse_properties, render_properties
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from support.projects import REPOSITORY

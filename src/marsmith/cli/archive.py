@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.archive import Archive
     from marsmith.archive.admit import policy_problems
     from marsmith.config import admission_policy
+    from marsmith.config.project_spec import load_spec
     from marsmith.names import check_model_version
     from marsmith.project import find_project
-    from marsmith.project_spec import load_spec
     from marsmith.spec_archive import build_from_spec
 
     project = find_project()

@@ -32,10 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make the pair, or take the one that is there, and change the server config or print how."""
-    from marsmith import certificate
-    from marsmith.formats.properties import as_mapping, render_properties
+    from marsmith.config import certificate
+    from marsmith.config.properties import as_mapping, render_properties
+    from marsmith.config.server_config import read_server_config
     from marsmith.project import find_project
-    from marsmith.server_config import read_server_config
 
     project = find_project()
     config = as_mapping(read_server_config(project))

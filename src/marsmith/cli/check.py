@@ -16,8 +16,8 @@ from pathlib import Path
 
 from marsmith.cli.admission import admit_here
 from marsmith.cli.output import add_json_flag, print_json, printable
+from marsmith.config.lint.findings import Finding
 from marsmith.errors import UsageError
-from marsmith.findings import Finding
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

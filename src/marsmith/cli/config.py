@@ -23,7 +23,7 @@ from marsmith.project import Project, find_project
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from marsmith.effective_config import Setting, VersionSettings
+    from marsmith.config.effective import Setting, VersionSettings
     from marsmith.live_differences import Difference
     from marsmith.run_state import LeftOut
     from marsmith.selection import Selection
@@ -40,8 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the configuration, and return 1 where a running server differs from it."""
-    from marsmith.effective_config import server_settings
-    from marsmith.server_config import read_server_config
+    from marsmith.config.effective import server_settings
+    from marsmith.config.server_config import read_server_config
 
     project = find_project()
     server = server_settings(project, read_server_config(project), os.environ)
@@ -69,7 +69,7 @@ def _selection(project: Project, server: Mapping[str, Setting]) -> Selection:
 
 
 def _versions(server: Mapping[str, Setting], selection: Selection, model: str | None) -> list[VersionSettings]:
-    from marsmith.effective_config import version_settings
+    from marsmith.config.effective import version_settings
     from marsmith.machine import gpus, usable_cores
 
     stored = selection.served
@@ -88,10 +88,10 @@ def _differences(
     project: Project, server: Mapping[str, Setting], versions: Iterable[VersionSettings], model: str | None
 ) -> list[Difference] | None:
     """Compare with the running server; None where none runs."""
+    from marsmith.config.properties import ENCODING, as_mapping, parse_properties
+    from marsmith.config.server_config import FILE_NAME
     from marsmith.errors import NotRunningError
-    from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
     from marsmith.live_differences import server_differences, version_differences
-    from marsmith.server_config import FILE_NAME
     from marsmith.server_status import server_status
 
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marsmith.cli.output import add_json_flag, note, print_fields, print_json
-from marsmith.formats.form import AUTO, DEVICES, ENGINES, FORMATS, PRECISIONS
+from marsmith.config.form import AUTO, DEVICES, ENGINES, FORMATS, PRECISIONS
 
 if TYPE_CHECKING:
     from marsmith.export_folder import Export
@@ -71,9 +71,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Export, and print where the file is and how far it is from the eager module."""
     from marsmith.cli.export_progress import export_progress
+    from marsmith.config.project_spec import load_spec
     from marsmith.export import export_model
     from marsmith.project import find_project
-    from marsmith.project_spec import load_spec
 
     project = find_project()
     keys = ("precision", "format", "engine", "device")

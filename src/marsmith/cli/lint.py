@@ -20,7 +20,7 @@ from marsmith.errors import MarsmithError, ProjectError
 from marsmith.project import find_project
 
 if TYPE_CHECKING:
-    from marsmith.lint import Found
+    from marsmith.config.lint import Found
 
 # A fix can bring another to light, as the right name of a key its wrong value.
 _MOST_PASSES = 5
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, mend where asked, print, and return 1 where there is an error."""
-    from marsmith.lint.report import has_errors
+    from marsmith.config.lint.report import has_errors
 
     results = _lint(args.paths)
     if args.fix:
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lint(paths: list[Path]) -> list[Found]:
-    from marsmith.lint import lint_paths, lint_project
+    from marsmith.config.lint import lint_paths, lint_project
 
     if not paths:
         return lint_project(find_project())
@@ -58,7 +58,7 @@ def _lint(paths: list[Path]) -> list[Found]:
 
 
 def _mend(results: list[Found], paths: list[Path]) -> list[Found]:
-    from marsmith.lint.run import mend
+    from marsmith.config.lint.run import mend
 
     mended = 0
     for _ in range(_MOST_PASSES):
@@ -75,7 +75,7 @@ def _mend(results: list[Found], paths: list[Path]) -> list[Found]:
 
 
 def _print(results: list[Found], form: str) -> None:
-    from marsmith.lint import report
+    from marsmith.config.lint import report
 
     base = Path.cwd()
     if form == "json":

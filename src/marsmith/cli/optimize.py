@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marsmith.cli.output import add_json_flag, note, print_fields, print_json
-from marsmith.formats.form import AUTO, ENGINES, PRECISIONS
+from marsmith.config.form import AUTO, ENGINES, PRECISIONS
 
 if TYPE_CHECKING:
     from marsmith.optimize import Optimized

@@ -110,8 +110,8 @@ def _give(args: argparse.Namespace, outcomes: Sequence[Outcome]) -> bool:
 
 
 def _first_example(model: str) -> Input:
+    from marsmith.config.project_spec import load_spec
     from marsmith.project import find_project
-    from marsmith.project_spec import load_spec
 
     project = find_project()
     spec = load_spec(project, model)

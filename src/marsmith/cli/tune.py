@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _wanted(args: argparse.Namespace, project: Project) -> Wanted:
     from marsmith.bench import read_inputs
+    from marsmith.config.project_spec import load_spec
     from marsmith.machine import usable_cores
-    from marsmith.project_spec import load_spec
     from marsmith.tune import Wanted
 
     model = _model(args.targets)
@@ -98,8 +98,8 @@ def _model(targets: list[str]) -> str | None:
 
 
 def _built(project: Project, name: str, version: str) -> Path:
+    from marsmith.config.server_config import model_store
     from marsmith.names import archive_file_name
-    from marsmith.server_config import model_store
 
     path = model_store(project) / archive_file_name(name, version)
     if not path.is_file():
@@ -201,8 +201,8 @@ def _plot(tuning: Tuning, path: Path) -> None:
 
 def _write(project: Project, model: str | None, tuning: Tuning) -> None:
     """Put the result into the spec; its comments and other keys stay."""
-    from marsmith.lint.fix import apply
-    from marsmith.project_spec import load_spec
+    from marsmith.config.edit import apply
+    from marsmith.config.project_spec import load_spec
     from marsmith.tune import spec_fixes
 
     if model is None:

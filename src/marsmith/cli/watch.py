@@ -19,7 +19,7 @@ from marsmith.cli.admission import admit_here
 from marsmith.cli.output import note
 
 if TYPE_CHECKING:
-    from marsmith.formats.model_spec import ModelSpec
+    from marsmith.config.model_spec import ModelSpec
     from marsmith.project import Project
     from marsmith.watch import Outcome
 
@@ -36,10 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer, wait for an edit, answer again."""
+    from marsmith.config.project_spec import load_spec
     from marsmith.errors import UsageError
     from marsmith.inputs import read_input
     from marsmith.project import find_project
-    from marsmith.project_spec import load_spec
     from marsmith.runner import Request
     from marsmith.watch import watch
 
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _archive(project: Project, spec: ModelSpec) -> Path:
     """Return the model's archive, built where there is none."""
+    from marsmith.config.server_config import model_store
     from marsmith.names import archive_file_name
-    from marsmith.server_config import model_store
     from marsmith.spec_archive import build_from_spec
 
     path = model_store(project) / archive_file_name(spec.name, spec.version)

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, StringConstraints
 
 from marsmith import strict_yaml
+from marsmith.config.form import Form
 from marsmith.errors import FormatError
-from marsmith.formats.form import Form
 from marsmith.strict_yaml import Strict
 
 SUFFIX = ".lock"

@@ -12,12 +12,12 @@ from pathlib import Path
 from marsmith import run_state
 from marsmith.bench import Load, http_target, run_load
 from marsmith.client import Client
+from marsmith.config.server_config import model_store
 from marsmith.errors import ClientError, MarsmithError
 from marsmith.inputs import Input
 from marsmith.load.measurement import Measurement
 from marsmith.project import Project
 from marsmith.runner import Request, Runner
-from marsmith.server_config import model_store
 from marsmith.tuning.search import Offer, Trial
 from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import Placement, Setup

@@ -13,9 +13,9 @@ from marsmith.archive import sums
 from marsmith.archive.members import Member
 from marsmith.archive.read import Archive
 from marsmith.archive.write import write_archive
+from marsmith.config.model_config import FILE_NAME as MODEL_CONFIG
+from marsmith.config.model_config import HANDLER_KEY
 from marsmith.errors import ConfigError
-from marsmith.formats.model_config import FILE_NAME as MODEL_CONFIG
-from marsmith.formats.model_config import HANDLER_KEY
 from marsmith.tuning.setup import Setup
 
 _REWRITTEN = frozenset({manifest_format.FILE_NAME, sums.FILE_NAME})

@@ -11,15 +11,15 @@ from marsmith import machine_facts, run_state
 from marsmith.cli import main
 from marsmith.cli.tune import _built
 from marsmith.cli.watch import _archive
+from marsmith.config.lint.run import _project_files
+from marsmith.config.project_spec import load_spec
+from marsmith.config.properties import render_properties
+from marsmith.config.server_config import model_store, served_store
 from marsmith.errors import ConfigError
-from marsmith.formats.properties import render_properties
-from marsmith.lint.run import _project_files
 from marsmith.project import Project
-from marsmith.project_spec import load_spec
 from marsmith.registration import archive_in_store
 from marsmith.rollout_store import find
 from marsmith.run_state import RunState
-from marsmith.server_config import model_store, served_store
 from support.deploy_fixtures import write_version
 from support.export_fixtures import write_tiny
 from support.live_server import make_project

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from marsmith.formats.server_keys import variable
-from marsmith.lint.fix import Fix
-from marsmith.lint.server_file import ServerFile
-from marsmith.lint.trap import Found, found
-from marsmith.tls import pair_problems
+from marsmith.config.edit import Fix
+from marsmith.config.lint.rules import Found, found
+from marsmith.config.lint.server_file import ServerFile
+from marsmith.config.server_keys import variable
+from marsmith.config.tls import pair_problems
 
 CLOSED = "(?!)"
 # A wrong line about one of these has no effect; mending it could open what has been closed until now.

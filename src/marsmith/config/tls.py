@@ -9,8 +9,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from marsmith.config.server_config import Addresses, Endpoint, addresses
 from marsmith.errors import PreflightError
-from marsmith.server_config import Addresses, Endpoint, addresses
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes

@@ -11,22 +11,22 @@ from typing import Literal
 
 from marsmith import strict_yaml
 from marsmith.archive.store import SUFFIXES
+from marsmith.config import edit as fixes
+from marsmith.config.lint.archives import check_archive_file, check_store
+from marsmith.config.lint.handler_metrics import WrittenMetric, written_metrics
+from marsmith.config.lint.metrics import check_metrics
+from marsmith.config.lint.model_config import KINDS, check_model_config
+from marsmith.config.lint.rules import Found
+from marsmith.config.lint.server import check_server_config
+from marsmith.config.lint.server_file import ServerFile
+from marsmith.config.lint.settings import check_settings
+from marsmith.config.lint.spec import check_spec
+from marsmith.config.properties import ENCODING, as_mapping, parse_properties
+from marsmith.config.server_config import model_store
+from marsmith.config.server_key_types import number
 from marsmith.errors import ConfigError, FormatError, MarsmithError, UsageError
-from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
-from marsmith.formats.server_key_types import number
-from marsmith.lint import fix as fixes
-from marsmith.lint.archive_rules import check_archive_file, check_store
-from marsmith.lint.handler_metrics import WrittenMetric, written_metrics
-from marsmith.lint.metrics_rules import check_metrics
-from marsmith.lint.model_config_rules import KINDS, check_model_config
-from marsmith.lint.server_file import ServerFile
-from marsmith.lint.server_rules import check_server_config
-from marsmith.lint.settings_rules import check_settings
-from marsmith.lint.spec_rules import check_spec
-from marsmith.lint.trap import Found
 from marsmith.machine import usable_cores
 from marsmith.project import Project
-from marsmith.server_config import model_store
 
 FileKind = Literal["server", "model", "spec", "metrics", "archive", "settings"]
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from marsmith.formats import form as forms
-from marsmith.formats.form import AUTO, Form
+from marsmith.config import form as forms
+from marsmith.config.form import AUTO, Form
 from marsmith.strict_yaml import Strict
 
 _ENGINE_OF_FORMAT = {"torchscript": "torch", "pt2": "aot_inductor", "onnx": "onnxruntime", AUTO: AUTO}

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from marsmith.findings import Finding, Severity
-from marsmith.lint.fix import Fix
+from marsmith.config.edit import Fix
+from marsmith.config.lint.findings import Finding, Severity
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marsmith.config.model_config import ModelConfig, parse_model_config, render_model_config
 from marsmith.errors import ConfigError
-from marsmith.formats.model_config import ModelConfig, parse_model_config, render_model_config
 
 ALWAYS = ["minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout"]
 ALWAYS.append("maxRetryTimeoutInSec")

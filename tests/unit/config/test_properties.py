@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marsmith.config.properties import ENCODING, Entry, as_mapping, parse_properties, render_properties
+from marsmith.config.server_keys import FRONTEND_KEYS, KNOWN_KEYS, PATH_KEYS, variable
 from marsmith.errors import ConfigError
-from marsmith.formats.properties import ENCODING, Entry, as_mapping, parse_properties, render_properties
-from marsmith.formats.server_keys import FRONTEND_KEYS, KNOWN_KEYS, PATH_KEYS, variable
 from marsmith.launch import torchserve_home
 
 EXAMPLE = r"""# a comment

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from marsmith.config.lint.rules import Found, found
 from marsmith.errors import UsageError
-from marsmith.lint.trap import Found, found
 from marsmith.names import check_model_name, check_model_version
 
 _TOKEN = "token"  # noqa: S105, the name of an API

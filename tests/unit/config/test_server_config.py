@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from marsmith.config.properties import ENCODING, Entry, as_mapping, parse_properties
+from marsmith.config.server_config import addresses, effective_config, read_server_config, unknown_keys, uses_tokens
+from marsmith.config.server_keys import KNOWN_KEYS
 from marsmith.errors import ConfigError
-from marsmith.formats.properties import ENCODING, Entry, as_mapping, parse_properties
-from marsmith.formats.server_keys import KNOWN_KEYS
 from marsmith.project import Project
-from marsmith.server_config import addresses, effective_config, read_server_config, unknown_keys, uses_tokens
 from support.projects import REPOSITORY
 
 COMMITTED = Project(REPOSITORY)
@@ -111,7 +111,7 @@ def test_every_wrong_address_is_named_at_once() -> None:
 
 
 def test_the_effective_config_of_a_run_is_read_back_from_its_text() -> None:
-    from marsmith.formats.properties import render_properties
+    from marsmith.config.properties import render_properties
 
     config = effective_config(COMMITTED, read_server_config(COMMITTED), {})
     assert as_mapping(parse_properties(render_properties(config))) == config

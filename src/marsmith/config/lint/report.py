@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 from marsmith import __version__
-from marsmith.findings import Finding
-from marsmith.formats.github_annotation import render_annotation
-from marsmith.formats.sarif import SarifResult, SarifRule, render_sarif
-from marsmith.lint.trap import RULES, Found
+from marsmith.config.lint.findings import Finding
+from marsmith.config.lint.github_annotation import render_annotation
+from marsmith.config.lint.rules import RULES, Found
+from marsmith.config.lint.sarif import SarifResult, SarifRule, render_sarif
 
 
 def as_text(results: Sequence[Found], base: Path) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from marsmith import strict_yaml
+from marsmith.config.lint.problems import CheckedFile, format_problem
+from marsmith.config.lint.rules import Found, found
 from marsmith.config.project_settings import key_problems, parse_settings
 from marsmith.errors import ConfigError
-from marsmith.lint.format_problems import CheckedFile, format_problem
-from marsmith.lint.trap import Found, found
 
 _MEND = "mend it as docs/41-lint-and-config.md says"
 

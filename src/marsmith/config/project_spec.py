@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from marsmith.config.model_spec import ModelSpec, parse_model_spec
 from marsmith.errors import SpecError
-from marsmith.formats.model_spec import ModelSpec, parse_model_spec
 from marsmith.project import Project
 
 

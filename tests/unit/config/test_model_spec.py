@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from marsmith.config.model_spec import ModelSpec, model_spec_schema, parse_model_spec
+from marsmith.config.project_spec import load_spec
 from marsmith.errors import SpecError, UsageError
-from marsmith.formats.model_spec import ModelSpec, model_spec_schema, parse_model_spec
 from marsmith.project import Project
-from marsmith.project_spec import load_spec
 from support.projects import REPOSITORY
 
 GOOD = """\

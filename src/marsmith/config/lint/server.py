@@ -7,17 +7,17 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from marsmith.config.edit import Fix
+from marsmith.config.lint.rules import Found, found
+from marsmith.config.lint.security import OPENING_KEYS, check_security
+from marsmith.config.lint.server_file import ServerFile, listener_at
+from marsmith.config.properties import Entry, parse_properties
+from marsmith.config.server_config import log_config
+from marsmith.config.server_key_types import KEY_TYPES, LARGEST_PORT, is_true, number
+from marsmith.config.server_keys import KNOWN_KEYS, PATH_KEYS
 from marsmith.errors import ConfigError
-from marsmith.formats.properties import Entry, parse_properties
-from marsmith.formats.server_key_types import KEY_TYPES, LARGEST_PORT, is_true, number
-from marsmith.formats.server_keys import KNOWN_KEYS, PATH_KEYS
 from marsmith.json_reader import read_json
-from marsmith.lint.fix import Fix
-from marsmith.lint.security_rules import OPENING_KEYS, check_security
-from marsmith.lint.server_file import ServerFile, listener_at
-from marsmith.lint.trap import Found, found
 from marsmith.names import did_you_mean, nearest
-from marsmith.server_config import log_config
 
 _REFERENCE = re.compile(r"\$\$([^$]+)\$\$")
 _TRUTH = {

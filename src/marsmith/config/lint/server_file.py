@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from marsmith.formats.properties import Entry
-from marsmith.formats.server_key_types import KEY_TYPES, is_true
+from marsmith.config.properties import Entry
+from marsmith.config.server_key_types import KEY_TYPES, is_true
 
 # ADDRESS_PATTERN of ConfigManager.java: a host has no colon, nothing follows the port.
 _ADDRESS = re.compile(

@@ -16,14 +16,14 @@ from typing import Any
 
 from marsmith import strict_yaml
 from marsmith.archive.store import StoredArchive
+from marsmith.config.lint.model_config import MAX_JAVA_INTEGER, MIN_JAVA_INTEGER
+from marsmith.config.properties import Entry
+from marsmith.config.server_config import FILE_NAME, effective_config
+from marsmith.config.server_key_types import KEY_TYPES, is_true, number
+from marsmith.config.server_keys import KNOWN_KEYS, variable
 from marsmith.errors import ConfigError
-from marsmith.formats.properties import Entry
-from marsmith.formats.server_key_types import KEY_TYPES, is_true, number
-from marsmith.formats.server_keys import KNOWN_KEYS, variable
 from marsmith.json_reader import read_json
-from marsmith.lint.model_config_rules import MAX_JAVA_INTEGER, MIN_JAVA_INTEGER
 from marsmith.project import Project
-from marsmith.server_config import FILE_NAME, effective_config
 
 SERVE = "marsmith serve"
 DEFAULT = "TorchServe's default"

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from marsmith import strict_yaml
+from marsmith.config.export_spec import ExportSpec as ExportSpec
+from marsmith.config.export_spec import Gate as Gate
+from marsmith.config.model_config import ModelConfig
 from marsmith.errors import SpecError, UsageError
-from marsmith.formats.export_spec import ExportSpec as ExportSpec
-from marsmith.formats.export_spec import Gate as Gate
-from marsmith.formats.model_config import ModelConfig
 from marsmith.names import check_model_name, check_model_version
 from marsmith.strict_yaml import Strict
 

@@ -16,21 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marsmith.cli.lint import configure, run
+from marsmith.config.edit import Fix, apply, fix_properties, fix_yaml
+from marsmith.config.lint import RULES, Found, lint_paths, lint_project
+from marsmith.config.lint.handler_metrics import written_metrics
+from marsmith.config.lint.metrics import FRONTEND_METRICS
+from marsmith.config.lint.model_config import check_model_config
+from marsmith.config.lint.report import as_github, as_sarif, as_text
+from marsmith.config.lint.run import mend
+from marsmith.config.model_config import ModelConfig, render_model_config
+from marsmith.config.model_spec import parse_model_spec
+from marsmith.config.properties import as_mapping, parse_properties, render_properties
+from marsmith.config.server_key_types import KEY_TYPES, is_true, number
+from marsmith.config.server_keys import KNOWN_KEYS
+from marsmith.config.source_names import WeightsFile, weights_file
 from marsmith.errors import UsageError
-from marsmith.formats.model_config import ModelConfig, render_model_config
-from marsmith.formats.model_spec import parse_model_spec
-from marsmith.formats.properties import as_mapping, parse_properties, render_properties
-from marsmith.formats.server_key_types import KEY_TYPES, is_true, number
-from marsmith.formats.server_keys import KNOWN_KEYS
-from marsmith.lint import RULES, Found, lint_paths, lint_project
-from marsmith.lint.fix import Fix, apply, fix_properties, fix_yaml
-from marsmith.lint.handler_metrics import written_metrics
-from marsmith.lint.metrics_rules import FRONTEND_METRICS
-from marsmith.lint.model_config_rules import check_model_config
-from marsmith.lint.report import as_github, as_sarif, as_text
-from marsmith.lint.run import mend
 from marsmith.project import Project
-from marsmith.source_names import WeightsFile, weights_file
 from support.projects import REPOSITORY
 
 CORES = 4
@@ -643,7 +643,7 @@ def test_lint_and_export_read_a_source_of_weights_alike(tmp_path: Path) -> None:
     assert weights_file("gone#c", tmp_path) == WeightsFile(tmp_path / "gone", "c")
     assert weights_file("random", tmp_path) is None
     # Of the two, only this one may be asked without torch.
-    probe = "import sys, marsmith.lint.spec_rules; assert 'torch' not in sys.modules"
+    probe = "import sys, marsmith.config.lint.spec; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", probe], check=True)
 
 

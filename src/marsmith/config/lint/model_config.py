@@ -12,10 +12,10 @@ from ruamel.yaml.scalarbool import ScalarBoolean
 
 from marsmith import strict_yaml
 from marsmith.bounded_yaml import YamlMapping
+from marsmith.config.edit import Fix
+from marsmith.config.lint.rules import Found, found
+from marsmith.config.model_config import HANDLER_KEY
 from marsmith.errors import ConfigError
-from marsmith.formats.model_config import HANDLER_KEY
-from marsmith.lint.fix import Fix
-from marsmith.lint.trap import Found, found
 from marsmith.names import nearest
 
 Kind = type[int] | type[bool] | type[str] | type[list[Any]] | type[dict[str, Any]]

@@ -13,14 +13,22 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from marsmith import preflight
-from marsmith.certificate import Pair, changed_text, config_changes, folder_of, make_pair, write_changes, write_pair
 from marsmith.cli import main
+from marsmith.config.certificate import (
+    Pair,
+    changed_text,
+    config_changes,
+    folder_of,
+    make_pair,
+    write_changes,
+    write_pair,
+)
+from marsmith.config.lint import lint_paths
+from marsmith.config.properties import ENCODING, as_mapping, parse_properties
+from marsmith.config.server_config import effective_config, read_server_config
+from marsmith.config.tls import ca_file, tls_problems
 from marsmith.errors import PreflightError, UsageError
-from marsmith.formats.properties import ENCODING, as_mapping, parse_properties
-from marsmith.lint import lint_paths
 from marsmith.project import Project
-from marsmith.server_config import effective_config, read_server_config
-from marsmith.tls import ca_file, tls_problems
 from support.live_server import make_project
 from support.projects import REPOSITORY
 
@@ -320,6 +328,6 @@ def test_write_refuses_a_pair_that_is_not_fit_and_changes_nothing(
 def expired() -> Pair:
     """A pair that was made ten days ago, for a day less."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("marsmith.certificate._SKEW", timedelta(days=10))
-        patch.setattr("marsmith.certificate.timedelta", lambda days: timedelta(days=-days))
+        patch.setattr("marsmith.config.certificate._SKEW", timedelta(days=10))
+        patch.setattr("marsmith.config.certificate.timedelta", lambda days: timedelta(days=-days))
         return make_pair(days=1)

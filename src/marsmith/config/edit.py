@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from marsmith.formats.properties import ENCODING, parse_properties, render_properties
+from marsmith.config.properties import ENCODING, parse_properties, render_properties
 
 _WIDTH = 4096
 # A list whose dashes stand under its key's first letter; anything else is printed with dashes indented by two.

@@ -16,11 +16,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from marsmith.config.properties import ENCODING, parse_properties, render_properties
+from marsmith.config.server_config import DEFAULT_ADDRESSES
+from marsmith.config.tls import pair_problems
 from marsmith.errors import MissingDependencyError, UsageError
-from marsmith.formats.properties import ENCODING, parse_properties, render_properties
 from marsmith.project import Project
-from marsmith.server_config import DEFAULT_ADDRESSES
-from marsmith.tls import pair_problems
 
 if TYPE_CHECKING:
     from cryptography.x509 import GeneralName
@@ -170,7 +170,7 @@ def config_changes(project: Project, config: Mapping[str, str], key: Path, certi
 
 def changed_text(text: str, changes: Mapping[str, str]) -> str:
     """Return the text of a server config with ``changes`` made; comments and all other lines stay as they are."""
-    from marsmith.lint.fix import Fix, fix_properties
+    from marsmith.config.edit import Fix, fix_properties
 
     last = {entry.key: entry for entry in parse_properties(text)}
     fixes = [

@@ -9,14 +9,14 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from marsmith import strict_yaml
+from marsmith.config.edit import Fix
+from marsmith.config.lint.model_config import ModelKeys, check_version_keys
+from marsmith.config.lint.name_rules import check_names
+from marsmith.config.lint.problems import CheckedFile, format_problem
+from marsmith.config.lint.rules import Found, found
+from marsmith.config.model_spec import ModelSpec, parse_model_spec
+from marsmith.config.source_names import RecipeSource, weights_file
 from marsmith.errors import ExportError, SpecError
-from marsmith.formats.model_spec import ModelSpec, parse_model_spec
-from marsmith.lint.fix import Fix
-from marsmith.lint.format_problems import CheckedFile, format_problem
-from marsmith.lint.model_config_rules import ModelKeys, check_version_keys
-from marsmith.lint.name_rules import check_names
-from marsmith.lint.trap import Found, found
-from marsmith.source_names import RecipeSource, weights_file
 
 _SERVING = "serving"
 _MEND = "mend it as docs/11-model-spec.md says"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marsmith.config.edit import Fix, fix_yaml
+from marsmith.config.lint.rules import Found, found
 from marsmith.errors import FormatError
-from marsmith.lint.fix import Fix, fix_yaml
-from marsmith.lint.trap import Found, found
 
 _PROBLEM = re.compile(r"(?:line (?P<line>\d+): )?(?P<text>.*)", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown key '(?P<path>[^']+)'; did you mean '(?P<right>[^']+)'\?")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from marsmith.archive.store import open_stored
-from marsmith.effective_config import (
+from marsmith.config.effective import (
     ANY_MODEL_CONFIG,
     DEFAULT,
     SERVE,
@@ -19,8 +19,8 @@ from marsmith.effective_config import (
     server_settings,
     version_settings,
 )
-from marsmith.formats.properties import Entry
-from marsmith.formats.server_keys import KNOWN_KEYS
+from marsmith.config.properties import Entry
+from marsmith.config.server_keys import KNOWN_KEYS
 from marsmith.live_differences import Difference, server_differences, version_differences
 from marsmith.management import VersionStatus
 from marsmith.project import Project
@@ -140,7 +140,7 @@ def test_what_models_says_counts_where_the_model_config_is_silent(tmp_path: Path
 
 def test_the_committed_project_decides_everything_by_file(tmp_path: Path) -> None:
     project = make_project(tmp_path / "p", {"echo-1.0.mar": tiny_archive(tmp_path / "echo.mar")})
-    from marsmith.server_config import read_server_config
+    from marsmith.config.server_config import read_server_config
 
     settings = server_settings(project, read_server_config(project), {})
     found = version_settings(open_stored(project.model_store / "echo-1.0.mar"), settings, cores=2)

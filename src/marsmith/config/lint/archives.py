@@ -9,14 +9,14 @@ from pathlib import Path
 from marsmith.archive import Archive
 from marsmith.archive.describe import EXPORT
 from marsmith.archive.store import StoredArchive, archives_in, open_stored
+from marsmith.config.lint.model_config import check_model_config
+from marsmith.config.lint.name_rules import check_names
+from marsmith.config.lint.rules import Found, found
+from marsmith.config.lint.server_file import ServerFile
+from marsmith.config.server_config import store_folder
 from marsmith.errors import MarsmithError
 from marsmith.json_reader import read_json
-from marsmith.lint.model_config_rules import check_model_config
-from marsmith.lint.name_rules import check_names
-from marsmith.lint.server_file import ServerFile
-from marsmith.lint.trap import Found, found
 from marsmith.project import Project
-from marsmith.server_config import store_folder
 
 _STOCK_VISION = frozenset({"image_classifier", "image_segmenter", "object_detector", "dali_image_classifier"})
 _STOCK_TOP = 5

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from marsmith import strict_yaml
+from marsmith.config.edit import Fix
+from marsmith.config.lint.handler_metrics import WrittenMetric
+from marsmith.config.lint.rules import Found, found
 from marsmith.errors import ConfigError
-from marsmith.lint.fix import Fix
-from marsmith.lint.handler_metrics import WrittenMetric
-from marsmith.lint.trap import Found, found
 from marsmith.names import did_you_mean, nearest
 
 SECTIONS = ("ts_metrics", "model_metrics")
