@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from marsmith.fake_context import FakeContext
 from marsmith.load.arrivals import arrivals
 from marsmith.load.measurement import Measurement, quantile
+from marsmith.runtime.fake_context import FakeContext
 from marsmith.tuning.batch_queue import latencies, predicted_rate
 from marsmith.tuning.service_time import ServiceTime
 
@@ -33,7 +33,7 @@ NEEDED = ("ts", "model_archiver", "pydantic", "ruamel.yaml", "psutil")
 
 def write_folder(folder: Path, name: str, batch_size: int, crop: tuple[int, int], resize: int) -> None:
     """Lay out an unpacked archive around ``folder``/model.pt: the handler, its configuration, its manifest."""
-    from marsmith.imports import local_imports
+    from marsmith.runtime.imports import local_imports
 
     for path in (HANDLER, *local_imports(HANDLER)):
         shutil.copy(path, folder)

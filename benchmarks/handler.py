@@ -46,8 +46,8 @@ from skimage import data
 from torchvision import transforms
 
 from marsmith.archive.unpacked import unpacked
-from marsmith.fake_context import FakeContext
 from marsmith.recipe import load_image_recipe
+from marsmith.runtime.fake_context import FakeContext
 from marsmith.weights import apply_weights, load_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.archive.unpacked import unpacked
-from marsmith.fake_context import FakeContext
+from marsmith.runtime.fake_context import FakeContext
 
 
 def images_per_second(

@@ -32,7 +32,7 @@ import forms
 from machine import machine_line, machine_record
 from marsmith.archive.unpacked import unpacked
 from marsmith.client import Client
-from marsmith.runner import Runner
+from marsmith.runtime.runner import Runner
 from marsmith.scratch_server import scratch_server
 
 LOAD = """

@@ -22,9 +22,9 @@ from marsmith.client import Client
 from marsmith.config.form import Form
 from marsmith.errors import HandlerError
 from marsmith.probes import Prober
-from marsmith.replay import ExampleRequest, replay, usual_tolerance, validate_examples
 from marsmith.run_state import RunState
-from marsmith.runner import Runner
+from marsmith.runtime.replay import ExampleRequest, replay, usual_tolerance, validate_examples
+from marsmith.runtime.runner import Runner
 from marsmith.serialize import serialize
 from support.engine_fixtures import archive_folder, packed, pictures, small_graph
 from support.handler_fixtures import npy, write_examples, write_manifest

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from base_handler import BaseHandler
 from isolation import infer_isolated
 from item_errors import ItemError, OutOfMemory
-from marsmith.fake_context import FakeContext
+from marsmith.runtime.fake_context import FakeContext
 from model_request import Request
 from replies import Reply
 from request_envelope import open_envelope, seal

@@ -17,10 +17,10 @@ from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
 from marsmith.deploy import Event, Options, Outcome, deploy
 from marsmith.errors import ServerError
-from marsmith.imports import local_imports
 from marsmith.observation import Limits
 from marsmith.project import Project
 from marsmith.run_state import RunState
+from marsmith.runtime.imports import local_imports
 from support.handler_fixtures import CLASSES, ChannelMeans, picture, write_model
 from support.live_server import make_project, running
 from support.projects import REPOSITORY

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from marsmith.runner import Request, Runner
+from marsmith.runtime.runner import Request, Runner
 from support.projects import REPOSITORY, skip_without_locked_torch
 
 PHOTOS = Path(torch.__file__).parents[1] / "skimage" / "data"

@@ -19,14 +19,15 @@ import engines
 import onnxruntime_engine
 import openvino_engine
 import processor
-from marsmith import environment, export_machine, machine
+from marsmith import export_machine, machine
 from marsmith.archive.environment import version_here
 from marsmith.config.form import Form
 from marsmith.errors import ExportError
 from marsmith.image_graph import ImageGraph
-from marsmith.imports import local_imports
 from marsmith.onnx_export import to_onnx
 from marsmith.recipe import load_recipe
+from marsmith.runtime import environment
+from marsmith.runtime.imports import local_imports
 from marsmith.serialize import Files, serialize
 from support.engine_fixtures import LABELS, archive_folder, pictures, small_graph, small_pt2
 from support.handler_fixtures import Worker, write_examples

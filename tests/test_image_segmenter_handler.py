@@ -50,7 +50,7 @@ def configure(folder: Path, **handler: Any) -> Path:
 def test_the_stock_handler_answers_the_same_on_the_same_serialized_file(folder: Path) -> None:
     from ts.torch_handler.image_segmenter import ImageSegmenter
 
-    from marsmith.fake_context import FakeContext
+    from marsmith.runtime.fake_context import FakeContext
 
     bodies = [photo(1, (300, 260)), photo(2, (256, 400))]
     stock = ImageSegmenter()

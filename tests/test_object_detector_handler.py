@@ -93,7 +93,7 @@ def test_the_stock_handler_answers_the_same_on_the_same_weights(tmp_path: Path, 
     """Stock stacks a batch into one tensor, which no scripted detector takes: it gets the weights as eager module."""
     from ts.torch_handler.object_detector import ObjectDetector
 
-    from marsmith.fake_context import FakeContext
+    from marsmith.runtime.fake_context import FakeContext
 
     model = "from torch import nn\nfrom test_object_detector_handler import detector\n\n\nclass Net(nn.Module):\n"
     model += "    def __init__(self):\n        super().__init__()\n        self.net = detector()\n\n"

@@ -29,7 +29,7 @@ from marsmith.optimize_replies import compare_replies
 from marsmith.optimize_source import new_config
 from marsmith.optimize_task import Wish
 from marsmith.project import Project
-from marsmith.runner import RunnerReply
+from marsmith.runtime.runner import RunnerReply
 from marsmith.torchscript_rebuild import largest_difference, rebuild, rebuilt_or_same
 from support.export_fixtures import QUICK
 from support.live_server import make_project, running

@@ -12,13 +12,13 @@ import pytest
 
 from marsmith.config.source_names import RecipeSource
 from marsmith.errors import ExportError, HandlerError, UsageError
-from marsmith.imports import distributions
 from marsmith.inputs import read_input
 from marsmith.known_packages import install_tip, lies_in_project
 from marsmith.project_modules import find_in
 from marsmith.recipe import Recipe, load_recipe
 from marsmith.recipe_imports import requirements
 from marsmith.recipe_source import open_recipe, recipe_files
+from marsmith.runtime.imports import distributions
 from support.projects import REPOSITORY
 
 RECIPE = """\

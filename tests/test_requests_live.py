@@ -15,9 +15,9 @@ import torch
 
 from marsmith import tokens
 from marsmith.client import Client
-from marsmith.imports import local_imports
 from marsmith.pack import PackRequest, pack
 from marsmith.run_state import RunState
+from marsmith.runtime.imports import local_imports
 from support.handler_fixtures import ChannelMeans, Doubling, picture, write_model
 from support.huge_requests import SIZE, filled
 from support.live_server import make_project, running

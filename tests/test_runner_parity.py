@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from marsmith.runner import Request, Runner
+from marsmith.runtime.runner import Request, Runner
 from support.live_server import make_project, running
 from support.runner_archives import make_archive
 

@@ -14,7 +14,7 @@ from marsmith.errors import ExportError
 from marsmith.export_messages import JobRequest, JobResult
 from marsmith.project import Project
 from marsmith.recipe import TensorRecipe
-from marsmith.runner import Request, Runner
+from marsmith.runtime.runner import Request, Runner
 from marsmith.spec_archive import build_from_spec
 from marsmith.tensor_export import TensorJob
 from marsmith.torchscript_recipe import load_module

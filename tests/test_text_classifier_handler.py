@@ -57,7 +57,7 @@ TEXTS = ["A good film!", "<b>Bad</b> film &amp; no more", "I don't like naïve f
 def test_the_stock_handler_answers_the_same_on_the_same_archive(folder: Path) -> None:
     from ts.torch_handler.text_classifier import TextClassifier
 
-    from marsmith.fake_context import FakeContext
+    from marsmith.runtime.fake_context import FakeContext
 
     stock = TextClassifier()
     stock.initialize(FakeContext(folder))

@@ -14,7 +14,7 @@ from ts.protocol import otf_message_handler
 
 import worker_messages
 from item_errors import TooLarge
-from marsmith.worker_protocol import InferenceRequest, Parameter, encode_predict
+from marsmith.runtime.worker_protocol import InferenceRequest, Parameter, encode_predict
 from request_envelope import open_envelope
 from worker_messages import TOO_MANY_FIELDS, FieldReader, bound_fields
 

@@ -15,7 +15,7 @@ _HOMES = {
     "AsyncClient": "marsmith.async_client",
     "Client": "marsmith.client",
     "MarsmithError": "marsmith.errors",
-    "Runner": "marsmith.runner",
+    "Runner": "marsmith.runtime.runner",
 }
 
 __all__ = ["Archive", "AsyncClient", "Client", "MarsmithError", "Runner", "__version__"]

@@ -18,8 +18,8 @@ from marsmith.archive.manifest import Manifest, render_manifest
 from marsmith.archive.members import Member
 from marsmith.archive.sbom import render_sbom
 from marsmith.child_processes import temporary_folder
-from marsmith.replay import ExampleRequest, validate_examples
-from marsmith.runner import Runner
+from marsmith.runtime.replay import ExampleRequest, validate_examples
+from marsmith.runtime.runner import Runner
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import torch
 from marsmith import module_recorder
 from marsmith.child_processes import temporary_folder
 from marsmith.errors import ExportError
-from marsmith.runner import Request, Runner
-from marsmith.worker_process import Process, start_python
+from marsmith.runtime.runner import Request, Runner
+from marsmith.runtime.worker import Process, start_python
 
 
 @dataclass(frozen=True)

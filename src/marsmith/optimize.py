@@ -34,8 +34,8 @@ from marsmith.optimize_source import OldArchive, new_config, opened
 from marsmith.optimize_stock import stock_module
 from marsmith.optimize_task import NewModule, Task, Wish
 from marsmith.project import Project
-from marsmith.replay import ExampleRequest, usual_tolerance
-from marsmith.runner import Request, Runner, RunnerReply
+from marsmith.runtime.replay import ExampleRequest, usual_tolerance
+from marsmith.runtime.runner import Request, Runner, RunnerReply
 from marsmith.version_bytes import guard
 
 VERSION_SUFFIX = "-optimized"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marsmith import environment, export_locks
+from marsmith import export_locks
 from marsmith.archive.members import Member
 from marsmith.build_stamp import file_sha256
 from marsmith.config.form import AUTO
@@ -16,9 +16,10 @@ from marsmith.export_machine import Machine, versions
 from marsmith.export_record import SEEDS
 from marsmith.formats.export_lock import Candidate, ExportLock
 from marsmith.image_sets import digests
-from marsmith.imports import local_imports
 from marsmith.optimize_task import NewModule, Task
-from marsmith.runner import Request
+from marsmith.runtime import environment
+from marsmith.runtime.imports import local_imports
+from marsmith.runtime.runner import Request
 
 if TYPE_CHECKING:
     from marsmith.module_export import ModuleFound, ModuleInputs

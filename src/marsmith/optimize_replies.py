@@ -9,8 +9,8 @@ from typing import Any
 
 from marsmith.errors import ExportError
 from marsmith.json_reader import read_json
-from marsmith.replay import reply_difference
-from marsmith.runner import Request, Runner, RunnerReply
+from marsmith.runtime.replay import reply_difference
+from marsmith.runtime.runner import Request, Runner, RunnerReply
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from marsmith import environment
 from marsmith.archive.members import Member
 from marsmith.config.export_spec import ExportSpec
 from marsmith.config.model_spec import Example, HandlerSpec, ModelSpec
@@ -20,10 +19,11 @@ from marsmith.errors import ArchiveError, ProjectError, UsageError
 from marsmith.export import export_model
 from marsmith.export_folder import Export
 from marsmith.formats.export_lock import ExportLock
-from marsmith.imports import local_imports
 from marsmith.optimize_source import LABELS_FILE
 from marsmith.optimize_task import NewModule, Task
 from marsmith.project import Project
+from marsmith.runtime import environment
+from marsmith.runtime.imports import local_imports
 
 HANDLER = "image_classifier_handler.py"
 _TOP_K = 5

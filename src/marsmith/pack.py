@@ -17,9 +17,9 @@ from marsmith.config.lint.model_config import require_sound
 from marsmith.errors import BuildError, HandlerError, ProjectError
 from marsmith.file_errors import described
 from marsmith.files import made_folder
-from marsmith.handler_entry import check_entry_point
 from marsmith.names import ModelVersion, check_model_name, check_model_version, did_you_mean
 from marsmith.project import find_project
+from marsmith.runtime.handler_file import check_entry_point
 from marsmith.version_bytes import guard
 
 # Handlers that TorchServe brings itself, by runtime; they are no members.
@@ -207,7 +207,7 @@ def _named_members(request: PackRequest, choice: HandlerChoice) -> list[Member]:
 
 def _forgotten_imports(handler: Path, members: Sequence[Member]) -> list[str]:
     """Say which files beside the handler it imports and the archive would lack; torch-model-archiver says nothing."""
-    from marsmith.imports import local_imports
+    from marsmith.runtime.imports import local_imports
 
     try:
         needed = local_imports(handler)

@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
-from marsmith.imports import is_reserved
+from marsmith.runtime.imports import is_reserved
 
 _NEVER_LOCAL = frozenset({"marsmith", "torchvision"})
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from marsmith.archive.environment import normalise
 from marsmith.build_stamp import file_sha256
 from marsmith.errors import ExportError
-from marsmith.import_statements import ImportStatement
-from marsmith.imports import foreign_imports, provided
 from marsmith.known_packages import install_tip, lies_in_project
 from marsmith.packages import module_origin
+from marsmith.runtime.import_statements import ImportStatement
+from marsmith.runtime.imports import foreign_imports, provided
 
 # Its own code is part of what an export depends on, wherever it is imported from.
 _OURS = "marsmith"

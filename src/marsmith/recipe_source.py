@@ -6,8 +6,8 @@ from pathlib import Path
 
 from marsmith.config.source_names import RecipeSource
 from marsmith.errors import ExportError
-from marsmith.imports import local_imports
 from marsmith.recipe import AnyRecipe, load_recipe
+from marsmith.runtime.imports import local_imports
 
 
 def recipe_files(source: RecipeSource, root: Path) -> list[Path]:

@@ -19,10 +19,10 @@ from marsmith.errors import (
     UsageError,
     WorkerDiedError,
 )
-from marsmith.handler_traceback import is_cut_off, summary
 from marsmith.left_out_versions import in_its_place
 from marsmith.names import did_you_mean
 from marsmith.project import Project
+from marsmith.runtime.traceback import is_cut_off, summary
 from marsmith.selection import open_servable
 from marsmith.server_log import WorkerDeath, first_death, parse_log
 

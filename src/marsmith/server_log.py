@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from marsmith.error_text import useful_line
-from marsmith.handler_traceback import handler_traceback, is_cut_off, summary
+from marsmith.runtime.traceback import handler_traceback, is_cut_off, summary
 
 _LINE = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}) \[(?P<level>[A-Z]+) *\] "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marsmith import build_stamp, environment
+from marsmith import build_stamp
 from marsmith.archive.environment import Environment, render_environment
 from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
@@ -26,14 +26,15 @@ from marsmith.errors import BuildError
 from marsmith.export import export_model
 from marsmith.export_folder import Export
 from marsmith.file_errors import described
-from marsmith.form_probe import check_takes_form
-from marsmith.handler_entry import check_entry_point
-from marsmith.imports import local_imports
 from marsmith.inputs import read_input
 from marsmith.names import ModelVersion, archive_file_name
 from marsmith.project import Project
-from marsmith.replay import ExampleRequest, usual_tolerance
-from marsmith.runner import Runner
+from marsmith.runtime import environment
+from marsmith.runtime.form_probe import check_takes_form
+from marsmith.runtime.handler_file import check_entry_point
+from marsmith.runtime.imports import local_imports
+from marsmith.runtime.replay import ExampleRequest, usual_tolerance
+from marsmith.runtime.runner import Runner
 from marsmith.version_bytes import guard
 
 _REPORT = "MAR-INF/export.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
-from marsmith.imports import local_imports
+from marsmith.runtime.imports import local_imports
 from support.handler_fixtures import classifier_folder
 from support.projects import REPOSITORY
 from support.raw_archives import Entry, raw_zip

@@ -45,13 +45,13 @@ def _check(args: argparse.Namespace) -> list[Finding]:
     if not colon or not path.endswith(".py"):
         path, function = args.handler, ""
     if path.endswith(".py"):
-        from marsmith.handler_check import check_handler
+        from marsmith.runtime.check import check_handler
 
         if args.input or args.batch_size:
             raise UsageError("--input and --batch-size need an archive", tip="marsmith check ARCHIVE --input FILE")
         return check_handler(Path(path), function=function or None)
-    from marsmith.archive_check import TrialRequest, check_archive
     from marsmith.inputs import read_input
+    from marsmith.runtime.archive_check import TrialRequest, check_archive
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, not {args.batch_size}")

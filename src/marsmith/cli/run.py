@@ -21,8 +21,8 @@ from marsmith.cli.replies import Body, check_output, keep, show
 from marsmith.errors import ProjectError, UsageError
 
 if TYPE_CHECKING:
-    from marsmith.run_profile import Profile
-    from marsmith.runner import Request, Runner, RunnerReply
+    from marsmith.runtime.profile import Profile
+    from marsmith.runtime.runner import Request, Runner, RunnerReply
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the archive, send the inputs in batches, print the replies."""
-    from marsmith.run_profile import Profile
-    from marsmith.runner import Runner
+    from marsmith.runtime.profile import Profile
+    from marsmith.runtime.runner import Runner
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UsageError(f"--batch-size {args.batch_size}: a batch has at least 1 request")
@@ -84,7 +84,7 @@ def _body(reply: RunnerReply) -> Body:
 
 def _requests(args: argparse.Namespace) -> list[Request]:
     from marsmith.inputs import read_input
-    from marsmith.runner import Request
+    from marsmith.runtime.runner import Request
 
     headers = dict(_header(text) for text in args.header)
     inputs = [read_input(reference, Path.cwd()) for reference in args.inputs]

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _replay() -> Callable[[Archive], list[Check]]:
-    from marsmith.replay import replay_checks
+    from marsmith.runtime.replay import replay_checks
 
     return replay_checks
 

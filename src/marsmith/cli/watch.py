@@ -21,7 +21,7 @@ from marsmith.cli.output import note
 if TYPE_CHECKING:
     from marsmith.config.model_spec import ModelSpec
     from marsmith.project import Project
-    from marsmith.watch import Outcome
+    from marsmith.runtime.watch import Outcome
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     from marsmith.errors import UsageError
     from marsmith.inputs import read_input
     from marsmith.project import find_project
-    from marsmith.runner import Request
-    from marsmith.watch import watch
+    from marsmith.runtime.runner import Request
+    from marsmith.runtime.watch import watch
 
     project = find_project()
     spec = load_spec(project, args.model)

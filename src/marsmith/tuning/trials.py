@@ -17,7 +17,7 @@ from marsmith.errors import ClientError, MarsmithError
 from marsmith.inputs import Input
 from marsmith.load.measurement import Measurement
 from marsmith.project import Project
-from marsmith.runner import Request, Runner
+from marsmith.runtime.runner import Request, Runner
 from marsmith.tuning.search import Offer, Trial
 from marsmith.tuning.service_time import ServiceTime
 from marsmith.tuning.setup import Placement, Setup

@@ -23,8 +23,8 @@ from marsmith.cli import VERBS, main
 from marsmith.errors import ArchiveError, HandlerError, UsageError, VerificationError
 from marsmith.project import Project
 from marsmith.repack import repack
-from marsmith.runner import Request, Runner
-from marsmith.worker_process import Process, start_python
+from marsmith.runtime.runner import Request, Runner
+from marsmith.runtime.worker import Process, start_python
 from support.handler_fixtures import picture
 from support.projects import REPOSITORY
 from support.signing_keys import write_keys

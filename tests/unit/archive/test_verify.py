@@ -18,7 +18,7 @@ from marsmith.archive.examples import ValidatedExample, render_examples
 from marsmith.archive.verify import Verification, verify
 from marsmith.cli import main
 from marsmith.errors import ArchiveError, FormatError, MarsmithError, VerificationError
-from marsmith.replay import replay_checks
+from marsmith.runtime.replay import replay_checks
 from support.raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_zip
 
 FORMATS = [("zip-store", "a.mar"), ("default", "a.mar"), ("tgz", "a.tar.gz"), ("no-archive", "a")]

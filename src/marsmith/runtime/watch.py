@@ -16,9 +16,9 @@ from marsmith.archive.manifest import render_manifest
 from marsmith.archive.sums import FILE_NAME as SUMS
 from marsmith.child_processes import inductor_folder, temporary_folder
 from marsmith.errors import HandlerError, MarsmithError
-from marsmith.imports import follow_imports, third_party
-from marsmith.runner import Request, Runner, RunnerReply
-from marsmith.warm_worker import fork_worker, preload
+from marsmith.runtime.imports import follow_imports, third_party
+from marsmith.runtime.runner import Request, Runner, RunnerReply
+from marsmith.runtime.warm_worker import fork_worker, preload
 
 POLL_S = 0.3
 # An editor may write several files, or one in two steps: what changed is taken once it stays as it is.

@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 from marsmith.errors import HandlerError
-from marsmith.runner import Request, Runner, RunnerReply
+from marsmith.runtime.runner import Request, Runner, RunnerReply
 
 # How handlers built on BaseHandler begin their message if the model, or what comes behind it, fails on an item that
 # they have decoded themselves.

@@ -13,14 +13,14 @@ from marsmith.archive.examples import FILE_NAME as EXAMPLES_FILE
 from marsmith.archive.examples import FOLDER as EXAMPLES_FOLDER
 from marsmith.archive.examples import parse_examples
 from marsmith.config.lint.findings import Finding, finding
-from marsmith.entry_points import entry_line
 from marsmith.errors import FormatError, HandlerError
-from marsmith.handler_check import check_handler, in_order
-from marsmith.handler_traceback import summary
+from marsmith.runtime.check import check_handler, in_order
+from marsmith.runtime.entry_points import entry_line
+from marsmith.runtime.traceback import summary
 
 if TYPE_CHECKING:
     from marsmith.archive.unpacked import UnpackedArchive
-    from marsmith.runner import Runner, RunnerReply
+    from marsmith.runtime.runner import Runner, RunnerReply
 
 # Of numbers in replies to one request, alone and in a batch: kernels for other batch sizes round differently.
 BATCH_TOLERANCE = 1e-3
@@ -106,7 +106,7 @@ def _try_out(
     opened: UnpackedArchive, requests: Sequence[TrialRequest], size: int, place: tuple[Path, int]
 ) -> list[Finding]:
     """Load the archive in a worker and send it batches of one and of ``size``."""
-    from marsmith.runner import Runner
+    from marsmith.runtime.runner import Runner
 
     try:
         with Runner(opened.folder, batch_size=size) as runner:
@@ -132,7 +132,7 @@ def _send(
     runner: Runner, requests: Sequence[TrialRequest], place: tuple[Path, int]
 ) -> tuple[list[RunnerReply], list[Finding]]:
     """Send one batch; return its replies, and what is wrong with them as a whole."""
-    from marsmith.runner import Request
+    from marsmith.runtime.runner import Request
 
     replies = runner.run([Request(request.body, request.content_type) for request in requests])
     failed = next((reply for reply in replies if reply.status >= 500), None)
@@ -168,7 +168,7 @@ def _compare(
 
 
 def _difference(alone: RunnerReply, reply: RunnerReply, tolerance: float) -> str | None:
-    from marsmith.replay import reply_difference
+    from marsmith.runtime.replay import reply_difference
 
     return reply_difference(alone, reply, tolerance)
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from marsmith.json_reader import read_json
-from marsmith.worker_protocol import InferenceRequest, Parameter, Prediction, WorkerResponse
+from marsmith.runtime.worker_protocol import InferenceRequest, Parameter, Prediction, WorkerResponse
 
 _FORM = "multipart/form-data"
 _URLENCODED = "application/x-www-form-urlencoded"

@@ -10,9 +10,9 @@ import torch
 
 from marsmith.config.project_spec import load_spec
 from marsmith.errors import HandlerError, MarsmithError
-from marsmith.form_probe import photo
 from marsmith.project import Project
-from marsmith.runner import Request, Runner
+from marsmith.runtime.form_probe import photo
+from marsmith.runtime.runner import Request, Runner
 from marsmith.spec_archive import build_from_spec
 from support.export_fixtures import write_tiny
 from support.projects import REPOSITORY

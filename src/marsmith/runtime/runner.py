@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from marsmith import child_processes
 from marsmith.archive.unpacked import unpacked
 from marsmith.errors import HandlerError, UsageError
-from marsmith.frontend import WORKER_DIED, FormError, Request, RunnerReply, error_reply, to_message, to_replies
-from marsmith.handler_traceback import handler_traceback, missing_handler, summary
-from marsmith.worker_process import Launch, WorkerEndedError, WorkerProcess
-from marsmith.worker_protocol import (
+from marsmith.runtime.frontend import WORKER_DIED, FormError, Request, RunnerReply, error_reply, to_message, to_replies
+from marsmith.runtime.traceback import handler_traceback, missing_handler, summary
+from marsmith.runtime.worker import Launch, WorkerEndedError, WorkerProcess
+from marsmith.runtime.worker_protocol import (
     InferenceRequest,
     LoadMessage,
     WorkerMetric,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from marsmith.worker_protocol import WorkerMetric
+from marsmith.runtime.worker_protocol import WorkerMetric
 
 _TO_MS = {"seconds": 1000.0, "milliseconds": 1.0, "ms": 1.0, "s": 1000.0}
 # What TorchServe measures itself, in our words.

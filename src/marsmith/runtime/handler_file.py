@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from marsmith.errors import HandlerError
-from marsmith.import_statements import parse_python
+from marsmith.runtime.import_statements import parse_python
 
 DEFAULT_FUNCTION = "handle"
 _ANYTHING = "*"

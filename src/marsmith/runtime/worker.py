@@ -21,7 +21,7 @@ from typing import IO, Protocol
 
 from marsmith import child_processes
 from marsmith.errors import MissingDependencyError
-from marsmith.worker_protocol import STARTED_LINE
+from marsmith.runtime.worker_protocol import STARTED_LINE
 
 _CHUNK = 1 << 18
 # The kernel's limit for the path of a unix socket is 108 bytes.

@@ -24,7 +24,7 @@ from marsmith.archive.read import Archive
 from marsmith.archive.verify import Check, read_examples
 from marsmith.errors import ArchiveError, HandlerError, MarsmithError
 from marsmith.json_reader import read_json
-from marsmith.runner import Request, Runner, RunnerReply
+from marsmith.runtime.runner import Request, Runner, RunnerReply
 
 # Enough to recognise an answer, few enough that the record can be read and stays equal between machines.
 _SIGNIFICANT_DIGITS = 6

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from marsmith.watch import fingerprint
+from marsmith.runtime.watch import fingerprint
 from support.runner_archives import make_archive
 
 HANDLER = """
@@ -38,8 +38,8 @@ LOCAL_PART = "def word():\n    return 'first'\n"
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from marsmith.runner import Request
-from marsmith.watch import watch
+from marsmith.runtime.runner import Request
+from marsmith.runtime.watch import watch
 for outcome in watch(Path(sys.argv[1]), Path(sys.argv[2]), [Request(b"x")]):
     replies = [reply.json() for reply in outcome.replies]
     error = outcome.error and outcome.error.message

@@ -9,14 +9,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from marsmith import child_processes, handler_probe
+from marsmith import child_processes
 from marsmith.config.lint.findings import Finding, finding
-from marsmith.entry_points import check_entry_point
 from marsmith.errors import HandlerError
-from marsmith.handler_rules import check_calls, read_by_frontend
-from marsmith.import_statements import parse_python
-from marsmith.imports import ImportProblem, follow_imports, mend_missing, resolve
 from marsmith.json_reader import read_json
+from marsmith.runtime import handler_probe
+from marsmith.runtime.check_rules import check_calls, read_by_frontend
+from marsmith.runtime.entry_points import check_entry_point
+from marsmith.runtime.import_statements import parse_python
+from marsmith.runtime.imports import ImportProblem, follow_imports, mend_missing, resolve
 
 # As long as TorchServe gives a model to start, by default.
 IMPORT_TIMEOUT_S = 120.0

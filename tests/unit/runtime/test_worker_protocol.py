@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marsmith.errors import HandlerError
-from marsmith.worker_protocol import (
+from marsmith.runtime.worker_protocol import (
     InferenceRequest,
     LoadMessage,
     Parameter,

@@ -16,12 +16,12 @@ import pytest
 
 from marsmith.cli import main
 from marsmith.errors import ArchiveError, HandlerError, MissingDependencyError, UsageError
-from marsmith.frontend import FormError, parse_multipart, parse_urlencoded
-from marsmith.handler_traceback import handler_traceback, summary
-from marsmith.run_profile import Profile
-from marsmith.runner import Request, Runner, RunnerReply
-from marsmith.worker_process import worker_environment
-from marsmith.worker_protocol import Parameter, WorkerMetric
+from marsmith.runtime.frontend import FormError, parse_multipart, parse_urlencoded
+from marsmith.runtime.profile import Profile
+from marsmith.runtime.runner import Request, Runner, RunnerReply
+from marsmith.runtime.traceback import handler_traceback, summary
+from marsmith.runtime.worker import worker_environment
+from marsmith.runtime.worker_protocol import Parameter, WorkerMetric
 from support.live_server import is_alive, until
 from support.runner_archives import CONFIG, make_archive
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith import environment
 from marsmith.archive.environment import (
     Difference,
     Environment,
@@ -20,6 +19,7 @@ from marsmith.archive.environment import (
     render_environment,
 )
 from marsmith.errors import FormatError, HandlerError
+from marsmith.runtime import environment
 
 names = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+){0,3}", fullmatch=True).filter(lambda name: name != "python")
 versions = st.from_regex(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from marsmith.errors import HandlerError
-from marsmith.imports import distributions, local_imports, third_party
 from marsmith.packages import Providers
+from marsmith.runtime.imports import distributions, local_imports, third_party
 from support.projects import REPOSITORY
 
 HANDLERS = REPOSITORY / "handlers"
@@ -243,6 +243,6 @@ def test_bare_python_has_no_distributions_but_its_own(tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False)
     entry = lay(tmp_path, {"handler.py": "import PIL\n"})
     code = f"import sys; sys.path.insert(0, {str(REPOSITORY / 'src')!r})\nfrom pathlib import Path\n"
-    code += f"from marsmith.imports import distributions\nprint(distributions([Path({str(entry)!r})]))"
+    code += f"from marsmith.runtime.imports import distributions\nprint(distributions([Path({str(entry)!r})]))"
     done = subprocess.run([tmp_path / "bare/bin/python", "-c", code], capture_output=True, text=True)
     assert "the module 'PIL' is neither beside the handler nor installed" in done.stderr

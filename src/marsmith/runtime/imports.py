@@ -17,9 +17,9 @@ from pathlib import Path
 
 from marsmith.archive.environment import normalise
 from marsmith.errors import HandlerError
-from marsmith.import_statements import ImportStatement, parse_python, read_imports
 from marsmith.known_packages import install_tip, lies_in_project
 from marsmith.packages import Providers, module_origin
+from marsmith.runtime.import_statements import ImportStatement, parse_python, read_imports
 
 # What a worker has imported, or is about to, before it looks for the handler. A local file of such a name is either
 # ignored (the module is loaded already) or breaks the worker (it comes first on sys.path).

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from marsmith.archive.environment import Environment, normalise, version_here
 from marsmith.errors import HandlerError
-from marsmith.imports import distributions
+from marsmith.runtime.imports import distributions
 
 # Modules beside the handler of which only the chosen engine's imports anything, and what an engine needs installed.
 ENGINE_MODULES = {"openvino_engine.py": "openvino", "onnxruntime_engine.py": "onnxruntime"}

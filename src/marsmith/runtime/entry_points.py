@@ -13,7 +13,7 @@ from pathlib import Path
 
 from marsmith.config.lint.findings import Finding, finding
 from marsmith.errors import HandlerError
-from marsmith.import_statements import parse_python
+from marsmith.runtime.import_statements import parse_python
 
 _FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 # Calls that make a class as well as a `class` statement does.

@@ -1,0 +1,1 @@
+"""One archive's handler without TorchServe: run once, checked, watched, replayed."""
