@@ -28,9 +28,9 @@ from skimage import data
 from torchvision.transforms import v2
 
 from marsmith.config.form import SUPPORTED, Form
-from marsmith.image_graph import ImageGraph
-from marsmith.recipe import Recipe, load_recipe
-from marsmith.serialize import Files, serialize
+from marsmith.export.image_graph import ImageGraph
+from marsmith.export.recipes.recipe import Recipe, load_recipe
+from marsmith.export.serialize import Files, serialize
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPE = REPOSITORY / "export" / "efficientnet_lite0.py"

@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Any
 from marsmith.config.export_spec import ExportSpec
 from marsmith.config.model_spec import ModelSpec
 from marsmith.config.project_spec import load_spec
-from marsmith.export import export_model
-from marsmith.export_machine import versions
-from marsmith.export_measure import Effort, Progress
-from marsmith.formats.export_lock import Candidate, ExportLock
+from marsmith.export.lock import Candidate, ExportLock
+from marsmith.export.machine import versions
+from marsmith.export.measure import Effort, Progress
+from marsmith.export.model import export_model
 from marsmith.project import Project
 
 if TYPE_CHECKING:
@@ -190,9 +190,9 @@ def fit(recipe_file: Path, target: Path, photos: Sequence[bytes]) -> None:
     """
     import torch
 
-    from marsmith.image_crops import random_crops
-    from marsmith.image_graph import ImageGraph
-    from marsmith.recipe import Recipe, load_recipe
+    from marsmith.export.crops import random_crops
+    from marsmith.export.image_graph import ImageGraph
+    from marsmith.export.recipes.recipe import Recipe, load_recipe
 
     recipe = load_recipe(recipe_file)
     if not isinstance(recipe, Recipe):
@@ -212,7 +212,7 @@ def fit(recipe_file: Path, target: Path, photos: Sequence[bytes]) -> None:
 
 def own_photos() -> list[bytes]:
     """Return the photos that the table is about."""
-    from marsmith.image_sets import find_images
+    from marsmith.export.images import find_images
 
     return [path.read_bytes() for path in find_images(PHOTOS, REPOSITORY)]
 

@@ -15,9 +15,9 @@ import torch
 import torchvision
 
 from marsmith.errors import MarsmithError
-from marsmith.half_precision import in_half_precision
-from marsmith.image_graph import ImageGraph
-from marsmith.recipe import ImagePreprocessing
+from marsmith.export.formats.half_precision import in_half_precision
+from marsmith.export.image_graph import ImageGraph
+from marsmith.export.recipes.recipe import ImagePreprocessing
 
 PREPROCESSING = ImagePreprocessing()
 EAGER = "eager float32"
@@ -115,7 +115,7 @@ def aot_inductor(graph: ImageGraph, precision: str, device: torch.device, path: 
     """
     from torch._inductor import aoti_load_package
 
-    from marsmith.pt2_export import to_pt2
+    from marsmith.export.formats.pt2 import to_pt2
 
     made = in_half_precision(graph, precision) if precision != "float32" else graph
     to_pt2(made, list(pixels(2, torch.device("cpu"))), path, device.type)

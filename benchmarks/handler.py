@@ -46,9 +46,9 @@ from skimage import data
 from torchvision import transforms
 
 from marsmith.archive.unpacked import unpacked
-from marsmith.recipe import load_image_recipe
+from marsmith.export.recipes.recipe import load_image_recipe
+from marsmith.export.recipes.weights import apply_weights, load_weights
 from marsmith.runtime.fake_context import FakeContext
-from marsmith.weights import apply_weights, load_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ARCHIVE = REPOSITORY / "model_store" / "efficientnet_lite0-1.0.mar"

@@ -30,12 +30,12 @@ from torchvision.transforms.v2 import functional
 
 from marsmith.config.form import Form
 from marsmith.errors import ExportError
-from marsmith.image_crops import random_crops
-from marsmith.image_graph import ImageGraph
-from marsmith.int8 import ExpectedAgreement, quantize, search_plan
-from marsmith.int8_engines import open_in_engine
-from marsmith.int8_plan import Int8Plan
-from marsmith.recipe import ImagePreprocessing, Recipe, load_image_recipe
+from marsmith.export.crops import random_crops
+from marsmith.export.image_graph import ImageGraph
+from marsmith.export.int8.engines import open_in_engine
+from marsmith.export.int8.plan import Int8Plan
+from marsmith.export.int8.quantize import ExpectedAgreement, quantize, search_plan
+from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe, load_image_recipe
 
 ROOT = Path(__file__).parents[1]
 FORMS = ("torchscript/int8/onnxruntime", "torchscript/int8/openvino", "torchscript/int8/torch")

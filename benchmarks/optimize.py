@@ -30,7 +30,7 @@ from typing import Any
 from contenders import marsmith_server, stock_archive, stock_server
 from machine import machine_record
 from marsmith.bench import Load, ask_each, best_label, run_load
-from marsmith.export_measure import USUAL_EFFORT, Effort, Progress
+from marsmith.export.measure import USUAL_EFFORT, Effort, Progress
 from marsmith.load.http_lane import HttpTarget
 from marsmith.optimize import Optimized, optimize
 from marsmith.optimize_task import Wish
@@ -166,8 +166,8 @@ def make(name: str, folder: Path) -> None:
     import torch
 
     from export import fit
-    from marsmith.image_classifier import labels_of
-    from marsmith.recipe import Recipe, imagenet_labels, load_recipe
+    from marsmith.export.classifier import labels_of
+    from marsmith.export.recipes.recipe import Recipe, imagenet_labels, load_recipe
     from stock_torchscript import for_stock_handler
 
     file = REPOSITORY / "export" / f"{name}.py"

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 import forms
-from marsmith.recipe import IMAGENET_MEAN, IMAGENET_STD, ImagePreprocessing, load_image_recipe
-from marsmith.weights import apply_weights, load_weights
+from marsmith.export.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, ImagePreprocessing, load_image_recipe
+from marsmith.export.recipes.weights import apply_weights, load_weights
 
 
 class _Renormalised(torch.nn.Module):

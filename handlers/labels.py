@@ -1,6 +1,6 @@
 """Names of the classes, out of the files that people keep them in; by default ``index_to_name.json``.
 
-The forms are those that ``marsmith.class_names`` knows of recipes, and what TorchServe's own handlers read.
+The forms are those that ``marsmith.export.class_names`` knows of recipes, and what TorchServe's own handlers read.
 """
 
 from __future__ import annotations

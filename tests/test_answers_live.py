@@ -21,11 +21,11 @@ from marsmith.cli import main
 from marsmith.client import Client
 from marsmith.config.form import Form
 from marsmith.errors import HandlerError
+from marsmith.export.serialize import serialize
 from marsmith.probes import Prober
 from marsmith.run_state import RunState
 from marsmith.runtime.replay import ExampleRequest, replay, usual_tolerance, validate_examples
 from marsmith.runtime.runner import Runner
-from marsmith.serialize import serialize
 from support.engine_fixtures import archive_folder, packed, pictures, small_graph
 from support.handler_fixtures import npy, write_examples, write_manifest
 from support.live_server import make_project, running

@@ -14,11 +14,11 @@ import torch
 
 from marsmith.client import Client
 from marsmith.config.form import Form
-from marsmith.image_graph import ImageGraph
-from marsmith.recipe import load_recipe
+from marsmith.export.formats.torchscript import reference_images
+from marsmith.export.image_graph import ImageGraph
+from marsmith.export.recipes.recipe import load_recipe
+from marsmith.export.serialize import serialize
 from marsmith.run_state import RunState
-from marsmith.serialize import serialize
-from marsmith.torchscript_export import reference_images
 from support.engine_fixtures import PREPROCESSING, archive_folder, packed, small_graph, small_pt2
 from support.live_server import make_project, running
 from support.projects import REPOSITORY

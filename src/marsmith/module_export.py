@@ -15,19 +15,20 @@ from pathlib import Path
 
 import torch
 
-from marsmith import export_choice, parity
-from marsmith.classifier_module import ImageModule, Probabilities, check_classifier
 from marsmith.config.export_spec import Gate, Limits
 from marsmith.config.form import AUTO, BASE, Form
 from marsmith.error_text import useful_line
 from marsmith.errors import MarsmithError
-from marsmith.export_machine import Machine, obstacle
-from marsmith.export_measure import SHOWN_SIZES, Effort, Progress
-from marsmith.formats.export_lock import IMPOSSIBLE, Candidate
-from marsmith.int8_plan import Int8Plan
-from marsmith.serialize import Files, serialize
+from marsmith.export import export_choice
+from marsmith.export import gate as parity
+from marsmith.export.classifier_module import ImageModule, Probabilities, check_classifier
+from marsmith.export.int8.plan import Int8Plan
+from marsmith.export.lock import IMPOSSIBLE, Candidate
+from marsmith.export.machine import Machine, obstacle
+from marsmith.export.measure import SHOWN_SIZES, Effort, Progress
+from marsmith.export.recipes.torchscript import load_module
+from marsmith.export.serialize import Files, serialize
 from marsmith.torchscript_rebuild import rebuilt_or_same
-from marsmith.torchscript_recipe import load_module
 
 FORMS = (BASE, Form("torchscript", "bfloat16", "torch"), Form("torchscript", "int8", "torch"))
 # The search for int8 aims this far above the gate, as a share of what is left to 1.
@@ -175,7 +176,7 @@ class _Trial:
         )
 
     def _found_plan(self, form: Form) -> Int8Plan:
-        from marsmith import int8
+        from marsmith.export.int8 import quantize as int8
 
         graph = Probabilities(self._module, needed=self._logits).eval()
         tuning = list(self._inputs.tuning)

@@ -17,14 +17,14 @@ from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
 from marsmith.archive_assembly import ProvedExamples, environment_members, linked_folder, proved_examples
-from marsmith.build_stamp import file_sha256
 from marsmith.child_processes import inductor_folder, temporary_folder
 from marsmith.config import admission_policy, model_config
 from marsmith.config.form import Form
 from marsmith.errors import BuildError, ExportError, UsageError
-from marsmith.export_machine import Machine
-from marsmith.export_measure import SILENT, USUAL_EFFORT, Effort, Progress
-from marsmith.formats.export_lock import ExportLock
+from marsmith.export.lock import ExportLock
+from marsmith.export.machine import Machine
+from marsmith.export.measure import SILENT, USUAL_EFFORT, Effort, Progress
+from marsmith.export.stamp import file_sha256
 from marsmith.inputs import read_input
 from marsmith.names import ModelVersion, archive_file_name
 from marsmith.optimize_custom import custom_module

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marsmith import export_locks
 from marsmith.archive.members import Member
-from marsmith.build_stamp import file_sha256
 from marsmith.config.form import AUTO
 from marsmith.errors import ExportError, UsageError
-from marsmith.export_machine import Machine, versions
-from marsmith.export_record import SEEDS
-from marsmith.formats.export_lock import Candidate, ExportLock
-from marsmith.image_sets import digests
+from marsmith.export import locks
+from marsmith.export.images import digests
+from marsmith.export.lock import Candidate, ExportLock
+from marsmith.export.machine import Machine, versions
+from marsmith.export.record import SEEDS
+from marsmith.export.stamp import file_sha256
 from marsmith.optimize_task import NewModule, Task
 from marsmith.runtime import environment
 from marsmith.runtime.imports import local_imports
@@ -74,7 +74,7 @@ def custom_module(task: Task) -> NewModule:
 
 def _inputs(task: Task) -> ModuleInputs:
     """Send photos and crops of them through the old archive's handler."""
-    from marsmith.image_crops import CALIBRATION_SEED, TUNING_SEED, VALIDATION_SEED
+    from marsmith.export.crops import CALIBRATION_SEED, TUNING_SEED, VALIDATION_SEED
     from marsmith.module_export import ModuleInputs
     from marsmith.module_inputs import module_inputs
 
@@ -96,8 +96,8 @@ def _crops(photos: Sequence[Path], count: int, seed: int) -> list[bytes]:
     """Return crops as PNG files."""
     from PIL import Image
 
-    from marsmith.image_crops import random_crops
-    from marsmith.recipe import ImagePreprocessing
+    from marsmith.export.crops import random_crops
+    from marsmith.export.recipes.recipe import ImagePreprocessing
 
     bodies = [path.read_bytes() for path in photos]
     size = ImagePreprocessing(resize=_CROP, crop=(_CROP, _CROP))
@@ -132,9 +132,9 @@ def _lock(task: Task, found: ModuleFound, chosen: Candidate) -> ExportLock:
             "chosen": chosen.form,
             "why": f"the fastest that keeps the handler, {chosen.speedup:.3g} times the archive's own module",
             "fits": {
-                "export": export_locks.digest_of({"precision": task.wish.precision, "engine": task.wish.engine}),
+                "export": locks.digest_of({"precision": task.wish.precision, "engine": task.wish.engine}),
                 "recipe": module,
-                "images": export_locks.digest_of(images),
+                "images": locks.digest_of(images),
                 "weights": _weights(task),
                 "packages": versions(chosen.what),
             },

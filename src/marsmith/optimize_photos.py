@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marsmith.errors import UsageError
-from marsmith.image_sets import ImageSets, find_images, image_sets
+from marsmith.export.images import ImageSets, find_images, image_sets
 from marsmith.packages import installed_version
 
 # Photos of things, of 512 x 300 pixels and more, which every release of scikit-image carries in its wheel.

@@ -16,9 +16,9 @@ from marsmith.archive.members import Member
 from marsmith.config.export_spec import ExportSpec
 from marsmith.config.model_spec import Example, HandlerSpec, ModelSpec
 from marsmith.errors import ArchiveError, ProjectError, UsageError
-from marsmith.export import export_model
-from marsmith.export_folder import Export
-from marsmith.formats.export_lock import ExportLock
+from marsmith.export.folder import Export
+from marsmith.export.lock import ExportLock
+from marsmith.export.model import export_model
 from marsmith.optimize_source import LABELS_FILE
 from marsmith.optimize_task import NewModule, Task
 from marsmith.project import Project
@@ -80,9 +80,9 @@ def _check_module(path: Path) -> None:
     """Refuse what is no image classifier, before anything is exported."""
     import torch
 
-    from marsmith.classifier_module import check_classifier
-    from marsmith.recipe import ImagePreprocessing
-    from marsmith.torchscript_recipe import load_module
+    from marsmith.export.classifier_module import check_classifier
+    from marsmith.export.recipes.recipe import ImagePreprocessing
+    from marsmith.export.recipes.torchscript import load_module
 
     generator = torch.Generator().manual_seed(0)
     # Grey, nearly: a module may refuse what no photo is.

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marsmith import build_stamp
 from marsmith.archive.environment import Environment, render_environment
 from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
@@ -23,8 +22,9 @@ from marsmith.config.lint.model_config import require_sound
 from marsmith.config.model_spec import ModelSpec
 from marsmith.config.server_config import model_store
 from marsmith.errors import BuildError
-from marsmith.export import export_model
-from marsmith.export_folder import Export
+from marsmith.export import stamp as build_stamp
+from marsmith.export.folder import Export
+from marsmith.export.model import export_model
 from marsmith.file_errors import described
 from marsmith.inputs import read_input
 from marsmith.names import ModelVersion, archive_file_name

@@ -20,10 +20,10 @@ from torch import fx, nn
 
 from marsmith.error_text import typed_line
 from marsmith.errors import ExportError
-from marsmith.graph_checks import straight_graph, value_checks
-from marsmith.recipe import Recipe
+from marsmith.export.recipes.recipe import Recipe
+from marsmith.export.recipes.torchscript import load_module, torchscript_recipe
+from marsmith.export.tracing.graph_checks import straight_graph, value_checks
 from marsmith.torchscript_layers import layer_of
-from marsmith.torchscript_recipe import load_module, torchscript_recipe
 
 # Folding batch norms changes the last digits; anything above this is another module. A share of the largest output.
 TOLERANCE = 1e-4

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from marsmith.config.form import Form
-from marsmith.image_graph import ImageGraph
-from marsmith.recipe import ImagePreprocessing
-from marsmith.serialize import Files, serialize
+from marsmith.export.image_graph import ImageGraph
+from marsmith.export.recipes.recipe import ImagePreprocessing
+from marsmith.export.serialize import Files, serialize
 from support.handler_fixtures import write_manifest
 from support.projects import REPOSITORY
 from support.vision_fixtures import photo, wake

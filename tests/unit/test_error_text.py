@@ -21,8 +21,8 @@ from graph_checks import absent_device
 from marsmith import error_text as ours
 from marsmith.cli import main
 from marsmith.errors import ExportError
+from marsmith.export.recipes.torchscript import load_module
 from marsmith.runtime.traceback import summary
-from marsmith.torchscript_recipe import load_module
 from support.handler_fixtures import Worker, write_manifest
 from support.projects import REPOSITORY
 

@@ -22,7 +22,7 @@ from marsmith.cli.output import add_json_flag, note, print_fields, print_json
 from marsmith.config.form import AUTO, DEVICES, ENGINES, FORMATS, PRECISIONS
 
 if TYPE_CHECKING:
-    from marsmith.export_folder import Export
+    from marsmith.export.folder import Export
 
 
 def add_weights_flag(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     """Export, and print where the file is and how far it is from the eager module."""
     from marsmith.cli.export_progress import export_progress
     from marsmith.config.project_spec import load_spec
-    from marsmith.export import export_model
+    from marsmith.export.model import export_model
     from marsmith.project import find_project
 
     project = find_project()
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _here(export: Export) -> dict[str, object]:
     """Say where the figures come from, and which forms this machine cannot have as the one of the lock had them."""
-    from marsmith.export_machine import Machine, limits_here
+    from marsmith.export.machine import Machine, limits_here
 
     lock, machine = export.lock, Machine.here()
     if lock is None:
@@ -127,8 +127,8 @@ def _previous(export: Export) -> object:
 
 def _write_page(target: Path, export: Export) -> None:
     from marsmith.errors import ExportError
-    from marsmith.export_page import render_page
-    from marsmith.formats.export_lock import ExportLock
+    from marsmith.export.lock import ExportLock
+    from marsmith.export.page import render_page
 
     lock = export.lock or (ExportLock.model_validate(export.measured) if export.measured else None)
     if lock is None:
@@ -141,7 +141,7 @@ def _write_page(target: Path, export: Export) -> None:
 
 def _print(export: Export) -> None:
     from marsmith.cli.export_table import print_changes, print_lock
-    from marsmith.formats.export_lock import ExportLock
+    from marsmith.export.lock import ExportLock
 
     lock = export.lock or (ExportLock.model_validate(export.measured) if export.measured else None)
     if lock is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from marsmith.cli.output import note
-from marsmith.export_measure import Progress
+from marsmith.export.measure import Progress
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from marsmith.cli.output import printable
-from marsmith.formats.export_lock import IMPOSSIBLE, Candidate, ExportLock
+from marsmith.export.lock import IMPOSSIBLE, Candidate, ExportLock
 
 
 def print_lock(lock: ExportLock, source: str, device: str = "cpu") -> None:
@@ -19,7 +19,7 @@ def print_lock(lock: ExportLock, source: str, device: str = "cpu") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from marsmith.export_machine import Machine, limits_here, machine_text
+    from marsmith.export.machine import Machine, limits_here, machine_text
 
     machine = Machine.here()
     is_here = machine.is_that_of(lock.machine)

@@ -53,7 +53,7 @@ def _here(export: Mapping[str, Any] | None) -> dict[str, str]:
     """Say where the figures of an export were measured, and what its form is on this machine, where that differs."""
     from marsmith.config.form import Form
     from marsmith.errors import UsageError
-    from marsmith.export_machine import Machine, limits_here, machine_text
+    from marsmith.export.machine import Machine, limits_here, machine_text
 
     speed = (export or {}).get("speed")
     record = speed.get("machine") if isinstance(speed, Mapping) else None

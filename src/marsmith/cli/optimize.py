@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _write_page(target: Path, done: Optimized) -> None:
     from marsmith.errors import ExportError
-    from marsmith.export_page import render_page
+    from marsmith.export.page import render_page
 
     if done.lock is None:
         raise ExportError("nothing was measured, so there is nothing to report", tip="leave precision and engine auto")

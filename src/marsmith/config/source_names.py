@@ -9,7 +9,7 @@
 
 Weights are named by a word (``recipe``, ``hub``, ``random``, ``none``), a file, ``FILE#KEY`` or
 ``models:/NAME/VERSION``.
-Here a name is only read; marsmith.recipe_source opens it.
+Here a name is only read; marsmith.export.recipes.source opens it.
 """
 
 from __future__ import annotations

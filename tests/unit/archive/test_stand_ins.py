@@ -19,12 +19,12 @@ from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
 from marsmith.archive.read import Archive
 from marsmith.archive.write import write_archive
-from marsmith.checkpoint import read_checkpoint
 from marsmith.errors import ArchiveError, BuildError, ExportError, MarsmithError, UsageError
-from marsmith.image_sets import find_images
+from marsmith.export.images import find_images
+from marsmith.export.recipes.checkpoint import read_checkpoint
+from marsmith.export.recipes.torchscript import load_module
 from marsmith.inputs import read_input
 from marsmith.stand_ins import pointer, stand_in
-from marsmith.torchscript_recipe import load_module
 
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32\nsize 1234\n"

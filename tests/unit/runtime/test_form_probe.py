@@ -31,7 +31,9 @@ def mood(project: Project) -> Project:
     """The files of the page on handlers, as a user saves them."""
     (project.root / "handlers" / "mood_handler.py").write_text(from_the_page('"""Text to a mood."""'))
     (project.root / "handlers" / "glad.txt").write_text("what a day :)\n")
-    (project.root / "export" / "mood.py").write_text(from_the_page("import torch\n\nfrom marsmith.recipe"))
+    (project.root / "export" / "mood.py").write_text(
+        from_the_page("import torch\n\nfrom marsmith.export.recipes.recipe")
+    )
     (project.specs / "mood.yaml").write_text(from_the_page("name: mood"))
     return project
 
@@ -91,7 +93,7 @@ def test_a_handler_that_takes_the_form_is_built_without_examples(project: Projec
     text = spec.read_text().partition("examples:")[0].replace("image_classifier_handler.py", handler)
     if handler == "tensor_handler.py":
         (project.root / "export" / "tiny.py").write_text(
-            "import torch\nfrom marsmith.recipe import TensorRecipe\n"
+            "import torch\nfrom marsmith.export.recipes.recipe import TensorRecipe\n"
             "RECIPE = TensorRecipe(build=lambda: torch.nn.Linear(3, 2), examples=lambda: [{'x': torch.zeros(2, 3)}])\n"
         )
     spec.write_text(text)

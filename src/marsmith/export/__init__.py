@@ -1,0 +1,1 @@
+"""Weights to a serialized file that gives the same answers."""

@@ -1,0 +1,70 @@
+"""An image classifier as a recipe gives it: its module built, its labels, and how its export is described.
+
+Imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from marsmith.errors import ExportError, MarsmithError
+from marsmith.export.class_names import class_names, distinct
+from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe
+from marsmith.export.recipes.weights import RANDOM_SEED
+
+
+def build_classifier(recipe: Recipe, label: str) -> torch.nn.Module:
+    """Call a recipe's ``build`` with a fixed seed.
+
+    Raises:
+        ExportError: it raises, or returns something else.
+    """
+    torch.manual_seed(RANDOM_SEED)
+    try:
+        module = recipe.build()
+    except MarsmithError:
+        raise
+    except Exception as error:
+        raise ExportError(f"build() of the recipe {label} raises {type(error).__name__}: {error}") from error
+    if not isinstance(module, torch.nn.Module):
+        raise ExportError(f"build() of the recipe {label} returns {type(module).__name__}, not a torch.nn.Module")
+    return module.eval()
+
+
+def labels_of(labels: object, classes: int) -> dict[str, str]:
+    """Return class index, as text, to name: the stock format of index_to_name.json, with every name once.
+
+    Args:
+        labels: what a recipe has under ``labels``, or a function that returns it.
+        classes: how many outputs the module has.
+
+    Raises:
+        ExportError: the function raises, or the labels do not name every output.
+    """
+    try:
+        given = labels() if callable(labels) else labels
+    except MarsmithError:
+        raise
+    except Exception as error:  # a recipe is anybody's code
+        raise ExportError(f"labels() of the recipe raises {type(error).__name__}: {error}") from error
+    return {str(index): name for index, name in enumerate(distinct(class_names(given, classes)))}
+
+
+def signature(preprocessing: ImagePreprocessing, classes: int) -> dict[str, Any]:
+    """Return inputs, outputs and preprocessing as export.json has them; None where an axis may vary."""
+    height, width = preprocessing.crop
+    pixels = {"name": "images", "dtype": "uint8", "shape": [None, 3, height, width], "layout": "NCHW", "color": "RGB"}
+    return {
+        "inputs": [pixels],
+        "outputs": [{"name": "probabilities", "dtype": "float32", "shape": [None, classes]}],
+        "preprocessing": {
+            "byTheHandler": {
+                "resize": preprocessing.resize,
+                "crop": list(preprocessing.crop),
+                "interpolation": preprocessing.interpolation,
+            },
+            "inTheGraph": {"mean": list(preprocessing.mean), "std": list(preprocessing.std)},
+        },
+    }

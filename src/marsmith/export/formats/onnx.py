@@ -1,0 +1,163 @@
+"""An eager module to an ONNX file with a dynamic batch, the same bytes for the same module. Imports torch and onnx."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from marsmith.error_text import useful_line
+from marsmith.errors import ExportError, MissingDependencyError
+from marsmith.export.formats.graph_program import BATCH, quietly, to_program
+
+if TYPE_CHECKING:
+    import onnx
+
+# The newest that the exporter writes without translating its own output, and that the engines here all run.
+OPSET = 20
+INPUT = "images"
+OUTPUT = "probabilities"
+# Protocol buffers end at 2 GiB; a file in one piece needs no second one to go with it.
+_LARGEST_BYTES = 2**31 - 1
+_OTHER = "use format: torchscript"
+_UNSUPPORTED = re.compile(r"OpOverload\(op='([\w.:]+)'")
+
+
+def to_onnx(graph: torch.nn.Module, images: Sequence[torch.Tensor], target: Path) -> None:
+    """Export ``graph`` and write it to ``target``.
+
+    Shapes: ``images`` uint8 (N, 3, H, W) to ``probabilities`` float32 (N, classes), N dynamic.
+
+    Args:
+        graph: the eager module.
+        images: uint8 (3, H, W), at least one.
+        target: the file to write.
+
+    Raises:
+        ExportError: the module cannot be expressed, an operator has no form in ONNX, or a weight is not a number.
+        MissingDependencyError: onnx or onnxscript is not installed.
+    """
+    refuse_telemetry()
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "onnx", extra="onnx") from None
+    program = to_program(graph, images)
+    model = _export(program)
+    require_numbers(model)
+    save_onnx(model, target)
+
+
+def refuse_telemetry() -> None:
+    """Keep onnxruntime, which torch's and onnx's tools import at will, from reporting to its makers.
+
+    Since 1.29 it does so on Linux too, at its import; the variable must be set before that.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+def save_onnx(model: onnx.ModelProto, target: Path) -> None:
+    """Check a model, strip what differs between two exports of it, and write it.
+
+    Raises:
+        ExportError: onnx's checker refuses it, or it is larger than 2 GiB.
+    """
+    import onnx
+
+    strip(model)
+    size = model.ByteSize()
+    if size > _LARGEST_BYTES:
+        raise ExportError(f"the model does not fit into one ONNX file: {size} bytes, over {_LARGEST_BYTES}", tip=_OTHER)
+    content = model.SerializeToString(deterministic=True)
+    try:
+        onnx.checker.check_model(content, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"onnx refuses the exported model: {useful_line(error)}", tip=_OTHER) from error
+    target.write_bytes(content)
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove what an export tells about itself: producer, doc strings, and stack traces with paths of this machine."""
+    model.ClearField("producer_name")
+    model.ClearField("producer_version")
+    model.ClearField("doc_string")
+    del model.metadata_props[:]
+    for function in model.functions:
+        _strip_all([function, *function.node, *function.value_info])
+    for graph in _graphs(model):
+        values = [*graph.input, *graph.output, *graph.value_info]
+        _strip_all([graph, *graph.node, *graph.initializer, *values])
+
+
+def require_numbers(model: onnx.ModelProto) -> None:
+    """Refuse a model with a weight that is not a number.
+
+    Raises:
+        ExportError: it names the weights.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    arrays = ((tensor.name, numpy_helper.to_array(tensor)) for tensor in model.graph.initializer)
+    broken = [name for name, array in arrays if array.dtype.kind == "f" and np.isnan(array).any()]
+    if broken:
+        raise ExportError(f"weights that are not numbers (NaN): {', '.join(broken[:5])}", tip="load other weights")
+
+
+def _export(program: torch.export.ExportedProgram) -> onnx.ModelProto:
+    def export() -> Any:
+        return torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: BATCH},),
+            opset_version=OPSET,
+            verbose=False,
+        )
+
+    try:
+        made = quietly(export)
+    except Exception as error:  # the exporter's own errors, and whatever its translations raise
+        raise _explain(error) from error
+    if made is None:
+        raise ExportError("torch.onnx.export returned nothing", tip=_OTHER)
+    model: onnx.ModelProto = made.model_proto
+    return model
+
+
+def _explain(error: BaseException) -> ExportError:
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    operators = sorted({name for one in chain for name in _UNSUPPORTED.findall(str(one))})
+    if operators:
+        return ExportError(
+            f"ONNX has no form of {', '.join(operators)}",
+            tip="use format: torchscript (engine: torch runs every operator), or write it with simpler operators",
+        )
+    return ExportError(f"the module cannot be exported to ONNX: {useful_line(chain[-1])}", tip=_OTHER)
+
+
+def _strip_all(parts: Iterable[Any]) -> None:
+    for part in parts:
+        part.ClearField("doc_string")
+        del part.metadata_props[:]
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    waiting = [model.graph]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                waiting += [attribute.g] if attribute.HasField("g") else []
+                waiting += attribute.graphs

@@ -1,0 +1,117 @@
+"""int8: quantises a graph as a plan says, and finds the plan. The one module of int8 that others call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from marsmith.child_processes import temporary_folder
+from marsmith.config.form import Form
+from marsmith.errors import ExportError
+from marsmith.export.int8.plan import Int8Plan
+from marsmith.export.int8.search import ExpectedAgreement, Forward, Judge, best_settings, give_back
+
+# One in so many calibration images judges settings and layers instead of calibrating.
+_JUDGING = 4
+_JUDGES = 24
+ONNX_FILE = "model.onnx"
+TORCHSCRIPT_FILE = "model.pt"
+
+__all__ = ["ExpectedAgreement", "quantize", "search_plan"]
+
+
+def quantize(
+    graph: torch.nn.Module,
+    form: Form,
+    plan: Int8Plan,
+    calibration: Sequence[torch.Tensor],
+    images: Sequence[torch.Tensor],
+    folder: Path,
+) -> tuple[Path, ...]:
+    """Write the int8 file that the form's engine runs: the same inputs and plan give the same bytes.
+
+    Args:
+        graph: the eager float32 module: uint8 (N, 3, H, W) to float32 (N, classes); is left as it is.
+        form: of precision int8. Engine ``torch`` gives TorchScript, the others an ONNX model.
+        plan: how to quantise.
+        calibration: uint8 (3, H, W), read in this order.
+        images: uint8 (3, H, W) to trace with.
+        folder: where the file goes.
+
+    Raises:
+        ExportError: the module cannot be expressed, has nothing to quantise, or is not the one of the plan.
+        MissingDependencyError: onnx or onnxruntime is not installed.
+    """
+    if form.engine == "torch":
+        from marsmith.export.int8.torch import write_int8_torchscript
+
+        write_int8_torchscript(graph, plan, calibration, images, folder / TORCHSCRIPT_FILE)
+        return (folder / TORCHSCRIPT_FILE,)
+    from marsmith.export.formats.onnx import refuse_telemetry
+
+    refuse_telemetry()
+    from marsmith.export.int8 import onnx as int8_onnx
+
+    model = int8_onnx.float_model(graph, images, folder)
+    calibrated = int8_onnx.calibrate(model, plan, calibration)
+    quantized = int8_onnx.quantize_calibrated(calibrated, plan, form.engine)
+    int8_onnx.write_int8_onnx(quantized, folder / ONNX_FILE)
+    return (folder / ONNX_FILE,)
+
+
+def search_plan(
+    graph: torch.nn.Module,
+    form: Form,
+    calibration: Sequence[torch.Tensor],
+    validate: Callable[[Forward], float],
+    wanted: float,
+    on_step: Callable[[str], None],
+    known: Int8Plan | None = None,
+) -> Int8Plan:
+    """Find how to quantise ``graph`` so that ``validate`` of the result is at least ``wanted``.
+
+    Settings are compared, and where all layers can be int8 that is all. Otherwise each run of a few layers is left in
+    float32 by itself, to see what noise that takes off; the noisiest for what they cost stay in float32, as many as it
+    takes. The time is bounded: one short trial a layer, and as many validations as halving takes.
+
+    Args:
+        graph: the eager float32 module.
+        form: of precision int8; measured in its engine.
+        calibration: uint8 (3, H, W); a part of them is kept from calibration, to judge with.
+        validate: agreement, 0 to 1, of a function of uint8 (N, 3, H, W) with the eager module, on images of its own.
+        wanted: agreement to reach.
+        on_step: is told each step, in words.
+        known: a plan that another engine of the run has; is taken, without a search, where it holds here too.
+
+    Raises:
+        ExportError: no plan reaches ``wanted``, or the module cannot be quantised at all.
+    """
+    if not calibration:
+        raise ExportError("int8 needs calibration images", tip="name some in the spec: export.calibration")
+    with temporary_folder("marsmith-int8-") as folder:
+        from marsmith.export.int8.trials import trials_of
+
+        fitting, judging = _split(calibration)
+        judge = Judge.of(graph, judging)
+        trials = trials_of(graph, form, fitting, judge, folder)
+        if known is not None:
+            reached = validate(trials.forward(known))
+            on_step(f"int8 by the plan of another engine: agreement {reached:.4f}, wanted {wanted:.4f}")
+            if reached >= wanted:
+                return known
+        plan = best_settings(trials.settings(), trials.noise_db, on_step)
+        found = give_back(
+            plan, lambda: trials.ranked(plan), lambda tried: validate(trials.forward(tried)), wanted, on_step
+        )
+    return replace(found, images=len(fitting))
+
+
+def _split(calibration: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return the images to fit ranges on, the first ones, and those to judge by: the last ones."""
+    judges = min(len(calibration) // _JUDGING, _JUDGES)
+    if judges == 0:
+        return list(calibration), list(calibration)
+    return list(calibration[:-judges]), list(calibration[-judges:])

@@ -1,0 +1,221 @@
+"""Candidates made, judged and timed, each in a process of its own; nothing is decided here but by ``export_choice``.
+
+All that are timed take turns, in another order each round, so that what slows the machine for a while slows all alike.
+A figure is the median of its turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from marsmith.config.form import BASE, Form
+from marsmith.error_text import useful_line
+from marsmith.errors import ExportError
+from marsmith.export import export_choice
+from marsmith.export.lock import IMPOSSIBLE, Candidate
+from marsmith.export.machine import Machine, obstacle
+from marsmith.export.messages import JobRequest, JobResult
+from marsmith.export.process import JobProcess
+
+# Batch sizes that are always in the tables, besides the one that is served.
+SHOWN_SIZES = (1, 8)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long is timed.
+
+    Attributes:
+        rounds: turns of each.
+        turn_s: length of a turn, in seconds.
+    """
+
+    rounds: int = 5
+    turn_s: float = 0.25
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Who is told how far it is.
+
+    Attributes:
+        step: is told each step, in words.
+        candidates: is told how many candidates are done, of how many, and which one is next.
+        rounds: is told how many rounds of timing are done, of how many.
+    """
+
+    step: Callable[[str], None] = lambda _: None
+    candidates: Callable[[int, int, str], None] = lambda *_: None
+    rounds: Callable[[int, int], None] = lambda *_: None
+
+
+USUAL_EFFORT = Effort()
+SILENT = Progress()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found.
+
+    Attributes:
+        candidates: every form, in the order of preference.
+        results: of those that could be made, by form.
+        eager: images per second of the eager float32 module, by batch size; empty where nothing was timed.
+        sizes: batch sizes that scores are taken over.
+    """
+
+    candidates: list[Candidate]
+    results: dict[str, JobResult] = field(default_factory=dict)
+    eager: dict[str, float] = field(default_factory=dict)
+    sizes: list[int] = field(default_factory=list)
+
+
+def measure(
+    template: JobRequest,
+    wanted: Sequence[Form],
+    folder: Path,
+    *,
+    batch_size: int,
+    machine: Machine,
+    device: str = "cpu",
+    must_be_faster: bool = True,
+    effort: Effort = USUAL_EFFORT,
+    progress: Progress = SILENT,
+) -> Measured:
+    """Make each form in a folder of its own below ``folder``, judge it, and time those that pass.
+
+    Args:
+        template: the request for any of them; form and folder are filled in.
+        wanted: in the order of preference; the base is made besides them where speed counts.
+        folder: an empty folder.
+        batch_size: that is served.
+        machine: where this runs.
+        device: ``cpu`` or ``cuda``.
+        must_be_faster: refuse what is slower than the base.
+        effort: how long to time.
+        progress: is told how far it is.
+
+    Raises:
+        ExportError: the model itself cannot be had: not even the base can be made.
+    """
+    forms = list(dict.fromkeys([BASE, *wanted]))
+    sizes = export_choice.scored_sizes(batch_size)
+    with _Trial(template, folder, device, machine, progress) as trial:
+        for index, form in enumerate(forms):
+            progress.candidates(index, len(forms), str(form))
+            trial.add(form)
+        progress.candidates(len(forms), len(forms), "")
+        eager, rates = _timed(trial.processes, sorted({*SHOWN_SIZES, *sizes}), effort, progress)
+    timed = [_with_rates(trial.found[form], rates.get(form, {}), eager, sizes) for form in forms]
+    judged = export_choice.refuse_slow(timed, sizes) if must_be_faster else timed
+    return Measured(judged, trial.results, eager, sizes)
+
+
+class _Trial(ExitStack):
+    """The candidates of one run; the processes of those that pass stay until its end.
+
+    Attributes:
+        found: every form that was added.
+        results: of those that could be made, by form.
+        processes: of those that pass, and of the base.
+    """
+
+    def __init__(self, template: JobRequest, folder: Path, device: str, machine: Machine, progress: Progress) -> None:
+        super().__init__()
+        self.found: dict[Form, Candidate] = {}
+        self.results: dict[str, JobResult] = {}
+        self.processes: dict[Form, JobProcess] = {}
+        self._template, self._folder, self._device = template, folder, device
+        self._machine, self._progress = machine, progress
+
+    def add(self, form: Form) -> None:
+        """Make and judge a form.
+
+        Raises:
+            ExportError: it is the base and cannot be made, so nothing can.
+        """
+        problem = obstacle(form, self._device, self._machine)
+        if problem:
+            self._drop(Candidate(form=str(form), verdict=IMPOSSIBLE, reason=problem))
+            return
+        with ExitStack() as started:
+            job = started.enter_context(JobProcess(self._request(form)))
+            try:
+                result = job.export(self._progress.step)
+            except ExportError as error:
+                if form == BASE:
+                    raise
+                self._drop(_failed(form, error))
+                return
+            self.results[str(form)] = result
+            candidate = _judged(form, result)
+            if candidate.verdict != "passed" and form != BASE:
+                self._drop(candidate)
+                return
+            self.found[form], self.processes[form] = candidate, job
+            self.push(started.pop_all())
+
+    def _drop(self, candidate: Candidate) -> None:
+        self.found[candidate.what] = candidate
+        self._progress.step(f"{candidate.form} is {candidate.verdict}: {candidate.reason}")
+
+    def _request(self, form: Form) -> JobRequest:
+        place = self._folder / str(form).replace("/", "-")
+        place.mkdir(parents=True)
+        return replace(self._template, form=str(form), folder=str(place))
+
+
+def _failed(form: Form, error: ExportError) -> Candidate:
+    reason = useful_line(error.message).removeprefix(f"{form} ") + (f" ({error.tip})" if error.tip else "")
+    return Candidate(form=str(form), verdict="failed", reason=reason)
+
+
+def _judged(form: Form, result: JobResult) -> Candidate:
+    refused = bool(result.problems)
+    return Candidate(
+        form=str(form),
+        verdict="refused" if refused else "passed",
+        reason=f"{'; '.join(result.problems)}; {result.tip}" if refused else "",
+        figures=result.parity,
+        bytes=result.bytes,
+        load_s=_figure(result.load_s),
+    )
+
+
+def _timed(
+    processes: Mapping[Form, JobProcess], sizes: Sequence[int], effort: Effort, progress: Progress
+) -> tuple[dict[str, float], dict[Form, dict[str, float]]]:
+    """Return images per second by batch size: of the eager module, and of each form."""
+    contestants: list[tuple[Form, str]] = [(BASE, "eager"), *((form, "form") for form in processes)]
+    turns: dict[tuple[Form, str, int], list[float]] = {}
+    progress.step(f"timing {len(contestants)} at batch sizes {', '.join(map(str, sizes))}, taking turns")
+    for number in range(effort.rounds + 1):
+        progress.rounds(number, effort.rounds + 1)
+        for index in range(len(contestants)):
+            form, what = contestants[(index + number) % len(contestants)]
+            for size in sizes:
+                # The first round warms up: engines compile for a batch size when they first see it.
+                rate = processes[form].rate(what, size, effort.turn_s if number else 0.0)
+                if number:
+                    turns.setdefault((form, what, size), []).append(rate)
+    progress.rounds(effort.rounds + 1, effort.rounds + 1)
+    medians = {key: _figure(statistics.median(rates)) for key, rates in turns.items()}
+    eager = {str(size): medians[BASE, "eager", size] for size in sizes}
+    return eager, {form: {str(size): medians[form, "form", size] for size in sizes} for form in processes}
+
+
+def _with_rates(
+    candidate: Candidate, rates: dict[str, float], eager: Mapping[str, float], sizes: Sequence[int]
+) -> Candidate:
+    if not rates:
+        return candidate
+    speedup = export_choice.score(rates, sizes) / export_choice.score(eager, sizes)
+    return candidate.model_copy(update={"images_per_second": rates, "speedup": _figure(speedup)})
+
+
+def _figure(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,73 @@
+"""What a recipe imports besides the files of its project. A recipe runs here alone: no server needs what it imports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from marsmith.archive.environment import normalise
+from marsmith.errors import ExportError
+from marsmith.export.stamp import file_sha256
+from marsmith.known_packages import install_tip, lies_in_project
+from marsmith.packages import module_origin
+from marsmith.runtime.import_statements import ImportStatement
+from marsmith.runtime.imports import foreign_imports, provided
+
+# Its own code is part of what an export depends on, wherever it is imported from.
+_OURS = "marsmith"
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a recipe needs.
+
+    Attributes:
+        distributions: normalised names (PEP 503) of the installed ones that it imports, sorted.
+        loose: modules that belong to no distribution, found on PYTHONPATH, with the SHA-256 of each of their files.
+    """
+
+    distributions: tuple[str, ...]
+    loose: dict[str, dict[str, str]]
+
+
+def requirements(files: Sequence[Path], root: Path) -> Requirements:
+    """Find what the files of a recipe need, the recipe's own file first.
+
+    Raises:
+        ExportError: a module that is not optional is neither in the project nor installed; every such place is named.
+        HandlerError: a file cannot be read or parsed.
+    """
+    names: set[str] = set()
+    loose: dict[str, dict[str, str]] = {}
+    missing: dict[str, ImportStatement] = {}
+    roots = (files[0].parent, root) if files else ()
+    for statement, found in provided(foreign_imports(list(files), roots)):
+        names |= found
+        if found or statement.top == _OURS:
+            continue
+        origin = module_origin(statement.top)
+        if origin:
+            loose[statement.top] = _digests(Path(origin))
+        elif not statement.optional:
+            missing.setdefault(statement.top, statement)
+    if missing:
+        places = [f"{one.file}:{one.line}: the module {name!r} is not installed" for name, one in missing.items()]
+        tips = [mend_missing_in_recipe(name, one.file) for name, one in missing.items()]
+        raise ExportError("\n".join(places), tip="; ".join(tips))
+    return Requirements(tuple(sorted({*map(normalise, names)} - {_OURS})), loose)
+
+
+def mend_missing_in_recipe(module: str, file: Path) -> str:
+    """Return what to do about a module that a file of a recipe imports and that is not found."""
+    elsewhere = lies_in_project(module, file)
+    if elsewhere:
+        return f"a recipe finds what lies beside it or in the project's root: {elsewhere} is in neither"
+    return f"{install_tip(module)}, or put {module}.py beside the recipe or into the project's root"
+
+
+def _digests(origin: Path) -> dict[str, str]:
+    """Return the digests of a module's source, by path from its folder."""
+    folder = origin.parent if origin.name == "__init__.py" else origin
+    files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]
+    return {file.relative_to(folder.parent).as_posix(): file_sha256(file) for file in files if file.is_file()}

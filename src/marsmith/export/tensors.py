@@ -1,0 +1,194 @@
+"""The export of a ``TensorRecipe``: TorchScript with a signature, compared with the eager module. Imports torch."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from marsmith.config.export_spec import ExportSpec, Limits
+from marsmith.config.form import BASE, Form
+from marsmith.error_text import typed_line, useful_line
+from marsmith.errors import ExportError, MarsmithError
+from marsmith.export import gate as parity
+from marsmith.export.formats import torchscript_file
+from marsmith.export.messages import JobRequest, JobResult
+from marsmith.export.recipes.recipe import TensorRecipe
+from marsmith.export.recipes.torchscript import load_module
+from marsmith.export.recipes.weights import RANDOM_SEED, Weights, apply_weights, load_weights
+from marsmith.export.tensor_calls import batch_of, close, outputs_of
+from marsmith.export.tensor_graph import TensorGraph, call_rows, doubled, signature
+from marsmith.export.tracing.checks import check_eager_call, check_exported_call
+
+SERIALIZED_FILE = "model.pt"
+_TIP = "try export.method: script (or trace), or set export.gate.float32 if the difference is meant"
+
+
+class TensorJob:
+    """A tensor model while it is exported; what ``export_job.Job`` is for images."""
+
+    def __init__(self, request: JobRequest, recipe: TensorRecipe, on_step: Callable[[str], None]) -> None:
+        self.request = request
+        self.recipe = recipe
+        self.on_step = on_step
+        self.spec = ExportSpec.model_validate(request.export)
+        torch.set_num_threads(request.threads)
+
+    def run(self) -> JobResult:
+        """Build, convert, compare and save.
+
+        Raises:
+            ExportError: the recipe, the weights or the module cannot be exported; nothing is left in the folder.
+        """
+        if Form.parse(self.request.form) != BASE:
+            raise ExportError(
+                f"{self.request.form}: a tensor recipe is exported as {BASE}", tip="leave out format, precision, engine"
+            )
+        root = Path(self.request.root)
+        module = _built(self.recipe)
+        weights = load_weights(
+            self.request.weights,
+            self.recipe,
+            root,
+            allow_pickle=self.request.allow_pickle,
+            strip_prefix=self.request.strip_prefix,
+            wanted=module.state_dict().keys(),
+        )
+        apply_weights(module, weights, adapt=self.recipe.adapt_weights)
+        names, self.rows = call_rows(self.recipe)
+        self.eager = TensorGraph(module, names, self.recipe.call).eval()
+        check_eager_call(self.eager, self.rows, method=self.spec.method)
+        self.on_step(f"converting to TorchScript ({self.spec.method}, frozen)")
+        target = Path(self.request.folder) / SERIALIZED_FILE
+        _save(self._convert(), target)
+        try:
+            return self._compared(target, names, weights)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+    def rate(self, what: str, batch_size: int, seconds: float) -> float:
+        """Run ``eager`` or ``form`` for at least ``seconds``; return rows per second."""
+        forward = self.eager if what == "eager" else self.exported
+        batch = batch_of(self.rows, batch_size)
+        done, started = 0, time.perf_counter()
+        with torch.inference_mode():
+            while True:
+                forward(*batch)
+                done += batch_size
+                elapsed = time.perf_counter() - started
+                if elapsed >= seconds:
+                    return done / elapsed
+
+    def _convert(self) -> torch.jit.ScriptModule:
+        if self.spec.method == "script" and self.recipe.call != "arguments":
+            raise ExportError(
+                f"a module that takes its inputs in one {self.recipe.call} cannot be scripted with a signature",
+                tip="export.method: trace, or let forward() take one argument an input",
+            )
+        example = batch_of(self.rows, 2)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            try:
+                if self.spec.method == "script":
+                    made = torch.jit.script(self.eager.module)
+                else:
+                    made = torch.jit.trace(self.eager, example, check_trace=False)
+                frozen: torch.jit.ScriptModule = torch.jit.freeze(made.eval())
+            except Exception as error:  # torch raises what it likes here
+                raise ExportError(
+                    f"TorchScript's {self.spec.method} cannot express the module: {useful_line(error)}",
+                    tip=f"try export.method: {'trace' if self.spec.method == 'script' else 'script'} in the spec",
+                ) from error
+        return frozen
+
+    def _compared(self, target: Path, names: Sequence[str], weights: Weights) -> JobResult:
+        self.on_step(f"comparing with the eager module, on {len(self.rows)} rows")
+        started = time.perf_counter()
+        self.exported = load_module(target)
+        load_s = time.perf_counter() - started
+        check_exported_call(self.eager, self.exported, self.rows)
+        with torch.no_grad():
+            report = self._signature(names)
+            worst = max(self._error(size) for size in parity.BATCH_SIZES)
+        limits = Limits(max_abs_error=self.spec.gate.limits("float32").max_abs_error)
+        limit = limits.max_abs_error
+        measured = parity.Parity(len(self.rows), worst)
+        # Rows of tensors have no classes that could agree.
+        unknown = ("top1Agreement", "maxRelativeErrorBelow")
+        record = {key: value for key, value in measured.record(limits).items() if key not in unknown}
+        failed = limit is not None and worst > limit
+        return JobResult(
+            serialized_file=str(target),
+            companions=[],
+            engine_file=None,
+            report={**report, "weights": weights.record},
+            labels={},
+            files=[str(weights.file)] if weights.file else [],
+            parity={"samples": len(self.rows), "max_abs_error": float(f"{worst:.4g}")},
+            parity_record=record,
+            problems=[f"the largest absolute error is {worst:.2e}, above {limit:.2e}"] if failed else [],
+            tip=_TIP,
+            bytes=target.stat().st_size,
+            load_s=load_s,
+        )
+
+    def _signature(self, names: Sequence[str]) -> dict[str, Any]:
+        """Describe what goes in and comes out, and check that axes of any length are not baked in."""
+        batch = batch_of(self.rows, 2)
+        longer = doubled(self.recipe, names, batch)
+        raw = self.eager.raw(*batch)
+        try:
+            raw_longer = self.eager.raw(*longer)
+        except Exception as error:  # the module is anybody's code
+            raise ExportError(
+                f"the module does not take longer axes: {typed_line(error)}",
+                tip="leave out what cannot vary from dynamic in the recipe",
+            ) from error
+        try:
+            same = close(outputs_of(raw_longer), outputs_of(self.exported(*longer)))
+        except Exception:  # the TorchScript interpreter raises what it likes
+            same = False
+        if not same:
+            raise ExportError(
+                f"the length of an axis is baked into the export: {', '.join(self.recipe.dynamic)}",
+                tip="look for sizes taken from a tensor as Python numbers, or try export.method: script",
+            )
+        return signature(self.recipe, names, batch, (raw, raw_longer))
+
+    def _error(self, size: int) -> float:
+        batch = batch_of(self.rows, size)
+        pairs = zip(outputs_of(self.eager(*batch)), outputs_of(self.exported(*batch)), strict=True)
+        differences = [float((want.double() - got.double()).abs().max()) for want, got in pairs if want.numel()]
+        if any(difference != difference for difference in differences):  # NaN is not itself
+            raise ExportError("the module gives values that are not finite", tip="are these the right weights?")
+        return max(differences, default=0.0)
+
+
+def _built(recipe: TensorRecipe) -> torch.nn.Module:
+    torch.manual_seed(RANDOM_SEED)
+    try:
+        module = recipe.build()
+    except MarsmithError:
+        raise
+    except Exception as error:  # a recipe is anybody's code
+        raise ExportError(f"build() of the recipe raises {type(error).__name__}: {error}") from error
+    if not isinstance(module, torch.nn.Module):
+        raise ExportError(f"build() of the recipe returns {type(module).__name__}, not a torch.nn.Module")
+    return module.eval()
+
+
+def _save(module: torch.jit.ScriptModule, target: Path) -> None:
+    raw = target.with_name(f".raw.{os.getpid()}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torchscript_file.save(module, raw)
+        torchscript_file.normalise(raw, target)
+    finally:
+        raw.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What tracing a module would lose, found before it is lost."""
