@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from marsmith.build.from_spec import build_from_spec
 from marsmith.config.project_spec import load_spec
 from marsmith.project import Project
-from marsmith.spec_archive import build_from_spec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL = Project(REPOSITORY)

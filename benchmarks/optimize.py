@@ -30,10 +30,10 @@ from typing import Any
 from contenders import marsmith_server, stock_archive, stock_server
 from machine import machine_record
 from marsmith.bench import Load, ask_each, best_label, run_load
+from marsmith.build.optimize.rebuild import Optimized, optimize
+from marsmith.build.optimize.task import Wish
 from marsmith.export.measure import USUAL_EFFORT, Effort, Progress
 from marsmith.load.http_lane import HttpTarget
-from marsmith.optimize import Optimized, optimize
-from marsmith.optimize_task import Wish
 from marsmith.project import Project
 from photos import NAMES, photos, write_photos
 

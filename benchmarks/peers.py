@@ -37,12 +37,12 @@ from machine import machine_line, machine_record
 from marsmith import run_state
 from marsmith.archive.unpacked import unpacked
 from marsmith.bench import http_target
+from marsmith.build.from_spec import build_from_spec
 from marsmith.config.project_spec import load_spec
 from marsmith.inputs import Input
 from marsmith.load.http_lane import HttpTarget
 from marsmith.project import Project
 from marsmith.scratch_server import scratch_server
-from marsmith.spec_archive import build_from_spec
 from marsmith.tuning.setup import Placement, Setup
 from marsmith.tuning.variant import VariantMaker
 from peer_servers.peer_model import PeerSettings

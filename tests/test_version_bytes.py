@@ -11,6 +11,7 @@ import pytest
 from marsmith import served_file
 from marsmith.archive import Archive
 from marsmith.archive.store import load_items, open_stored
+from marsmith.build.from_spec import build_from_spec
 from marsmith.cli import main
 from marsmith.config.project_spec import load_spec
 from marsmith.config.server_config import model_store
@@ -22,7 +23,6 @@ from marsmith.names import ModelVersion
 from marsmith.project import Project
 from marsmith.selection import select
 from marsmith.served_versions import plan_serving
-from marsmith.spec_archive import build_from_spec
 from marsmith.start_plan import _renewed
 from marsmith.version_bytes import binding, bound_digest, check_bytes, check_stored, guard
 from support.deploy_fixtures import write_version

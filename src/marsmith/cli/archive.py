@@ -29,11 +29,11 @@ def run(args: argparse.Namespace) -> None:
     """Build, and print where the archive is and its digest."""
     from marsmith.archive import Archive
     from marsmith.archive.admit import policy_problems
+    from marsmith.build.from_spec import build_from_spec
     from marsmith.config import admission_policy
     from marsmith.config.project_spec import load_spec
     from marsmith.names import check_model_version
     from marsmith.project import find_project
-    from marsmith.spec_archive import build_from_spec
 
     project = find_project()
     policy = admission_policy(project)

@@ -18,7 +18,7 @@ from marsmith.cli.output import add_json_flag, note, print_fields, print_json
 from marsmith.config.form import AUTO, ENGINES, PRECISIONS
 
 if TYPE_CHECKING:
-    from marsmith.optimize import Optimized
+    from marsmith.build.optimize.rebuild import Optimized
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make the archive; print what was measured, and how the replies compare."""
+    from marsmith.build.optimize.rebuild import optimize
+    from marsmith.build.optimize.task import Wish
     from marsmith.cli.export_progress import export_progress
-    from marsmith.optimize import optimize
-    from marsmith.optimize_task import Wish
     from marsmith.project import find_project
 
     wish = Wish(args.precision, args.engine, args.version, args.output, args.examples, args.force)

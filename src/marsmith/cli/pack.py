@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Build the archive; print its path."""
-    from marsmith.pack import PackRequest, pack
+    from marsmith.build.pack import PackRequest, pack
 
     fields = {key: value for key, value in vars(args).items() if key in PackRequest.__dataclass_fields__}
     request = PackRequest(**fields)

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the archive; print its digest and path."""
-    from marsmith.repack import repack
+    from marsmith.build.repack import repack
 
     with byte_progress(args.archive.name) as on_progress:
         done = repack(

@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _archive(project: Project, spec: ModelSpec) -> Path:
     """Return the model's archive, built where there is none."""
+    from marsmith.build.from_spec import build_from_spec
     from marsmith.config.server_config import model_store
     from marsmith.names import archive_file_name
-    from marsmith.spec_archive import build_from_spec
 
     path = model_store(project) / archive_file_name(spec.name, spec.version)
     return path if path.exists() else build_from_spec(project, spec, on_step=note).path

@@ -19,10 +19,10 @@ from marsmith.archive.members import Member
 from marsmith.archive.signature import sign, signature_path
 from marsmith.archive.verify import Verification, verify
 from marsmith.archive.write import write_archive
+from marsmith.build.repack import repack
 from marsmith.cli import VERBS, main
 from marsmith.errors import ArchiveError, HandlerError, UsageError, VerificationError
 from marsmith.project import Project
-from marsmith.repack import repack
 from marsmith.runtime.runner import Request, Runner
 from marsmith.runtime.worker import Process, start_python
 from support.handler_fixtures import picture

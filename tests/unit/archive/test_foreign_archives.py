@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from marsmith.archive import Archive
 from marsmith.archive.manifest import parse_manifest
 from marsmith.archive.store import load_items
+from marsmith.build.pack import PackRequest, pack
+from marsmith.build.repack import repack
 from marsmith.cli import main
 from marsmith.cli.output import json_text, printable_lines
 from marsmith.errors import ConfigError, HostileArchiveError, MarsmithError, UsageError
 from marsmith.names import check_model_version, check_named_version, is_hidden, split_model_reference
-from marsmith.pack import PackRequest, pack
-from marsmith.repack import repack
 from marsmith.selection import select
 
 HANDLER = b"def handle(data, context):\n    return data\n" * 20

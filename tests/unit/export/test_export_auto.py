@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from marsmith.build.from_spec import build_from_spec
 from marsmith.cli import main
 from marsmith.config.export_spec import ExportSpec
 from marsmith.config.form import BASE, Form
@@ -30,7 +31,6 @@ from marsmith.export.measure import Progress
 from marsmith.export.model import export_model
 from marsmith.export.page import render_page
 from marsmith.project import PROJECT_VARIABLE, Project
-from marsmith.spec_archive import build_from_spec
 from support.export_fixtures import NETWORK, QUICK, lock_text, write_tiny
 from support.projects import copy_project
 

@@ -14,13 +14,13 @@ from torch import nn
 
 import engines
 import graph_checks
+from marsmith.build.optimize.graph import rebuild, rebuilt_or_same
 from marsmith.config.form import BASE, Form
 from marsmith.errors import ExportError
 from marsmith.export.classifier_module import ImageModule
 from marsmith.export.serialize import serialize
 from marsmith.export.tracing import graph_checks as ours
 from marsmith.export.tracing.checks import check_eager, check_exported, reason_against_branches
-from marsmith.torchscript_rebuild import rebuild, rebuilt_or_same
 from support.projects import REPOSITORY
 
 SIZE = (8, 8)

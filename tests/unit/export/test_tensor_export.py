@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
+from marsmith.build.from_spec import build_from_spec
 from marsmith.config.project_spec import load_spec
 from marsmith.errors import ExportError
 from marsmith.export.messages import JobRequest, JobResult
@@ -17,7 +18,6 @@ from marsmith.export.recipes.torchscript import load_module
 from marsmith.export.tensors import TensorJob
 from marsmith.project import Project
 from marsmith.runtime.runner import Request, Runner
-from marsmith.spec_archive import build_from_spec
 from support.handler_fixtures import Worker, write_manifest
 
 

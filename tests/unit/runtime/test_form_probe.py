@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from marsmith.build.from_spec import build_from_spec
 from marsmith.config.project_spec import load_spec
 from marsmith.errors import HandlerError, MarsmithError
 from marsmith.project import Project
 from marsmith.runtime.form_probe import photo
 from marsmith.runtime.runner import Request, Runner
-from marsmith.spec_archive import build_from_spec
 from support.export_fixtures import write_tiny
 from support.projects import REPOSITORY
 

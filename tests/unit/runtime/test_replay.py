@@ -14,7 +14,7 @@ from marsmith.archive import Archive
 from marsmith.archive.answers import difference
 from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.archive.verify import verify
-from marsmith.archive_assembly import proved_examples
+from marsmith.build.assembly import proved_examples
 from marsmith.errors import ArchiveError, HandlerError
 from marsmith.runtime.replay import ExampleRequest, _rounded, replay, replay_checks, validate_examples
 from marsmith.runtime.runner import Runner

@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from marsmith import extra_files
 from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
 from marsmith.archive.write import SUFFIXES, ArchiveFormat, write_archive_undigested
+from marsmith.build import extra_files
 from marsmith.config.lint.model_config import require_sound
 from marsmith.errors import BuildError, HandlerError, ProjectError
 from marsmith.file_errors import described
@@ -46,7 +46,7 @@ class PackRequest:
         model_name, version: for the manifest; the archive's file is named after the former.
         handler: path of a file, with or without ``.py`` and ``:function``; or the name of a built-in handler.
         serialized_file, model_file, requirements_file, config_file: become members of their base names.
-        extra_files: see ``marsmith.extra_files.collect``.
+        extra_files: see ``marsmith.build.extra_files.collect``.
         runtime: ``python``, ``python3`` or ``LSP``.
         export_path: the folder that the archive goes to; made if it is missing.
         archive_format: see ``marsmith.archive.write.write_archive``.

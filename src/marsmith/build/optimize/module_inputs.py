@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from marsmith import module_recorder
+from marsmith.build.optimize import recorder
 from marsmith.child_processes import temporary_folder
 from marsmith.errors import ExportError
 from marsmith.runtime.runner import Request, Runner
@@ -27,7 +27,7 @@ class _RecordingLaunch:
 
     def __call__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Process:
         path = os.pathsep.join([str(self.code), environment.get("PYTHONPATH", "")])
-        record = {module_recorder.FOLDER: str(self.folder), module_recorder.FILE: self.file}
+        record = {recorder.FOLDER: str(self.folder), recorder.FILE: self.file}
         return start_python(command, folder, {**environment, **record, "PYTHONPATH": path})
 
 
@@ -47,7 +47,7 @@ def module_inputs(archive: Path, serialized_file: str, requests: Sequence[Reques
         code, folder = scratch / "code", scratch / "inputs"
         code.mkdir()
         folder.mkdir()
-        shutil.copy(module_recorder.__file__, code / "sitecustomize.py")
+        shutil.copy(recorder.__file__, code / "sitecustomize.py")
         launch = _RecordingLaunch(code, folder, serialized_file)
         found = []
         with Runner(archive, batch_size=1, launch=launch) as runner:
@@ -69,7 +69,7 @@ def _given(folder: Path, status: int, reason: str) -> torch.Tensor:
             tip="give images that it can answer: --examples DIR",
         )
     files = sorted(folder.iterdir())
-    if len(files) != 1 or files[0].name == module_recorder.NOT_ONE_TENSOR:
+    if len(files) != 1 or files[0].name == recorder.NOT_ONE_TENSOR:
         raise ExportError(
             "the handler does not call its module once a request with one tensor", tip="optimize knows no other modules"
         )

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from marsmith.build.optimize.torchscript_layers import layer_of
 from marsmith.error_text import typed_line
 from marsmith.errors import ExportError
 from marsmith.export.recipes.recipe import Recipe
 from marsmith.export.recipes.torchscript import load_module, torchscript_recipe
 from marsmith.export.tracing.graph_checks import straight_graph, value_checks
-from marsmith.torchscript_layers import layer_of
 
 # Folding batch norms changes the last digits; anything above this is another module. A share of the largest output.
 TOLERANCE = 1e-4

@@ -9,11 +9,11 @@ from typing import Any
 
 from marsmith.archive.environment import Environment
 from marsmith.archive.members import Member
+from marsmith.build.optimize.photos import Photos
+from marsmith.build.optimize.source import NewConfig, OldArchive
 from marsmith.config.form import Form
 from marsmith.export.lock import ExportLock
 from marsmith.export.measure import Effort, Progress
-from marsmith.optimize_photos import Photos
-from marsmith.optimize_source import NewConfig, OldArchive
 from marsmith.project import Project
 
 

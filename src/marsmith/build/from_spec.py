@@ -16,7 +16,7 @@ from marsmith.archive.environment import Environment, render_environment
 from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
-from marsmith.archive_assembly import ProvedExamples, environment_members, linked_folder, proved_examples
+from marsmith.build.assembly import ProvedExamples, environment_members, linked_folder, proved_examples
 from marsmith.config import model_config
 from marsmith.config.lint.model_config import require_sound
 from marsmith.config.model_spec import ModelSpec

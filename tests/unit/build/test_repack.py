@@ -13,9 +13,9 @@ import pytest
 
 from marsmith.archive.read import Archive
 from marsmith.archive.write import write_archive
+from marsmith.build.repack import repack
 from marsmith.cli import main
 from marsmith.errors import ArchiveError, BuildError, VerificationError
-from marsmith.repack import repack
 from support.archive_inputs import HANDLER, MANIFEST, WEIGHTS, listing, members
 
 ARCHIVER = Path(sys.executable).with_name("torch-model-archiver")

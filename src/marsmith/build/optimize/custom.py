@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marsmith.archive.members import Member
+from marsmith.build.optimize.task import NewModule, Task
 from marsmith.config.form import AUTO
 from marsmith.errors import ExportError, UsageError
 from marsmith.export import locks
@@ -16,13 +17,12 @@ from marsmith.export.lock import Candidate, ExportLock
 from marsmith.export.machine import Machine, versions
 from marsmith.export.record import SEEDS
 from marsmith.export.stamp import file_sha256
-from marsmith.optimize_task import NewModule, Task
 from marsmith.runtime import environment
 from marsmith.runtime.imports import local_imports
 from marsmith.runtime.runner import Request
 
 if TYPE_CHECKING:
-    from marsmith.module_export import ModuleFound, ModuleInputs
+    from marsmith.build.optimize.module import ModuleFound, ModuleInputs
 
 # How many crops are sent through the handler for each use; validation has the photos besides.
 _CALIBRATION, _TUNING, _VALIDATION = 48, 32, 48
@@ -38,7 +38,7 @@ def custom_module(task: Task) -> NewModule:
         HandlerError: the handler does not load.
         ExportError: it does not give its module one image a request, or no form passes the gate.
     """
-    from marsmith.module_export import export_module
+    from marsmith.build.optimize.module import export_module
 
     old = task.old
     if task.wish.engine not in (AUTO, "torch"):
@@ -74,9 +74,9 @@ def custom_module(task: Task) -> NewModule:
 
 def _inputs(task: Task) -> ModuleInputs:
     """Send photos and crops of them through the old archive's handler."""
+    from marsmith.build.optimize.module import ModuleInputs
+    from marsmith.build.optimize.module_inputs import module_inputs
     from marsmith.export.crops import CALIBRATION_SEED, TUNING_SEED, VALIDATION_SEED
-    from marsmith.module_export import ModuleInputs
-    from marsmith.module_inputs import module_inputs
 
     sets, quantised = task.photos.sets, task.wish.precision in (AUTO, "int8")
     # Without int8 two are enough, to trace with.
@@ -119,7 +119,7 @@ def _nothing_faster(candidates: Sequence[Candidate]) -> ExportError:
 
 def _lock(task: Task, found: ModuleFound, chosen: Candidate) -> ExportLock:
     """Return what was measured, in the form of a lock: its digests are of the old module and the photos."""
-    from marsmith.module_export import limits_of
+    from marsmith.build.optimize.module import limits_of
 
     module = file_sha256(task.old.serialized_file)
     limits = limits_of(chosen.what.precision).model_dump(exclude_none=True)

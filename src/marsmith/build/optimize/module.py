@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from marsmith.build.optimize.graph import rebuilt_or_same
 from marsmith.config.export_spec import Gate, Limits
 from marsmith.config.form import AUTO, BASE, Form
 from marsmith.error_text import useful_line
@@ -28,7 +29,6 @@ from marsmith.export.machine import Machine, obstacle
 from marsmith.export.measure import SHOWN_SIZES, Effort, Progress
 from marsmith.export.recipes.torchscript import load_module
 from marsmith.export.serialize import Files, serialize
-from marsmith.torchscript_rebuild import rebuilt_or_same
 
 FORMS = (BASE, Form("torchscript", "bfloat16", "torch"), Form("torchscript", "int8", "torch"))
 # The search for int8 aims this far above the gate, as a share of what is left to 1.

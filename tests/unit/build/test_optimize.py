@@ -19,18 +19,18 @@ from torch import nn
 
 from marsmith.archive import Archive
 from marsmith.archive.verify import verify
+from marsmith.build.optimize.graph import largest_difference, rebuild, rebuilt_or_same
+from marsmith.build.optimize.rebuild import Optimized, optimize
+from marsmith.build.optimize.replies import compare_replies
+from marsmith.build.optimize.source import new_config
+from marsmith.build.optimize.task import Wish
 from marsmith.client import Client
 from marsmith.config.form import BASE
 from marsmith.config.lint import lint_paths
 from marsmith.errors import ArchiveError, BuildError, ConfigError, ExportError, HostileArchiveError, UsageError
 from marsmith.inputs import read_input
-from marsmith.optimize import Optimized, optimize
-from marsmith.optimize_replies import compare_replies
-from marsmith.optimize_source import new_config
-from marsmith.optimize_task import Wish
 from marsmith.project import Project
 from marsmith.runtime.runner import RunnerReply
-from marsmith.torchscript_rebuild import largest_difference, rebuild, rebuilt_or_same
 from support.export_fixtures import QUICK
 from support.live_server import make_project, running
 from support.projects import copy_project

@@ -16,7 +16,13 @@ from typing import Any
 from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
-from marsmith.archive_assembly import ProvedExamples, environment_members, linked_folder, proved_examples
+from marsmith.build.assembly import ProvedExamples, environment_members, linked_folder, proved_examples
+from marsmith.build.optimize.custom import custom_module
+from marsmith.build.optimize.photos import EXAMPLES, REQUESTS, choose_photos
+from marsmith.build.optimize.replies import Agreement, answers_of, ask, compare_replies
+from marsmith.build.optimize.source import OldArchive, new_config, opened
+from marsmith.build.optimize.stock import stock_module
+from marsmith.build.optimize.task import NewModule, Task, Wish
 from marsmith.child_processes import inductor_folder, temporary_folder
 from marsmith.config import admission_policy, model_config
 from marsmith.config.form import Form
@@ -27,12 +33,6 @@ from marsmith.export.measure import SILENT, USUAL_EFFORT, Effort, Progress
 from marsmith.export.stamp import file_sha256
 from marsmith.inputs import read_input
 from marsmith.names import ModelVersion, archive_file_name
-from marsmith.optimize_custom import custom_module
-from marsmith.optimize_photos import EXAMPLES, REQUESTS, choose_photos
-from marsmith.optimize_replies import Agreement, answers_of, ask, compare_replies
-from marsmith.optimize_source import OldArchive, new_config, opened
-from marsmith.optimize_stock import stock_module
-from marsmith.optimize_task import NewModule, Task, Wish
 from marsmith.project import Project
 from marsmith.runtime.replay import ExampleRequest, usual_tolerance
 from marsmith.runtime.runner import Request, Runner, RunnerReply

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from marsmith.build.from_spec import build_from_spec
 from marsmith.config.lint import lint_paths
 from marsmith.config.project_spec import load_spec
 from marsmith.errors import MarsmithError
 from marsmith.project import Project
-from marsmith.spec_archive import build_from_spec
 from support.export_fixtures import write_tiny
 from support.projects import REPOSITORY
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.archive.members import Member
+from marsmith.build.optimize.source import LABELS_FILE
+from marsmith.build.optimize.task import NewModule, Task
 from marsmith.config.export_spec import ExportSpec
 from marsmith.config.model_spec import Example, HandlerSpec, ModelSpec
 from marsmith.errors import ArchiveError, ProjectError, UsageError
 from marsmith.export.folder import Export
 from marsmith.export.lock import ExportLock
 from marsmith.export.model import export_model
-from marsmith.optimize_source import LABELS_FILE
-from marsmith.optimize_task import NewModule, Task
 from marsmith.project import Project
 from marsmith.runtime import environment
 from marsmith.runtime.imports import local_imports
@@ -30,7 +30,7 @@ _TOP_K = 5
 # The recipe of the scratch project that the export runs in.
 _RECIPE = """\
 from pathlib import Path
-from marsmith.torchscript_rebuild import rebuilt_recipe
+from marsmith.build.optimize.graph import rebuilt_recipe
 RECIPE = rebuilt_recipe(Path(__file__).with_name({name!r}))
 """
 

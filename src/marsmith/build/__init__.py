@@ -1,0 +1,1 @@
+"""A spec, loose files or an old archive to a new archive."""
