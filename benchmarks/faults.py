@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from machine import machine_record
 from marsmith import run_state
-from marsmith.client import NO_RETRIES, Client, RetryPolicy
+from marsmith.client.blocking_client import NO_RETRIES, Client, RetryPolicy
 from marsmith.errors import ClientError, MarsmithError
 from marsmith.project import Project
 from marsmith.run_state import RunState

@@ -31,7 +31,7 @@ from unittest import mock
 import forms
 from machine import machine_line, machine_record
 from marsmith.archive.unpacked import unpacked
-from marsmith.client import Client
+from marsmith.client.blocking_client import Client
 from marsmith.runtime.runner import Runner
 from marsmith.scratch_server import scratch_server
 

@@ -17,7 +17,7 @@ import pytest
 
 from marsmith import launch, run_state, server
 from marsmith.archive.signature import sign, signature_path
-from marsmith.client import Client
+from marsmith.client.blocking_client import Client
 from marsmith.errors import ClientError
 from marsmith.project import PROJECT_VARIABLE, Project
 from support.handler_fixtures import picture

@@ -18,7 +18,7 @@ import pytest
 from marsmith.archive import Archive
 from marsmith.archive.store import examples_in
 from marsmith.cli import main
-from marsmith.client import Client
+from marsmith.client.blocking_client import Client
 from marsmith.config.form import Form
 from marsmith.errors import HandlerError
 from marsmith.export.serialize import serialize

@@ -14,8 +14,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from marsmith import AsyncClient, run_state, tokens
-from marsmith.client import NO_RETRIES, Client
+from marsmith import AsyncClient, run_state
+from marsmith.client import tokens
+from marsmith.client.blocking_client import NO_RETRIES, Client
+from marsmith.client.http import Reply, Request, Transport
+from marsmith.client.management import Registration
+from marsmith.client.retries import RetryPolicy
 from marsmith.errors import (
     AuthorizationError,
     ClientError,
@@ -26,10 +30,7 @@ from marsmith.errors import (
     RequestRejectedError,
     UsageError,
 )
-from marsmith.management import Registration
 from marsmith.project import Project
-from marsmith.rest import Reply, Request, Transport
-from marsmith.retries import RetryPolicy
 from support.echo_server import QUEUE_SIZE, echo_server
 from support.live_server import free_ports
 

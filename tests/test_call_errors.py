@@ -14,7 +14,7 @@ import pytest
 
 from marsmith import AsyncClient
 from marsmith.cli import main
-from marsmith.client import NO_RETRIES, Client
+from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.errors import ConnectionFailedError, MarsmithError, UsageError
 from support.dripping_server import dripping
 

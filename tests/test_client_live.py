@@ -15,9 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import run_state, tokens
+from marsmith import run_state
 from marsmith.cli import main
-from marsmith.client import NO_RETRIES, Client
+from marsmith.client import tokens
+from marsmith.client.blocking_client import NO_RETRIES, Client
+from marsmith.client.grpc import InferenceChannel
+from marsmith.client.http import Reply, Request, Transport
+from marsmith.client.retries import RetryPolicy
 from marsmith.errors import (
     AuthorizationError,
     ConnectionFailedError,
@@ -28,10 +32,7 @@ from marsmith.errors import (
     RequestRejectedError,
     UsageError,
 )
-from marsmith.grpc_api import InferenceChannel
 from marsmith.project import Project
-from marsmith.rest import Reply, Request, Transport
-from marsmith.retries import RetryPolicy
 from marsmith.run_state import RunState
 from support.echo_server import QUEUE_SIZE, echo_server, write_archive
 from support.live_server import free_ports

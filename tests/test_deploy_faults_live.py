@@ -18,7 +18,7 @@ import pytest
 from marsmith import server_state
 from marsmith.archive import Archive
 from marsmith.cli import main
-from marsmith.client import Client
+from marsmith.client.blocking_client import Client
 from marsmith.config.server_config import served_store
 from marsmith.deploy import Event, Options, Outcome, deploy, plan_deploy, rollback
 from marsmith.deploy_journal import JournalFile

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from marsmith import tokens
 from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
+from marsmith.client import tokens
 from marsmith.deploy import Event, Options, Outcome, deploy
 from marsmith.errors import ServerError
 from marsmith.observation import Limits

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import server, tokens
+from marsmith import server
 from marsmith.cli import main
-from marsmith.client import Client
+from marsmith.client import tokens
+from marsmith.client.blocking_client import Client
 from marsmith.deploy import Event, Options, Outcome, deploy, plan_deploy, rollback
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import ServerError, UsageError

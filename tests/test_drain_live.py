@@ -14,8 +14,8 @@ import pytest
 
 from marsmith import run_state
 from marsmith.cli import main
-from marsmith.client import NO_RETRIES, Client, Reply
-from marsmith.drain import DrainProgress, drain
+from marsmith.client.blocking_client import NO_RETRIES, Client, Reply
+from marsmith.client.drain import DrainProgress, drain
 from marsmith.errors import DeadlineError, NotFoundError, RequestRejectedError
 from marsmith.project import Project
 from support.live_server import make_project, running, tiny_archive

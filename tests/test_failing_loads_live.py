@@ -17,7 +17,7 @@ import pytest
 
 from marsmith import run_state, served_file, server, server_state
 from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
-from marsmith.client import Client, VersionStatus
+from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.errors import NotRunningError, NoWorkerError
 from marsmith.project import PROJECT_VARIABLE, Project
 from support.handler_fixtures import picture

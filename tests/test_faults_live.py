@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from marsmith import launch, run_state, server
-from marsmith.client import NO_RETRIES, Client, RetryPolicy
+from marsmith.client.blocking_client import NO_RETRIES, Client, RetryPolicy
+from marsmith.client.tokens import read_key_file
 from marsmith.errors import ConnectionFailedError, OverloadedError, RequestRejectedError
 from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.tokens import read_key_file
 from support.faulty_server import (
     QUEUE_SIZE,
     RESPONSE_TIMEOUT_S,

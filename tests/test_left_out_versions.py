@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from marsmith.archive.store import open_stored
+from marsmith.client.version_status import Registration
 from marsmith.errors import UsageError
 from marsmith.placeholder import stands_in, still_left_out, write_placeholder
 from marsmith.run_state import LeftOut
 from marsmith.served_versions import Serving, next_state, plan_serving, without_version
-from marsmith.version_status import Registration
 from support.live_server import tiny_archive
 from test_supervisor import ONE, state_of, status
 

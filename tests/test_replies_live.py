@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from marsmith import AsyncClient, run_state, tokens
+from marsmith import AsyncClient, run_state
 from marsmith.bench import Load, ask_each, grpc_target, http_target, run_load
 from marsmith.cli import main
-from marsmith.client import NO_RETRIES, Client
+from marsmith.client import tokens
+from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.errors import RequestRejectedError
 from marsmith.inputs import Input
 from marsmith.project import PROJECT_VARIABLE, Project

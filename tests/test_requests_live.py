@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from marsmith import tokens
 from marsmith.build.pack import PackRequest, pack
-from marsmith.client import Client
+from marsmith.client import tokens
+from marsmith.client.blocking_client import Client
 from marsmith.run_state import RunState
 from marsmith.runtime.imports import local_imports
 from support.handler_fixtures import ChannelMeans, Doubling, picture, write_model

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marsmith.client.live_metrics import Counters, Traffic, counters, is_later, traffic
+from marsmith.client.metrics import Sample, parse_exposition, render_exposition
 from marsmith.errors import FormatError
-from marsmith.formats.exposition import Sample, parse_exposition, render_exposition
-from marsmith.live_metrics import Counters, Traffic, counters, is_later, traffic
 
 # As TorchServe 0.12.0 printed it after three requests that named no version and two that named 1.0.
 PRINTED = """\

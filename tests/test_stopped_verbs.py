@@ -17,7 +17,7 @@ import pytest
 
 from marsmith import server_process
 from marsmith.cli import main
-from marsmith.client import Client
+from marsmith.client.blocking_client import Client
 from marsmith.inputs import read_input
 from marsmith.project import Project
 from support.deploy_fixtures import MODEL, write_version

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from marsmith import run_state, served_file, server_process, supervisor_state
 from marsmith.archive.store import StoredArchive, open_stored
 from marsmith.cli import main
+from marsmith.client.management import VersionStatus, Worker
 from marsmith.errors import FormatError, UsageError
 from marsmith.formats.server_state import (
     ArchiveBytes,
@@ -31,7 +32,6 @@ from marsmith.formats.server_state import (
     parse_state,
     render_state,
 )
-from marsmith.management import VersionStatus, Worker
 from marsmith.project import PROJECT_VARIABLE
 from marsmith.restart_policy import RestartPolicy, parse_restart, render_restart
 from marsmith.run_state import RunState

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from marsmith import run_state, served_file, server, server_state, supervisor_state
-from marsmith.client import Client
+from marsmith.client.blocking_client import Client
 from marsmith.errors import ClientError, MarsmithError
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server_process import processes_of

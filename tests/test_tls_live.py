@@ -16,7 +16,7 @@ import requests
 
 from marsmith import run_state
 from marsmith.cli import main
-from marsmith.client import NO_RETRIES, Client
+from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.config.certificate import folder_of
 from marsmith.errors import ConnectionFailedError
 from marsmith.project import Project

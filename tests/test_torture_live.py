@@ -23,10 +23,10 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from marsmith.client import Client
+from marsmith.client.blocking_client import Client
+from marsmith.client.grpc import InferenceChannel
+from marsmith.client.http import Reply
 from marsmith.errors import RequestRejectedError
-from marsmith.grpc_api import InferenceChannel
-from marsmith.rest import Reply
 from marsmith.run_state import RunState
 from marsmith.tuning.setup import Placement, Setup
 from marsmith.tuning.variant import VariantMaker

@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Archive": "marsmith.archive",
-    "AsyncClient": "marsmith.async_client",
-    "Client": "marsmith.client",
+    "AsyncClient": "marsmith.client.aio",
+    "Client": "marsmith.client.blocking_client",
     "MarsmithError": "marsmith.errors",
     "Runner": "marsmith.runtime.runner",
 }

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from marsmith.async_client import AsyncTokens
+from marsmith.client.aio import AsyncTokens
+from marsmith.client.tokens import TokenAccess
 from marsmith.errors import UsageError
 from marsmith.inputs import Input, read_input
 from marsmith.json_reader import read_json
@@ -24,7 +25,6 @@ from marsmith.load.measurement import Measurement, measure
 from marsmith.load.outbox import Outbox
 from marsmith.names import check_model_name, check_named_version
 from marsmith.run_state import RunState
-from marsmith.tokens import TokenAccess
 
 Target = HttpTarget | GrpcTarget
 

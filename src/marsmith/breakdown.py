@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from marsmith.client import Client
+from marsmith.client.blocking_client import Client
+from marsmith.client.live_metrics import Traffic, read_counters, traffic
 from marsmith.errors import ServerError
-from marsmith.live_metrics import Traffic, read_counters, traffic
 from marsmith.load.measurement import Measurement
 from marsmith.run_state import RunState
 

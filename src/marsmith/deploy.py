@@ -13,7 +13,9 @@ from typing import Literal
 from marsmith import run_state, server_state
 from marsmith.archive import Archive
 from marsmith.archive.store import examples_in
-from marsmith.client import Client
+from marsmith.client.blocking_client import Client
+from marsmith.client.http import Transport
+from marsmith.client.retries import NO_RETRIES
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import ServerError, UsageError
 from marsmith.formats.deploy_journal import Change, Journal, Release
@@ -22,8 +24,6 @@ from marsmith.names import ModelVersion, archive_file_name, check_model_name, ch
 from marsmith.probes import Prober
 from marsmith.project import Project
 from marsmith.registration import register_stored
-from marsmith.rest import Transport
-from marsmith.retries import NO_RETRIES
 from marsmith.rollout import KEEP, Options, Rollout, scale_up
 from marsmith.rollout_plan import (
     Remedy,

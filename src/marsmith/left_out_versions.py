@@ -13,7 +13,7 @@ from marsmith.formats.server_state import Version
 from marsmith.placeholder import VERSION, stands_in, write_placeholder
 
 if TYPE_CHECKING:
-    from marsmith.client import Client, VersionStatus
+    from marsmith.client.blocking_client import Client, VersionStatus
     from marsmith.project import Project
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from marsmith.client.management import VersionStatus
 from marsmith.config.effective import SERVE, Setting, VersionSettings
-from marsmith.management import VersionStatus
 
 
 @dataclass(frozen=True)

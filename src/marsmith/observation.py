@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from marsmith.formats.exposition import Sample as Line
-from marsmith.formats.exposition import parse_exposition
+from marsmith.client.metrics import Sample as Line
+from marsmith.client.metrics import parse_exposition
 
 # Fewer answers than these make no latency.
 FEWEST_PROBES = 5

@@ -19,8 +19,8 @@ from marsmith.config.model_config import ModelConfig, render_model_config
 from marsmith.formats.server_state import Version
 
 if TYPE_CHECKING:
+    from marsmith.client.version_status import VersionStatus
     from marsmith.run_state import LeftOut
-    from marsmith.version_status import VersionStatus
 
 # The number of a placeholder that is not given the number of the version that it stands in for.
 VERSION = "left-out"

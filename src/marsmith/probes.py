@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from marsmith.archive.store import StoredExample
-from marsmith.client import Client, VersionStatus
+from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.errors import ClientError, RequestRejectedError
 from marsmith.readiness import handler_facts
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from marsmith.errors import ClientError
 
 if TYPE_CHECKING:
-    from marsmith.client import Client, VersionStatus
+    from marsmith.client.blocking_client import Client, VersionStatus
 
 Version = tuple[str, str]
 

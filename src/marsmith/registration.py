@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from marsmith.client import Client, VersionStatus
+from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.config import admission_policy
 from marsmith.config.server_config import served_store
 from marsmith.errors import (

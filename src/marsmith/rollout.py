@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from marsmith import server_state
 from marsmith.archive.admit import admit
 from marsmith.archive.verify import Verification, environment_checks
-from marsmith.client import VersionStatus
+from marsmith.client.blocking_client import VersionStatus
 from marsmith.config import admission_policy
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.formats.deploy_journal import Change, Copy, Journal, Release

@@ -10,10 +10,10 @@ from typing import Literal
 
 from marsmith import server_state
 from marsmith.archive import Archive
-from marsmith.client import Client, VersionStatus
+from marsmith.client.blocking_client import Client, VersionStatus
+from marsmith.client.drain import drain
 from marsmith.config.server_config import served_store
 from marsmith.deploy_journal import JournalFile
-from marsmith.drain import drain
 from marsmith.errors import (
     DeadlineError,
     NotFoundError,

@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from marsmith.client import VersionStatus
+from marsmith.client.blocking_client import VersionStatus
+from marsmith.client.http import Request, Transport
+from marsmith.client.management import READY
 from marsmith.errors import ClientError, FormatError
-from marsmith.management import READY
 from marsmith.observation import Items, Limits, Sample, Window, probes_slower, read_counters, verdict
 from marsmith.probes import Probe, Prober
-from marsmith.rest import Request, Transport
 from marsmith.run_state import RunState
 from marsmith.server_log import parse_log
 

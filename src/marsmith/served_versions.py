@@ -23,7 +23,7 @@ from marsmith.placeholder import stands_in
 
 if TYPE_CHECKING:
     from marsmith.archive.store import StoredArchive
-    from marsmith.management import VersionStatus
+    from marsmith.client.management import VersionStatus
     from marsmith.run_state import LeftOut
 
 _RELEASE = re.compile(r"\d+|[a-zA-Z]+")

@@ -13,7 +13,7 @@ from itertools import chain
 
 from marsmith import run_state
 from marsmith.archive.store import StoredArchive, StoredExample, first_example
-from marsmith.client import Client, VersionStatus
+from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.errors import ClientError, FatalArchiveError, FormatError, RequestRejectedError, ServerError
 from marsmith.left_out_versions import take_off
 from marsmith.placeholder import left_out_names

@@ -25,8 +25,8 @@ from marsmith.served_versions import next_state, without
 from marsmith.server_process import frontend
 
 if TYPE_CHECKING:
-    from marsmith.client import Client
-    from marsmith.management import VersionStatus
+    from marsmith.client.blocking_client import Client
+    from marsmith.client.management import VersionStatus
 
 # While it exists the server is being stopped, and what it unregisters by itself is not to be remembered.
 STOPPING = "stopping"
@@ -49,7 +49,7 @@ def record(
         contents: the bytes that versions have just been registered from.
         refused: told what the system says when the file cannot be written.
     """
-    from marsmith.client import Client
+    from marsmith.client.blocking_client import Client
 
     try:
         state = run_state.read(project)

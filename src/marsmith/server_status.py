@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from marsmith import run_state, server, supervisor_state
-from marsmith.client import Client, VersionStatus
+from marsmith.client.blocking_client import Client, VersionStatus
+from marsmith.client.live_metrics import Counters, Traffic, is_later, read_counters, traffic
 from marsmith.errors import NotRunningError, ServerError
 from marsmith.formats.server_state import Version
-from marsmith.live_metrics import Counters, Traffic, is_later, read_counters, traffic
 from marsmith.placeholder import stands_in, still_left_out
 from marsmith.project import Project
 from marsmith.run_state import RunState
@@ -20,7 +20,7 @@ from marsmith.server_state import registered_versions
 from marsmith.supervisor_state import SupervisorState
 
 if TYPE_CHECKING:
-    from marsmith.management import Worker
+    from marsmith.client.management import Worker
 
 
 @dataclass(frozen=True)

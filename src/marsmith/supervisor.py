@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from marsmith import child_processes, run_state, server, server_process, server_state, supervisor_state
 from marsmith.child_processes import StopRequestedError
-from marsmith.client import Client
+from marsmith.client.blocking_client import Client
 from marsmith.errors import MarsmithError, NotRunningError, ServerError
 from marsmith.launch import ADOPT_FLAG, SUPERVISED_VARIABLE
 from marsmith.project import PROJECT_VARIABLE, Project
@@ -26,7 +26,7 @@ from marsmith.supervisor_state import SupervisorState
 from marsmith.worker_watch import WorkerWatch
 
 if TYPE_CHECKING:
-    from marsmith.management import VersionStatus
+    from marsmith.client.management import VersionStatus
     from marsmith.readiness import Outlook
 
 LOG = "supervisor.log"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from marsmith.management import VersionStatus
+    from marsmith.client.management import VersionStatus
 
 # A worker that is started again or added takes a while to load its model.
 PATIENCE_S = 30.0

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from marsmith.grpc_api import InferenceChannel
+from marsmith.client.grpc import InferenceChannel
 from marsmith.run_state import RunState
 
 

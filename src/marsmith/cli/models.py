@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the versions of every model."""
     from dataclasses import asdict
 
-    from marsmith.client import Client
+    from marsmith.client.blocking_client import Client
     from marsmith.project import find_project
 
     with Client.for_project(find_project()) as client:

@@ -34,7 +34,7 @@ from marsmith.inputs import Input, read_input
 from marsmith.names import split_model_reference
 
 if TYPE_CHECKING:
-    from marsmith.client import Client, Reply
+    from marsmith.client.blocking_client import Client, Reply
 
 AT_ONCE = 32
 
@@ -122,7 +122,7 @@ def _first_example(model: str) -> Input:
 
 def _print_commands(model: str, version: str | None, given: Input) -> None:
     from marsmith import run_state
-    from marsmith.call_commands import Caller, curl_command, grpc_command
+    from marsmith.client.curl import Caller, curl_command, grpc_command
     from marsmith.project import find_project
 
     project = find_project()
@@ -149,7 +149,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _client(args: argparse.Namespace) -> Client:
-    from marsmith.client import Client
+    from marsmith.client.blocking_client import Client
     from marsmith.project import find_project
 
     if args.url is None:

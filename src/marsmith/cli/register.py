@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Register, and print what is ready."""
     from marsmith import server_state
-    from marsmith.client import Client
+    from marsmith.client.blocking_client import Client
     from marsmith.names import ModelVersion
     from marsmith.project import find_project
     from marsmith.registration import archive_in_store, register_stored

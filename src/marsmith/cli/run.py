@@ -92,7 +92,7 @@ def _requests(args: argparse.Namespace) -> list[Request]:
 
 
 def _header(text: str) -> tuple[str, str]:
-    from marsmith.rest import sendable
+    from marsmith.client.http import sendable
 
     name, colon, value = text.partition(":")
     if not colon or not name.strip():

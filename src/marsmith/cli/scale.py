@@ -18,7 +18,7 @@ from marsmith.cli.output import note, say
 from marsmith.cli.remembering import remember
 
 if TYPE_CHECKING:
-    from marsmith.client import Client, VersionStatus
+    from marsmith.client.blocking_client import Client, VersionStatus
 
 _SETTLE_S = 5.0
 _POLL_S = 0.02
@@ -35,8 +35,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Scale, and print what runs now."""
-    from marsmith.client import Client
-    from marsmith.drain import drain
+    from marsmith.client.blocking_client import Client
+    from marsmith.client.drain import drain
     from marsmith.errors import UsageError
     from marsmith.left_out_versions import refuse_left_out
     from marsmith.names import split_model_reference

@@ -28,8 +28,8 @@ from marsmith.project import Project, find_project
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from marsmith.client import VersionStatus
-    from marsmith.live_metrics import Traffic
+    from marsmith.client.blocking_client import VersionStatus
+    from marsmith.client.live_metrics import Traffic
     from marsmith.server_status import ServerStatus
 
 COLUMNS = (

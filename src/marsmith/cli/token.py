@@ -16,7 +16,7 @@ from marsmith.cli.output import note
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith token``."""
-    from marsmith.tokens import ROLES
+    from marsmith.client.tokens import ROLES
 
     parser.add_argument("role", choices=ROLES, help="which API the token is for")
     parser.add_argument("--rotate", action="store_true", help="make it invalid, and print the one that takes its place")
@@ -24,7 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the token."""
-    from marsmith import run_state, tokens
+    from marsmith import run_state
+    from marsmith.client import tokens
     from marsmith.project import find_project
 
     state = run_state.read(find_project())

@@ -19,8 +19,8 @@ from marsmith.cli.output import note, say
 from marsmith.cli.remembering import remember
 
 if TYPE_CHECKING:
-    from marsmith.client import VersionStatus
-    from marsmith.drain import DrainProgress
+    from marsmith.client.blocking_client import VersionStatus
+    from marsmith.client.drain import DrainProgress
     from marsmith.project import Project
 
 
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _unregister(project: Project, model: str, version: str | None, args: argparse.Namespace) -> str:
     from marsmith import server_state
-    from marsmith.client import Client
-    from marsmith.drain import drain
+    from marsmith.client.blocking_client import Client
+    from marsmith.client.drain import drain
     from marsmith.errors import NotFoundError
     from marsmith.left_out_versions import is_left_out
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marsmith.errors import ConnectionFailedError, DeadlineError
-from marsmith.failures import problem_in, restore_status
-from marsmith.grpc_api import (
+from marsmith.client.failures import problem_in, restore_status
+from marsmith.client.grpc import (
     INPUT_KEY,
     SERVICE,
     Tls,
@@ -19,10 +18,11 @@ from marsmith.grpc_api import (
     metadata,
     open_channel,
 )
+from marsmith.client.http import Reply
+from marsmith.client.tokens import TokenAccess
+from marsmith.errors import ConnectionFailedError, DeadlineError
 from marsmith.load.lane import OK, TOKEN_REFUSED, Answer, answer_of
 from marsmith.load.outbox import Outbox
-from marsmith.rest import Reply
-from marsmith.tokens import TokenAccess
 
 # By default the channels of a process share one connection, and a lane is a connection.
 _OF_ITS_OWN = (("grpc.use_local_subchannel_pool", 1),)

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, quote, urlsplit
 
-from marsmith.deadline import CONNECTING
+from marsmith.client.deadline import CONNECTING
+from marsmith.client.failures import ANSWERED
+from marsmith.client.http import Reply, check_address, missed, no_address, sendable
+from marsmith.client.tokens import TokenAccess
 from marsmith.errors import ConnectionFailedError
-from marsmith.failures import ANSWERED
 from marsmith.load.lane import OK, TOKEN_REFUSED, Answer, answer_of
 from marsmith.load.outbox import Outbox
-from marsmith.rest import Reply, check_address, missed, no_address, sendable
-from marsmith.tokens import TokenAccess
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)

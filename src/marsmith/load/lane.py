@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from marsmith.failures import is_answer, is_authorization_failure
-from marsmith.rest import Reply
+from marsmith.client.failures import is_answer, is_authorization_failure
+from marsmith.client.http import Reply
 
 OK = "ok"
 TOKEN_REFUSED = "token refused"  # noqa: S105, in words what went wrong

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from marsmith.deadline import Deadline
-from marsmith.endpoint import Tokens, with_token
+from marsmith.client.deadline import Deadline
+from marsmith.client.endpoint import Tokens, with_token
+from marsmith.client.http import missed
+from marsmith.client.tokens import Role
 from marsmith.errors import ClientError
 from marsmith.load.lane import TOKEN_REFUSED, Answer
-from marsmith.rest import missed
-from marsmith.tokens import Role
 
 Content = TypeVar("Content")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from marsmith import run_state
 from marsmith.bench import Load, http_target, run_load
-from marsmith.client import Client
+from marsmith.client.blocking_client import Client
 from marsmith.config.server_config import model_store
 from marsmith.errors import ClientError, MarsmithError
 from marsmith.inputs import Input

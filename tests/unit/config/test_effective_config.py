@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from marsmith.archive.store import open_stored
+from marsmith.client.management import VersionStatus
 from marsmith.config.effective import (
     ANY_MODEL_CONFIG,
     DEFAULT,
@@ -22,7 +23,6 @@ from marsmith.config.effective import (
 from marsmith.config.properties import Entry
 from marsmith.config.server_keys import KNOWN_KEYS
 from marsmith.live_differences import Difference, server_differences, version_differences
-from marsmith.management import VersionStatus
 from marsmith.project import Project
 from support.live_server import make_project, tiny_archive
 from support.projects import REPOSITORY

@@ -1,0 +1,1 @@
+"""TorchServe's three APIs over REST and gRPC."""

@@ -1,0 +1,73 @@
+"""The inference API over gRPC without blocking: the same messages, replies and errors, on an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from marsmith.client.grpc import (
+    Tls,
+    failed_reply,
+    imported_grpc,
+    metadata,
+    multicallables,
+    open_channel,
+    predictions_request,
+)
+from marsmith.client.http import Reply
+
+
+class AsyncInferenceChannel:
+    """A connection to the inference API over gRPC, on one event loop."""
+
+    def __init__(self, address: str, *, tls: Tls | None = None) -> None:
+        """Create a channel to ``address``, a ``host:port``; it is opened by the first call.
+
+        Raises:
+            MissingDependencyError: grpcio or protobuf is not installed.
+        """
+        self.address = address
+        self._tls = tls
+        self._grpc = imported_grpc()
+        self._channel: Any = None
+        self._calls: dict[str, Any] = {}
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def predict(
+        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
+    ) -> Reply:
+        """Send one request and return the reply; see ``grpc_api.InferenceChannel``."""
+        request = predictions_request(model, version, body)
+        try:
+            answer = await self._call("Predictions")(request, timeout=deadline_s, metadata=metadata(token))
+        except self._grpc.RpcError as error:
+            return failed_reply(self.address, error, deadline_s)
+        return Reply(200, "", {}, answer.prediction)
+
+    async def stream(
+        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
+    ) -> AsyncGenerator[Reply, None]:
+        """Send one request and yield a reply for each part of the answer; a failure is the last of them."""
+        request = predictions_request(model, version, body)
+        call = self._call("StreamPredictions")(request, timeout=deadline_s, metadata=metadata(token))
+        try:
+            async for answer in call:
+                yield Reply(200, "", {}, answer.prediction)
+        except self._grpc.RpcError as error:
+            yield failed_reply(self.address, error, deadline_s)
+        finally:
+            call.cancel()
+
+    def _call(self, name: str) -> Any:
+        # A channel of grpc.aio belongs to the event loop on which it was opened.
+        if self._channel is None:
+            from grpc import aio
+
+            self._channel = open_channel(aio, self.address, self._tls)
+            self._calls = multicallables(self._channel)
+        return self._calls[name]

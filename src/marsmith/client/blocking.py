@@ -1,0 +1,109 @@
+"""Run the client's coroutines where there is no event loop, with input and output that blocks.
+
+What the client decides is written once, in coroutines. They wait for nothing but what carries their requests; where
+that blocks, a coroutine is never suspended, and one step runs it to its end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import closing
+from typing import Any, TypeVar
+
+from marsmith.client.deadline import Deadline
+from marsmith.client.grpc import InferenceChannel
+from marsmith.client.http import Reply, Request, Transport
+from marsmith.client.tokens import Role, TokenSource
+
+T = TypeVar("T")
+
+
+def finished(steps: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine whose carriers block, and return what it returns."""
+    try:
+        steps.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    steps.close()
+    raise RuntimeError("a blocking call was suspended")
+
+
+def each(parts: AsyncGenerator[T, None]) -> Iterator[T]:
+    """Iterate over an asynchronous generator whose carriers block."""
+
+    async def following() -> T:
+        return await parts.__anext__()
+
+    try:
+        while True:
+            try:
+                part = finished(following())
+            except StopAsyncIteration:
+                return
+            yield part
+    finally:
+        # Whoever stops early ends the request with it.
+        finished(_closed(parts))
+
+
+async def _closed(parts: AsyncGenerator[Any, None]) -> None:
+    await parts.aclose()
+
+
+class BlockingCarrier:
+    """Carries requests over a blocking transport."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+
+    async def send(self, request: Request, token: str | None, deadline_s: float) -> Reply:
+        """Send a request and return the reply."""
+        return self.transport.send(request, token=token, deadline_s=deadline_s)
+
+    async def stream(self, request: Request, token: str | None, deadline_s: float) -> AsyncGenerator[Reply, None]:
+        """Send a request and yield the parts of the reply."""
+        with closing(self.transport.stream(request, token=token, deadline_s=deadline_s)) as parts:
+            for part in parts:
+                yield part
+
+    async def pause(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+class BlockingTokens:
+    """Gives the tokens of a source."""
+
+    def __init__(self, source: TokenSource) -> None:
+        self.source = source
+
+    async def get(self, role: Role, deadline: Deadline) -> str:
+        """Return a token that is good now."""
+        return self.source.get(role, deadline)
+
+    async def after_refusal(self, role: Role, refused: str, deadline: Deadline) -> str | None:
+        """Return another token than the one that was refused."""
+        return self.source.after_refusal(role, refused, deadline)
+
+
+class BlockingInference:
+    """Carries predictions over gRPC, on a channel that is opened by the first of them."""
+
+    def __init__(self, channel: Callable[[], InferenceChannel]) -> None:
+        self._channel = channel
+
+    async def predict(
+        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
+    ) -> Reply:
+        """Send one request and return the reply."""
+        return self._channel().predict(model, version, body, token, deadline_s)
+
+    async def stream(
+        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
+    ) -> AsyncGenerator[Reply, None]:
+        """Send one request and yield a reply for each part of the answer."""
+        with closing(self._channel().stream(model, version, body, token, deadline_s)) as parts:
+            for part in parts:
+                yield part

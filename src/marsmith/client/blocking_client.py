@@ -1,0 +1,305 @@
+"""A client of a running TorchServe: inference over REST and gRPC, and the management API.
+
+::
+
+    with Client.for_project(find_project()) as client:
+        client.predict("efficientnet_lite0", photo).json()
+
+``async_client`` has the same client for an event loop. What both decide is written once, in ``calls``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from marsmith import run_state
+from marsmith.client.blocking import BlockingCarrier, BlockingInference, BlockingTokens, each, finished
+from marsmith.client.calls import Calls, Prediction, sent_headers
+from marsmith.client.endpoint import Endpoint
+from marsmith.client.grpc_target import grpc_target
+from marsmith.client.http import Reply, Transport
+from marsmith.client.management import RegisteredModel, Registration, VersionStatus, Worker
+from marsmith.client.retries import NO_RETRIES, RetryPolicy
+from marsmith.client.tokens import TokenSource
+from marsmith.project import Project
+
+if TYPE_CHECKING:
+    from marsmith.client.grpc import InferenceChannel
+
+__all__ = ["NO_RETRIES", "Client", "RegisteredModel", "Reply", "RetryPolicy", "VersionStatus", "Worker"]
+
+
+class Client:
+    """Calls one server. Connections are kept, tokens are read and renewed by itself; may be used by several threads."""
+
+    def __init__(
+        self,
+        inference: str = "http://127.0.0.1:8080",
+        management: str | None = "http://127.0.0.1:8081",
+        *,
+        key_file: Path | None = None,
+        grpc: str | None = None,
+        deadline_s: float = 30.0,
+        ca_file: Path | None = None,
+        retries: RetryPolicy | None = None,
+    ) -> None:
+        """Create a client; nothing is sent yet.
+
+        Args:
+            inference: base URL of the inference API.
+            management: base URL of the management API; None: tokens are not renewed, and errors tell less.
+            key_file: TorchServe's ``key_file.json``; None where the server asks for no token.
+            grpc: ``host:port`` of the inference API over gRPC. It speaks TLS where ``inference`` does; ``grpcs://`` or
+                ``grpc://`` before it says otherwise.
+            deadline_s: how long a call may take, all its attempts included, in seconds; registering and scaling have a
+                longer one.
+            ca_file: certificates to trust, in PEM; None: the public ones. A self-signed certificate is its own.
+            retries: when a call is sent again; None: ``RetryPolicy()``. ``NO_RETRIES`` sends every call once.
+
+        Raises:
+            UsageError: ``ca_file`` cannot be read.
+        """
+        policy = retries or RetryPolicy()
+        self._transport = Transport(ca_file)
+        self._tokens = TokenSource(key_file, self._transport, management) if key_file else None
+        tokens = BlockingTokens(self._tokens) if self._tokens else None
+        carrier = BlockingCarrier(self._transport)
+        self._target = grpc_target(grpc, inference, ca_file)
+        self._channel: InferenceChannel | None = None
+        self._lock = threading.Lock()
+        self._calls = Calls(
+            Endpoint(inference, "inference", carrier, tokens, deadline_s, policy),
+            Endpoint(management, "management", carrier, tokens, deadline_s, policy) if management else None,
+            BlockingInference(self._opened) if self._target else None,
+            policy,
+        )
+
+    @classmethod
+    def for_project(cls, project: Project, *, deadline_s: float = 30.0, retries: RetryPolicy | None = None) -> Client:
+        """Create a client of the server that runs for ``project``.
+
+        Raises:
+            NotRunningError: none does.
+        """
+        state = run_state.read(project)
+        return cls(
+            state.inference,
+            state.management,
+            key_file=state.key_file if state.tokens else None,
+            grpc=state.grpc_inference,
+            deadline_s=deadline_s,
+            ca_file=state.ca_file,
+            retries=retries,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._transport.close()
+        if self._channel:
+            self._channel.close()
+
+    @property
+    def deadline_s(self) -> float:
+        """How long a call may take where it says nothing else, in seconds."""
+        return self._calls.inference.deadline_s
+
+    def ping(self) -> str:
+        """Return the health that the server claims: ``Healthy`` or ``Unhealthy``. It is no proof of either."""
+        return finished(self._calls.ping())
+
+    # Inference ------------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        model: str,
+        body: bytes,
+        *,
+        version: str | None = None,
+        content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+        idempotent: bool = True,
+    ) -> Reply:
+        """Send one request to ``model`` and return its answer.
+
+        Args:
+            model: model name.
+            body: the content of the request.
+            version: model version; None: the default version.
+            content_type: of the body; TorchServe parses the body of ``application/json`` for the handler.
+            headers: further headers, which the handler can read.
+            deadline_s: how long it may take, all attempts included, in seconds; None: as long as the client says.
+            idempotent: whether the handler may work on it twice, where a worker or a connection was lost on the way. A
+                prediction changes nothing, so it may; not so where a handler writes something down, or bills for it.
+
+        Raises:
+            NotFoundError: no such model or version is registered; the tip names those that are.
+            NoWorkerError: no worker of the version is ready.
+            OverloadedError: its job queue is full; carries when to try again.
+            AuthorizationError: the token was refused.
+            DeadlineError: no answer in time.
+            ConnectionFailedError: nothing listens there, or its certificate is not trusted.
+            RequestRejectedError: the server or the handler refused the request.
+        """
+        sent = sent_headers(content_type, headers)
+        return finished(self._calls.predict(Prediction(model, body, version, sent, deadline_s, idempotent)))
+
+    def predict_grpc(
+        self,
+        model: str,
+        body: bytes,
+        *,
+        version: str | None = None,
+        deadline_s: float | None = None,
+        idempotent: bool = True,
+    ) -> Reply:
+        """Send one request over gRPC; the same answers and errors as ``predict``, without content type and headers."""
+        asked = Prediction(model, body, version, {}, deadline_s, idempotent)
+        return finished(self._calls.predict_grpc(asked))
+
+    def stream(
+        self,
+        model: str,
+        body: bytes,
+        *,
+        version: str | None = None,
+        content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        deadline_s: float | None = None,
+        idempotent: bool = False,
+    ) -> Iterator[bytes]:
+        """Send one request and yield the parts of its answer as they come; arguments and errors as in ``predict``.
+
+        It is sent again only before the first part, and after a lost worker only with ``idempotent``. A handler that
+        does not stream gives one part.
+        """
+        sent = sent_headers(content_type, headers)
+        return each(self._calls.stream(Prediction(model, body, version, sent, deadline_s, idempotent)))
+
+    def stream_grpc(
+        self,
+        model: str,
+        body: bytes,
+        *,
+        version: str | None = None,
+        deadline_s: float | None = None,
+        idempotent: bool = False,
+    ) -> Iterator[bytes]:
+        """Send one request over gRPC and yield the parts of its answer as they come; errors as in ``predict``.
+
+        Only for a handler that streams: TorchServe 0.12 loses the worker when one answers in a single part.
+        """
+        return each(self._calls.stream_grpc(Prediction(model, body, version, {}, deadline_s, idempotent)))
+
+    # Management -----------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[RegisteredModel]:
+        """Return the registered models, sorted by name."""
+        return finished(self._calls.models())
+
+    def describe(
+        self, model: str, version: str | None = None, *, deadline_s: float | None = None
+    ) -> list[VersionStatus]:
+        """Return how the versions of ``model`` run, or only the one named.
+
+        Raises:
+            NotFoundError: no such model or version is registered.
+        """
+        return finished(self._calls.describe(model, version, deadline_s))
+
+    def probe(self, model: str, version: str, *, deadline_s: float | None = None) -> int | None:
+        """Let a version's handler describe itself, which waits in the queue of its predictions.
+
+        Returns:
+            The worker's process id, where the handler tells it; None where it does not.
+
+        Raises:
+            DeadlineError: no worker came to it in time.
+            RequestRejectedError: the handler does not know the question, or its worker died.
+        """
+        pid = self.handler_facts(model, version, deadline_s=deadline_s).get("pid")
+        return pid if isinstance(pid, int) else None
+
+    def handler_facts(self, model: str, version: str, *, deadline_s: float | None = None) -> Mapping[str, Any]:
+        """Return what a version's handler tells about itself, as ``probe`` asks it; empty where it tells nothing.
+
+        Raises:
+            DeadlineError, RequestRejectedError: as ``probe`` does.
+        """
+        return finished(self._calls.handler_facts(model, version, deadline_s))
+
+    def register(
+        self,
+        archive: str,
+        *,
+        initial_workers: int | None = None,
+        synchronous: bool = True,
+        batch_size: int | None = None,
+        max_batch_delay_ms: int | None = None,
+        response_timeout_s: int | None = None,
+        startup_timeout_s: int | None = None,
+        deadline_s: float | None = None,
+    ) -> str:
+        """Register an archive of the server's model store and return what the server says; see ``Registration``.
+
+        Raises:
+            UsageError: ``archive`` is neither a file name nor a URL.
+            NotFoundError: there is no such archive.
+            RequestRejectedError: 409 the version is registered already, 500 no worker could load it.
+        """
+        registration = Registration(
+            archive,
+            initial_workers=initial_workers,
+            synchronous=synchronous,
+            batch_size=batch_size,
+            max_batch_delay_ms=max_batch_delay_ms,
+            response_timeout_s=response_timeout_s,
+            startup_timeout_s=startup_timeout_s,
+        )
+        return finished(self._calls.register(registration, deadline_s))
+
+    def unregister(self, model: str, version: str | None = None) -> str:
+        """Unregister a version and return what the server says; work that it has in hand is cut, see ``drain``.
+
+        None means the default version, which the server refuses with 403 while there are others.
+        """
+        return finished(self._calls.unregister(model, version))
+
+    def scale(
+        self,
+        model: str,
+        *,
+        version: str | None = None,
+        min_workers: int,
+        max_workers: int | None = None,
+        synchronous: bool = True,
+    ) -> str:
+        """Set how many workers a version has; ``max_workers`` of None means ``min_workers``. Scaling down cuts work."""
+        return finished(self._calls.scale(model, version, (min_workers, max_workers), synchronous))
+
+    def set_default(self, model: str, version: str) -> str:
+        """Choose the version of ``model`` that answers when none is named; the server forgets it at a restart."""
+        return finished(self._calls.set_default(model, version))
+
+    def _opened(self) -> InferenceChannel:
+        from marsmith.client.grpc import InferenceChannel
+
+        with self._lock:
+            if self._channel is None and self._target is not None:
+                self._channel = InferenceChannel(self._target.address, tls=self._target.tls)
+            channel = self._channel
+        if channel is None:
+            raise RuntimeError("the client has no address for gRPC")
+        return channel

@@ -1,0 +1,180 @@
+"""One of TorchServe's APIs, called with the token of its role, and again where that is safe.
+
+Written once, in coroutines, for the client that blocks and for the one that does not: they differ in what carries the
+requests, and in nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from marsmith.client.deadline import Deadline
+from marsmith.client.failures import is_authorization_failure
+from marsmith.client.http import Reply, Request, missed
+from marsmith.client.retries import SURELY_NOT_EXECUTED, RetryPolicy, Tries, kind_of, next_pause_s
+from marsmith.client.tokens import Role
+from marsmith.errors import ClientError, DeadlineError
+
+T = TypeVar("T")
+
+
+class Carrier(Protocol):
+    """What carries requests to a REST API, and waits."""
+
+    async def send(self, request: Request, token: str | None, deadline_s: float) -> Reply:
+        """Send a request and return the reply, whatever its status."""
+
+    def stream(self, request: Request, token: str | None, deadline_s: float) -> AsyncGenerator[Reply, None]:
+        """Send a request and yield the parts of the reply."""
+
+    async def pause(self, seconds: float) -> None:
+        """Wait."""
+
+
+class Tokens(Protocol):
+    """Where tokens come from; each call of these raises DeadlineError once ``deadline`` has passed."""
+
+    async def get(self, role: Role, deadline: Deadline) -> str:
+        """Return a token that is good now."""
+
+    async def after_refusal(self, role: Role, refused: str, deadline: Deadline) -> str | None:
+        """Return another token than the one that was refused; None where there is none."""
+
+
+async def with_token(
+    tokens: Tokens | None,
+    role: Role,
+    send: Callable[[str | None], Awaitable[T]],
+    deadline: Deadline,
+    *,
+    is_refused: Callable[[T], bool],
+) -> T:
+    """Call ``send`` with a token, and again with a newer one where its reply says that it was refused.
+
+    A refused request has not been worked on, so that it can be sent again. A second time is for a token that was
+    renewed twice in between.
+    """
+    token = await tokens.get(role, deadline) if tokens else None
+    reply = await send(token)
+    for _ in range(2):
+        if not (tokens and token and is_refused(reply)):
+            break
+        token = await tokens.after_refusal(role, token, deadline)
+        if token is None:
+            break
+        reply = await send(token)
+    return reply
+
+
+async def insist(
+    attempt: Callable[[], Awaitable[T]],
+    *,
+    policy: RetryPolicy,
+    deadline: Deadline,
+    pause: Callable[[float], Awaitable[None]],
+    idempotent: bool,
+) -> T:
+    """Call ``attempt`` until it succeeds, or fails in a way that ``policy`` takes for final; raises its last error."""
+    sent = uncertain = 0
+    while True:
+        try:
+            return await attempt()
+        except ClientError as error:
+            sent += 1
+            uncertain += kind_of(error) not in SURELY_NOT_EXECUTED
+            tries = Tries(sent, uncertain, deadline.elapsed_s, deadline.left_s)
+            seconds = next_pause_s(policy, error, tries, idempotent=idempotent, chance=random.random())  # noqa: S311
+            if seconds is None:
+                if isinstance(error, DeadlineError) and error.address:
+                    # The last attempt had only what was left; who called knows the whole.
+                    raise missed(error.address, deadline.seconds, error.doing) from None
+                raise
+            failure = error
+        await pause(seconds)
+        if not deadline.left_s:
+            raise failure
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One REST API.
+
+    Attributes:
+        url: its base URL.
+        role: whose token it wants.
+        carrier: what carries the requests.
+        tokens: where the token comes from; None where the server asks for none.
+        deadline_s: how long a call may take, in seconds.
+        policy: when a call is sent again.
+        until: when the call ends of which all requests are a part; None: each request is a call of its own.
+    """
+
+    url: str
+    role: Role
+    carrier: Carrier
+    tokens: Tokens | None
+    deadline_s: float
+    policy: RetryPolicy
+    until: Deadline | None = None
+
+    def during(self, seconds: float | None = None) -> Endpoint:
+        """Return the same API for one call, whose requests all end in so many seconds; None: ``deadline_s``."""
+        return replace(self, until=Deadline(self.deadline_s if seconds is None else seconds))
+
+    @property
+    def deadline(self) -> Deadline:
+        """When a request that begins now ends."""
+        return self.until or Deadline(self.deadline_s)
+
+    async def call(
+        self,
+        method: str,
+        *segments: str,
+        parameters: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        idempotent: bool | None = None,
+    ) -> Reply:
+        """Send a request to ``segments``, a path below the base URL, and return the reply, whatever its status.
+
+        A request that got no reply is sent again, within the deadline. Where it may have been worked on, only if that
+        does no harm: ``idempotent``, by default whether the method is GET.
+
+        Raises:
+            ConnectionFailedError: nothing listens there, or the connection broke.
+            DeadlineError: no reply in time.
+            AuthorizationError: there is no token.
+        """
+        request = Request(method, self.url, segments, parameters or {}, body, headers or {})
+        harmless = method == "GET" if idempotent is None else idempotent
+        return await self.insist(lambda deadline: self.once(request, deadline), idempotent=harmless)
+
+    async def insist(self, attempt: Callable[[Deadline], Awaitable[T]], *, idempotent: bool) -> T:
+        """Call ``attempt`` with its deadline, again where that is safe; see ``insist``."""
+        deadline = self.deadline
+        return await insist(
+            lambda: attempt(deadline),
+            policy=self.policy,
+            deadline=deadline,
+            pause=self.carrier.pause,
+            idempotent=idempotent,
+        )
+
+    async def once(self, request: Request, deadline: Deadline) -> Reply:
+        """Send a request once, but for a refused token, and return the reply, whatever its status."""
+
+        async def send(token: str | None) -> Reply:
+            return await self.carrier.send(request, token, in_time(deadline, self.url))
+
+        return await with_token(self.tokens, self.role, send, deadline, is_refused=is_authorization_failure)
+
+
+def in_time(deadline: Deadline, where: str) -> float:
+    """Return the seconds that are left; raises DeadlineError where there are none."""
+    left = deadline.left_s
+    if left <= 0:
+        raise missed(where, deadline.seconds)
+    return left

@@ -1,0 +1,176 @@
+"""Whether a reply is an answer, and what it means when it is not: from status and JSON to one of the client's errors.
+
+Everything that sends requests asks here: both clients, the load driver, the probes of deploy and tune. TorchServe
+answers 400 to a wrong token, says "no worker" when a job queue is full, and drops the status over gRPC. Its JSON names
+a Java exception, which tells these apart from what a handler answers itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from marsmith.client.http import Reply
+from marsmith.errors import AuthorizationError, ClientError, DeadlineError, NotFoundError, RequestRejectedError
+from marsmith.json_reader import read_json
+
+INVALID_TOKEN = "InvalidKeyException"  # noqa: S105, the name of a Java class
+NOT_FOUND = frozenset({"ModelNotFoundException", "ModelVersionNotFoundException", "ResourceNotFoundException"})
+# TorchServe's text where a job was not taken: because there is no worker, or because the job queue is full.
+NOT_TAKEN = "has no worker to serve"
+# TorchServe's texts where a worker was lost with the request in hand.
+WORKER_LOST = frozenset({"Worker died.", "Worker scaled down."})
+# 507 where the process was killed by signal 9, which is 429 over gRPC.
+_LOSS_STATUS = frozenset({429, 500, 507})
+
+_TIPS = {
+    403: "the default version cannot be unregistered while there are others: marsmith set-default MODEL VERSION first",
+    405: "the server config must say enable_model_api=true",
+    409: "this version is registered already: marsmith models",
+    413: "the body is larger than the server config's max_request_size",
+    499: "the server cancelled the call, as it does when the body is larger than its max_request_size",
+    500: "a worker died, or took longer than responseTimeout; the server's model_log.log has its last words",
+    503: "the handler raised an exception; the server's model_log.log has its traceback",
+    507: "a worker ran out of memory; use a smaller batchSize or fewer workers",
+}
+# TorchServe says no more than this, in its logs neither.
+_NOT_UNPACKED = "Failed to save model: "
+_NOT_UNPACKED_TIP = (
+    "the server could not unpack the archive: the disk of its temporary folder is full (marsmith doctor), or the "
+    "archive is damaged or hostile (marsmith verify ARCHIVE)"
+)
+
+
+ANSWERED = range(200, 300)
+# KServe: a failed request has "an HTTP error status (typically 400)"; its body does not repeat it.
+_KSERVE_STATUS = 400
+_KSERVE_TYPE = "InferenceError"
+_STATED = frozenset({"code", "type", "message"})
+_KSERVE_IDENTITY = frozenset({"id", "model_name", "model_version", "parameters", "outputs"})
+_CLASS_NAME = re.compile(r"[A-Z]\w*")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What TorchServe, our handlers and those of KServe answer instead of a result."""
+
+    code: int
+    type: str
+    message: str
+
+
+def problem_in(body: bytes) -> Problem | None:
+    """Return the problem that ``body`` states; None where it has any other form than exactly one of these.
+
+    - TorchServe's: ``code`` (400 to 599), ``type`` (named as classes are) and ``message``.
+    - Our handlers': the same with any ``type``, and ``request_id``. In reply to a request of KServe v2 also ``error``
+      (the message again), ``id``, ``model_name``, ``model_version`` and ``outputs``, which are empty.
+    - KServe v1: ``error``, a text, and nothing else.
+    - KServe v2: ``error``, a text, beside the fields that say who answers which request; no ``outputs`` with content.
+
+    One field more or less, or of another type, and it is an answer: models may have a label ``error``, and predict
+    codes and types.
+    """
+    # Replies may be large, and most are answers.
+    if not (b'"error"' in body or b'"message"' in body) or not body.lstrip().startswith(b"{"):
+        return None
+    try:
+        data = read_json(body)
+    except ValueError:
+        return None
+    return _stated_in(data) or _kserve_error_in(data)
+
+
+def _stated_in(data: Mapping[str, Any]) -> Problem | None:
+    code, kind, message = data.get("code"), data.get("type"), data.get("message")
+    if type(code) is not int or not 400 <= code <= 599 or not isinstance(kind, str) or not isinstance(message, str):
+        return None
+    further = data.keys() - _STATED
+    if isinstance(data.get("request_id"), str):
+        as_v2 = data.get("error") == message and not data.get("outputs")
+        is_problem = further == {"request_id"} or (as_v2 and further <= {"request_id", "error", *_KSERVE_IDENTITY})
+    else:
+        is_problem = not further and bool(_CLASS_NAME.fullmatch(kind))
+    return Problem(code, kind, message) if is_problem else None
+
+
+def _kserve_error_in(data: Mapping[str, Any]) -> Problem | None:
+    message = data.get("error")
+    if not isinstance(message, str) or not message or data.get("outputs") or data.keys() - {"error", *_KSERVE_IDENTITY}:
+        return None
+    return Problem(_KSERVE_STATUS, _KSERVE_TYPE, message)
+
+
+def restore_status(reply: Reply) -> Reply:
+    """Give a reply that came over gRPC the status that its body states: gRPC itself drops it."""
+    problem = problem_in(reply.body)
+    return reply if problem is None else Reply(problem.code, "application/json", reply.headers, reply.body)
+
+
+def is_answer(reply: Reply) -> bool:
+    """Tell whether the reply is an answer; one that came over gRPC must have got its status back before."""
+    return reply.status in ANSWERED
+
+
+def is_authorization_failure(reply: Reply) -> bool:
+    """Tell whether the server refused the token."""
+    problem = problem_in(reply.body) if reply.status == 400 else None
+    return problem is not None and problem.type == INVALID_TOKEN
+
+
+def was_not_taken(reply: Reply) -> bool:
+    """Tell whether the server took no job from the request: it has no worker, or its job queue is full."""
+    problem = problem_in(reply.body) if reply.status == 503 else None
+    return problem is not None and problem.type == "ServiceUnavailableException" and NOT_TAKEN in problem.message
+
+
+def is_worker_loss(status: int, body: bytes) -> bool:
+    """Tell whether a reply says that the worker was lost while it had the request in hand.
+
+    TorchServe says the same where a worker took longer than its response timeout and was ended for it.
+    """
+    problem = problem_in(body) if status in _LOSS_STATUS else None
+    return problem is not None and problem.type == "InternalServerException" and problem.message in WORKER_LOST
+
+
+def failure(reply: Reply, subject: str) -> ClientError | None:
+    """Return what the reply says went wrong with ``subject`` (a model, an archive); None where it is an answer."""
+    if is_answer(reply):
+        return None
+    problem = problem_in(reply.body)
+    kind = problem.type if problem else ""
+    message = f"{subject}: {_message(reply, problem)}"
+    if reply.status == 400 and kind == INVALID_TOKEN:
+        return AuthorizationError(
+            f"{subject}: the server refused the token: it is missing, wrong, expired or of another role",
+            tip="marsmith token inference prints a good one",
+        )
+    if reply.status == 404 and kind in NOT_FOUND:
+        return NotFoundError(message)
+    if reply.status == 408:
+        return DeadlineError(message)
+    return RequestRejectedError(message, status=reply.status, body=reply.body, tip=_tip(reply.status, problem))
+
+
+def _tip(status: int, problem: Problem | None) -> str | None:
+    """Return a tip where the server itself speaks; what a handler means it says itself."""
+    by_handler = problem is not None and not (problem.type.endswith("Exception") or problem.type.isupper())
+    if problem is not None and problem.message.startswith(_NOT_UNPACKED):
+        return _NOT_UNPACKED_TIP
+    return None if by_handler else _TIPS.get(status)
+
+
+def _message(reply: Reply, problem: Problem | None) -> str:
+    if problem:
+        return f"{problem.message} ({reply.status} {problem.type})"
+    text = reply.body[:200].decode("utf-8", "replace").strip()
+    return f"status {reply.status}{f': {text}' if text else ''}"
+
+
+def reply_of(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> Reply:
+    """Build the reply that TorchServe's REST API would give, for a failure that came in another way."""
+    body = json.dumps({"code": status, "type": kind, "message": message}).encode()
+    return Reply(status, "application/json", headers or {}, body)

@@ -1,0 +1,327 @@
+"""TorchServe's inference API over gRPC, with messages built from the definition below.
+
+TorchServe ships no Python stubs. The definition states what its ``inference.proto`` does; a test compares the two,
+field by field, with the file inside the installed server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from marsmith.client.failures import INVALID_TOKEN, NOT_FOUND, NOT_TAKEN, reply_of
+from marsmith.client.hosts import host_of, is_this_machine
+from marsmith.client.http import Reply, broken, missed, not_trusted, readable_ca, unreachable
+from marsmith.errors import MissingDependencyError
+
+PACKAGE = "org.pytorch.serve.grpc.inference"
+SERVICE = f"{PACKAGE}.InferenceAPIsService"
+EMPTY = "google.protobuf.Empty"
+STATUS = "google.rpc.Status"
+# The key under which a handler finds the body of a REST request; with it, it need not know how a request came.
+INPUT_KEY = "body"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a message: ``type`` is a scalar of proto3, the full name of a message, or ``map<string, bytes>``."""
+
+    name: str
+    number: int
+    type: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One call: the names of its messages, and whether each side sends a stream of them."""
+
+    request: str
+    response: str
+    streams_requests: bool = False
+    streams_responses: bool = False
+
+
+MESSAGES: dict[str, tuple[Field, ...]] = {
+    "PredictionsRequest": (
+        Field("model_name", 1, "string"),
+        Field("model_version", 2, "string"),
+        Field("input", 3, "map<string, bytes>"),
+        Field("sequence_id", 4, "string", "optional"),
+    ),
+    "PredictionResponse": (
+        Field("prediction", 1, "bytes"),
+        Field("sequence_id", 2, "string", "optional"),
+        Field("status", 3, STATUS, "optional"),
+    ),
+    "TorchServeHealthResponse": (Field("health", 1, "string"),),
+}
+METHODS = {
+    "Ping": Method(EMPTY, "TorchServeHealthResponse"),
+    "Predictions": Method("PredictionsRequest", "PredictionResponse"),
+    "StreamPredictions": Method("PredictionsRequest", "PredictionResponse", streams_responses=True),
+    "StreamPredictions2": Method("PredictionsRequest", "PredictionResponse", True, True),
+}
+RPC_STATUS = (
+    Field("code", 1, "int32"),
+    Field("message", 2, "string"),
+    Field("details", 3, "google.protobuf.Any", "repeated"),
+)
+
+# TorchServe's own table, from HTTP status to gRPC code, read backwards.
+_HTTP_STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ABORTED": 409,
+    "OUT_OF_RANGE": 416,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+}
+_TOKEN_REFUSED = "Token Authorization failed"  # noqa: S105, a sentence of the server
+_JAVA_PACKAGE = "org.pytorch.serve."
+_UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How to speak TLS: ``ca_file`` holds the certificates to trust, in PEM; None: those that gRPC brings along."""
+
+    ca_file: Path | None = None
+
+
+class InferenceChannel:
+    """A connection to the inference API over gRPC; may be used by several threads."""
+
+    def __init__(self, address: str, *, tls: Tls | None = None) -> None:
+        """Create a channel; it connects at the first call.
+
+        Args:
+            address: a ``host:port``.
+            tls: how to speak TLS; None: not at all.
+
+        Raises:
+            MissingDependencyError: grpcio or protobuf is not installed.
+        """
+        grpc = imported_grpc()
+        self.address = address
+        self._channel = open_channel(grpc, address, tls)
+        self._calls = multicallables(self._channel)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def ping(self, token: str | None, deadline_s: float) -> Reply:
+        """Ask for the health that the server claims; the body of the reply is JSON, as over REST."""
+        import grpc
+
+        try:
+            health = self._calls["Ping"](message_class(EMPTY)(), timeout=deadline_s, metadata=metadata(token))
+        except grpc.RpcError as error:
+            return failed_reply(self.address, error, deadline_s)
+        return Reply(200, "application/json", {}, health.health.encode())
+
+    def predict(self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float) -> Reply:
+        """Send one request; the reply is what REST would have given, but for the status that a handler sets.
+
+        Raises:
+            ConnectionFailedError: nothing listens there.
+            DeadlineError: no answer in time.
+        """
+        import grpc
+
+        try:
+            answer = self._calls["Predictions"](
+                predictions_request(model, version, body), timeout=deadline_s, metadata=metadata(token)
+            )
+        except grpc.RpcError as error:
+            return failed_reply(self.address, error, deadline_s)
+        return Reply(200, "", {}, answer.prediction)
+
+    def stream(
+        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
+    ) -> Generator[Reply, None, None]:
+        """Send one request and yield a reply for each part of the answer; a failure is the last of them."""
+        import grpc
+
+        request = predictions_request(model, version, body)
+        call = self._calls["StreamPredictions"](request, timeout=deadline_s, metadata=metadata(token))
+        try:
+            for answer in call:
+                yield Reply(200, "", {}, answer.prediction)
+        except grpc.RpcError as error:
+            yield failed_reply(self.address, error, deadline_s)
+        finally:
+            # Whoever stops reading wants no more: without this the server goes on.
+            call.cancel()
+
+
+def imported_grpc() -> Any:
+    """Return the module ``grpc``; raises MissingDependencyError where it is not installed."""
+    try:
+        import grpc
+    except ImportError:
+        raise MissingDependencyError("grpcio", extra="grpc") from None
+    return grpc
+
+
+def open_channel(module: Any, address: str, tls: Tls | None, further: Sequence[tuple[str, int]] = ()) -> Any:
+    """Open a channel with ``grpc`` or ``grpc.aio``, and with ``further`` options.
+
+    gRPC uses the proxy that the environment names, which is not meant for a server on this machine.
+    """
+    direct = (("grpc.enable_http_proxy", 0),) if is_this_machine(host_of(address)) else ()
+    options = (*_UNLIMITED, *direct, *further)
+    if tls is None:
+        return module.insecure_channel(address, options=options)
+    trusted = readable_ca(tls.ca_file).read_bytes() if tls.ca_file else None
+    return module.secure_channel(address, imported_grpc().ssl_channel_credentials(trusted), options=options)
+
+
+def multicallables(channel: Any) -> dict[str, Any]:
+    """Return the calls of the API on a channel, by their names."""
+    return {name: _multicallable(channel, name, method) for name, method in METHODS.items()}
+
+
+def failed_reply(address: str, error: Any, deadline_s: float) -> Reply:
+    """Return the reply that REST would have given for a failed call.
+
+    Raises:
+        ConnectionFailedError: nothing listens there, its certificate is not trusted, or the connection broke.
+        DeadlineError: no answer in time.
+    """
+    code, details = error.code().name, str(error.details() or "")
+    if _JAVA_PACKAGE in details:
+        return rest_reply(code, details)
+    if code == "DEADLINE_EXCEEDED":
+        raise missed(address, deadline_s, "waiting for the reply over gRPC") from None
+    if code == "UNAVAILABLE":
+        told = details + str(getattr(error, "debug_error_string", str)())
+        # A server that speaks no TLS, too, fails in the handshake.
+        if any(
+            sign in told
+            for sign in ("CERTIFICATE_VERIFY_FAILED", "andshake failed", "WRONG_VERSION_NUMBER", "Peer name")
+        ):
+            raise not_trusted(address, told) from None
+        raise (unreachable(address) if "failed to connect" in details else broken(address)) from None
+    return rest_reply(code, details)
+
+
+def rest_reply(code: str, details: str) -> Reply:
+    """Give the reply that REST would have given, for the name and the details of a gRPC status.
+
+    The details are a message and, on a line of its own, the Java exception.
+    """
+    lines = details.rsplit("\n", 1)
+    named = len(lines) == 2 and lines[1].removesuffix(".()").endswith("Exception")
+    kind = lines[1].removesuffix(".()").rpartition(".")[2] if named else code
+    message = lines[0] if named else details
+    if _TOKEN_REFUSED in details:
+        return reply_of(400, INVALID_TOKEN, message)
+    if kind in NOT_FOUND:
+        return reply_of(404, kind, message)
+    if NOT_TAKEN in details:
+        return reply_of(503, "ServiceUnavailableException", message)
+    return reply_of(_HTTP_STATUS.get(code, 500), kind, message)
+
+
+@cache
+def message_class(name: str) -> Any:
+    """Return the class of a message: one of ``MESSAGES``, or a full name that one of them uses."""
+    from google.protobuf import message_factory
+
+    full_name = f"{PACKAGE}.{name}" if name in MESSAGES else name
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(full_name))
+
+
+@cache
+def _pool() -> Any:
+    """Build a pool of its own: in the shared one, other stubs of TorchServe could stand in the way."""
+    try:
+        from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, empty_pb2
+    except ImportError:
+        raise MissingDependencyError("protobuf", extra="grpc") from None
+    pool = descriptor_pool.DescriptorPool()
+    for known in (any_pb2, empty_pb2):
+        pool.AddSerializedFile(known.DESCRIPTOR.serialized_pb)
+    status = descriptor_pb2.FileDescriptorProto(
+        name="google/rpc/status.proto", package="google.rpc", syntax="proto3", dependency=["google/protobuf/any.proto"]
+    )
+    _add_message(status, "Status", RPC_STATUS)
+    inference = descriptor_pb2.FileDescriptorProto(
+        name="inference.proto",
+        package=PACKAGE,
+        syntax="proto3",
+        dependency=["google/protobuf/empty.proto", "google/rpc/status.proto"],
+    )
+    for name, fields in MESSAGES.items():
+        _add_message(inference, name, fields)
+    for file in (status, inference):
+        pool.AddSerializedFile(file.SerializeToString())
+    return pool
+
+
+def _add_message(file: Any, name: str, fields: Sequence[Field]) -> None:
+    message = file.message_type.add(name=name)
+    for field in fields:
+        added = message.field.add(name=field.name, number=field.number, label=_label(field.label))
+        if field.type.startswith("map<"):
+            _make_map(message, added, f".{file.package}.{name}", field)
+        elif "." in field.type:
+            added.type, added.type_name = added.TYPE_MESSAGE, f".{field.type}"
+        else:
+            added.type = _scalar(field.type)
+        if field.label == "optional":
+            # proto3 keeps whether such a field was set in a oneof of its own.
+            added.proto3_optional, added.oneof_index = True, len(message.oneof_decl)
+            message.oneof_decl.add(name=f"_{field.name}")
+
+
+def _make_map(message: Any, added: Any, owner: str, field: Field) -> None:
+    """Make ``added`` a map: on the wire, a repeated message of a key and a value."""
+    key, value = field.type.removeprefix("map<").removesuffix(">").split(", ")
+    entry = message.nested_type.add(name=f"{field.name.title().replace('_', '')}Entry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, label=_label(""), type=_scalar(key))
+    entry.field.add(name="value", number=2, label=_label(""), type=_scalar(value))
+    added.label, added.type, added.type_name = _label("repeated"), added.TYPE_MESSAGE, f"{owner}.{entry.name}"
+
+
+def _label(label: str) -> Any:
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto
+
+    return FieldDescriptorProto.LABEL_REPEATED if label == "repeated" else FieldDescriptorProto.LABEL_OPTIONAL
+
+
+def _scalar(name: str) -> Any:
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto
+
+    return FieldDescriptorProto.Type.Value(f"TYPE_{name.upper()}")
+
+
+def _multicallable(channel: Any, name: str, method: Method) -> Any:
+    sides = ("stream" if method.streams_requests else "unary", "stream" if method.streams_responses else "unary")
+    make = getattr(channel, "_".join(sides))
+    return make(
+        f"/{SERVICE}/{name}",
+        request_serializer=message_class(method.request).SerializeToString,
+        response_deserializer=message_class(method.response).FromString,
+    )
+
+
+def predictions_request(model: str, version: str | None, body: bytes) -> Any:
+    """Return the message that asks for a prediction."""
+    return message_class("PredictionsRequest")(model_name=model, model_version=version or "", input={INPUT_KEY: body})
+
+
+def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the metadata of a call."""
+    return (("authorization", f"Bearer {token}"),) if token else ()

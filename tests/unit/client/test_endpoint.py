@@ -1,0 +1,68 @@
+"""Calls that are sent again: what is told of them in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from marsmith.client.blocking_client import Client
+from marsmith.client.deadline import Deadline
+from marsmith.client.endpoint import insist
+from marsmith.client.http import missed, unreachable
+from marsmith.client.retries import RetryPolicy
+from marsmith.errors import ConnectionFailedError, DeadlineError
+
+URL = "http://127.0.0.1:8080"
+
+
+def test_a_missed_deadline_is_told_as_the_caller_set_it_not_as_the_last_attempt_had_it() -> None:
+    failures = [unreachable(URL), missed(URL, 0.123), missed(URL, 0.046)]
+
+    async def attempt() -> None:
+        raise failures.pop(0)
+
+    async def call() -> None:
+        policy = RetryPolicy(resends=1, pause_s=0.001)
+        await insist(attempt, policy=policy, deadline=Deadline(60), pause=asyncio.sleep, idempotent=True)
+
+    with pytest.raises(DeadlineError, match=f"^no answer from {URL} within 60 s$") as caught:
+        asyncio.run(call())
+    assert caught.value.tip is not None
+    assert failures == []
+
+
+def test_any_other_failure_is_told_as_it_came() -> None:
+    refused = DeadlineError("model echo: the job waited too long")
+
+    async def attempt() -> None:
+        raise refused
+
+    async def call() -> None:
+        await insist(attempt, policy=RetryPolicy(), deadline=Deadline(60), pause=asyncio.sleep, idempotent=False)
+
+    with pytest.raises(DeadlineError) as caught:
+        asyncio.run(call())
+    assert caught.value is refused
+
+
+def test_a_server_that_says_nothing_is_waited_for_as_long_as_was_asked() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Client(url, None) as client, pytest.raises(DeadlineError, match=r"within 0\.25 s$"):
+            client.predict("echo", b"1", deadline_s=0.25)
+
+
+def test_when_the_time_is_up_after_a_pause_the_failure_before_it_is_told() -> None:
+    async def attempt() -> None:
+        raise unreachable(URL)
+
+    async def oversleep(_: float) -> None:
+        await asyncio.sleep(0.06)
+
+    async def call() -> None:
+        await insist(attempt, policy=RetryPolicy(), deadline=Deadline(0.05), pause=oversleep, idempotent=True)
+
+    with pytest.raises(ConnectionFailedError, match="nothing listens"):
+        asyncio.run(call())
