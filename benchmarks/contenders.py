@@ -22,10 +22,10 @@ from marsmith.archive import Archive
 from marsmith.bench import ask_each, http_target
 from marsmith.errors import ClientError
 from marsmith.inputs import Input
-from marsmith.java import find_java
 from marsmith.load.http_lane import HttpTarget
 from marsmith.project import Project
-from marsmith.scratch_server import scratch_server
+from marsmith.server.java import find_java
+from marsmith.server.scratch import scratch_server
 from marsmith.tuning.setup import Setup
 from marsmith.tuning.variant import VariantMaker
 

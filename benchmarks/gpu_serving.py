@@ -113,7 +113,7 @@ def why_no_server() -> str:
     if lacking:
         return f"not installed: {', '.join(lacking)}"
     from marsmith.errors import MarsmithError
-    from marsmith.java import find_java
+    from marsmith.server.java import find_java
 
     try:
         find_java()

@@ -42,7 +42,7 @@ from marsmith.config.project_spec import load_spec
 from marsmith.inputs import Input
 from marsmith.load.http_lane import HttpTarget
 from marsmith.project import Project
-from marsmith.scratch_server import scratch_server
+from marsmith.server.scratch import scratch_server
 from marsmith.tuning.setup import Placement, Setup
 from marsmith.tuning.variant import VariantMaker
 from peer_servers.peer_model import PeerSettings

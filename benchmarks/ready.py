@@ -33,7 +33,7 @@ from machine import machine_line, machine_record
 from marsmith.archive.unpacked import unpacked
 from marsmith.client.blocking_client import Client
 from marsmith.runtime.runner import Runner
-from marsmith.scratch_server import scratch_server
+from marsmith.server.scratch import scratch_server
 
 LOAD = """
 import sys, warnings

@@ -39,7 +39,7 @@ from marsmith.archive import Archive
 from marsmith.bench import Load, Target, grpc_target, http_target, run_load
 from marsmith.load.http_lane import HttpTarget
 from marsmith.load.measurement import Measurement
-from marsmith.scratch_server import scratch_server
+from marsmith.server.scratch import scratch_server
 from marsmith.tuning.setup import Placement, Setup
 from photos import photos
 from processor_time import with_processor_time

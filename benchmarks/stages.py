@@ -27,7 +27,7 @@ from marsmith.archive import Archive
 from marsmith.bench import Load, http_target, run_load
 from marsmith.breakdown import watch_stages
 from marsmith.project import Project
-from marsmith.scratch_server import scratch_server
+from marsmith.server.scratch import scratch_server
 from marsmith.tuning.setup import Placement, Setup
 from marsmith.tuning.variant import VariantMaker
 from photos import photos

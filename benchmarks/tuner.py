@@ -28,7 +28,7 @@ from pathlib import Path
 from contenders import jpeg_inputs
 from machine import machine_line, machine_record
 from marsmith.project import Project
-from marsmith.scratch_server import scratch_server
+from marsmith.server.scratch import scratch_server
 from marsmith.tuning.search import (
     Attempt,
     Offer,

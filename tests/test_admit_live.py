@@ -15,11 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from marsmith import launch, run_state, server
+from marsmith import run_state
 from marsmith.archive.signature import sign, signature_path
 from marsmith.client.blocking_client import Client
 from marsmith.errors import ClientError
 from marsmith.project import PROJECT_VARIABLE, Project
+from marsmith.server import launch, lifecycle
 from support.handler_fixtures import picture
 from support.live_server import make_project, until
 from support.signing_keys import write_keys
@@ -94,7 +95,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     assert started.returncode == 0, started.stderr
     (project.root / "started.txt").write_text(started.stderr)
     yield project
-    server.stop(project, timeout_s=0)
+    lifecycle.stop(project, timeout_s=0)
 
 
 def test_serve_leaves_out_each_with_its_reason_and_runs_nothing_of_it(project: Project) -> None:

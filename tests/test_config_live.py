@@ -15,9 +15,9 @@ from marsmith.client.blocking_client import Client
 from marsmith.config.effective import VersionSettings, server_settings, version_settings
 from marsmith.config.properties import ENCODING, as_mapping, parse_properties
 from marsmith.config.server_config import read_server_config
-from marsmith.live_differences import server_differences, version_differences
 from marsmith.machine import usable_cores
 from marsmith.project import Project
+from marsmith.server.differences import server_differences, version_differences
 from support.live_server import ECHO, make_project, running
 
 pytestmark = pytest.mark.live

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import run_state, server, server_process, supervisor_state
+from marsmith import run_state
 from marsmith.archive.store import open_stored
 from marsmith.client.blocking_client import Client
 from marsmith.config.effective import server_settings, version_settings
 from marsmith.config.server_config import read_server_config
 from marsmith.errors import MarsmithError
 from marsmith.project import PROJECT_VARIABLE, Project
+from marsmith.server import lifecycle, supervisor_state
+from marsmith.server import processes as server_process
 from support.live_server import is_alive, make_project, tiny_archive, until
 
 pytestmark = pytest.mark.live
@@ -65,7 +67,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     started = marsmith(project, "serve")
     assert started.returncode == 0, started.stderr
     yield project
-    server.stop(project, timeout_s=0)
+    lifecycle.stop(project, timeout_s=0)
 
 
 def supervisor_pid(project: Project) -> int:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import server_state
 from marsmith.archive import Archive
 from marsmith.cli import main
 from marsmith.client.blocking_client import Client
@@ -27,6 +26,7 @@ from marsmith.formats.deploy_journal import Journal
 from marsmith.names import ModelVersion
 from marsmith.observation import Limits
 from marsmith.project import Project
+from marsmith.server import state as server_state
 from marsmith.version_bytes import binding, bound_digest
 from support.deploy_fixtures import MODEL, WRONG, write_version
 from support.live_server import make_project, running, until

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import server
 from marsmith.cli import main
 from marsmith.client import tokens
 from marsmith.client.blocking_client import Client
@@ -26,6 +25,7 @@ from marsmith.errors import ServerError, UsageError
 from marsmith.observation import Limits
 from marsmith.project import Project
 from marsmith.run_state import RunState
+from marsmith.server import lifecycle
 from support.deploy_fixtures import CRASH, LOAD, MODEL, SLOW, WRONG, Reigns, after, write_version
 from support.live_server import make_project, running
 from support.steady_load import SteadyLoad, steady_load
@@ -353,8 +353,8 @@ def test_a_model_that_is_new_is_taken_off_again_when_its_first_version_is_bad(ar
 def test_a_deploy_is_finished_though_the_server_was_restarted_meanwhile(arena: Arena) -> None:
     old, new = arena.default(), arena.next_version()
     deploy_and_die(arena, write_version(arena.folder, new), "drain begin")
-    server.stop(arena.project)
-    server.start(arena.project, timeout_s=240)
+    lifecycle.stop(arena.project)
+    lifecycle.start(arena.project, timeout_s=240)
     next_run(arena, new)
     assert arena.default() == new
     assert old not in arena.versions()

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from marsmith import run_state, served_file, server, server_state
+from marsmith import run_state, served_file
 from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.errors import NotRunningError, NoWorkerError
 from marsmith.project import PROJECT_VARIABLE, Project
+from marsmith.server import lifecycle
+from marsmith.server import state as server_state
 from support.handler_fixtures import picture
 from support.live_server import make_project, tiny_archive, until
 from support.tampered_archives import shipped_archive
@@ -103,11 +105,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     install(project)
     first = marsmith(project, "serve", "--restart", "no")
     assert (first.returncode, "left out" in first.stderr) == (0, False), first.stderr
-    server.stop(project, timeout_s=0)
+    lifecycle.stop(project, timeout_s=0)
     shutil.rmtree(project.root / "packages")
     fill(project.model_store, folder)
     yield project
-    server.stop(project, timeout_s=0)
+    lifecycle.stop(project, timeout_s=0)
 
 
 def status_of(project: Project) -> dict[str, Any]:
@@ -230,7 +232,7 @@ def test_a_deploy_brings_it_back_as_well(project: Project) -> None:
 
 
 def test_when_nothing_is_left_to_serve_the_server_is_stopped(project: Project) -> None:
-    server.stop(project, timeout_s=0)
+    lifecycle.stop(project, timeout_s=0)
     for path in project.model_store.glob("*.mar"):
         path.unlink()
     tiny_archive(project.model_store / "import-1.0.mar", name="import", handler=CANNOT_IMPORT)

@@ -13,12 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from marsmith import launch, run_state, server
+from marsmith import run_state
 from marsmith.client.blocking_client import NO_RETRIES, Client, RetryPolicy
 from marsmith.client.tokens import read_key_file
 from marsmith.errors import ConnectionFailedError, OverloadedError, RequestRejectedError
 from marsmith.project import Project
 from marsmith.run_state import RunState
+from marsmith.server import launch, lifecycle
 from support.faulty_server import (
     QUEUE_SIZE,
     RESPONSE_TIMEOUT_S,
@@ -41,11 +42,11 @@ MEBIBYTE = 1 << 20
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project = faulty_project(tmp_path_factory.mktemp("faults"))
-    server.start(project)
+    lifecycle.start(project)
     try:
         yield project
     finally:
-        server.stop(project)
+        lifecycle.stop(project)
 
 
 @pytest.fixture(scope="module")
@@ -208,5 +209,5 @@ def test_when_java_is_killed_a_patient_client_gets_its_answer_from_the_next_serv
             lost.result()
         with pytest.raises(ConnectionFailedError):
             plain.predict("one", command(n=3))
-        server.start(project)
+        lifecycle.start(project)
         assert kept.result().json() == {"n": 2, "sleep": 1}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import server
 from marsmith.config.properties import ENCODING, as_mapping, parse_properties, render_properties
 from marsmith.project import PROJECT_VARIABLE, Project
+from marsmith.server import lifecycle
 from support.live_server import free_addresses
 from support.projects import copy_project
 
@@ -34,7 +34,7 @@ def clone(tmp_path: Path) -> Iterator[Project]:
     spec.write_text(chosen, encoding="utf-8")
     spec.with_suffix(".lock").unlink()
     yield project
-    server.stop(project, timeout_s=0)
+    lifecycle.stop(project, timeout_s=0)
 
 
 def marsmith(project: Project, *arguments: str) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import run_state, served_file, server
+from marsmith import run_state, served_file
 from marsmith.project import PROJECT_VARIABLE, Project
+from marsmith.server import lifecycle
 from support.live_server import make_project, tiny_archive, until
 
 pytestmark = pytest.mark.live
@@ -74,8 +75,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         "echo-2.0.mar": tiny_archive(folder / "two.mar", version="2.0"),
     }
     project = make_project(folder / "p", archives)
-    server.start(project)
-    server.stop(project)
+    lifecycle.start(project)
+    lifecycle.stop(project)
     store = project.model_store
     for name, config in FATAL_CONFIGS.items():
         other = tiny_archive(folder / "other.mar", name=name)
@@ -84,7 +85,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     (store / "lost+found").mkdir(mode=0o700)
     (store / "lost+found" / "h.py").touch()
     yield project
-    server.stop(project)
+    lifecycle.stop(project)
 
 
 def test_the_good_ones_are_served_and_the_bad_ones_are_named(project: Project) -> None:

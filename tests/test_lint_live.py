@@ -16,8 +16,8 @@ import requests
 
 from marsmith.config.lint import lint_paths
 from marsmith.config.properties import render_properties
-from marsmith.java import find_java
-from marsmith.launch import command, torchserve_home
+from marsmith.server.java import find_java
+from marsmith.server.launch import command, torchserve_home
 from support.live_server import free_addresses, tiny_archive
 from support.projects import REPOSITORY
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import launch, server, server_process
 from marsmith.config.certificate import folder_of
 from marsmith.config.server_config import effective_config, read_server_config
 from marsmith.project import Project
+from marsmith.server import launch, lifecycle
+from marsmith.server import processes as server_process
 from support.deploy_fixtures import MODEL, write_version
 from support.live_server import make_project
 
@@ -81,7 +82,7 @@ def test_tls_works_there_too(project: Project) -> None:
     made = marsmith(project, "certificate", "--write")
     assert made.returncode == 0, made.stderr
     try:
-        server.start(project)
+        lifecycle.start(project)
         assert folder_of(project).exists()
         text = project.root / "my text.bin"
         text.write_text("hello")
@@ -89,5 +90,5 @@ def test_tls_works_there_too(project: Project) -> None:
             answered = marsmith(project, "predict", MODEL, str(text), *flags)
             assert answered.returncode == 0, answered.stderr
     finally:
-        server.stop(project, timeout_s=0)
+        lifecycle.stop(project, timeout_s=0)
         project.server_config.write_bytes(before)

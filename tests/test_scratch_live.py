@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import run_state, scratch_server
+from marsmith import run_state
 from marsmith.cli import main
 from marsmith.client.blocking_client import Client
 from marsmith.config.properties import as_mapping, parse_properties
 from marsmith.project import Project
-from marsmith.scratch_server import scratch_config
+from marsmith.server import scratch as scratch_server
+from marsmith.server.scratch import scratch_config
 from support.live_server import make_project, tiny_archive
 
 SLOW = "import time\ndef handle(data, context):\n    return data and [time.sleep(0.005) or b'x' for _ in data]\n"

@@ -19,13 +19,13 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from marsmith import launch
 from marsmith.archive import Archive
 from marsmith.client.blocking_client import Client
 from marsmith.client.tokens import token as make_token
 from marsmith.errors import ArchiveError, NotFoundError, UsageError
 from marsmith.project import Project
 from marsmith.run_state import RunState
+from marsmith.server import launch
 from support.live_server import make_project, running, tiny_archive
 from support.raw_calls import INFERENCE, MANAGEMENT, Answer, call, grpc_code, open_request
 

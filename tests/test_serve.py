@@ -20,15 +20,16 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from marsmith import run_state, server, server_start
+from marsmith import run_state
 from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.client.blocking_client import Client
 from marsmith.errors import ClientError, FormatError, NotRunningError, ServerError, WorkerDiedError
 from marsmith.project import PROJECT_VARIABLE, Project
-from marsmith.readiness import Outlook
 from marsmith.run_state import RunState
-from marsmith.server_process import processes_of
-from marsmith.server_status import server_status
+from marsmith.server import lifecycle, startup
+from marsmith.server.processes import processes_of
+from marsmith.server.readiness import Outlook
+from marsmith.server.status import server_status
 from support.live_server import make_project, running, tiny_archive, until
 
 pytestmark = pytest.mark.live
@@ -68,7 +69,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     """A project that serves an echo."""
     project = make_project(tmp_path / "p", {"echo-1.0.mar": tiny_archive(tmp_path / "echo.mar")})
     yield project
-    server.stop(project)
+    lifecycle.stop(project)
     assert left_over(project) == []
 
 
@@ -123,7 +124,7 @@ def test_serve_status_stop_from_the_command_line(project: Project, tmp_path: Pat
     again = marsmith(project, "serve")
     assert again.returncode == 1
     assert f"a server already runs for {project.root} (pid {state.pid}" in again.stderr
-    assert server.is_alive(state)
+    assert lifecycle.is_alive(state)
 
     frontend = psutil.Process(state.pid)
     workers = [psutil.Process(worker["pid"]) for version in shown["versions"] for worker in version["workers"]]
@@ -221,8 +222,8 @@ def test_two_projects_are_served_side_by_side(project: Project, tmp_path: Path) 
             for each in (project, other):
                 with Client.for_project(each) as client:
                     assert client.predict("echo", b"x", content_type="application/octet-stream").body == b"x"
-            server.stop(other)
-            assert server.is_alive(one)
+            lifecycle.stop(other)
+            assert lifecycle.is_alive(one)
 
 
 def test_a_worker_that_cannot_import_shows_its_traceback_and_leaves_nothing(project: Project) -> None:
@@ -242,7 +243,7 @@ def test_a_worker_that_leaves_without_a_word_is_noticed_at_once(project: Project
     (project.model_store / "echo-1.0.mar").unlink()
     tiny_archive(project.model_store / "bad-1.0.mar", name="bad", handler=LEAVES)
     with pytest.raises(WorkerDiedError, match=r"a worker of bad:1\.0 died: it printed no traceback"):
-        server.start(project, timeout_s=240)
+        lifecycle.start(project, timeout_s=240)
     assert left_over(project) == []
 
 
@@ -250,7 +251,7 @@ def test_a_version_that_answers_its_example_wrongly_is_not_served(project: Proje
     (project.model_store / "echo-1.0.mar").unlink()
     with_example(tmp_path, {"cat": 0.6}).rename(project.model_store / "example-2.0.mar")
     with pytest.raises(ServerError, match=r"example:2\.0 answers its example in\.json wrongly: reply\['cat'\]"):
-        server.start(project)
+        lifecycle.start(project)
     assert left_over(project) == []
 
 
@@ -258,14 +259,14 @@ def test_a_start_that_takes_too_long_says_what_it_waited_for(project: Project, m
     tiny_archive(project.model_store / "slow-1.0.mar", name="slow", handler=SLOW)
     # The time is over when the server has come so far, however long this machine takes for it.
     clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep)
-    monkeypatch.setattr(server_start, "time", clock)
+    monkeypatch.setattr(startup, "time", clock)
 
     def on_progress(seen: Outlook) -> None:
         if seen.waiting.get(("slow", "1.0")) == "0 of 1 workers ready":
             clock.monotonic = lambda: 8.5
 
     with pytest.raises(ServerError, match=r"not ready after 8 s\n(?s:.*)slow:1\.0: 0 of 1 workers ready"):
-        server.start(project, timeout_s=8, on_progress=on_progress)
+        lifecycle.start(project, timeout_s=8, on_progress=on_progress)
     assert left_over(project) == []
 
 
@@ -282,12 +283,12 @@ def test_a_port_in_use_is_refused_before_anything_starts(project: Project) -> No
 
 
 def test_a_killed_frontend_is_reported_dead_and_the_next_serve_works(project: Project) -> None:
-    first = server.start(project)
+    first = lifecycle.start(project)
     os.kill(first.pid, signal.SIGKILL)
     psutil.wait_procs([psutil.Process(first.pid)], timeout=10)
     with pytest.raises(NotRunningError, match="has died"):
         server_status(project)
-    second = server.start(project)
+    second = lifecycle.start(project)
     assert second.pid != first.pid
     assert [version.model_name for version in server_status(project).versions] == ["echo"]
     # Not every Java is a server: one may be making the file of classes that the next start is to use.

@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from marsmith import server_process
 from marsmith.cli import main
 from marsmith.client.blocking_client import Client
 from marsmith.inputs import read_input
 from marsmith.project import Project
+from marsmith.server import processes as server_process
 from support.deploy_fixtures import MODEL, write_version
 from support.export_fixtures import RECIPE, write_tiny
 from support.live_server import is_alive, make_project, running, tiny_archive, until

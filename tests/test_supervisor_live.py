@@ -16,11 +16,13 @@ from typing import Any
 import psutil
 import pytest
 
-from marsmith import run_state, served_file, server, server_state, supervisor_state
+from marsmith import run_state, served_file
 from marsmith.client.blocking_client import Client
 from marsmith.errors import ClientError, MarsmithError
 from marsmith.project import PROJECT_VARIABLE, Project
-from marsmith.server_process import processes_of
+from marsmith.server import lifecycle, supervisor_state
+from marsmith.server import state as server_state
+from marsmith.server.processes import processes_of
 from support.live_server import is_alive, make_project, tiny_archive, until
 
 pytestmark = pytest.mark.live
@@ -99,7 +101,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     }
     project = make_project(folder / "p", archives)
     yield project
-    server.stop(project)
+    lifecycle.stop(project)
     assert left_over(project) == []
 
 

@@ -21,9 +21,9 @@ from marsmith.formats.deploy_journal import Change, Journal, Release
 from marsmith.formats.server_state import ArchiveBytes, Parameters, ServedModel, ServedVersion, ServerState
 from marsmith.names import ModelVersion
 from marsmith.project import Project
-from marsmith.selection import select
-from marsmith.served_versions import plan_serving
-from marsmith.start_plan import _renewed
+from marsmith.server.selection import select
+from marsmith.server.served import plan_serving
+from marsmith.server.start_plan import _renewed
 from marsmith.version_bytes import binding, bound_digest, check_bytes, check_stored, guard
 from support.deploy_fixtures import write_version
 from support.export_fixtures import write_tiny

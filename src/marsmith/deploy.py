@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from marsmith import run_state, server_state
+from marsmith import run_state
 from marsmith.archive import Archive
 from marsmith.archive.store import examples_in
 from marsmith.client.blocking_client import Client
@@ -19,11 +19,9 @@ from marsmith.client.retries import NO_RETRIES
 from marsmith.deploy_journal import JournalFile
 from marsmith.errors import ServerError, UsageError
 from marsmith.formats.deploy_journal import Change, Journal, Release
-from marsmith.left_out_versions import holds_place, in_its_place, refuse_left_out
 from marsmith.names import ModelVersion, archive_file_name, check_model_name, check_model_version
 from marsmith.probes import Prober
 from marsmith.project import Project
-from marsmith.registration import register_stored
 from marsmith.rollout import KEEP, Options, Rollout, scale_up
 from marsmith.rollout_plan import (
     Remedy,
@@ -39,6 +37,9 @@ from marsmith.rollout_recovery import recover
 from marsmith.rollout_site import Event, Site, unheard
 from marsmith.rollout_store import Deployable, find, model_of
 from marsmith.rollout_watch import Observer
+from marsmith.server import state as server_state
+from marsmith.server.left_out_versions import holds_place, in_its_place, refuse_left_out
+from marsmith.server.registration import register_stored
 from marsmith.version_bytes import bound_digest, check_bytes, check_release
 
 __all__ = ["KEEP", "Event", "Options", "Outcome", "Planned", "deploy", "plan_deploy", "plan_rollback", "rollback"]

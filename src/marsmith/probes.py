@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from marsmith.archive.store import StoredExample
 from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.errors import ClientError, RequestRejectedError
-from marsmith.readiness import handler_facts
+from marsmith.server.readiness import handler_facts
 
 ROUNDS = 5
 MOST_TOGETHER = 32

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from marsmith import server_state
 from marsmith.archive.admit import admit
 from marsmith.archive.verify import Verification, environment_checks
 from marsmith.client.blocking_client import VersionStatus
@@ -20,6 +19,7 @@ from marsmith.rollout_recovery import tidy, undo
 from marsmith.rollout_site import Site
 from marsmith.rollout_store import Deployable, copy_into_store
 from marsmith.rollout_watch import Observer, Watch, died_since
+from marsmith.server import state as server_state
 from marsmith.version_bytes import bound_digest
 
 KEEP = 2

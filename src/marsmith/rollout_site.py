@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from marsmith import server_state
 from marsmith.archive import Archive
 from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.client.drain import drain
@@ -24,8 +23,9 @@ from marsmith.errors import (
 from marsmith.formats.deploy_journal import Journal, Release
 from marsmith.formats.server_state import ArchiveBytes, Version
 from marsmith.project import Project
-from marsmith.registration import READY_DEADLINE_S, register_stored
 from marsmith.rollout_plan import Situation, Step
+from marsmith.server import state as server_state
+from marsmith.server.registration import READY_DEADLINE_S, register_stored
 from marsmith.version_bytes import check_release
 
 DRAIN_TIMEOUT_S = 60.0

@@ -22,7 +22,7 @@ from marsmith.errors import ArchiveError, FormatError, OtherBytesError, ServerEr
 from marsmith.formats.deploy_journal import Change, Copy
 from marsmith.names import ModelVersion, check_model_version
 from marsmith.project import Project
-from marsmith.registration import archive_in_store
+from marsmith.server.registration import archive_in_store
 from marsmith.version_bytes import shown
 
 _CHUNK_BYTES = 1 << 20

@@ -15,7 +15,7 @@ from marsmith.errors import ClientError, FormatError
 from marsmith.observation import Items, Limits, Sample, Window, probes_slower, read_counters, verdict
 from marsmith.probes import Probe, Prober
 from marsmith.run_state import RunState
-from marsmith.server_log import parse_log
+from marsmith.server.log import parse_log
 
 # Most faults show at once, and each moment costs users; later on the watch itself must be no load.
 _EARLY_S = 1.0

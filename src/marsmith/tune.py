@@ -20,7 +20,7 @@ from marsmith.inputs import Input
 from marsmith.load.measurement import Measurement
 from marsmith.load.verdict import Check, Verdict, judge
 from marsmith.project import Project
-from marsmith.scratch_server import scratch_server
+from marsmith.server.scratch import scratch_server
 from marsmith.tuning.rate_search import largest_rate, most_of_three
 from marsmith.tuning.schedule import VERIFYING_RATES, schedule
 from marsmith.tuning.search import Offer, Prediction, Trial, best, first_rate, halve, most_promising, next_rate, predict

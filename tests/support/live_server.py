@@ -18,10 +18,10 @@ from pathlib import Path
 
 import psutil
 
-from marsmith import server
 from marsmith.config.properties import ENCODING, as_mapping, parse_properties, render_properties
 from marsmith.project import Project
 from marsmith.run_state import RunState
+from marsmith.server import lifecycle
 from support.projects import REPOSITORY
 
 ECHO = """
@@ -112,11 +112,11 @@ def make_project(root: Path, archives: Mapping[str, Path] | None = None, **prope
 @contextmanager
 def running(project: Project, *, timeout_s: float = 280.0) -> Iterator[RunState]:
     """Serve the project's store, and end the server by force at the end: a kind end takes two seconds."""
-    state = server.start(project, timeout_s=timeout_s)
+    state = lifecycle.start(project, timeout_s=timeout_s)
     try:
         yield state
     finally:
-        server.stop(project, timeout_s=0)
+        lifecycle.stop(project, timeout_s=0)
 
 
 def tiny_archive(

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from marsmith.config.effective import Setting, VersionSettings
-    from marsmith.live_differences import Difference
     from marsmith.run_state import LeftOut
-    from marsmith.selection import Selection
+    from marsmith.server.differences import Difference
+    from marsmith.server.selection import Selection
 
 
 _SECRETS = frozenset({"keystore_pass"})
@@ -60,7 +60,7 @@ def _selection(project: Project, server: Mapping[str, Setting]) -> Selection:
 
     from marsmith.archive.store import load_items
     from marsmith.config.project_settings import admission_policy
-    from marsmith.selection import Selection, select
+    from marsmith.server.selection import Selection, select
 
     store = Path(server["model_store"].value)
     if not store.is_dir():
@@ -91,8 +91,8 @@ def _differences(
     from marsmith.config.properties import ENCODING, as_mapping, parse_properties
     from marsmith.config.server_config import FILE_NAME
     from marsmith.errors import NotRunningError
-    from marsmith.live_differences import server_differences, version_differences
-    from marsmith.server_status import server_status
+    from marsmith.server.differences import server_differences, version_differences
+    from marsmith.server.status import server_status
 
     try:
         status = server_status(project)

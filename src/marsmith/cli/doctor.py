@@ -18,7 +18,7 @@ from marsmith.project import find_project
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from marsmith.doctor import Check
+    from marsmith.server.doctor import Check
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Examine, mend where asked, print, and return 1 where something fails."""
-    from marsmith.doctor import clear, judge
-    from marsmith.machine_facts import gather
+    from marsmith.server.doctor import clear, judge
+    from marsmith.server.machine_facts import gather
 
     project = find_project()
     facts = gather(project)

@@ -26,11 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Register, and print what is ready."""
-    from marsmith import server_state
     from marsmith.client.blocking_client import Client
     from marsmith.names import ModelVersion
     from marsmith.project import find_project
-    from marsmith.registration import archive_in_store, register_stored
+    from marsmith.server import state as server_state
+    from marsmith.server.registration import archive_in_store, register_stored
     from marsmith.version_bytes import check_bytes
 
     project = find_project()

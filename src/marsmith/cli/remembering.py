@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def remember(project: Project, contents: Mapping[Version, ArchiveBytes] | None = None) -> None:
     """Remember what the project's server serves now; arguments as of ``server_state.record``."""
-    from marsmith import server_state
     from marsmith.file_errors import described
     from marsmith.served_file import state_file
+    from marsmith.server import state as server_state
 
     def say_so(error: OSError) -> None:
         told = described(error, state_file(project))

@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.client.blocking_client import Client
     from marsmith.client.drain import drain
     from marsmith.errors import UsageError
-    from marsmith.left_out_versions import refuse_left_out
     from marsmith.names import split_model_reference
     from marsmith.project import find_project
+    from marsmith.server.left_out_versions import refuse_left_out
 
     model, version = split_model_reference(args.model)
     if version and args.version and version != args.version:

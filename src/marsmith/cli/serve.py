@@ -26,12 +26,12 @@ from marsmith.cli.output import add_json_flag, note
 from marsmith.cli.status import print_status
 from marsmith.errors import MarsmithError, UsageError, WorkerDiedError
 from marsmith.project import Project, find_project
-from marsmith.restart_policy import DEFAULT_LIMIT, RestartPolicy, parse_restart
+from marsmith.server.restart_policy import DEFAULT_LIMIT, RestartPolicy, parse_restart
 
 if TYPE_CHECKING:
-    from marsmith.log_stream import JsonLog
-    from marsmith.readiness import Outlook
-    from marsmith.service_manager import ServiceManager
+    from marsmith.server.log_stream import JsonLog
+    from marsmith.server.readiness import Outlook
+    from marsmith.server.systemd import ServiceManager
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -74,19 +74,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _in_background(project: Project, args: argparse.Namespace, policy: RestartPolicy) -> int:
-    from marsmith import server
-    from marsmith.supervisor import detach
+    from marsmith.server import lifecycle
+    from marsmith.server.supervisor import detach
 
     try:
         with _progress(quiet=False) as on_progress:
-            options = server.StartOptions(
+            options = lifecycle.StartOptions(
                 timeout_s=args.timeout, fresh=args.fresh, strict=args.strict, on_progress=on_progress, on_note=note
             )
-            server.start(project, options)
+            lifecycle.start(project, options)
             if policy.limit != 0:
                 detach(project, policy, args.timeout)
     except KeyboardInterrupt:
-        server.stop(project)
+        lifecycle.stop(project)
         note("stopped")
         raise
     _report(project, as_json=args.json)
@@ -109,12 +109,12 @@ class _Output:
 
 
 def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPolicy, output: _Output) -> None:
-    from marsmith import server
-    from marsmith.service_manager import ServiceManager
-    from marsmith.supervisor import Supervisor
+    from marsmith.server import lifecycle
+    from marsmith.server.supervisor import Supervisor
+    from marsmith.server.systemd import ServiceManager
 
     manager = ServiceManager.from_environment(os.environ)
-    options = server.StartOptions(
+    options = lifecycle.StartOptions(
         timeout_s=args.timeout,
         console=output.console,
         fresh=args.fresh,
@@ -124,7 +124,7 @@ def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPo
         on_note=output.tell,
     )
     try:
-        state = server.start(project, options)
+        state = lifecycle.start(project, options)
         if args.json or args.log == "plain":
             _report(project, as_json=args.json)
         output.tell(f"serving at {state.inference}")
@@ -132,12 +132,12 @@ def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPo
         Supervisor(project, policy, options, manager, output.tell).run(state)
     except KeyboardInterrupt:
         manager.stopping()
-        server.stop(project)
+        lifecycle.stop(project)
     output.tell("stopped")
 
 
 def _in_foreground_as_json(project: Project, args: argparse.Namespace, policy: RestartPolicy) -> int:
-    from marsmith.log_stream import JsonLog
+    from marsmith.server.log_stream import JsonLog
 
     with JsonLog(sys.stderr.fileno()) as log:
         told: set[str] = set()
@@ -152,21 +152,22 @@ def _in_foreground_as_json(project: Project, args: argparse.Namespace, policy: R
 
 def _adopt(project: Project, args: argparse.Namespace, policy: RestartPolicy) -> int:
     """Watch a server that another process has started."""
-    from marsmith import run_state, server
-    from marsmith.service_manager import ServiceManager
-    from marsmith.supervisor import Supervisor
+    from marsmith import run_state
+    from marsmith.server import lifecycle
+    from marsmith.server.supervisor import Supervisor
+    from marsmith.server.systemd import ServiceManager
 
-    options = server.StartOptions(timeout_s=args.timeout, supervised=True)
+    options = lifecycle.StartOptions(timeout_s=args.timeout, supervised=True)
     try:
         Supervisor(project, policy, options, ServiceManager(), _dated).run(run_state.read(project))
     except KeyboardInterrupt:
-        server.stop(project)
+        lifecycle.stop(project)
     return 0
 
 
 def _report(project: Project, *, as_json: bool) -> None:
     """Say where the server listens and what it serves."""
-    from marsmith.server_status import server_status
+    from marsmith.server.status import server_status
 
     print_status(server_status(project), as_json=as_json)
     sys.stdout.flush()

@@ -22,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Switch, and print what answers now."""
     from marsmith.client.blocking_client import Client
-    from marsmith.left_out_versions import refuse_left_out
     from marsmith.project import find_project
+    from marsmith.server.left_out_versions import refuse_left_out
 
     project = find_project()
     with Client.for_project(project) as client:

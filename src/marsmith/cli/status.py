@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from marsmith.client.blocking_client import VersionStatus
     from marsmith.client.live_metrics import Traffic
-    from marsmith.server_status import ServerStatus
+    from marsmith.server.status import ServerStatus
 
 COLUMNS = (
     *("MODEL", "VERSION", "DEFAULT", "WORKERS", "BATCH", "DELAY_MS", "QUEUED"),
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the status."""
-    from marsmith.server_status import server_status
+    from marsmith.server.status import server_status
 
     project = find_project()
     if not args.watch:
@@ -104,7 +104,7 @@ def _looks(project: Project, interval_s: float) -> Iterator[ServerStatus | str]:
     Raises:
         NotRunningError: none has run so far.
     """
-    from marsmith.server_status import StatusWatch
+    from marsmith.server.status import StatusWatch
 
     watch = StatusWatch(project)
     yield watch.look()

@@ -24,8 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Stop the server."""
-    from marsmith import server
+    from marsmith.server import lifecycle
 
     project = find_running_project()
-    stopped = server.stop(project, timeout_s=args.timeout)
+    stopped = lifecycle.stop(project, timeout_s=args.timeout)
     note(f"stopped the server of {project.root}" if stopped else f"no server runs for {project.root}")

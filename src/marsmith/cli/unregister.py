@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.errors import NotFoundError, UsageError
     from marsmith.names import split_model_reference
     from marsmith.project import find_project
-    from marsmith.server import runs_or_returns
+    from marsmith.server.lifecycle import runs_or_returns
 
     model, version = split_model_reference(args.model)
     if args.forget and version is None:
@@ -65,11 +65,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _unregister(project: Project, model: str, version: str | None, args: argparse.Namespace) -> str:
-    from marsmith import server_state
     from marsmith.client.blocking_client import Client
     from marsmith.client.drain import drain
     from marsmith.errors import NotFoundError
-    from marsmith.left_out_versions import is_left_out
+    from marsmith.server import state as server_state
+    from marsmith.server.left_out_versions import is_left_out
 
     with Client.for_project(project) as client:
         try:
@@ -93,8 +93,9 @@ def _unregister(project: Project, model: str, version: str | None, args: argpars
 
 def _leave_out(project: Project, model: str, version: str | None) -> str:
     """Let the next start leave a version out."""
-    from marsmith import served_file, server_state
+    from marsmith import served_file
     from marsmith.errors import NotFoundError, UsageError
+    from marsmith.server import state as server_state
 
     served = served_file.read(project).models.get(model)
     names = sorted(served.versions) if served else []

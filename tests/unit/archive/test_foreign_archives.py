@@ -23,7 +23,7 @@ from marsmith.cli import main
 from marsmith.cli.output import json_text, printable_lines
 from marsmith.errors import ConfigError, HostileArchiveError, MarsmithError, UsageError
 from marsmith.names import check_model_version, check_named_version, is_hidden, split_model_reference
-from marsmith.selection import select
+from marsmith.server.selection import select
 
 HANDLER = b"def handle(data, context):\n    return data\n" * 20
 MODEL = {"modelName": "m", "modelVersion": "1.0", "handler": "h.py:handle"}

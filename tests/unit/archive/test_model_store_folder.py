@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import machine_facts, run_state
+from marsmith import run_state
 from marsmith.cli import main
 from marsmith.cli.tune import _built
 from marsmith.cli.watch import _archive
@@ -17,9 +17,10 @@ from marsmith.config.properties import render_properties
 from marsmith.config.server_config import model_store, served_store
 from marsmith.errors import ConfigError
 from marsmith.project import Project
-from marsmith.registration import archive_in_store
 from marsmith.rollout_store import find
 from marsmith.run_state import RunState
+from marsmith.server import machine_facts
+from marsmith.server.registration import archive_in_store
 from support.deploy_fixtures import write_version
 from support.export_fixtures import write_tiny
 from support.live_server import make_project

@@ -12,7 +12,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from marsmith import preflight
 from marsmith.cli import main
 from marsmith.config.certificate import (
     Pair,
@@ -29,6 +28,7 @@ from marsmith.config.server_config import effective_config, read_server_config
 from marsmith.config.tls import ca_file, tls_problems
 from marsmith.errors import PreflightError, UsageError
 from marsmith.project import Project
+from marsmith.server import preflight
 from support.live_server import make_project
 from support.projects import REPOSITORY
 

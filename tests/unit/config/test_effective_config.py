@@ -22,8 +22,8 @@ from marsmith.config.effective import (
 )
 from marsmith.config.properties import Entry
 from marsmith.config.server_keys import KNOWN_KEYS
-from marsmith.live_differences import Difference, server_differences, version_differences
 from marsmith.project import Project
+from marsmith.server.differences import Difference, server_differences, version_differences
 from support.live_server import make_project, tiny_archive
 from support.projects import REPOSITORY
 

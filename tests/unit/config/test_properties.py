@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from marsmith.config.properties import ENCODING, Entry, as_mapping, parse_properties, render_properties
 from marsmith.config.server_keys import FRONTEND_KEYS, KNOWN_KEYS, PATH_KEYS, variable
 from marsmith.errors import ConfigError
-from marsmith.launch import torchserve_home
+from marsmith.server.launch import torchserve_home
 
 EXAMPLE = r"""# a comment
 ! another

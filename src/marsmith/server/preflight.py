@@ -19,10 +19,10 @@ from marsmith.config.server_config import Endpoint, addresses, effective_config,
 from marsmith.config.tls import tls_problems
 from marsmith.errors import MarsmithError, PreflightError
 from marsmith.formats.server_state import ServerState
-from marsmith.java import Java, find_java
-from marsmith.launch import torchserve_home
 from marsmith.project import Project
-from marsmith.selection import Selection, select
+from marsmith.server.java import Java, find_java
+from marsmith.server.launch import torchserve_home
+from marsmith.server.selection import Selection, select
 from marsmith.version_bytes import check_stored
 
 # What TorchServe's worker and frontend import; its wheel declares neither torch nor yaml.

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import java, preflight
 from marsmith.errors import PreflightError
-from marsmith.launch import command, make_private, temporary_folder
 from marsmith.project import Project
+from marsmith.server import java, preflight
+from marsmith.server.launch import command, make_private, temporary_folder
 from support.live_server import make_project, tiny_archive
 
 

@@ -1,7 +1,7 @@
 """Start TorchServe's frontend sooner: Java maps the classes that it needs from one file, made once a user and Java.
 
 Class data sharing is Java's own (JEP 310, https://openjdk.org/jeps/310; `java`'s -XX:SharedArchiveFile). The first
-server that is started writes down which classes it loads. When it is ready, ``python -m marsmith.class_sharing`` makes
+server that is started writes down which classes it loads. When it is ready, ``python -m marsmith.server.class_sharing`` makes
 the file from that list beside it, at the lowest priority, and belongs to the server: `marsmith stop` ends it too.
 Java checks by itself that the file fits, and does without it where it does not.
 """
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marsmith import server_process
+from marsmith.server import processes as server_process
 
 # Whoever sets one of these has plans of his own, or replaces classes so that a file of them would not be used.
 _OWN_PLANS = ("-Xshare", "SharedArchive", "SharedClassList", "DumpLoadedClassList", "ArchiveClassesAtExit")
@@ -77,7 +77,7 @@ class ClassSharing:
         arguments = [str(self.file), self.java, self.class_path, str(class_list), *self.options]
         with suppress(OSError):
             process = start(
-                [sys.executable, "-m", "marsmith.class_sharing", *arguments],
+                [sys.executable, "-m", "marsmith.server.class_sharing", *arguments],
                 {**environment, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
                 cwd=class_list.parent,
                 stdin=subprocess.DEVNULL,

@@ -8,16 +8,17 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from marsmith import run_state, server, supervisor_state
+from marsmith import run_state
 from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.client.live_metrics import Counters, Traffic, is_later, read_counters, traffic
 from marsmith.errors import NotRunningError, ServerError
 from marsmith.formats.server_state import Version
-from marsmith.placeholder import stands_in, still_left_out
 from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.server_state import registered_versions
-from marsmith.supervisor_state import SupervisorState
+from marsmith.server import lifecycle, supervisor_state
+from marsmith.server.placeholder import stands_in, still_left_out
+from marsmith.server.state import registered_versions
+from marsmith.server.supervisor_state import SupervisorState
 
 if TYPE_CHECKING:
     from marsmith.client.management import Worker
@@ -163,7 +164,7 @@ def _running(project: Project) -> RunState:
         if supervisor is None:
             raise
         state = None
-    if state is not None and server.is_alive(state):
+    if state is not None and lifecycle.is_alive(state):
         return state
     if supervisor is not None:
         raise NotRunningError(

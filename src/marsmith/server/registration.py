@@ -19,12 +19,12 @@ from marsmith.errors import (
     UsageError,
     WorkerDiedError,
 )
-from marsmith.left_out_versions import in_its_place
 from marsmith.names import did_you_mean
 from marsmith.project import Project
 from marsmith.runtime.traceback import is_cut_off, summary
-from marsmith.selection import open_servable
-from marsmith.server_log import WorkerDeath, first_death, parse_log
+from marsmith.server.left_out_versions import in_its_place
+from marsmith.server.log import WorkerDeath, first_death, parse_log
+from marsmith.server.selection import open_servable
 
 READY_DEADLINE_S = 180.0
 _POLL_S = 0.2

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith import run_state, served_file, server_process, supervisor_state
+from marsmith import run_state, served_file
 from marsmith.archive.store import StoredArchive, open_stored
 from marsmith.cli import main
 from marsmith.client.management import VersionStatus, Worker
@@ -33,11 +33,13 @@ from marsmith.formats.server_state import (
     render_state,
 )
 from marsmith.project import PROJECT_VARIABLE
-from marsmith.restart_policy import RestartPolicy, parse_restart, render_restart
 from marsmith.run_state import RunState
-from marsmith.served_versions import next_state, plan_serving, version_order
-from marsmith.service_manager import ServiceManager
-from marsmith.worker_watch import WorkerWatch
+from marsmith.server import processes as server_process
+from marsmith.server import supervisor_state
+from marsmith.server.restart_policy import RestartPolicy, parse_restart, render_restart
+from marsmith.server.served import next_state, plan_serving, version_order
+from marsmith.server.systemd import ServiceManager
+from marsmith.server.worker_watch import WorkerWatch
 from support.live_server import make_project, tiny_archive
 
 ONE = Parameters(1, 1, 1, 1, 20, 60)
@@ -280,7 +282,7 @@ def test_the_orphans_of_a_first_process_are_reaped() -> None:
     # As the first process of a container is: what others leave behind becomes its child.
     program = """
 import ctypes, os, subprocess, sys
-from marsmith import server_process
+from marsmith.server import processes as server_process
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 subprocess.run(["sh", "-c", "sleep 0.1 & echo $!"], check=True)
 os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)

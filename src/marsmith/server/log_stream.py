@@ -11,7 +11,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from marsmith.server_log import LogLine, as_record, belongs_to_message, parse_line
+from marsmith.server.log import LogLine, as_record, belongs_to_message, parse_line
 
 # How long a message may wait for lines that still belong to it.
 _PATIENCE_S = 0.2

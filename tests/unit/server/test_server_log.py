@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith.log_stream import JsonLog
-from marsmith.server_log import LogLine, first_death, java_cause, parse_log, refused_loads
+from marsmith.server.log import LogLine, first_death, java_cause, parse_log, refused_loads
+from marsmith.server.log_stream import JsonLog
+from support.projects import REPOSITORY
 
-GOLDEN = Path(__file__).parent / "golden" / "server_log"
+GOLDEN = REPOSITORY / "tests" / "golden" / "server_log"
 WORKERS = parse_log((GOLDEN / "model_log.log").read_text())
 FRONTEND = parse_log((GOLDEN / "ts_log.log").read_text())
 

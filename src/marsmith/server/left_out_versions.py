@@ -7,10 +7,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marsmith import launch, run_state, served_file
+from marsmith import run_state, served_file
 from marsmith.errors import ClientError, MarsmithError, NotFoundError, RequestRejectedError, UsageError
 from marsmith.formats.server_state import Version
-from marsmith.placeholder import VERSION, stands_in, write_placeholder
+from marsmith.server import launch
+from marsmith.server.placeholder import VERSION, stands_in, write_placeholder
 
 if TYPE_CHECKING:
     from marsmith.client.blocking_client import Client, VersionStatus

@@ -16,29 +16,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from marsmith import (
-    child_processes,
-    launch,
-    preflight,
-    run_state,
-    served_file,
-    server_process,
-    server_state,
-    supervisor_state,
-)
-from marsmith.class_sharing import ClassSharing, class_sharing
+from marsmith import child_processes, run_state, served_file
 from marsmith.config.properties import render_properties
 from marsmith.config.server_config import FILE_NAME as CONFIG_FILE
 from marsmith.config.server_config import addresses, uses_tokens
 from marsmith.config.tls import ca_file
 from marsmith.errors import FatalArchiveError, NotRunningError, PreflightError, ServerError
-from marsmith.preflight import Flight
 from marsmith.project import Project
-from marsmith.readiness import Outlook
 from marsmith.run_state import RunState
 from marsmith.served_file import Remembered
-from marsmith.server_state import STOPPING
-from marsmith.start_plan import StartPlan, models_argument, plan_restart, plan_start, without_fatal
+from marsmith.server import launch, preflight, supervisor_state
+from marsmith.server import processes as server_process
+from marsmith.server import state as server_state
+from marsmith.server.class_sharing import ClassSharing, class_sharing
+from marsmith.server.preflight import Flight
+from marsmith.server.readiness import Outlook
+from marsmith.server.start_plan import StartPlan, models_argument, plan_restart, plan_start, without_fatal
+from marsmith.server.state import STOPPING
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
@@ -272,7 +266,7 @@ def _served(project: Project, state: RunState, plan: StartPlan, options: StartOp
 
 def _ready(project: Project, state: RunState, plan: StartPlan, options: StartOptions) -> RunState:
     # Imported late: it needs the client, which `stop` does not.
-    from marsmith.server_start import StartingServer
+    from marsmith.server.startup import StartingServer
 
     try:
         starting = StartingServer(project, state, plan.serving, options.on_note, strict=options.strict)

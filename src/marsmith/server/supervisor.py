@@ -12,22 +12,25 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from marsmith import child_processes, run_state, server, server_process, server_state, supervisor_state
+from marsmith import child_processes, run_state
 from marsmith.child_processes import StopRequestedError
 from marsmith.client.blocking_client import Client
 from marsmith.errors import MarsmithError, NotRunningError, ServerError
-from marsmith.launch import ADOPT_FLAG, SUPERVISED_VARIABLE
 from marsmith.project import PROJECT_VARIABLE, Project
-from marsmith.restart_policy import STABLE_S, RestartPolicy, render_restart
 from marsmith.run_state import RunState
-from marsmith.server import StartOptions
-from marsmith.service_manager import ServiceManager
-from marsmith.supervisor_state import SupervisorState
-from marsmith.worker_watch import WorkerWatch
+from marsmith.server import lifecycle, supervisor_state
+from marsmith.server import processes as server_process
+from marsmith.server import state as server_state
+from marsmith.server.launch import ADOPT_FLAG, SUPERVISED_VARIABLE
+from marsmith.server.lifecycle import StartOptions
+from marsmith.server.restart_policy import STABLE_S, RestartPolicy, render_restart
+from marsmith.server.supervisor_state import SupervisorState
+from marsmith.server.systemd import ServiceManager
+from marsmith.server.worker_watch import WorkerWatch
 
 if TYPE_CHECKING:
     from marsmith.client.management import VersionStatus
-    from marsmith.readiness import Outlook
+    from marsmith.server.readiness import Outlook
 
 LOG = "supervisor.log"
 # How often it is seen whether the frontend lives, and how often the frontend is asked what it serves.
@@ -81,10 +84,10 @@ class Supervisor:
     def _watch(self, state: RunState) -> str | None:
         """Return how TorchServe ended by itself, in words; None when it was stopped on purpose."""
         self._workers.forget()
-        while server.is_alive(state):
+        while lifecycle.is_alive(state):
             self._live(state)
             time.sleep(LOOK_S)
-        if server.stop_was_asked(self.project):
+        if lifecycle.stop_was_asked(self.project):
             return None
         return f"TorchServe ended by itself{_how(server_process.exit_of(state.pid))}"
 
@@ -123,7 +126,7 @@ class Supervisor:
         except NotRunningError:
             return
         except ServerError as error:
-            if server.stop_was_asked(self.project):
+            if lifecycle.stop_was_asked(self.project):
                 return
             self._tell_once(f"{error.message}; it is written anew")
             run_state.write(self.project, state)
@@ -145,17 +148,17 @@ class Supervisor:
         while True:
             delay = self.policy.delay_s(failures)
             if delay is None:
-                server.clear_away(self.project)
+                lifecycle.clear_away(self.project)
                 after = f" ({failures} times in a row)" if failures > 1 else ""
                 raise ServerError(f"{end}{after}", tip=f"the logs are in {self.project.run / 'logs'}")
             self._wait(end, delay)
-            if server.stop_was_asked(self.project):
+            if lifecycle.stop_was_asked(self.project):
                 raise StopRequestedError(signal.SIGTERM)
             self._forget_client()
             try:
-                state = server.restart(self.project, self._reporting(self.options))
+                state = lifecycle.restart(self.project, self._reporting(self.options))
             except Exception as error:
-                if server.stop_was_asked(self.project):
+                if lifecycle.stop_was_asked(self.project):
                     raise
                 why = error.message if isinstance(error, MarsmithError) else repr(error)
                 end, failures = f"TorchServe did not come back: {why}", failures + 1

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from marsmith.errors import PreflightError
 from marsmith.file_errors import user_name
-from marsmith.java import Java
 from marsmith.project import Project
+from marsmith.server.java import Java
 
 # Every process of a server carries it, also a worker whose parent is gone, and so it can be found and ended.
 RUN_VARIABLE = "MARSMITH_RUN_FOLDER"

@@ -15,16 +15,16 @@ from marsmith import run_state
 from marsmith.archive.store import StoredArchive, StoredExample, first_example
 from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.errors import ClientError, FatalArchiveError, FormatError, RequestRejectedError, ServerError
-from marsmith.left_out_versions import take_off
-from marsmith.placeholder import left_out_names
 from marsmith.project import Project
-from marsmith.readiness import Outlook, Version, handler_facts, outlook
 from marsmith.run_state import LeftOut, RunState
-from marsmith.selection import in_order
-from marsmith.served_versions import Serving, refused_default, without_version
-from marsmith.server_process import exit_of, frontend
-from marsmith.server_state import registered_versions
-from marsmith.start_logs import StartLogs, worker_died
+from marsmith.server.left_out_versions import take_off
+from marsmith.server.placeholder import left_out_names
+from marsmith.server.processes import exit_of, frontend
+from marsmith.server.readiness import Outlook, Version, handler_facts, outlook
+from marsmith.server.selection import in_order
+from marsmith.server.served import Serving, refused_default, without_version
+from marsmith.server.start_logs import StartLogs, worker_died
+from marsmith.server.state import registered_versions
 
 _POLL_S = 0.2
 # How long one question to the server may take, in seconds, where all of it may take long enough.

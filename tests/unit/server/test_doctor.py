@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import launch, run_state
+from marsmith import run_state
 from marsmith.cli.doctor import configure, run
-from marsmith.doctor import Check, clear, judge
 from marsmith.errors import PreflightError
-from marsmith.java import Java
 from marsmith.machine import Gpu, cgroup_cores, cpu_flags
-from marsmith.machine_facts import Facts, Leftover, Space, gather, stale_files
 from marsmith.project import Project
 from marsmith.run_state import RunState
+from marsmith.server import launch
+from marsmith.server.doctor import Check, clear, judge
+from marsmith.server.java import Java
+from marsmith.server.machine_facts import Facts, Leftover, Space, gather, stale_files
 from support.live_server import make_project
 
 GIB = 1024**3

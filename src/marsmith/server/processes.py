@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from marsmith.launch import ADOPT_FLAG, RUN_VARIABLE, SUPERVISED_VARIABLE
+from marsmith.server.launch import ADOPT_FLAG, RUN_VARIABLE, SUPERVISED_VARIABLE
 
 # psutil computes it from the boot time, which a clock adjustment moves by a little.
 _CREATION_TOLERANCE_S = 1.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from marsmith.json_reader import read_json
 from marsmith.project import Project
 from marsmith.run_state import check_process
-from marsmith.server_process import frontend
+from marsmith.server.processes import frontend
 
 FILE_NAME = "supervisor.json"
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from marsmith import child_processes, launch, server_process
-from marsmith.class_sharing import ClassSharing, class_sharing
+from marsmith import child_processes
 from marsmith.config.properties import ENCODING, as_mapping, parse_properties
-from marsmith.java import find_java
+from marsmith.server import launch
+from marsmith.server import processes as server_process
+from marsmith.server.class_sharing import ClassSharing, class_sharing
+from marsmith.server.java import find_java
 from support.live_server import make_project, running, tiny_archive
 
 DEADLINE_S = 480.0
@@ -170,7 +172,9 @@ def test_stopping_the_server_ends_the_making_too(tmp_path: Path, cache: Path) ->
     project = make_project(tmp_path / "project", {"echo.mar": tiny_archive(tmp_path / "echo.mar")})
     with running(project):
         # It may have been quick.
-        making = [one for one in server_process.processes_of(project.run) if "marsmith.class_sharing" in command(one)]
+        making = [
+            one for one in server_process.processes_of(project.run) if "marsmith.server.class_sharing" in command(one)
+        ]
         assert making or list(cache.glob("*.jsa"))
     assert server_process.processes_of(project.run) == []
 
@@ -179,6 +183,6 @@ def test_what_cannot_be_made_costs_nobody_a_server(jar: Path, tmp_path: Path, mo
     sharing = sharing_of(jar)
     assert sharing is not None
     (tmp_path / "list").write_text("java/lang/Object id: 0\n")
-    monkeypatch.setattr("marsmith.class_sharing.sys.executable", str(tmp_path / "no-python"))
+    monkeypatch.setattr("marsmith.server.class_sharing.sys.executable", str(tmp_path / "no-python"))
     sharing.make_in_background(tmp_path / "list", {}, child_processes.start)
     assert list(sharing.file.parent.iterdir()) == []

@@ -10,10 +10,10 @@ from typing import Literal
 
 from packaging.version import Version
 
-from marsmith import launch, server
 from marsmith.errors import PreflightError
-from marsmith.machine_facts import Facts, gather
 from marsmith.project import Project
+from marsmith.server import launch, lifecycle
+from marsmith.server.machine_facts import Facts, gather
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -83,7 +83,7 @@ def clear(project: Project) -> list[Path]:
         facts = gather(project)
         if facts.server_runs:
             return []
-        server.stop(project)
+        lifecycle.stop(project)
         for leftover in facts.leftovers:
             _remove(leftover.path)
         return [leftover.path for leftover in facts.leftovers]

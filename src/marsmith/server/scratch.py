@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from marsmith import launch, server
 from marsmith.archive.admit import admit
 from marsmith.child_processes import removed_at_end, temporary_folder
 from marsmith.config import admission_policy
@@ -23,8 +22,9 @@ from marsmith.config.properties import render_properties
 from marsmith.config.server_config import addresses, effective_config, read_server_config
 from marsmith.config.tls import uses_tls
 from marsmith.errors import ServerError
-from marsmith.preflight import busy_port
 from marsmith.project import Project
+from marsmith.server import launch, lifecycle
+from marsmith.server.preflight import busy_port
 
 _HOST = "127.0.0.1"
 _APIS = ("inference", "management", "metrics")
@@ -66,7 +66,7 @@ def scratch_server(project: Project, archives: Mapping[str, Path] | None = None)
                 yield scratch
             finally:
                 # Nobody waits for an answer any more.
-                server.stop(scratch, timeout_s=0)
+                lifecycle.stop(scratch, timeout_s=0)
 
 
 def scratch_config(scratch: Project, config: Mapping[str, str]) -> dict[str, str]:
@@ -95,7 +95,7 @@ def _start(scratch: Project, config: Mapping[str, str]) -> None:
         own = scratch_config(scratch, config)
         scratch.server_config.write_text(render_properties(own), encoding="ascii")
         try:
-            server.start(scratch, server.StartOptions(outlives=False, strict=True))
+            lifecycle.start(scratch, lifecycle.StartOptions(outlives=False, strict=True))
         except ServerError:
             # What was started has ended: a port that is in use is somebody else's.
             if not tries_left or not any(map(busy_port, addresses(own).all())):

@@ -10,23 +10,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_supervisor import ONE, state_of, status
 
-from marsmith import run_state, server_state
+from marsmith import run_state
 from marsmith.archive.admit import Policy
 from marsmith.archive.store import load_items
 from marsmith.errors import PreflightError
 from marsmith.formats.server_state import ServerState
-from marsmith.java import Java
-from marsmith.placeholder import is_placeholder
-from marsmith.preflight import Flight
 from marsmith.project import Project
 from marsmith.run_state import LeftOut, RunState
-from marsmith.selection import Selection, select
 from marsmith.served_file import Remembered
-from marsmith.served_versions import next_state, plan_serving
-from marsmith.start_plan import StartPlan, models_argument, plan_start
+from marsmith.server import state as server_state
+from marsmith.server.java import Java
+from marsmith.server.placeholder import is_placeholder
+from marsmith.server.preflight import Flight
+from marsmith.server.selection import Selection, select
+from marsmith.server.served import next_state, plan_serving
+from marsmith.server.start_plan import StartPlan, models_argument, plan_start
 from support.live_server import make_project, tiny_archive
-from test_supervisor import ONE, state_of, status
 
 MANIFEST = '{"runtime": "python", "model": {"modelName": "m", "modelVersion": "1", "handler": "h.py:handle"%s}}'
 GOOD = {"MAR-INF/MANIFEST.json": MANIFEST % "", "h.py": "def handle(data, context): return data\n"}

@@ -1,0 +1,1 @@
+"""TorchServe as a process: preflight, start, supervision, state, diagnosis."""
