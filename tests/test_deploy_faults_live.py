@@ -20,14 +20,14 @@ from marsmith.cli import main
 from marsmith.client.blocking_client import Client
 from marsmith.config.server_config import served_store
 from marsmith.deploy import Event, Options, Outcome, deploy, plan_deploy, rollback
-from marsmith.deploy_journal import JournalFile
 from marsmith.errors import OtherBytesError, ServerError, UsageError
-from marsmith.formats.deploy_journal import Journal
 from marsmith.names import ModelVersion
 from marsmith.observation import Limits
 from marsmith.project import Project
 from marsmith.server import state as server_state
-from marsmith.version_bytes import binding, bound_digest
+from marsmith.state.deploy_journal import JournalFile
+from marsmith.state.journal import Journal
+from marsmith.state.version_bytes import binding, bound_digest
 from support.deploy_fixtures import MODEL, WRONG, write_version
 from support.live_server import make_project, running, until
 

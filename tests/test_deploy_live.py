@@ -20,12 +20,12 @@ from marsmith.cli import main
 from marsmith.client import tokens
 from marsmith.client.blocking_client import Client
 from marsmith.deploy import Event, Options, Outcome, deploy, plan_deploy, rollback
-from marsmith.deploy_journal import JournalFile
 from marsmith.errors import ServerError, UsageError
 from marsmith.observation import Limits
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server import lifecycle
+from marsmith.state.deploy_journal import JournalFile
 from support.deploy_fixtures import CRASH, LOAD, MODEL, SLOW, WRONG, Reigns, after, write_version
 from support.live_server import make_project, running
 from support.steady_load import SteadyLoad, steady_load

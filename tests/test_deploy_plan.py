@@ -13,9 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith.deploy_journal import JournalFile
 from marsmith.errors import FormatError, OtherBytesError, ServerError, UsageError
-from marsmith.formats.deploy_journal import Change, Copy, Journal, Release, parse_journal, render_journal
 from marsmith.observation import Items, Limits, Sample, Window, chance_of_rise, probes_slower, read_counters, verdict
 from marsmith.project import Project
 from marsmith.rollout_plan import (
@@ -30,6 +28,8 @@ from marsmith.rollout_plan import (
     untouched,
 )
 from marsmith.rollout_store import copy_into_store, find, model_of, take_back
+from marsmith.state.deploy_journal import JournalFile
+from marsmith.state.journal import Change, Copy, Journal, Release, parse_journal, render_journal
 from support.deploy_fixtures import write_version
 from support.live_server import make_project
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from marsmith import run_state, served_file
+from marsmith import run_state
 from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
 from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.errors import NotRunningError, NoWorkerError
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server import lifecycle
 from marsmith.server import state as server_state
+from marsmith.state import served_file
 from support.handler_fixtures import picture
 from support.live_server import make_project, tiny_archive, until
 from support.tampered_archives import shipped_archive

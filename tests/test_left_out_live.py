@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import run_state, served_file
+from marsmith import run_state
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server import lifecycle
+from marsmith.state import served_file
 from support.live_server import make_project, tiny_archive, until
 
 pytestmark = pytest.mark.live

@@ -16,13 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from marsmith import run_state, served_file
+from marsmith import run_state
 from marsmith.client.blocking_client import Client
 from marsmith.errors import ClientError, MarsmithError
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server import lifecycle, supervisor_state
 from marsmith.server import state as server_state
 from marsmith.server.processes import processes_of
+from marsmith.state import served_file
 from support.live_server import is_alive, make_project, tiny_archive, until
 
 pytestmark = pytest.mark.live

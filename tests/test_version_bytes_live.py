@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import run_state, served_file
+from marsmith import run_state
 from marsmith.archive import Archive
-from marsmith.formats.server_state import ArchiveBytes
 from marsmith.project import Project
+from marsmith.state import served_file
+from marsmith.state.served import ArchiveBytes
 from support.live_server import make_project, tiny_archive, until
 from test_left_out_live import asked, marsmith
 

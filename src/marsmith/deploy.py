@@ -16,9 +16,7 @@ from marsmith.archive.store import examples_in
 from marsmith.client.blocking_client import Client
 from marsmith.client.http import Transport
 from marsmith.client.retries import NO_RETRIES
-from marsmith.deploy_journal import JournalFile
 from marsmith.errors import ServerError, UsageError
-from marsmith.formats.deploy_journal import Change, Journal, Release
 from marsmith.names import ModelVersion, archive_file_name, check_model_name, check_model_version
 from marsmith.probes import Prober
 from marsmith.project import Project
@@ -40,7 +38,9 @@ from marsmith.rollout_watch import Observer
 from marsmith.server import state as server_state
 from marsmith.server.left_out_versions import holds_place, in_its_place, refuse_left_out
 from marsmith.server.registration import register_stored
-from marsmith.version_bytes import bound_digest, check_bytes, check_release
+from marsmith.state.deploy_journal import JournalFile
+from marsmith.state.journal import Change, Journal, Release
+from marsmith.state.version_bytes import bound_digest, check_bytes, check_release
 
 __all__ = ["KEEP", "Event", "Options", "Outcome", "Planned", "deploy", "plan_deploy", "plan_rollback", "rollback"]
 

@@ -10,7 +10,6 @@ from marsmith.archive.verify import Verification, environment_checks
 from marsmith.client.blocking_client import VersionStatus
 from marsmith.config import admission_policy
 from marsmith.errors import MarsmithError, ServerError
-from marsmith.formats.deploy_journal import Change, Copy, Journal, Release
 from marsmith.names import ModelVersion
 from marsmith.observation import Limits, Sample, Window, probes_slower
 from marsmith.probes import Prober
@@ -20,7 +19,8 @@ from marsmith.rollout_site import Site
 from marsmith.rollout_store import Deployable, copy_into_store
 from marsmith.rollout_watch import Observer, Watch, died_since
 from marsmith.server import state as server_state
-from marsmith.version_bytes import bound_digest
+from marsmith.state.journal import Change, Copy, Journal, Release
+from marsmith.state.version_bytes import bound_digest
 
 KEEP = 2
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from marsmith.formats.deploy_journal import Change, Kind, Release
+from marsmith.state.journal import Change, Kind, Release
 
 Action = Literal[
     "verify",

@@ -12,7 +12,6 @@ from marsmith.archive import Archive
 from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.client.drain import drain
 from marsmith.config.server_config import served_store
-from marsmith.deploy_journal import JournalFile
 from marsmith.errors import (
     DeadlineError,
     NotFoundError,
@@ -20,13 +19,14 @@ from marsmith.errors import (
     ServerError,
     UsageError,
 )
-from marsmith.formats.deploy_journal import Journal, Release
-from marsmith.formats.server_state import ArchiveBytes, Version
 from marsmith.project import Project
 from marsmith.rollout_plan import Situation, Step
 from marsmith.server import state as server_state
 from marsmith.server.registration import READY_DEADLINE_S, register_stored
-from marsmith.version_bytes import check_release
+from marsmith.state.deploy_journal import JournalFile
+from marsmith.state.journal import Journal, Release
+from marsmith.state.served import ArchiveBytes, Version
+from marsmith.state.version_bytes import check_release
 
 DRAIN_TIMEOUT_S = 60.0
 _POLL_S = 0.1

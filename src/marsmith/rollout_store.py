@@ -17,13 +17,13 @@ from marsmith.archive.signature import signature_path
 from marsmith.archive.staging import remove_litter, staged
 from marsmith.archive.store import archives_in
 from marsmith.config.server_config import served_store
-from marsmith.deploy_journal import JournalFile
 from marsmith.errors import ArchiveError, FormatError, OtherBytesError, ServerError, UsageError
-from marsmith.formats.deploy_journal import Change, Copy
 from marsmith.names import ModelVersion, check_model_version
 from marsmith.project import Project
 from marsmith.server.registration import archive_in_store
-from marsmith.version_bytes import shown
+from marsmith.state.deploy_journal import JournalFile
+from marsmith.state.journal import Change, Copy
+from marsmith.state.version_bytes import shown
 
 _CHUNK_BYTES = 1 << 20
 

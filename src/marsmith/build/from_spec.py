@@ -35,7 +35,7 @@ from marsmith.runtime.handler_file import check_entry_point
 from marsmith.runtime.imports import local_imports
 from marsmith.runtime.replay import ExampleRequest, usual_tolerance
 from marsmith.runtime.runner import Runner
-from marsmith.version_bytes import guard
+from marsmith.state.version_bytes import guard
 
 _REPORT = "MAR-INF/export.json"
 

@@ -20,7 +20,7 @@ from marsmith.files import made_folder
 from marsmith.names import ModelVersion, check_model_name, check_model_version, did_you_mean
 from marsmith.project import find_project
 from marsmith.runtime.handler_file import check_entry_point
-from marsmith.version_bytes import guard
+from marsmith.state.version_bytes import guard
 
 # Handlers that TorchServe brings itself, by runtime; they are no members.
 BUILT_IN_HANDLERS = frozenset(

@@ -19,7 +19,7 @@ from marsmith.archive.write import write_archive
 from marsmith.errors import BuildError
 from marsmith.file_errors import described
 from marsmith.names import ModelVersion, archive_file_name, check_model_version
-from marsmith.version_bytes import guard
+from marsmith.state.version_bytes import guard
 
 ENVIRONMENT_FILE = "MAR-INF/environment.txt"
 _REWRITTEN = frozenset({manifest_format.FILE_NAME, sums.FILE_NAME})

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.project import find_project
     from marsmith.server import state as server_state
     from marsmith.server.registration import archive_in_store, register_stored
-    from marsmith.version_bytes import check_bytes
+    from marsmith.state.version_bytes import check_bytes
 
     project = find_project()
     with Client.for_project(project) as client:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from marsmith.cli.output import note
 
 if TYPE_CHECKING:
-    from marsmith.formats.server_state import ArchiveBytes, Version
     from marsmith.project import Project
+    from marsmith.state.served import ArchiveBytes, Version
 
 
 def remember(project: Project, contents: Mapping[Version, ArchiveBytes] | None = None) -> None:
     """Remember what the project's server serves now; arguments as of ``server_state.record``."""
     from marsmith.file_errors import described
-    from marsmith.served_file import state_file
     from marsmith.server import state as server_state
+    from marsmith.state.served_file import state_file
 
     def say_so(error: OSError) -> None:
         told = described(error, state_file(project))

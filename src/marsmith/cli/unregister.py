@@ -36,11 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Drain, unregister, and print what became of it."""
-    from marsmith.deploy_journal import JournalFile
     from marsmith.errors import NotFoundError, UsageError
     from marsmith.names import split_model_reference
     from marsmith.project import find_project
     from marsmith.server.lifecycle import runs_or_returns
+    from marsmith.state.deploy_journal import JournalFile
 
     model, version = split_model_reference(args.model)
     if args.forget and version is None:
@@ -93,9 +93,9 @@ def _unregister(project: Project, model: str, version: str | None, args: argpars
 
 def _leave_out(project: Project, model: str, version: str | None) -> str:
     """Let the next start leave a version out."""
-    from marsmith import served_file
     from marsmith.errors import NotFoundError, UsageError
     from marsmith.server import state as server_state
+    from marsmith.state import served_file
 
     served = served_file.read(project).models.get(model)
     names = sorted(served.versions) if served else []

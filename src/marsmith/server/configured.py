@@ -9,8 +9,8 @@ from pathlib import Path
 from marsmith.archive.store import StoredArchive, open_stored
 from marsmith.config.properties import Entry
 from marsmith.errors import MarsmithError
-from marsmith.formats.server_state import Parameters, Version
 from marsmith.project import Project
+from marsmith.state.served import Parameters, Version
 
 _KEYS = {
     "min_workers": "minWorkers",

@@ -7,11 +7,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marsmith import run_state, served_file
+from marsmith import run_state
 from marsmith.errors import ClientError, MarsmithError, NotFoundError, RequestRejectedError, UsageError
-from marsmith.formats.server_state import Version
 from marsmith.server import launch
 from marsmith.server.placeholder import VERSION, stands_in, write_placeholder
+from marsmith.state import served_file
+from marsmith.state.served import Version
 
 if TYPE_CHECKING:
     from marsmith.client.blocking_client import Client, VersionStatus

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from marsmith import child_processes, run_state, served_file
+from marsmith import child_processes, run_state
 from marsmith.config.properties import render_properties
 from marsmith.config.server_config import FILE_NAME as CONFIG_FILE
 from marsmith.config.server_config import addresses, uses_tokens
@@ -24,7 +24,6 @@ from marsmith.config.tls import ca_file
 from marsmith.errors import FatalArchiveError, NotRunningError, PreflightError, ServerError
 from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.served_file import Remembered
 from marsmith.server import launch, preflight, supervisor_state
 from marsmith.server import processes as server_process
 from marsmith.server import state as server_state
@@ -33,6 +32,8 @@ from marsmith.server.preflight import Flight
 from marsmith.server.readiness import Outlook
 from marsmith.server.start_plan import StartPlan, models_argument, plan_restart, plan_start, without_fatal
 from marsmith.server.state import STOPPING
+from marsmith.state import served_file
+from marsmith.state.served_file import Remembered
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0

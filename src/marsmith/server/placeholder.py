@@ -16,7 +16,7 @@ from marsmith.archive.manifest import FILE_NAME as MANIFEST_FILE
 from marsmith.archive.manifest import Manifest, render_manifest
 from marsmith.config.model_config import FILE_NAME as CONFIG_FILE
 from marsmith.config.model_config import ModelConfig, render_model_config
-from marsmith.formats.server_state import Version
+from marsmith.state.served import Version
 
 if TYPE_CHECKING:
     from marsmith.client.version_status import VersionStatus

@@ -18,12 +18,12 @@ from marsmith.config import admission_policy
 from marsmith.config.server_config import Endpoint, addresses, effective_config, read_server_config, unknown_keys
 from marsmith.config.tls import tls_problems
 from marsmith.errors import MarsmithError, PreflightError
-from marsmith.formats.server_state import ServerState
 from marsmith.project import Project
 from marsmith.server.java import Java, find_java
 from marsmith.server.launch import torchserve_home
 from marsmith.server.selection import Selection, select
-from marsmith.version_bytes import check_stored
+from marsmith.state.served import ServerState
+from marsmith.state.version_bytes import check_stored
 
 # What TorchServe's worker and frontend import; its wheel declares neither torch nor yaml.
 _MODULES = {"torch": "torch", "yaml": "pyyaml", "psutil": "psutil", "packaging": "packaging"}

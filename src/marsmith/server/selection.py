@@ -16,9 +16,9 @@ from marsmith.archive.admit import ANY, Policy, admit
 from marsmith.archive.store import LoadItem, StoredArchive, first_example, is_archive, open_stored
 from marsmith.config.lint.model_config import require_sound
 from marsmith.errors import ArchiveError, MarsmithError
-from marsmith.formats.server_state import Version
 from marsmith.names import check_model_name, check_model_version
 from marsmith.run_state import LeftOut
+from marsmith.state.served import Version
 
 _UNFIT_NAMES = (
     (re.compile(r"[,\\]"), "TorchServe cannot be given a file name with a comma or a backslash"),

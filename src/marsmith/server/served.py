@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from marsmith.formats.server_state import (
+from marsmith.server.placeholder import stands_in
+from marsmith.state.served import (
     ArchiveBytes,
     Parameters,
     ServedModel,
@@ -19,7 +20,6 @@ from marsmith.formats.server_state import (
     Unregistered,
     Version,
 )
-from marsmith.server.placeholder import stands_in
 
 if TYPE_CHECKING:
     from marsmith.archive.store import StoredArchive

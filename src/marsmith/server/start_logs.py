@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marsmith.errors import WorkerDiedError
-from marsmith.formats.server_state import Version
 from marsmith.runtime.traceback import summary
 from marsmith.server.log import WorkerDeath, first_death, java_cause, parse_log, refused_loads
+from marsmith.state.served import Version
 
 CONSOLE_LOG = "console.log"
 WORKERS_LOG = "model_log.log"

@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from marsmith import run_state, served_file
+from marsmith import run_state
 from marsmith.archive.admit import digest_of
 from marsmith.archive.store import LoadItem, StoredArchive, load_items, snapshot_items
 from marsmith.config import admission_policy
 from marsmith.config.server_config import started_with
 from marsmith.errors import FatalArchiveError, MarsmithError, PreflightError
-from marsmith.formats.server_state import Parameters, ServerState, Version
 from marsmith.project import Project
 from marsmith.run_state import LeftOut
-from marsmith.served_file import Remembered
 from marsmith.server import launch
 from marsmith.server.configured import configured_parameters
 from marsmith.server.java import find_java
@@ -24,7 +22,10 @@ from marsmith.server.placeholder import write_placeholder
 from marsmith.server.preflight import Flight, refusal, unserved
 from marsmith.server.selection import Selection, in_order, select
 from marsmith.server.served import Serving, plan_serving, without_version
-from marsmith.version_bytes import check_stored
+from marsmith.state import served_file
+from marsmith.state.served import Parameters, ServerState, Version
+from marsmith.state.served_file import Remembered
+from marsmith.state.version_bytes import check_stored
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from marsmith.archive import Archive
 from marsmith.archive.admit import digest_of
 from marsmith.config.server_config import started_with
 from marsmith.errors import MarsmithError, ServerError
-from marsmith.formats.server_state import ArchiveBytes, Parameters, ServerState, Version
 from marsmith.project import Project
-from marsmith.served_file import load, locked, read, save, state_file
 from marsmith.server.configured import configured_parameters, openable
 from marsmith.server.placeholder import still_left_out
 from marsmith.server.processes import frontend
 from marsmith.server.served import next_state, without
+from marsmith.state.served import ArchiveBytes, Parameters, ServerState, Version
+from marsmith.state.served_file import load, locked, read, save, state_file
 
 if TYPE_CHECKING:
     from marsmith.client.blocking_client import Client

@@ -12,13 +12,13 @@ from marsmith import run_state
 from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.client.live_metrics import Counters, Traffic, is_later, read_counters, traffic
 from marsmith.errors import NotRunningError, ServerError
-from marsmith.formats.server_state import Version
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server import lifecycle, supervisor_state
 from marsmith.server.placeholder import stands_in, still_left_out
 from marsmith.server.state import registered_versions
 from marsmith.server.supervisor_state import SupervisorState
+from marsmith.state.served import Version
 
 if TYPE_CHECKING:
     from marsmith.client.management import Worker

@@ -16,10 +16,8 @@ from marsmith import run_state
 from marsmith.archive.admit import Policy
 from marsmith.archive.store import load_items
 from marsmith.errors import PreflightError
-from marsmith.formats.server_state import ServerState
 from marsmith.project import Project
 from marsmith.run_state import LeftOut, RunState
-from marsmith.served_file import Remembered
 from marsmith.server import state as server_state
 from marsmith.server.java import Java
 from marsmith.server.placeholder import is_placeholder
@@ -27,6 +25,8 @@ from marsmith.server.preflight import Flight
 from marsmith.server.selection import Selection, select
 from marsmith.server.served import next_state, plan_serving
 from marsmith.server.start_plan import StartPlan, models_argument, plan_start
+from marsmith.state.served import ServerState
+from marsmith.state.served_file import Remembered
 from support.live_server import make_project, tiny_archive
 
 MANIFEST = '{"runtime": "python", "model": {"modelName": "m", "modelVersion": "1", "handler": "h.py:handle"%s}}'

@@ -17,12 +17,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith import run_state, served_file
+from marsmith import run_state
 from marsmith.archive.store import StoredArchive, open_stored
 from marsmith.cli import main
 from marsmith.client.management import VersionStatus, Worker
 from marsmith.errors import FormatError, UsageError
-from marsmith.formats.server_state import (
+from marsmith.project import PROJECT_VARIABLE
+from marsmith.run_state import RunState
+from marsmith.server import processes as server_process
+from marsmith.server import supervisor_state
+from marsmith.server.restart_policy import RestartPolicy, parse_restart, render_restart
+from marsmith.server.served import next_state, plan_serving, version_order
+from marsmith.server.systemd import ServiceManager
+from marsmith.server.worker_watch import WorkerWatch
+from marsmith.state import served_file
+from marsmith.state.served import (
     ArchiveBytes,
     Parameters,
     ServedModel,
@@ -32,14 +41,6 @@ from marsmith.formats.server_state import (
     parse_state,
     render_state,
 )
-from marsmith.project import PROJECT_VARIABLE
-from marsmith.run_state import RunState
-from marsmith.server import processes as server_process
-from marsmith.server import supervisor_state
-from marsmith.server.restart_policy import RestartPolicy, parse_restart, render_restart
-from marsmith.server.served import next_state, plan_serving, version_order
-from marsmith.server.systemd import ServiceManager
-from marsmith.server.worker_watch import WorkerWatch
 from support.live_server import make_project, tiny_archive
 
 ONE = Parameters(1, 1, 1, 1, 20, 60)

@@ -36,7 +36,7 @@ from marsmith.names import ModelVersion, archive_file_name
 from marsmith.project import Project
 from marsmith.runtime.replay import ExampleRequest, usual_tolerance
 from marsmith.runtime.runner import Request, Runner, RunnerReply
-from marsmith.version_bytes import guard
+from marsmith.state.version_bytes import guard
 
 VERSION_SUFFIX = "-optimized"
 

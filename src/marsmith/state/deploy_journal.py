@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TextIO
 
 from marsmith.errors import FormatError, ServerError
-from marsmith.formats.deploy_journal import Journal, parse_journal, render_journal
 from marsmith.names import check_model_name
 from marsmith.project import Project
+from marsmith.state.journal import Journal, parse_journal, render_journal
 
 _POLL_S = 0.1
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from marsmith import files
 from marsmith.errors import FormatError
-from marsmith.formats.server_state import ServerState, parse_state, render_state
 from marsmith.project import Project
+from marsmith.state.served import ServerState, parse_state, render_state
 
 FILE_NAME = "served.json"
 

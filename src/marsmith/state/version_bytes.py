@@ -11,16 +11,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from marsmith import served_file
 from marsmith.archive.admit import digest_of
 from marsmith.archive.store import StoredArchive
 from marsmith.config.server_config import model_store, served_store
-from marsmith.deploy_journal import JournalFile
 from marsmith.errors import MarsmithError, OtherBytesError, ProjectError
-from marsmith.formats.deploy_journal import Release
-from marsmith.formats.server_state import ServerState
 from marsmith.names import ModelVersion
 from marsmith.project import Project, find_project
+from marsmith.state import served_file
+from marsmith.state.deploy_journal import JournalFile
+from marsmith.state.journal import Release
+from marsmith.state.served import ServerState
 
 _SHOWN = 16
 

@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from marsmith import served_file
 from marsmith.archive import Archive
 from marsmith.archive.store import load_items, open_stored
 from marsmith.build.from_spec import build_from_spec
 from marsmith.cli import main
 from marsmith.config.project_spec import load_spec
 from marsmith.config.server_config import model_store
-from marsmith.deploy_journal import JournalFile
 from marsmith.errors import OtherBytesError, ServerError
-from marsmith.formats.deploy_journal import Change, Journal, Release
-from marsmith.formats.server_state import ArchiveBytes, Parameters, ServedModel, ServedVersion, ServerState
 from marsmith.names import ModelVersion
 from marsmith.project import Project
 from marsmith.server.selection import select
 from marsmith.server.served import plan_serving
 from marsmith.server.start_plan import _renewed
-from marsmith.version_bytes import binding, bound_digest, check_bytes, check_stored, guard
+from marsmith.state import served_file
+from marsmith.state.deploy_journal import JournalFile
+from marsmith.state.journal import Change, Journal, Release
+from marsmith.state.served import ArchiveBytes, Parameters, ServedModel, ServedVersion, ServerState
+from marsmith.state.version_bytes import binding, bound_digest, check_bytes, check_stored, guard
 from support.deploy_fixtures import write_version
 from support.export_fixtures import write_tiny
 from support.live_server import make_project
