@@ -20,9 +20,9 @@ from marsmith.archive.store import examples_in
 from marsmith.cli import main
 from marsmith.client.blocking_client import Client
 from marsmith.config.form import Form
+from marsmith.deploy.rollout.probes import Prober
 from marsmith.errors import HandlerError
 from marsmith.export.serialize import serialize
-from marsmith.probes import Prober
 from marsmith.run_state import RunState
 from marsmith.runtime.replay import ExampleRequest, replay, usual_tolerance, validate_examples
 from marsmith.runtime.runner import Runner

@@ -19,10 +19,10 @@ from marsmith.archive import Archive
 from marsmith.cli import main
 from marsmith.client.blocking_client import Client
 from marsmith.config.server_config import served_store
-from marsmith.deploy import Event, Options, Outcome, deploy, plan_deploy, rollback
+from marsmith.deploy.rollout.observation import Limits
+from marsmith.deploy.versions import Event, Options, Outcome, deploy, plan_deploy, rollback
 from marsmith.errors import OtherBytesError, ServerError, UsageError
 from marsmith.names import ModelVersion
-from marsmith.observation import Limits
 from marsmith.project import Project
 from marsmith.server import state as server_state
 from marsmith.state.deploy_journal import JournalFile
@@ -96,8 +96,8 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from marsmith.archive.staging import Staged
-from marsmith.deploy import Options, deploy
-from marsmith.observation import Limits
+from marsmith.deploy.versions import Options, deploy
+from marsmith.deploy.rollout.observation import Limits
 from marsmith.project import Project
 
 root, archive, keep, moment = sys.argv[1:]

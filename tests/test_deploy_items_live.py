@@ -15,9 +15,9 @@ from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
 from marsmith.client import tokens
-from marsmith.deploy import Event, Options, Outcome, deploy
+from marsmith.deploy.rollout.observation import Limits
+from marsmith.deploy.versions import Event, Options, Outcome, deploy
 from marsmith.errors import ServerError
-from marsmith.observation import Limits
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.runtime.imports import local_imports

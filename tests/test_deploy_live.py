@@ -19,9 +19,9 @@ import pytest
 from marsmith.cli import main
 from marsmith.client import tokens
 from marsmith.client.blocking_client import Client
-from marsmith.deploy import Event, Options, Outcome, deploy, plan_deploy, rollback
+from marsmith.deploy.rollout.observation import Limits
+from marsmith.deploy.versions import Event, Options, Outcome, deploy, plan_deploy, rollback
 from marsmith.errors import ServerError, UsageError
-from marsmith.observation import Limits
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server import lifecycle
@@ -200,8 +200,8 @@ def test_requests_in_the_queue_of_the_old_version_are_answered_by_it_after_the_s
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from marsmith.deploy import Options, deploy
-from marsmith.observation import Limits
+from marsmith.deploy.versions import Options, deploy
+from marsmith.deploy.rollout.observation import Limits
 from marsmith.project import Project
 
 root, archive, keep, action, state = sys.argv[1:]

@@ -7,7 +7,7 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from marsmith.deploy import Event
+from marsmith.deploy.versions import Event
 
 MODEL = "echo"
 HANDLER = """

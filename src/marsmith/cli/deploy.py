@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from marsmith.cli.output import add_json_flag, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from marsmith.deploy import Event, Options, Outcome, Planned
+    from marsmith.deploy.versions import Event, Options, Outcome, Planned
 
 
 # Options that concern a change of the default version; without one they have nothing to do.
@@ -66,7 +66,7 @@ def add_rollout_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Deploy, or print the plan."""
-    from marsmith.deploy import deploy, plan_deploy
+    from marsmith.deploy.versions import deploy, plan_deploy
     from marsmith.project import find_project
 
     project, options = find_project(), _options(args)
@@ -127,8 +127,8 @@ def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    from marsmith.deploy import Options
-    from marsmith.observation import Limits
+    from marsmith.deploy.rollout.observation import Limits
+    from marsmith.deploy.versions import Options
 
     given = {name: getattr(args, name) for name in _OF_A_SWITCH if getattr(args, name) is not None}
     limits = Limits(**{name: value for name, value in given.items() if name in Limits.__dataclass_fields__})

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Go back, or print the plan."""
-    from marsmith.deploy import KEEP, plan_rollback, rollback
+    from marsmith.deploy.versions import KEEP, plan_rollback, rollback
     from marsmith.project import find_project
 
     project, keep = find_project(), KEEP if args.keep is None else args.keep

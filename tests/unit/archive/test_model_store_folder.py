@@ -15,9 +15,9 @@ from marsmith.config.lint.run import _project_files
 from marsmith.config.project_spec import load_spec
 from marsmith.config.properties import render_properties
 from marsmith.config.server_config import model_store, served_store
+from marsmith.deploy.rollout.store import find
 from marsmith.errors import ConfigError
 from marsmith.project import Project
-from marsmith.rollout_store import find
 from marsmith.run_state import RunState
 from marsmith.server import machine_facts
 from marsmith.server.registration import archive_in_store

@@ -12,6 +12,7 @@ from marsmith.archive import Archive
 from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.client.drain import drain
 from marsmith.config.server_config import served_store
+from marsmith.deploy.rollout.plan import Situation, Step
 from marsmith.errors import (
     DeadlineError,
     NotFoundError,
@@ -20,7 +21,6 @@ from marsmith.errors import (
     UsageError,
 )
 from marsmith.project import Project
-from marsmith.rollout_plan import Situation, Step
 from marsmith.server import state as server_state
 from marsmith.server.registration import READY_DEADLINE_S, register_stored
 from marsmith.state.deploy_journal import JournalFile

@@ -9,15 +9,15 @@ from marsmith.archive.admit import admit
 from marsmith.archive.verify import Verification, environment_checks
 from marsmith.client.blocking_client import VersionStatus
 from marsmith.config import admission_policy
+from marsmith.deploy.rollout.observation import Limits, Sample, Window, probes_slower
+from marsmith.deploy.rollout.plan import Action, Situation, Step, Target
+from marsmith.deploy.rollout.probes import Prober
+from marsmith.deploy.rollout.recovery import tidy, undo
+from marsmith.deploy.rollout.site import Site
+from marsmith.deploy.rollout.store import Deployable, copy_into_store
+from marsmith.deploy.rollout.watch import Observer, Watch, died_since
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.names import ModelVersion
-from marsmith.observation import Limits, Sample, Window, probes_slower
-from marsmith.probes import Prober
-from marsmith.rollout_plan import Action, Situation, Step, Target
-from marsmith.rollout_recovery import tidy, undo
-from marsmith.rollout_site import Site
-from marsmith.rollout_store import Deployable, copy_into_store
-from marsmith.rollout_watch import Observer, Watch, died_since
 from marsmith.server import state as server_state
 from marsmith.state.journal import Change, Copy, Journal, Release
 from marsmith.state.version_bytes import bound_digest

@@ -16,12 +16,7 @@ from marsmith.archive.store import examples_in
 from marsmith.client.blocking_client import Client
 from marsmith.client.http import Transport
 from marsmith.client.retries import NO_RETRIES
-from marsmith.errors import ServerError, UsageError
-from marsmith.names import ModelVersion, archive_file_name, check_model_name, check_model_version
-from marsmith.probes import Prober
-from marsmith.project import Project
-from marsmith.rollout import KEEP, Options, Rollout, scale_up
-from marsmith.rollout_plan import (
+from marsmith.deploy.rollout.plan import (
     Remedy,
     Step,
     Target,
@@ -31,10 +26,15 @@ from marsmith.rollout_plan import (
     rollback_version,
     taken_over,
 )
-from marsmith.rollout_recovery import recover
-from marsmith.rollout_site import Event, Site, unheard
-from marsmith.rollout_store import Deployable, find, model_of
-from marsmith.rollout_watch import Observer
+from marsmith.deploy.rollout.probes import Prober
+from marsmith.deploy.rollout.recovery import recover
+from marsmith.deploy.rollout.site import Event, Site, unheard
+from marsmith.deploy.rollout.steps import KEEP, Options, Rollout, scale_up
+from marsmith.deploy.rollout.store import Deployable, find, model_of
+from marsmith.deploy.rollout.watch import Observer
+from marsmith.errors import ServerError, UsageError
+from marsmith.names import ModelVersion, archive_file_name, check_model_name, check_model_version
+from marsmith.project import Project
 from marsmith.server import state as server_state
 from marsmith.server.left_out_versions import holds_place, in_its_place, refuse_left_out
 from marsmith.server.registration import register_stored

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from marsmith.rollout_plan import Step, Target, recovery, taken_over, tidying, untouched
-from marsmith.rollout_site import Site
-from marsmith.rollout_store import take_back
+from marsmith.deploy.rollout.plan import Step, Target, recovery, taken_over, tidying, untouched
+from marsmith.deploy.rollout.site import Site
+from marsmith.deploy.rollout.store import take_back
 from marsmith.state.journal import Change, Journal, Release
 
 # Before these the new version had no users, and there is nothing to drain.

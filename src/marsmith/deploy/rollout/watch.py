@@ -11,9 +11,9 @@ from pathlib import Path
 from marsmith.client.blocking_client import VersionStatus
 from marsmith.client.http import Request, Transport
 from marsmith.client.management import READY
+from marsmith.deploy.rollout.observation import Items, Limits, Sample, Window, probes_slower, read_counters, verdict
+from marsmith.deploy.rollout.probes import Probe, Prober
 from marsmith.errors import ClientError, FormatError
-from marsmith.observation import Items, Limits, Sample, Window, probes_slower, read_counters, verdict
-from marsmith.probes import Probe, Prober
 from marsmith.run_state import RunState
 from marsmith.server.log import parse_log
 

@@ -13,10 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith.errors import FormatError, OtherBytesError, ServerError, UsageError
-from marsmith.observation import Items, Limits, Sample, Window, chance_of_rise, probes_slower, read_counters, verdict
-from marsmith.project import Project
-from marsmith.rollout_plan import (
+from marsmith.deploy.rollout.observation import (
+    Items,
+    Limits,
+    Sample,
+    Window,
+    chance_of_rise,
+    probes_slower,
+    read_counters,
+    verdict,
+)
+from marsmith.deploy.rollout.plan import (
     Situation,
     Target,
     after_recovery,
@@ -27,7 +34,9 @@ from marsmith.rollout_plan import (
     taken_over,
     untouched,
 )
-from marsmith.rollout_store import copy_into_store, find, model_of, take_back
+from marsmith.deploy.rollout.store import copy_into_store, find, model_of, take_back
+from marsmith.errors import FormatError, OtherBytesError, ServerError, UsageError
+from marsmith.project import Project
 from marsmith.state.deploy_journal import JournalFile
 from marsmith.state.journal import Change, Copy, Journal, Release, parse_journal, render_journal
 from support.deploy_fixtures import write_version

@@ -1,0 +1,1 @@
+"""One rollout: its plan, steps, journal, recovery and watch."""
