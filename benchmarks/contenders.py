@@ -19,15 +19,15 @@ from pathlib import Path
 
 from marsmith import run_state
 from marsmith.archive import Archive
-from marsmith.bench import ask_each, http_target
 from marsmith.errors import ClientError
 from marsmith.inputs import Input
-from marsmith.load.http_lane import HttpTarget
+from marsmith.loadtest.bench import ask_each, http_target
+from marsmith.loadtest.http import HttpTarget
+from marsmith.loadtest.tune.setup import Setup
+from marsmith.loadtest.tune.variant import VariantMaker
 from marsmith.project import Project
 from marsmith.server.java import find_java
 from marsmith.server.scratch import scratch_server
-from marsmith.tuning.setup import Setup
-from marsmith.tuning.variant import VariantMaker
 
 START_TIMEOUT_S = 180.0
 Serve = Callable[[], AbstractContextManager[HttpTarget]]

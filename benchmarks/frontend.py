@@ -30,9 +30,9 @@ from pathlib import Path
 import forms
 import text_result
 from contenders import marsmith_server
-from marsmith.bench import Load, run_load
-from marsmith.load.http_lane import HttpTarget
-from marsmith.tuning.setup import Placement, Setup
+from marsmith.loadtest.bench import Load, run_load
+from marsmith.loadtest.http import HttpTarget
+from marsmith.loadtest.tune.setup import Placement, Setup
 from photos import photos
 from processor_time import with_processor_time
 

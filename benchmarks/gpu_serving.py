@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from marsmith.load.arrivals import arrivals
-from marsmith.load.measurement import Measurement, quantile
+from marsmith.loadtest.arrivals import arrivals
+from marsmith.loadtest.measurement import Measurement, quantile
+from marsmith.loadtest.tune.queue_model import latencies, predicted_rate
+from marsmith.loadtest.tune.service_time import ServiceTime
 from marsmith.runtime.fake_context import FakeContext
-from marsmith.tuning.batch_queue import latencies, predicted_rate
-from marsmith.tuning.service_time import ServiceTime
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HANDLER = REPOSITORY / "handlers" / "image_classifier_handler.py"
@@ -183,7 +183,7 @@ def serve_both(
 ) -> list[Served]:
     """Serve our archive and the stock one, one after the other, and load both in the same way."""
     from contenders import marsmith_server, stock_server
-    from marsmith.bench import Load, run_load
+    from marsmith.loadtest.bench import Load, run_load
     from marsmith.project import Project
 
     found = []

@@ -30,11 +30,11 @@ import loadgen
 from contenders import marsmith_server
 from in_process import images_per_second
 from machine import machine_line, machine_record
-from marsmith.bench import Load, run_load
+from marsmith.loadtest.bench import Load, run_load
+from marsmith.loadtest.tune.queue_model import predicted_rate
+from marsmith.loadtest.tune.service_time import ServiceTime
+from marsmith.loadtest.tune.setup import Placement, Setup
 from marsmith.project import Project
-from marsmith.tuning.batch_queue import predicted_rate
-from marsmith.tuning.service_time import ServiceTime
-from marsmith.tuning.setup import Placement, Setup
 from photos import photos
 from processor_time import with_processor_time
 from subjects import SUBJECTS, fast_archive, weights_of

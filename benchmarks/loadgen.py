@@ -25,10 +25,10 @@ from typing import Any
 
 import mlperf_loadgen as lg
 
-from marsmith.bench import lanes_to
-from marsmith.load.http_lane import HttpTarget
-from marsmith.load.lane import Lane
-from marsmith.tuning.rate_search import largest_rate, most_of_three
+from marsmith.loadtest.bench import lanes_to
+from marsmith.loadtest.http import HttpTarget
+from marsmith.loadtest.lane import Lane
+from marsmith.loadtest.tune.rates import largest_rate, most_of_three
 
 CONNECTIONS = 32
 SUMMARY = "mlperf_log_summary.txt"

@@ -29,11 +29,11 @@ from typing import Any
 
 from contenders import marsmith_server, stock_archive, stock_server
 from machine import machine_record
-from marsmith.bench import Load, ask_each, best_label, run_load
 from marsmith.build.optimize.rebuild import Optimized, optimize
 from marsmith.build.optimize.task import Wish
 from marsmith.export.measure import USUAL_EFFORT, Effort, Progress
-from marsmith.load.http_lane import HttpTarget
+from marsmith.loadtest.bench import Load, ask_each, best_label, run_load
+from marsmith.loadtest.http import HttpTarget
 from marsmith.project import Project
 from photos import NAMES, photos, write_photos
 

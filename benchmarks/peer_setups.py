@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from contenders import Contender, Serve, free_ports, process
-from marsmith.load.http_lane import HttpTarget
+from marsmith.loadtest.http import HttpTarget
 from peer_servers.peer_model import PeerSettings
 
 SERVERS = Path(__file__).resolve().parent / "peer_servers"

@@ -36,15 +36,15 @@ from in_process import images_per_second
 from machine import machine_line, machine_record
 from marsmith import run_state
 from marsmith.archive.unpacked import unpacked
-from marsmith.bench import http_target
 from marsmith.build.from_spec import build_from_spec
 from marsmith.config.project_spec import load_spec
 from marsmith.inputs import Input
-from marsmith.load.http_lane import HttpTarget
+from marsmith.loadtest.bench import http_target
+from marsmith.loadtest.http import HttpTarget
+from marsmith.loadtest.tune.setup import Placement, Setup
+from marsmith.loadtest.tune.variant import VariantMaker
 from marsmith.project import Project
 from marsmith.server.scratch import scratch_server
-from marsmith.tuning.setup import Placement, Setup
-from marsmith.tuning.variant import VariantMaker
 from peer_servers.peer_model import PeerSettings
 from peer_setups import BATCH, MODULES, SHARES, SMALL_BATCH, described, in_json, peer_server, peers
 from photos import photos

@@ -26,10 +26,10 @@ import psutil
 import forms
 from contenders import marsmith_server
 from machine import machine_line, machine_record
-from marsmith.bench import Load, run_load
-from marsmith.load.http_lane import HttpTarget
-from marsmith.load.measurement import Measurement
-from marsmith.tuning.rate_search import largest_rate, most_of_three
+from marsmith.loadtest.bench import Load, run_load
+from marsmith.loadtest.http import HttpTarget
+from marsmith.loadtest.measurement import Measurement
+from marsmith.loadtest.tune.rates import largest_rate, most_of_three
 from photos import photos
 
 SHARES = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)

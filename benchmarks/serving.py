@@ -36,11 +36,11 @@ from in_process import images_per_second
 from machine import machine_line, machine_record
 from marsmith import run_state
 from marsmith.archive import Archive
-from marsmith.bench import Load, Target, grpc_target, http_target, run_load
-from marsmith.load.http_lane import HttpTarget
-from marsmith.load.measurement import Measurement
+from marsmith.loadtest.bench import Load, Target, grpc_target, http_target, run_load
+from marsmith.loadtest.http import HttpTarget
+from marsmith.loadtest.measurement import Measurement
+from marsmith.loadtest.tune.setup import Placement, Setup
 from marsmith.server.scratch import scratch_server
-from marsmith.tuning.setup import Placement, Setup
 from photos import photos
 from processor_time import with_processor_time
 from stock_torchscript import write_stock_torchscript

@@ -24,12 +24,12 @@ from contenders import jpeg_inputs
 from in_process import images_per_second
 from marsmith import run_state
 from marsmith.archive import Archive
-from marsmith.bench import Load, http_target, run_load
-from marsmith.breakdown import watch_stages
+from marsmith.loadtest.bench import Load, http_target, run_load
+from marsmith.loadtest.breakdown import watch_stages
+from marsmith.loadtest.tune.setup import Placement, Setup
+from marsmith.loadtest.tune.variant import VariantMaker
 from marsmith.project import Project
 from marsmith.server.scratch import scratch_server
-from marsmith.tuning.setup import Placement, Setup
-from marsmith.tuning.variant import VariantMaker
 from photos import photos
 from processor_time import with_processor_time
 

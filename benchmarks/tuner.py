@@ -27,9 +27,7 @@ from pathlib import Path
 
 from contenders import jpeg_inputs
 from machine import machine_line, machine_record
-from marsmith.project import Project
-from marsmith.server.scratch import scratch_server
-from marsmith.tuning.search import (
+from marsmith.loadtest.tune.search import (
     Attempt,
     Offer,
     Prediction,
@@ -41,10 +39,12 @@ from marsmith.tuning.search import (
     most_promising,
     predict,
 )
-from marsmith.tuning.service_time import ServiceTime
-from marsmith.tuning.setup import Placement, Setup, placements, setups
-from marsmith.tuning.trials import LiveTrials, measure_service_time
-from marsmith.tuning.variant import VariantMaker
+from marsmith.loadtest.tune.service_time import ServiceTime
+from marsmith.loadtest.tune.setup import Placement, Setup, placements, setups
+from marsmith.loadtest.tune.trials import LiveTrials, measure_service_time
+from marsmith.loadtest.tune.variant import VariantMaker
+from marsmith.project import Project
+from marsmith.server.scratch import scratch_server
 from photos import photos
 from tuner_comparison import (
     SHARE_OF_TRIALS,

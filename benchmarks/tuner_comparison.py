@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from marsmith.tuning.search import Prediction, Trial
-from marsmith.tuning.setup import Placement, Setup
+from marsmith.loadtest.tune.search import Prediction, Trial
+from marsmith.loadtest.tune.setup import Placement, Setup
 from tuner_replay import Table
 
 SHARE_OF_TRIALS = 0.25

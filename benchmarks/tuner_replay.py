@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from marsmith.tuning.search import Attempt, Offer, Prediction, Trial, best, halve, most_promising
-from marsmith.tuning.setup import Setup
+from marsmith.loadtest.tune.search import Attempt, Offer, Prediction, Trial, best, halve, most_promising
+from marsmith.loadtest.tune.setup import Setup
 
 # Relative standard deviation of a 99th percentile measured for NOISE_SECONDS; of longer trials it is that much less.
 NOISE = 0.15

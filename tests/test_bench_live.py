@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from marsmith.breakdown import Breakdown, split
 from marsmith.cli import main
 from marsmith.client.live_metrics import Traffic
 from marsmith.errors import ServerError
+from marsmith.loadtest.breakdown import Breakdown, split
 from marsmith.project import PROJECT_VARIABLE, Project
 from support.live_server import make_project, running, tiny_archive
 

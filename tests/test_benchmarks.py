@@ -20,9 +20,9 @@ BENCHMARKS = REPOSITORY / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 # Whatever is only needed by what they measure must not be needed to ask for help, or for these tests.
-from marsmith.load.measurement import Measurement  # noqa: E402
-from marsmith.tuning.search import Prediction, Trial  # noqa: E402
-from marsmith.tuning.setup import Setup, placements, setups  # noqa: E402
+from marsmith.loadtest.measurement import Measurement  # noqa: E402
+from marsmith.loadtest.tune.search import Prediction, Trial  # noqa: E402
+from marsmith.loadtest.tune.setup import Setup, placements, setups  # noqa: E402
 from peer_servers.peer_model import PeerSettings  # noqa: E402
 from tuner_replay import OURS as OUR_SEARCH  # noqa: E402
 from tuner_replay import count_for, our_choice, random_choice, regret, regret_table, trials_of  # noqa: E402
@@ -197,7 +197,7 @@ def exact(found: dict[Setup, Trial]) -> list[Prediction]:
 
 
 def test_halving_makes_as_many_trials_as_it_is_said_to() -> None:
-    from marsmith.tuning.search import halve
+    from marsmith.loadtest.tune.search import halve
 
     known = a_table()
     for count in range(1, 12):

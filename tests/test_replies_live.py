@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from marsmith import AsyncClient, run_state
-from marsmith.bench import Load, ask_each, grpc_target, http_target, run_load
 from marsmith.cli import main
 from marsmith.client import tokens
 from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.errors import RequestRejectedError
 from marsmith.inputs import Input
+from marsmith.loadtest.bench import Load, ask_each, grpc_target, http_target, run_load
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.run_state import RunState
 from support.reply_server import PICTURE, asked, reply_server

@@ -27,9 +27,9 @@ from marsmith.client.blocking_client import Client
 from marsmith.client.grpc import InferenceChannel
 from marsmith.client.http import Reply
 from marsmith.errors import RequestRejectedError
+from marsmith.loadtest.tune.setup import Placement, Setup
+from marsmith.loadtest.tune.variant import VariantMaker
 from marsmith.run_state import RunState
-from marsmith.tuning.setup import Placement, Setup
-from marsmith.tuning.variant import VariantMaker
 from support.image_corpus import encode, good_images, large_payload, malformed_payloads, media_type
 from support.live_server import make_project, running
 

@@ -23,11 +23,11 @@ from marsmith.errors import UsageError
 from marsmith.names import split_model_reference
 
 if TYPE_CHECKING:
-    from marsmith.bench import Load, Target
-    from marsmith.breakdown import Breakdown
     from marsmith.inputs import Input
-    from marsmith.load.measurement import Measurement
-    from marsmith.load.verdict import Verdict
+    from marsmith.loadtest.bench import Load, Target
+    from marsmith.loadtest.breakdown import Breakdown
+    from marsmith.loadtest.measurement import Measurement
+    from marsmith.loadtest.verdict import Verdict
     from marsmith.project import Project
     from marsmith.run_state import RunState
 
@@ -70,7 +70,7 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the loops and print what came of them."""
-    from marsmith.bench import SameAnswer, run_load
+    from marsmith.loadtest.bench import SameAnswer, run_load
 
     check_deadline(args.deadline)
     target, state = _target(args)
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _loads(args: argparse.Namespace) -> list[Load]:
-    from marsmith.bench import Load
+    from marsmith.loadtest.bench import Load
 
     timing = {"seconds": args.seconds, "warm_up_s": args.warm_up, "arrivals": args.arrivals, "seed": args.seed}
     if args.rps is not None:
@@ -96,7 +96,7 @@ def _loads(args: argparse.Namespace) -> list[Load]:
 
 
 def _target(args: argparse.Namespace) -> tuple[Target, RunState | None]:
-    from marsmith.bench import grpc_target, http_target, read_inputs
+    from marsmith.loadtest.bench import grpc_target, http_target, read_inputs
 
     model, version = split_model_reference(args.model)
     if args.url:
@@ -112,7 +112,7 @@ def _target(args: argparse.Namespace) -> tuple[Target, RunState | None]:
 
 
 def _foreign(args: argparse.Namespace, inputs: Sequence[Input]) -> Target:
-    from marsmith.load.http_lane import HttpTarget
+    from marsmith.loadtest.http import HttpTarget
 
     if args.grpc or args.breakdown:
         raise UsageError("--url names a REST resource: it goes with neither --grpc nor --breakdown")
@@ -138,7 +138,7 @@ def _stages(args: argparse.Namespace, state: RunState | None) -> Iterator[Any]:
     if not args.breakdown or state is None:
         yield None
         return
-    from marsmith.breakdown import watch_stages
+    from marsmith.loadtest.breakdown import watch_stages
 
     model, version = split_model_reference(args.model)
     with watch_stages(state, model, version) as stages:
@@ -161,7 +161,7 @@ def _progress(text: str) -> Iterator[None]:
 
 
 def _verdict(args: argparse.Namespace, load: Load, measured: Measurement) -> Verdict:
-    from marsmith.load.verdict import judge
+    from marsmith.loadtest.verdict import judge
 
     return judge(measured, p99_ms=args.p99_ms, rps=load.rps, seconds=load.seconds)
 

@@ -24,8 +24,8 @@ from marsmith.project import Project, find_project
 
 if TYPE_CHECKING:
     from marsmith.inputs import Input
-    from marsmith.tune import Tuning, Wanted
-    from marsmith.tuning.search import Trial
+    from marsmith.loadtest.tune.search import Trial
+    from marsmith.loadtest.tune.tune import Tuning, Wanted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tune, print the result, and write it where asked."""
-    from marsmith.tune import tune
+    from marsmith.loadtest.tune.tune import tune
 
     project = find_project()
     wanted = _wanted(args, project)
@@ -64,10 +64,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _wanted(args: argparse.Namespace, project: Project) -> Wanted:
-    from marsmith.bench import read_inputs
     from marsmith.config.project_spec import load_spec
+    from marsmith.loadtest.bench import read_inputs
+    from marsmith.loadtest.tune.tune import Wanted
     from marsmith.machine import usable_cores
-    from marsmith.tune import Wanted
 
     model = _model(args.targets)
     spec = load_spec(project, model) if model else None
@@ -193,7 +193,7 @@ def _record(tuning: Tuning) -> dict[str, Any]:
 
 
 def _plot(tuning: Tuning, path: Path) -> None:
-    from marsmith.tuning.plot import plot_trials
+    from marsmith.loadtest.tune.plot import plot_trials
 
     plot_trials(tuning.trials, tuning.wanted.p99_ms, path)
     note(f"drew {path}")
@@ -203,7 +203,7 @@ def _write(project: Project, model: str | None, tuning: Tuning) -> None:
     """Put the result into the spec; its comments and other keys stay."""
     from marsmith.config.edit import apply
     from marsmith.config.project_spec import load_spec
-    from marsmith.tune import spec_fixes
+    from marsmith.loadtest.tune.tune import spec_fixes
 
     if model is None:
         return

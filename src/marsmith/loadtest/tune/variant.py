@@ -16,7 +16,7 @@ from marsmith.archive.write import write_archive
 from marsmith.config.model_config import FILE_NAME as MODEL_CONFIG
 from marsmith.config.model_config import HANDLER_KEY
 from marsmith.errors import ConfigError
-from marsmith.tuning.setup import Setup
+from marsmith.loadtest.tune.setup import Setup
 
 _REWRITTEN = frozenset({manifest_format.FILE_NAME, sums.FILE_NAME})
 

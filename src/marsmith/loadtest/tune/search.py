@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from marsmith.tuning.batch_queue import predicted_rate
-from marsmith.tuning.service_time import ServiceTime
-from marsmith.tuning.setup import Placement, Setup
+from marsmith.loadtest.tune.queue_model import predicted_rate
+from marsmith.loadtest.tune.service_time import ServiceTime
+from marsmith.loadtest.tune.setup import Placement, Setup
 
 # A placement whose times were measured a little too kindly must not take every place.
 MOST_OF_ONE_PLACEMENT = 0.5

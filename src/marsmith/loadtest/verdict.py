@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from marsmith.load.measurement import Measurement
+from marsmith.loadtest.measurement import Measurement
 
 # Of the requests that came, so many must have been answered at the rate at which they came.
 LEAST_SHARE_OF_RATE = 0.95

@@ -21,8 +21,8 @@ from marsmith.client.grpc import (
 from marsmith.client.http import Reply
 from marsmith.client.tokens import TokenAccess
 from marsmith.errors import ConnectionFailedError, DeadlineError
-from marsmith.load.lane import OK, TOKEN_REFUSED, Answer, answer_of
-from marsmith.load.outbox import Outbox
+from marsmith.loadtest.lane import OK, TOKEN_REFUSED, Answer, answer_of
+from marsmith.loadtest.outbox import Outbox
 
 # By default the channels of a process share one connection, and a lane is a connection.
 _OF_ITS_OWN = (("grpc.use_local_subchannel_pool", 1),)

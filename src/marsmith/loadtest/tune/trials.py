@@ -10,18 +10,18 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from marsmith import run_state
-from marsmith.bench import Load, http_target, run_load
 from marsmith.client.blocking_client import Client
 from marsmith.config.server_config import model_store
 from marsmith.errors import ClientError, MarsmithError
 from marsmith.inputs import Input
-from marsmith.load.measurement import Measurement
+from marsmith.loadtest.bench import Load, http_target, run_load
+from marsmith.loadtest.measurement import Measurement
+from marsmith.loadtest.tune.search import Offer, Trial
+from marsmith.loadtest.tune.service_time import ServiceTime
+from marsmith.loadtest.tune.setup import Placement, Setup
+from marsmith.loadtest.tune.variant import VariantMaker
 from marsmith.project import Project
 from marsmith.runtime.runner import Request, Runner
-from marsmith.tuning.search import Offer, Trial
-from marsmith.tuning.service_time import ServiceTime
-from marsmith.tuning.setup import Placement, Setup
-from marsmith.tuning.variant import VariantMaker
 
 WARM_UP_S = 0.5
 REPEATS = 5

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from marsmith.load.driver import Drive, Sample
-from marsmith.load.lane import OK
+from marsmith.loadtest.driver import Drive, Sample
+from marsmith.loadtest.lane import OK
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 # A driver that takes more of a core, or sends later than this, measures itself.

@@ -14,13 +14,12 @@ from marsmith.archive.write import write_archive
 from marsmith.cli import main
 from marsmith.errors import ConfigError
 from marsmith.inputs import Input
-from marsmith.load.arrivals import arrivals
-from marsmith.tune import Tuning, Wanted, advice, tune
-from marsmith.tuning.batch_queue import latencies, predicted_rate
-from marsmith.tuning.plot import plot_trials
-from marsmith.tuning.rate_search import largest_rate, most_of_three
-from marsmith.tuning.schedule import schedule
-from marsmith.tuning.search import (
+from marsmith.loadtest.arrivals import arrivals
+from marsmith.loadtest.tune.plot import plot_trials
+from marsmith.loadtest.tune.queue_model import latencies, predicted_rate
+from marsmith.loadtest.tune.rates import largest_rate, most_of_three
+from marsmith.loadtest.tune.schedule import schedule
+from marsmith.loadtest.tune.search import (
     Offer,
     Prediction,
     Trial,
@@ -32,9 +31,10 @@ from marsmith.tuning.search import (
     next_rate,
     pareto_front,
 )
-from marsmith.tuning.service_time import ServiceTime
-from marsmith.tuning.setup import Placement, Setup, placements, setups
-from marsmith.tuning.variant import VariantMaker, changed_config
+from marsmith.loadtest.tune.service_time import ServiceTime
+from marsmith.loadtest.tune.setup import Placement, Setup, placements, setups
+from marsmith.loadtest.tune.tune import Tuning, Wanted, advice, tune
+from marsmith.loadtest.tune.variant import VariantMaker, changed_config
 from support.live_server import make_project, tiny_archive
 from support.projects import REPOSITORY
 

@@ -16,13 +16,13 @@ from marsmith.client.tokens import TokenAccess
 from marsmith.errors import UsageError
 from marsmith.inputs import Input, read_input
 from marsmith.json_reader import read_json
-from marsmith.load.arrivals import Kind, arrivals
-from marsmith.load.driver import Check, Drive, closed_loop, open_loop
-from marsmith.load.grpc_lane import GrpcLane, GrpcTarget
-from marsmith.load.http_lane import HttpLane, HttpTarget
-from marsmith.load.lane import Answer, OpenLane
-from marsmith.load.measurement import Measurement, measure
-from marsmith.load.outbox import Outbox
+from marsmith.loadtest.arrivals import Kind, arrivals
+from marsmith.loadtest.driver import Check, Drive, closed_loop, open_loop
+from marsmith.loadtest.grpc import GrpcLane, GrpcTarget
+from marsmith.loadtest.http import HttpLane, HttpTarget
+from marsmith.loadtest.lane import Answer, OpenLane
+from marsmith.loadtest.measurement import Measurement, measure
+from marsmith.loadtest.outbox import Outbox
 from marsmith.names import check_model_name, check_named_version
 from marsmith.run_state import RunState
 

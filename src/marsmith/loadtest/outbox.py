@@ -11,7 +11,7 @@ from marsmith.client.endpoint import Tokens, with_token
 from marsmith.client.http import missed
 from marsmith.client.tokens import Role
 from marsmith.errors import ClientError
-from marsmith.load.lane import TOKEN_REFUSED, Answer
+from marsmith.loadtest.lane import TOKEN_REFUSED, Answer
 
 Content = TypeVar("Content")
 

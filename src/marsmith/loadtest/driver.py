@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from marsmith.load.lane import Answer, Lane, OpenLane
+from marsmith.loadtest.lane import Answer, Lane, OpenLane
 
 MOST_LANES = 512
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from marsmith.errors import MissingDependencyError, UsageError
-from marsmith.tuning.search import Trial, pareto_front
+from marsmith.loadtest.tune.search import Trial, pareto_front
 
 
 def plot_trials(trials: Sequence[Trial], p99_ms: float, path: Path) -> None:

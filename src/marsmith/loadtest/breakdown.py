@@ -16,7 +16,7 @@ from typing import Any
 from marsmith.client.blocking_client import Client
 from marsmith.client.live_metrics import Traffic, read_counters, traffic
 from marsmith.errors import ServerError
-from marsmith.load.measurement import Measurement
+from marsmith.loadtest.measurement import Measurement
 from marsmith.run_state import RunState
 
 BAR = 30

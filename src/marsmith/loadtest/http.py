@@ -18,8 +18,8 @@ from marsmith.client.failures import ANSWERED
 from marsmith.client.http import Reply, check_address, missed, no_address, sendable
 from marsmith.client.tokens import TokenAccess
 from marsmith.errors import ConnectionFailedError
-from marsmith.load.lane import OK, TOKEN_REFUSED, Answer, answer_of
-from marsmith.load.outbox import Outbox
+from marsmith.loadtest.lane import OK, TOKEN_REFUSED, Answer, answer_of
+from marsmith.loadtest.outbox import Outbox
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith.bench import Load, SameAnswer, best_label, read_inputs, run_load
 from marsmith.cli.bench import histogram_lines
 from marsmith.errors import ConnectionFailedError, UsageError
-from marsmith.load import driver
-from marsmith.load.arrivals import arrivals
-from marsmith.load.driver import Drive, Sample, closed_loop, open_loop
-from marsmith.load.http_lane import HttpLane, HttpTarget, read_reply
-from marsmith.load.lane import Answer, Lane
-from marsmith.load.measurement import Measurement, histogram, measure, quantile
-from marsmith.load.outbox import Outbox
-from marsmith.load.verdict import judge
+from marsmith.loadtest import driver
+from marsmith.loadtest.arrivals import arrivals
+from marsmith.loadtest.bench import Load, SameAnswer, best_label, read_inputs, run_load
+from marsmith.loadtest.driver import Drive, Sample, closed_loop, open_loop
+from marsmith.loadtest.http import HttpLane, HttpTarget, read_reply
+from marsmith.loadtest.lane import Answer, Lane
+from marsmith.loadtest.measurement import Measurement, histogram, measure, quantile
+from marsmith.loadtest.outbox import Outbox
+from marsmith.loadtest.verdict import judge
 
 Respond = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 

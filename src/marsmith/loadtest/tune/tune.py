@@ -1,4 +1,4 @@
-"""Finding how to run a version: measure, predict, try, verify; see ``marsmith.tuning``."""
+"""Finding how to run a version: measure, predict, try, verify; see ``marsmith.loadtest.tune``."""
 
 from __future__ import annotations
 
@@ -10,24 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.archive.admit import admit
-from marsmith.bench import Load
 from marsmith.child_processes import temporary_folder
 from marsmith.config import admission_policy
 from marsmith.config.edit import Fix
 from marsmith.config.model_spec import ModelSpec
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.inputs import Input
-from marsmith.load.measurement import Measurement
-from marsmith.load.verdict import Check, Verdict, judge
+from marsmith.loadtest.bench import Load
+from marsmith.loadtest.measurement import Measurement
+from marsmith.loadtest.tune.rates import largest_rate, most_of_three
+from marsmith.loadtest.tune.schedule import VERIFYING_RATES, schedule
+from marsmith.loadtest.tune.search import (
+    Offer,
+    Prediction,
+    Trial,
+    best,
+    first_rate,
+    halve,
+    most_promising,
+    next_rate,
+    predict,
+)
+from marsmith.loadtest.tune.service_time import ServiceTime
+from marsmith.loadtest.tune.setup import BATCH_SIZES, DELAYS_MS, Placement, Setup, placements, setups
+from marsmith.loadtest.tune.trials import LiveTrials, measure_service_time
+from marsmith.loadtest.tune.variant import VariantMaker
+from marsmith.loadtest.verdict import Check, Verdict, judge
 from marsmith.project import Project
 from marsmith.server.scratch import scratch_server
-from marsmith.tuning.rate_search import largest_rate, most_of_three
-from marsmith.tuning.schedule import VERIFYING_RATES, schedule
-from marsmith.tuning.search import Offer, Prediction, Trial, best, first_rate, halve, most_promising, next_rate, predict
-from marsmith.tuning.service_time import ServiceTime
-from marsmith.tuning.setup import BATCH_SIZES, DELAYS_MS, Placement, Setup, placements, setups
-from marsmith.tuning.trials import LiveTrials, measure_service_time
-from marsmith.tuning.variant import VariantMaker
 
 # A queue that takes longer than this to work off answers nobody in time.
 QUEUE_S = 2.0
