@@ -23,6 +23,7 @@ from marsmith.server import processes as server_process
 from support.deploy_fixtures import MODEL, write_version
 from support.export_fixtures import RECIPE, write_tiny
 from support.live_server import is_alive, make_project, running, tiny_archive, until
+from support.projects import REPOSITORY
 
 # In the middle of its work: a process of its own goes on, and what it has in its temporary folder is there.
 HOLD = """
@@ -84,7 +85,7 @@ def export(place: Place) -> list[str]:
     for folder in ("export", "handlers"):
         (place.project.root / folder).mkdir()
     write_tiny(place.project, recipe=recipe.replace("build=Tiny", "build=lambda: hold()"))
-    shutil.copytree(Path(__file__).parent.parent / "handlers", place.project.root / "handlers", dirs_exist_ok=True)
+    shutil.copytree(REPOSITORY / "handlers", place.project.root / "handlers", dirs_exist_ok=True)
     return ["export", "tiny"]
 
 
