@@ -65,7 +65,7 @@ $(NEWEST)/.installed: requirements.txt pyproject.toml
 test-lowest: $(LOWEST)/.installed $(NEWEST)/.installed  ## unit tests and one live test with the oldest packages, and with NEWEST_PYTHON
 	@for venv in "$(LOWEST)" "$(NEWEST)"; do \
 	  "$$venv/bin/python" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m 'not live' $(OPTIONS) \
-	  && "$$venv/bin/python" -m pytest tests/test_flow_live.py || exit 1; \
+	  && "$$venv/bin/python" -m pytest tests/live/test_flow_live.py || exit 1; \
 	done
 
 # The peers come on top of .venv: the same torch, and nothing of requirements.txt changes.

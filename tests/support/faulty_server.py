@@ -1,6 +1,6 @@
 """A server whose workers can be made to fail, and a load that counts what a client sees of it.
 
-Used by tests/test_faults_live.py and by benchmarks/faults.py.
+Used by tests/live/test_faults_live.py and by benchmarks/faults.py.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ HERE = {
 }
 # The way in for archives of other tools, and the way to a signature: they ask for what an archive says itself, no more.
 POLICED = [verb for verb in HERE if verb not in {"repack", "sign"}]
-# Proved with a running server, in tests/test_admit_live.py.
+# Proved with a running server, in tests/live/test_admit_live.py.
 LIVE = {"serve", "register", "deploy", "rollback"}
 NEED_NOT = {
     "export": "makes a serialized file of weights",
