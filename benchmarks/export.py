@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marsmith.config.export_spec import ExportSpec
-from marsmith.config.model_spec import ModelSpec
-from marsmith.config.project_spec import load_spec
+from marsmith.config.model_spec import ModelSpec, load_spec
 from marsmith.export.lock import Candidate, ExportLock
 from marsmith.export.machine import versions
 from marsmith.export.measure import Effort, Progress

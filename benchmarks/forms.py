@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.build.from_spec import build_from_spec
-from marsmith.config.project_spec import load_spec
+from marsmith.config.model_spec import load_spec
 from marsmith.project import Project
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 from marsmith.errors import MarsmithError
-from marsmith.export.formats.half_precision import in_half_precision
+from marsmith.export.formats.torchscript import in_half_precision
 from marsmith.export.image_graph import ImageGraph
 from marsmith.export.recipes.recipe import ImagePreprocessing
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from marsmith.loadtest.arrivals import arrivals
+from marsmith.loadtest.driver import arrivals
 from marsmith.loadtest.measurement import Measurement, quantile
 from marsmith.loadtest.tune.queue_model import latencies, predicted_rate
-from marsmith.loadtest.tune.service_time import ServiceTime
+from marsmith.loadtest.tune.setup import ServiceTime
 from marsmith.runtime.fake_context import FakeContext
 
 REPOSITORY = Path(__file__).resolve().parents[1]

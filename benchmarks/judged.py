@@ -32,8 +32,7 @@ from in_process import images_per_second
 from machine import machine_line, machine_record
 from marsmith.loadtest.bench import Load, run_load
 from marsmith.loadtest.tune.queue_model import predicted_rate
-from marsmith.loadtest.tune.service_time import ServiceTime
-from marsmith.loadtest.tune.setup import Placement, Setup
+from marsmith.loadtest.tune.setup import Placement, ServiceTime, Setup
 from marsmith.project import Project
 from photos import photos
 from processor_time import with_processor_time

@@ -39,8 +39,7 @@ from marsmith.loadtest.tune.search import (
     most_promising,
     predict,
 )
-from marsmith.loadtest.tune.service_time import ServiceTime
-from marsmith.loadtest.tune.setup import Placement, Setup, placements, setups
+from marsmith.loadtest.tune.setup import Placement, ServiceTime, Setup, placements, setups
 from marsmith.loadtest.tune.trials import LiveTrials, measure_service_time
 from marsmith.loadtest.tune.variant import VariantMaker
 from marsmith.project import Project

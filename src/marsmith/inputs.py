@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from marsmith.errors import UsageError
-from marsmith.known_packages import install_tip
 from marsmith.names import did_you_mean
+from marsmith.packages import install_tip
 from marsmith.stand_ins import pointer
 
 STDIN = "-"

@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["marsmith"]):
     import marsmith.archive.verify
     import marsmith.archive.zip_reader  # noqa: F401
     from marsmith.archive import Archive, Manifest, Member
-    from marsmith.archive.contents import Limits
+    from marsmith.archive.members import Limits
     from marsmith.archive.signature import read_signature
     from marsmith.archive.verify import verify
     from marsmith.errors import MarsmithError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from marsmith.cli import main
-from marsmith.client.live_metrics import Traffic
+from marsmith.client.metrics import Traffic
 from marsmith.errors import ServerError
 from marsmith.loadtest.breakdown import Breakdown, split
 from marsmith.project import PROJECT_VARIABLE, Project

@@ -25,8 +25,7 @@ from marsmith.errors import OtherBytesError, ServerError, UsageError
 from marsmith.names import ModelVersion
 from marsmith.project import Project
 from marsmith.server import state as server_state
-from marsmith.state.deploy_journal import JournalFile
-from marsmith.state.journal import Journal
+from marsmith.state.journal import Journal, JournalFile
 from marsmith.state.version_bytes import binding, bound_digest
 from support.deploy_fixtures import MODEL, WRONG, write_version
 from support.live_server import make_project, running, until

@@ -25,7 +25,7 @@ from marsmith.errors import ServerError, UsageError
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server import lifecycle
-from marsmith.state.deploy_journal import JournalFile
+from marsmith.state.journal import JournalFile
 from support.deploy_fixtures import CRASH, LOAD, MODEL, SLOW, WRONG, Reigns, after, write_version
 from support.live_server import make_project, running
 from support.steady_load import SteadyLoad, steady_load

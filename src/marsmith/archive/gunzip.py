@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from marsmith.archive.contents import CHUNK_BYTES, Limits, check_expansion, hostile
+from marsmith.archive.members import CHUNK_BYTES, Limits, check_expansion, hostile
 from marsmith.errors import ArchiveError
 
 _INPUT_BYTES = 64 << 10

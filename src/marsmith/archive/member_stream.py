@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from marsmith.archive.contents import CHUNK_BYTES, MemberInfo, hostile
+from marsmith.archive.members import CHUNK_BYTES, MemberInfo, hostile
 from marsmith.errors import ArchiveError
 
 

@@ -13,9 +13,8 @@ from typing import Any, BinaryIO
 
 from marsmith.archive import manifest as manifest_format
 from marsmith.archive import sums as sums_format
-from marsmith.archive.contents import CHUNK_BYTES, Kind, Limits, MemberInfo, Source
 from marsmith.archive.manifest import Manifest, parse_manifest
-from marsmith.archive.members import Member
+from marsmith.archive.members import CHUNK_BYTES, Kind, Limits, Member, MemberInfo, Source
 from marsmith.archive.sums import parse_sums, render_sums
 from marsmith.errors import ArchiveError
 from marsmith.names import did_you_mean

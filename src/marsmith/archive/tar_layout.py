@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from marsmith.archive.contents import hostile
+from marsmith.archive.members import hostile
 from marsmith.errors import ArchiveError
 
 BLOCK: Final = 512

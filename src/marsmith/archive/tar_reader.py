@@ -9,7 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, cast
 
-from marsmith.archive.contents import (
+from marsmith.archive.gunzip import Gunzip
+from marsmith.archive.member_stream import identity, open_unchanged
+from marsmith.archive.members import (
     CHUNK_BYTES,
     Limits,
     MemberInfo,
@@ -19,8 +21,6 @@ from marsmith.archive.contents import (
     check_name,
     hostile,
 )
-from marsmith.archive.gunzip import Gunzip
-from marsmith.archive.member_stream import identity, open_unchanged
 from marsmith.archive.tar_layout import BLOCK, TarHeader, parse_header, parse_pax
 from marsmith.errors import ArchiveError
 

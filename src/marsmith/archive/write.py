@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal, Protocol
 from marsmith.archive import manifest as manifest_format
 from marsmith.archive import sums
 from marsmith.archive.copier import Content, Copier, file_sha256, open_source
-from marsmith.archive.folder_writer import FolderWriter
+from marsmith.archive.folder import FolderWriter
 from marsmith.archive.manifest import Manifest, render_manifest
 from marsmith.archive.members import Member
 from marsmith.archive.plan import PlannedMember, completed, planned

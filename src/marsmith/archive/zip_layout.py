@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from marsmith.archive.contents import Method, hostile
+from marsmith.archive.members import Method, hostile
 from marsmith.errors import ArchiveError
 
 LOCAL: Final = struct.Struct("<4s5H3L2H")

@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import BinaryIO
 
 from marsmith.archive.canonical_zip import zip_oddities
-from marsmith.archive.contents import (
+from marsmith.archive.member_stream import MemberStream, identity, open_unchanged
+from marsmith.archive.members import (
     CHUNK_BYTES,
     Limits,
     MemberInfo,
@@ -24,7 +25,6 @@ from marsmith.archive.contents import (
     check_name,
     hostile,
 )
-from marsmith.archive.member_stream import MemberStream, identity, open_unchanged
 from marsmith.archive.zip_layout import (
     CENTRAL,
     CENTRAL_SIGNATURE,

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.archive.admit import policy_problems
     from marsmith.build.from_spec import build_from_spec
     from marsmith.config import admission_policy
-    from marsmith.config.project_spec import load_spec
+    from marsmith.config.model_spec import load_spec
     from marsmith.names import check_model_version
     from marsmith.project import find_project
 

@@ -124,7 +124,7 @@ def _foreign(args: argparse.Namespace, inputs: Sequence[Input]) -> Target:
 
 
 def _examples(project: Project, model: str) -> list[Input]:
-    from marsmith.config.project_spec import load_spec
+    from marsmith.config.model_spec import load_spec
     from marsmith.inputs import read_input
 
     inputs = [read_input(example.input, project.root) for example in load_spec(project, model).examples]

@@ -70,8 +70,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export, and print where the file is and how far it is from the eager module."""
-    from marsmith.cli.export_progress import export_progress
-    from marsmith.config.project_spec import load_spec
+    from marsmith.cli.export_table import export_progress
+    from marsmith.config.model_spec import load_spec
     from marsmith.export.model import export_model
     from marsmith.project import find_project
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     """Make the archive; print what was measured, and how the replies compare."""
     from marsmith.build.optimize.rebuild import optimize
     from marsmith.build.optimize.task import Wish
-    from marsmith.cli.export_progress import export_progress
+    from marsmith.cli.export_table import export_progress
     from marsmith.project import find_project
 
     wish = Wish(args.precision, args.engine, args.version, args.output, args.examples, args.force)

@@ -110,7 +110,7 @@ def _give(args: argparse.Namespace, outcomes: Sequence[Outcome]) -> bool:
 
 
 def _first_example(model: str) -> Input:
-    from marsmith.config.project_spec import load_spec
+    from marsmith.config.model_spec import load_spec
     from marsmith.project import find_project
 
     project = find_project()

@@ -26,10 +26,10 @@ from marsmith.cli.output import add_json_flag, note
 from marsmith.cli.status import print_status
 from marsmith.errors import MarsmithError, UsageError, WorkerDiedError
 from marsmith.project import Project, find_project
-from marsmith.server.restart_policy import DEFAULT_LIMIT, RestartPolicy, parse_restart
+from marsmith.server.supervisor import DEFAULT_LIMIT, RestartPolicy, parse_restart
 
 if TYPE_CHECKING:
-    from marsmith.server.log_stream import JsonLog
+    from marsmith.server.log import JsonLog
     from marsmith.server.readiness import Outlook
     from marsmith.server.systemd import ServiceManager
 
@@ -137,7 +137,7 @@ def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPo
 
 
 def _in_foreground_as_json(project: Project, args: argparse.Namespace, policy: RestartPolicy) -> int:
-    from marsmith.server.log_stream import JsonLog
+    from marsmith.server.log import JsonLog
 
     with JsonLog(sys.stderr.fileno()) as log:
         told: set[str] = set()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from marsmith.client.blocking_client import VersionStatus
-    from marsmith.client.live_metrics import Traffic
+    from marsmith.client.metrics import Traffic
     from marsmith.server.status import ServerStatus
 
 COLUMNS = (

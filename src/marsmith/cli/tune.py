@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _wanted(args: argparse.Namespace, project: Project) -> Wanted:
-    from marsmith.config.project_spec import load_spec
+    from marsmith.config.model_spec import load_spec
     from marsmith.loadtest.bench import read_inputs
     from marsmith.loadtest.tune.tune import Wanted
     from marsmith.machine import usable_cores
@@ -202,7 +202,7 @@ def _plot(tuning: Tuning, path: Path) -> None:
 def _write(project: Project, model: str | None, tuning: Tuning) -> None:
     """Put the result into the spec; its comments and other keys stay."""
     from marsmith.config.edit import apply
-    from marsmith.config.project_spec import load_spec
+    from marsmith.config.model_spec import load_spec
     from marsmith.loadtest.tune.tune import spec_fixes
 
     if model is None:

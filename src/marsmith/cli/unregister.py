@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.names import split_model_reference
     from marsmith.project import find_project
     from marsmith.server.lifecycle import runs_or_returns
-    from marsmith.state.deploy_journal import JournalFile
+    from marsmith.state.journal import JournalFile
 
     model, version = split_model_reference(args.model)
     if args.forget and version is None:

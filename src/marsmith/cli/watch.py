@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer, wait for an edit, answer again."""
-    from marsmith.config.project_spec import load_spec
+    from marsmith.config.model_spec import load_spec
     from marsmith.errors import UsageError
     from marsmith.inputs import read_input
     from marsmith.project import find_project

@@ -22,7 +22,7 @@ from marsmith.client.async_http import AsyncTransport
 from marsmith.client.calls import Calls, Prediction, sent_headers
 from marsmith.client.deadline import RENEWING, Deadline
 from marsmith.client.endpoint import Endpoint
-from marsmith.client.grpc_target import grpc_target
+from marsmith.client.grpc import grpc_target
 from marsmith.client.http import Reply, Request, Transport, missed
 from marsmith.client.management import RegisteredModel, Registration, VersionStatus
 from marsmith.client.retries import RetryPolicy

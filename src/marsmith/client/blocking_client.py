@@ -20,7 +20,7 @@ from marsmith import run_state
 from marsmith.client.blocking import BlockingCarrier, BlockingInference, BlockingTokens, each, finished
 from marsmith.client.calls import Calls, Prediction, sent_headers
 from marsmith.client.endpoint import Endpoint
-from marsmith.client.grpc_target import grpc_target
+from marsmith.client.grpc import grpc_target
 from marsmith.client.http import Reply, Transport
 from marsmith.client.management import RegisteredModel, Registration, VersionStatus, Worker
 from marsmith.client.retries import NO_RETRIES, RetryPolicy

@@ -14,8 +14,7 @@ from marsmith.client.endpoint import Endpoint, in_time, insist, with_token
 from marsmith.client.failures import failure, is_answer, is_authorization_failure, restore_status, was_not_taken
 from marsmith.client.http import Reply, Request, missed
 from marsmith.client.management import RegisteredModel, Registration, VersionStatus
-from marsmith.client.pace import Pace, silence_s
-from marsmith.client.retries import NO_RETRIES, Failure, RetryPolicy
+from marsmith.client.retries import NO_RETRIES, Failure, Pace, RetryPolicy, silence_s
 from marsmith.errors import ClientError, DeadlineError, NotFoundError, UsageError
 from marsmith.names import check_model_name, check_named_version
 

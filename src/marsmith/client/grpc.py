@@ -2,6 +2,8 @@
 
 TorchServe ships no Python stubs. The definition states what its ``inference.proto`` does; a test compares the two,
 field by field, with the file inside the installed server.
+
+Where the inference API over gRPC is, and whether it speaks TLS.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 from marsmith.client.failures import INVALID_TOKEN, NOT_FOUND, NOT_TAKEN, reply_of
 from marsmith.client.hosts import host_of, is_this_machine
 from marsmith.client.http import Reply, broken, missed, not_trusted, readable_ca, unreachable
-from marsmith.errors import MissingDependencyError
+from marsmith.errors import MissingDependencyError, UsageError
 
 PACKAGE = "org.pytorch.serve.grpc.inference"
 SERVICE = f"{PACKAGE}.InferenceAPIsService"
@@ -325,3 +327,26 @@ def predictions_request(model: str, version: str | None, body: bytes) -> Any:
 def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
     """Return the metadata of a call."""
     return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+@dataclass(frozen=True)
+class GrpcTarget:
+    """An address, ``host:port``, and how to speak TLS there; None: not at all."""
+
+    address: str
+    tls: Tls | None
+
+
+def grpc_target(grpc: str | None, inference: str, ca_file: Path | None) -> GrpcTarget | None:
+    """Read the address of a gRPC API; without a scheme it speaks TLS where the inference API over REST does.
+
+    Raises:
+        UsageError: the scheme is neither ``grpc`` nor ``grpcs``.
+    """
+    if grpc is None:
+        return None
+    scheme, _, address = grpc.rpartition("://")
+    if scheme not in {"", "grpc", "grpcs"}:
+        raise UsageError(f"{grpc!r} is not the address of a gRPC API", tip="write it as host:7070")
+    secure = inference.startswith("https://") if not scheme else scheme == "grpcs"
+    return GrpcTarget(address, Tls(ca_file) if secure else None)

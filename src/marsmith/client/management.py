@@ -13,7 +13,7 @@ from marsmith.client.deadline import Deadline
 from marsmith.client.endpoint import Endpoint
 from marsmith.client.failures import failure, was_not_taken
 from marsmith.client.http import Reply, Request
-from marsmith.client.pace import retry_after_s
+from marsmith.client.retries import retry_after_s
 from marsmith.client.version_status import (
     READY,
     RegisteredModel,

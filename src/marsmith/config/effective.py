@@ -19,8 +19,7 @@ from marsmith.archive.store import StoredArchive
 from marsmith.config.lint.model_config import MAX_JAVA_INTEGER, MIN_JAVA_INTEGER
 from marsmith.config.properties import Entry
 from marsmith.config.server_config import FILE_NAME, effective_config
-from marsmith.config.server_key_types import KEY_TYPES, is_true, number
-from marsmith.config.server_keys import KNOWN_KEYS, variable
+from marsmith.config.server_keys import KEY_TYPES, KNOWN_KEYS, is_true, number, variable
 from marsmith.errors import ConfigError
 from marsmith.json_reader import read_json
 from marsmith.project import Project

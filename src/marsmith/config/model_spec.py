@@ -1,4 +1,7 @@
-"""The model spec, ``config/models/<name>.yaml``: one file that says what a version is and how it is made and run."""
+"""The model spec, ``config/models/<name>.yaml``: one file that says what a version is and how it is made and run.
+
+Reading a model's spec from a project's disk.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from marsmith.config.export_spec import Gate as Gate
 from marsmith.config.model_config import ModelConfig
 from marsmith.errors import SpecError, UsageError
 from marsmith.names import check_model_name, check_model_version
+from marsmith.project import Project
 from marsmith.strict_yaml import Strict
 
 
@@ -93,3 +97,22 @@ def model_spec_schema() -> str:
     """Return the JSON Schema of model specs, for editors."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **ModelSpec.model_json_schema(by_alias=True)}
     return json.dumps(schema, indent=2) + "\n"
+
+
+def load_spec(project: Project, model: str) -> ModelSpec:
+    """Read and validate ``config/models/<model>.yaml``.
+
+    Raises:
+        UsageError: there is no such spec.
+        SpecError: it does not follow the format, or names another model than its file does.
+    """
+    path = project.spec(model)
+    source = str(path.relative_to(project.root))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(source, [f"not UTF-8: {error}"]) from None
+    spec = parse_model_spec(text, source)
+    if spec.name != model:
+        raise SpecError(source, [f"name is {spec.name!r}, but the file is called {path.name}"], tip="make them equal")
+    return spec

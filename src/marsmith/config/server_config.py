@@ -15,8 +15,7 @@ from urllib.parse import unquote, urlsplit
 from marsmith import run_state
 from marsmith.client.hosts import is_loopback
 from marsmith.config.properties import ENCODING, Entry, as_mapping, parse_properties
-from marsmith.config.server_key_types import is_true
-from marsmith.config.server_keys import KNOWN_KEYS, PATH_KEYS, variable
+from marsmith.config.server_keys import KNOWN_KEYS, PATH_KEYS, is_true, variable
 from marsmith.errors import ConfigError, NotRunningError, PreflightError
 from marsmith.names import did_you_mean
 from marsmith.project import Project

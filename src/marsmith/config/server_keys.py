@@ -1,6 +1,14 @@
-"""The keys that TorchServe 0.12.0 reads in ``config.properties``; it ignores any other without a word."""
+"""The keys that TorchServe 0.12.0 reads in ``config.properties``; it ignores any other without a word.
+
+What TorchServe 0.12.0 takes each key of ``config.properties`` for, and what it takes where the key is missing.
+
+From ConfigManager.java. A number that it cannot read stops the start; a truth value that is not ``true`` is false.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 # Read by the frontend (ConfigManager.java).
 FRONTEND_KEYS = frozenset(
@@ -66,3 +74,107 @@ def variable(key: str) -> str | None:
     if key in _WITHOUT_VARIABLE:
         return None
     return _UNUSUAL_VARIABLES.get(key, f"TS_{key.upper()}")
+
+
+Kind = Literal["boolean", "integer", "decimal", "address", "port", "path", "text"]
+
+LARGEST_PORT = 65534
+
+
+@dataclass(frozen=True)
+class KeyType:
+    """One key.
+
+    Attributes:
+        kind: how its value is read.
+        default: what TorchServe takes where the key is missing; empty where that is nothing.
+        lowest: smallest sensible value of a number.
+    """
+
+    kind: Kind
+    default: str = ""
+    lowest: int = 0
+
+
+def _booleans(default: str, keys: str) -> dict[str, KeyType]:
+    return {key: KeyType("boolean", default) for key in keys.split()}
+
+
+KEY_TYPES: dict[str, KeyType] = {
+    **_booleans(
+        "false",
+        "async_logging cpu_launcher_enable debug disable_system_metrics disable_token_authorization"
+        " enable_envvars_config enable_grpc_ssl enable_model_api install_py_dep_per_model ipex_enable ipex_gpu_enable"
+        " model_metrics_auto_detect prefer_direct_buffer ts_open_inference_protocol use_env_allowed_urls",
+    ),
+    **_booleans("true", "decode_input_request enable_metrics_api limit_max_image_pixels use_native_io"),
+    "inference_address": KeyType("address", "http://127.0.0.1:8080"),
+    "management_address": KeyType("address", "http://127.0.0.1:8081"),
+    "metrics_address": KeyType("address", "http://127.0.0.1:8082"),
+    "grpc_inference_address": KeyType("text", "127.0.0.1"),
+    "grpc_management_address": KeyType("text", "127.0.0.1"),
+    "grpc_inference_port": KeyType("port", "7070", 1),
+    "grpc_management_port": KeyType("port", "7071", 1),
+    "initial_worker_port": KeyType("port", "9000", 1),
+    "initial_distribution_port": KeyType("port", "29500", 1),
+    "grpc_inference_max_connection_age_ms": KeyType("integer", "", 1),
+    "grpc_inference_max_connection_age_grace_ms": KeyType("integer", "", 1),
+    "grpc_management_max_connection_age_ms": KeyType("integer", "", 1),
+    "grpc_management_max_connection_age_grace_ms": KeyType("integer", "", 1),
+    "default_response_timeout": KeyType("integer", "120", 1),
+    "default_startup_timeout": KeyType("integer", "120", 1),
+    "unregister_model_timeout": KeyType("integer", "120", 1),
+    # 0 stands for one a GPU, or one a core where there is no GPU.
+    "default_workers_per_model": KeyType("integer", "0"),
+    "job_queue_size": KeyType("integer", "100", 1),
+    "io_ratio": KeyType("integer", "50", 1),
+    "max_request_size": KeyType("integer", "6553500", 1),
+    "max_response_size": KeyType("integer", "6553500", 1),
+    "metric_time_interval": KeyType("integer", "60", 1),
+    "netty_client_threads": KeyType("integer", "0"),
+    "number_of_netty_threads": KeyType("integer", "0"),
+    "number_of_gpu": KeyType("integer", "those that nvidia-smi shows"),
+    "token_expiration_min": KeyType("decimal", "60"),
+    "allowed_urls": KeyType("text", "file://.*|http(s)?://.*"),
+    "blacklist_env_vars": KeyType("text"),
+    "certificate_file": KeyType("path"),
+    "cors_allowed_headers": KeyType("text"),
+    "cors_allowed_methods": KeyType("text"),
+    "cors_allowed_origin": KeyType("text"),
+    "cpp_log_config": KeyType("path"),
+    "cpu_launcher_args": KeyType("text"),
+    "default_service_handler": KeyType("text"),
+    "keystore": KeyType("path"),
+    "keystore_pass": KeyType("text", "changeit"),
+    "keystore_type": KeyType("text", "PKCS12"),
+    "load_models": KeyType("text"),
+    "metrics_config": KeyType("path", "TorchServe's own metrics.yaml"),
+    "metrics_mode": KeyType("text", "log"),
+    "model_server_home": KeyType("text"),
+    "model_snapshot": KeyType("text"),
+    "model_store": KeyType("path"),
+    "models": KeyType("text"),
+    "plugins_path": KeyType("text"),
+    "private_key_file": KeyType("path"),
+    "python": KeyType("text", "python"),
+    "service_envelope": KeyType("text"),
+    "system_metrics_cmd": KeyType("text"),
+    "ts_header_key_sequence_end": KeyType("text", "ts_request_sequence_end"),
+    "ts_header_key_sequence_id": KeyType("text", "ts_request_sequence_id"),
+    "ts_header_key_sequence_start": KeyType("text", "ts_request_sequence_start"),
+    "vmargs": KeyType("text"),
+    "workflow_store": KeyType("text", "the model store"),
+}
+
+
+def number(value: str) -> int | None:
+    """Return what Java's ``Integer.parseInt`` reads; None where it throws, also at white space around the digits."""
+    digits = value[1:] if value[:1] in {"+", "-"} else value
+    if not digits or not digits.isascii() or not digits.isdigit():
+        return None
+    return int(value) if -(2**31) <= int(value) < 2**31 else None
+
+
+def is_true(value: str) -> bool:
+    """Return what Java's ``Boolean.parseBoolean`` reads: true is ``true`` alone, in any case, without white space."""
+    return value.lower() == "true"

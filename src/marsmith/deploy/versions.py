@@ -38,8 +38,7 @@ from marsmith.project import Project
 from marsmith.server import state as server_state
 from marsmith.server.left_out_versions import holds_place, in_its_place, refuse_left_out
 from marsmith.server.registration import register_stored
-from marsmith.state.deploy_journal import JournalFile
-from marsmith.state.journal import Change, Journal, Release
+from marsmith.state.journal import Change, Journal, JournalFile, Release
 from marsmith.state.version_bytes import bound_digest, check_bytes, check_release
 
 __all__ = ["KEEP", "Event", "Options", "Outcome", "Planned", "deploy", "plan_deploy", "plan_rollback", "rollback"]

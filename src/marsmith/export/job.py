@@ -23,10 +23,9 @@ from marsmith.error_text import typed_line
 from marsmith.errors import ExportError, MarsmithError
 from marsmith.export import gate as parity
 from marsmith.export.classifier import build_classifier, labels_of, signature
-from marsmith.export.engine_loading import load_in_engine
 from marsmith.export.formats.torchscript import load_torchscript
 from marsmith.export.image_graph import ImageGraph
-from marsmith.export.job_images import JobImages
+from marsmith.export.job_images import JobImages, load_in_engine
 from marsmith.export.messages import JobRequest, JobResult
 from marsmith.export.recipes.recipe import Recipe
 from marsmith.export.recipes.source import open_recipe
@@ -181,8 +180,7 @@ class Job:
             return self._found_plan(attempt)
 
     def _found_plan(self, attempt: int) -> Int8Plan:
-        from marsmith.export.int8.int8_shared import SharedPlans
-        from marsmith.export.int8.plan import Int8Plan
+        from marsmith.export.int8.plan import Int8Plan, SharedPlans
 
         if self.request.int8_plan:
             return Int8Plan.from_record(self.request.int8_plan)

@@ -14,7 +14,8 @@ from pathlib import Path
 from marsmith.config.form import BASE, Form
 from marsmith.config.model_spec import ModelSpec
 from marsmith.errors import ExportError, MarsmithError, MissingDependencyError, UsageError
-from marsmith.export import export_choice, locks
+from marsmith.export import locks
+from marsmith.export import measure as export_choice
 from marsmith.export import stamp as build_stamp
 from marsmith.export.folder import STAMP_FILE, Export, Product, products, publish, reuse, work_folder
 from marsmith.export.inputs import ExportInputs, gather

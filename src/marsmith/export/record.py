@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.config.form import BASE, Form
-from marsmith.export import export_choice, locks
+from marsmith.export import locks
+from marsmith.export import measure as export_choice
 from marsmith.export.images import digests
 from marsmith.export.inputs import ExportInputs
 from marsmith.export.lock import Candidate, ExportLock

@@ -15,8 +15,7 @@ import torch
 from marsmith.config.form import Form
 from marsmith.errors import ExportError
 from marsmith.export.formats import torchscript_file
-from marsmith.export.formats.half_precision import DTYPES, in_half_precision
-from marsmith.export.formats.torchscript import to_torchscript
+from marsmith.export.formats.torchscript import DTYPES, in_half_precision, to_torchscript
 
 if TYPE_CHECKING:
     from marsmith.export.int8.plan import Int8Plan

@@ -16,8 +16,7 @@ from marsmith.client.tokens import TokenAccess
 from marsmith.errors import UsageError
 from marsmith.inputs import Input, read_input
 from marsmith.json_reader import read_json
-from marsmith.loadtest.arrivals import Kind, arrivals
-from marsmith.loadtest.driver import Check, Drive, closed_loop, open_loop
+from marsmith.loadtest.driver import Check, Drive, Kind, arrivals, closed_loop, open_loop
 from marsmith.loadtest.grpc import GrpcLane, GrpcTarget
 from marsmith.loadtest.http import HttpLane, HttpTarget
 from marsmith.loadtest.lane import Answer, OpenLane

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marsmith.client.blocking_client import Client
-from marsmith.client.live_metrics import Traffic, read_counters, traffic
+from marsmith.client.metrics import Traffic, read_counters, traffic
 from marsmith.errors import ServerError
 from marsmith.loadtest.measurement import Measurement
 from marsmith.run_state import RunState

@@ -1,13 +1,18 @@
-"""Driving load: closed loops, where each client waits for its answer, and an open one, where requests come when due."""
+"""Driving load: closed loops, where each client waits for its answer, and an open one, where requests come when due.
+
+When requests are due in an open loop: they come whether or not earlier ones have been answered.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Literal
 
 from marsmith.loadtest.lane import Answer, Lane, OpenLane
 
@@ -175,3 +180,26 @@ async def _drive(
     finally:
         gc.unfreeze()
         await asyncio.gather(*(lane.close() for lane in lanes))
+
+
+Kind = Literal["poisson", "constant"]
+
+
+def arrivals(kind: Kind, rate: float, seconds: float, *, seed: int = 0) -> list[float]:
+    """Return when requests are due, in seconds from the start, ascending, all below ``seconds``.
+
+    Args:
+        kind: ``poisson``: independent users, the gaps are exponential; ``constant``: one every 1 / rate.
+        rate: mean requests per second.
+        seconds: how long.
+        seed: of the gaps; the same seed gives the same arrivals.
+    """
+    if kind == "constant":
+        return [index / rate for index in range(int(rate * seconds))]
+    gaps = random.Random(seed)  # noqa: S311, no secret
+    due: list[float] = []
+    now = gaps.expovariate(rate)
+    while now < seconds:
+        due.append(now)
+        now += gaps.expovariate(rate)
+    return due

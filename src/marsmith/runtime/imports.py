@@ -17,8 +17,7 @@ from pathlib import Path
 
 from marsmith.archive.environment import normalise
 from marsmith.errors import HandlerError
-from marsmith.known_packages import install_tip, lies_in_project
-from marsmith.packages import Providers, module_origin
+from marsmith.packages import Providers, install_tip, lies_in_project, module_origin
 from marsmith.runtime.import_statements import ImportStatement, parse_python, read_imports
 
 # What a worker has imported, or is about to, before it looks for the handler. A local file of such a name is either

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from marsmith import run_state
 from marsmith.client.blocking_client import Client, VersionStatus
-from marsmith.client.live_metrics import Counters, Traffic, is_later, read_counters, traffic
+from marsmith.client.metrics import Counters, Traffic, is_later, read_counters, traffic
 from marsmith.errors import NotRunningError, ServerError
 from marsmith.project import Project
 from marsmith.run_state import RunState

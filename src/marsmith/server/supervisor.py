@@ -1,4 +1,7 @@
-"""Watch a running server: remember what it serves, start it again when it dies, and end when somebody stops it."""
+"""Watch a running server: remember what it serves, start it again when it dies, and end when somebody stops it.
+
+When a server that died is started again: soon at first, then later and later, and not for ever.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING
 from marsmith import child_processes, run_state
 from marsmith.child_processes import StopRequestedError
 from marsmith.client.blocking_client import Client
-from marsmith.errors import MarsmithError, NotRunningError, ServerError
+from marsmith.errors import MarsmithError, NotRunningError, ServerError, UsageError
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.run_state import RunState
 from marsmith.server import lifecycle, supervisor_state
@@ -23,7 +26,6 @@ from marsmith.server import processes as server_process
 from marsmith.server import state as server_state
 from marsmith.server.launch import ADOPT_FLAG, SUPERVISED_VARIABLE
 from marsmith.server.lifecycle import StartOptions
-from marsmith.server.restart_policy import STABLE_S, RestartPolicy, render_restart
 from marsmith.server.supervisor_state import SupervisorState
 from marsmith.server.systemd import ServiceManager
 from marsmith.server.worker_watch import WorkerWatch
@@ -31,6 +33,52 @@ from marsmith.server.worker_watch import WorkerWatch
 if TYPE_CHECKING:
     from marsmith.client.management import VersionStatus
     from marsmith.server.readiness import Outlook
+
+
+# One that has run for this long has not failed rapidly: the count begins anew.
+STABLE_S = 60.0
+DEFAULT_LIMIT = 5
+
+_FIRST_DELAY_S = 0.5
+_LONGEST_DELAY_S = 30.0
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """How often a server is started again.
+
+    Attributes:
+        limit: failures in a row, each less than a minute after the one before; None: any number, 0: never again.
+    """
+
+    limit: int | None = DEFAULT_LIMIT
+
+    def delay_s(self, failures: int) -> float | None:
+        """Return how long to wait after so many failures in a row, in seconds; None: give up."""
+        if self.limit is not None and failures > self.limit:
+            return None
+        return float(min(_FIRST_DELAY_S * 2 ** min(failures - 1, 10), _LONGEST_DELAY_S))
+
+
+def parse_restart(text: str) -> RestartPolicy:
+    """Parse ``N``, ``always`` or ``no``.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    if text == "always":
+        return RestartPolicy(None)
+    if text == "no":
+        return RestartPolicy(0)
+    if text.isascii() and text.isdigit() and len(text) < 7:
+        return RestartPolicy(int(text))
+    raise UsageError(f"--restart {text!r} is neither a number nor 'always' nor 'no'")
+
+
+def render_restart(policy: RestartPolicy) -> str:
+    """Return the text that ``parse_restart`` reads back."""
+    return "always" if policy.limit is None else str(policy.limit)
+
 
 LOG = "supervisor.log"
 # How often it is seen whether the frontend lives, and how often the frontend is asked what it serves.

@@ -18,8 +18,7 @@ from marsmith.errors import MarsmithError, OtherBytesError, ProjectError
 from marsmith.names import ModelVersion
 from marsmith.project import Project, find_project
 from marsmith.state import served_file
-from marsmith.state.deploy_journal import JournalFile
-from marsmith.state.journal import Release
+from marsmith.state.journal import JournalFile, Release
 from marsmith.state.served import ServerState
 
 _SHOWN = 16

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from marsmith.archive import Archive
-from marsmith.archive.contents import Limits
+from marsmith.archive.members import Limits
 from marsmith.archive.verify import verify
 from marsmith.errors import ArchiveError, FormatError, HostileArchiveError, MarsmithError
 from support.raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_tar, raw_zip, tar_member

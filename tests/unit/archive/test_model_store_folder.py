@@ -12,7 +12,7 @@ from marsmith.cli import main
 from marsmith.cli.tune import _built
 from marsmith.cli.watch import _archive
 from marsmith.config.lint.run import _project_files
-from marsmith.config.project_spec import load_spec
+from marsmith.config.model_spec import load_spec
 from marsmith.config.properties import render_properties
 from marsmith.config.server_config import model_store, served_store
 from marsmith.deploy.rollout.store import find

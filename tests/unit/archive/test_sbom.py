@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith.archive.cyclonedx import Library, render_bom
 from marsmith.archive.environment import Environment
-from marsmith.archive.sbom import installed_library, render_sbom
+from marsmith.archive.sbom import Library, installed_library, render_bom, render_sbom
 
 pytest.importorskip("cyclonedx.validation.json")
 

@@ -11,7 +11,7 @@ import yaml
 
 from marsmith.build.from_spec import build_from_spec
 from marsmith.config.lint import lint_paths
-from marsmith.config.project_spec import load_spec
+from marsmith.config.model_spec import load_spec
 from marsmith.errors import MarsmithError
 from marsmith.project import Project
 from support.export_fixtures import write_tiny

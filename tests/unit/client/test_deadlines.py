@@ -22,7 +22,7 @@ from marsmith import AsyncClient
 from marsmith.client import timed_connections
 from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.client.http import KEPT_CONNECTIONS
-from marsmith.client.live_metrics import read_counters
+from marsmith.client.metrics import read_counters
 from marsmith.config.certificate import make_pair, write_pair
 from marsmith.errors import DeadlineError
 from marsmith.run_state import RunState
@@ -241,7 +241,7 @@ def test_a_call_of_several_requests_has_one_deadline_too(ask: Ask, served: Serve
 
 
 def test_counters_that_drip_in_are_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("marsmith.client.live_metrics._DEADLINE_S", DEADLINE_S)
+    monkeypatch.setattr("marsmith.client.metrics._DEADLINE_S", DEADLINE_S)
     finished = served.plain.finished
     state = RunState(1, 0.0, "", "", f"{served.plain.url}/body", "", "", Path(), tokens=False)
     assert read_counters(state) is None

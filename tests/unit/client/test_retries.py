@@ -10,8 +10,19 @@ from hypothesis import strategies as st
 
 from marsmith.client.deadline import Deadline
 from marsmith.client.failures import reply_of
-from marsmith.client.pace import LONGEST_RETRY_AFTER_S, RETRY_AFTER_S, Pace, retry_after_s, silence_s
-from marsmith.client.retries import NO_RETRIES, Failure, RetryPolicy, Tries, kind_of, next_pause_s
+from marsmith.client.retries import (
+    LONGEST_RETRY_AFTER_S,
+    NO_RETRIES,
+    RETRY_AFTER_S,
+    Failure,
+    Pace,
+    RetryPolicy,
+    Tries,
+    kind_of,
+    next_pause_s,
+    retry_after_s,
+    silence_s,
+)
 from marsmith.errors import (
     AuthorizationError,
     ClientError,

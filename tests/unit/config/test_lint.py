@@ -18,16 +18,14 @@ from hypothesis import strategies as st
 from marsmith.cli.lint import configure, run
 from marsmith.config.edit import Fix, apply, fix_properties, fix_yaml
 from marsmith.config.lint import RULES, Found, lint_paths, lint_project
-from marsmith.config.lint.handler_metrics import written_metrics
-from marsmith.config.lint.metrics import FRONTEND_METRICS
+from marsmith.config.lint.metrics import FRONTEND_METRICS, written_metrics
 from marsmith.config.lint.model_config import check_model_config
 from marsmith.config.lint.report import as_github, as_sarif, as_text
 from marsmith.config.lint.run import mend
 from marsmith.config.model_config import ModelConfig, render_model_config
 from marsmith.config.model_spec import parse_model_spec
 from marsmith.config.properties import as_mapping, parse_properties, render_properties
-from marsmith.config.server_key_types import KEY_TYPES, is_true, number
-from marsmith.config.server_keys import KNOWN_KEYS
+from marsmith.config.server_keys import KEY_TYPES, KNOWN_KEYS, is_true, number
 from marsmith.config.source_names import WeightsFile, weights_file
 from marsmith.errors import UsageError
 from marsmith.project import Project

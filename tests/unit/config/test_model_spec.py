@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from marsmith.config.model_spec import ModelSpec, model_spec_schema, parse_model_spec
-from marsmith.config.project_spec import load_spec
+from marsmith.config.model_spec import ModelSpec, load_spec, model_spec_schema, parse_model_spec
 from marsmith.errors import SpecError, UsageError
 from marsmith.project import Project
 from support.projects import REPOSITORY

@@ -37,8 +37,7 @@ from marsmith.deploy.rollout.plan import (
 from marsmith.deploy.rollout.store import copy_into_store, find, model_of, take_back
 from marsmith.errors import FormatError, OtherBytesError, ServerError, UsageError
 from marsmith.project import Project
-from marsmith.state.deploy_journal import JournalFile
-from marsmith.state.journal import Change, Copy, Journal, Release, parse_journal, render_journal
+from marsmith.state.journal import Change, Copy, Journal, JournalFile, Release, parse_journal, render_journal
 from support.deploy_fixtures import write_version
 from support.live_server import make_project
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from marsmith.config.form import BASE
-from marsmith.config.project_spec import load_spec
+from marsmith.config.model_spec import load_spec
 from marsmith.errors import ExportError
 from marsmith.export.crops import reference_images
 from marsmith.export.formats.torchscript import load_torchscript

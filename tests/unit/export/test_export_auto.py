@@ -19,9 +19,10 @@ from marsmith.build.from_spec import build_from_spec
 from marsmith.cli import main
 from marsmith.config.export_spec import ExportSpec
 from marsmith.config.form import BASE, Form
-from marsmith.config.project_spec import load_spec
+from marsmith.config.model_spec import load_spec
 from marsmith.errors import ExportError, FormatError, UsageError
-from marsmith.export import export_choice, locks
+from marsmith.export import locks
+from marsmith.export import measure as export_choice
 from marsmith.export.folder import Export
 from marsmith.export.inputs import gather, overridden
 from marsmith.export.job import open_job

@@ -17,7 +17,7 @@ import graph_checks
 from marsmith.build.optimize.graph import rebuild, rebuilt_or_same
 from marsmith.config.form import BASE, Form
 from marsmith.errors import ExportError
-from marsmith.export.classifier_module import ImageModule
+from marsmith.export.classifier import ImageModule
 from marsmith.export.serialize import serialize
 from marsmith.export.tracing import graph_checks as ours
 from marsmith.export.tracing.checks import check_eager, check_exported, reason_against_branches

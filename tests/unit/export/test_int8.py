@@ -17,8 +17,7 @@ from marsmith.errors import ExportError, FormatError
 from marsmith.export.crops import random_crops
 from marsmith.export.image_graph import ImageGraph
 from marsmith.export.int8.engines import open_in_engine
-from marsmith.export.int8.int8_shared import SharedPlans
-from marsmith.export.int8.plan import Int8Plan
+from marsmith.export.int8.plan import Int8Plan, SharedPlans
 from marsmith.export.int8.quantize import quantize, search_plan
 from marsmith.export.int8.search import ExpectedAgreement, give_back
 from marsmith.export.recipes.recipe import ImagePreprocessing

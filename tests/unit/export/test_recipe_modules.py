@@ -17,7 +17,7 @@ from marsmith.export.recipes.modules import find_in
 from marsmith.export.recipes.recipe import Recipe, load_recipe
 from marsmith.export.recipes.source import open_recipe, recipe_files
 from marsmith.inputs import read_input
-from marsmith.known_packages import install_tip, lies_in_project
+from marsmith.packages import install_tip, lies_in_project
 from marsmith.runtime.imports import distributions
 from support.projects import REPOSITORY
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load, save
 
 from marsmith.build.from_spec import build_from_spec
-from marsmith.config.project_spec import load_spec
+from marsmith.config.model_spec import load_spec
 from marsmith.errors import ExportError
 from marsmith.export.messages import JobRequest, JobResult
 from marsmith.export.recipes.recipe import TensorRecipe

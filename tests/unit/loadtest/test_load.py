@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from marsmith.cli.bench import histogram_lines
 from marsmith.errors import ConnectionFailedError, UsageError
 from marsmith.loadtest import driver
-from marsmith.loadtest.arrivals import arrivals
 from marsmith.loadtest.bench import Load, SameAnswer, best_label, read_inputs, run_load
-from marsmith.loadtest.driver import Drive, Sample, closed_loop, open_loop
+from marsmith.loadtest.driver import Drive, Sample, arrivals, closed_loop, open_loop
 from marsmith.loadtest.http import HttpLane, HttpTarget, read_reply
 from marsmith.loadtest.lane import Answer, Lane
 from marsmith.loadtest.measurement import Measurement, histogram, measure, quantile

@@ -14,11 +14,10 @@ from marsmith.archive.write import write_archive
 from marsmith.cli import main
 from marsmith.errors import ConfigError
 from marsmith.inputs import Input
-from marsmith.loadtest.arrivals import arrivals
+from marsmith.loadtest.driver import arrivals
 from marsmith.loadtest.tune.plot import plot_trials
 from marsmith.loadtest.tune.queue_model import latencies, predicted_rate
-from marsmith.loadtest.tune.rates import largest_rate, most_of_three
-from marsmith.loadtest.tune.schedule import schedule
+from marsmith.loadtest.tune.rates import largest_rate, most_of_three, schedule
 from marsmith.loadtest.tune.search import (
     Offer,
     Prediction,
@@ -31,8 +30,7 @@ from marsmith.loadtest.tune.search import (
     next_rate,
     pareto_front,
 )
-from marsmith.loadtest.tune.service_time import ServiceTime
-from marsmith.loadtest.tune.setup import Placement, Setup, placements, setups
+from marsmith.loadtest.tune.setup import Placement, ServiceTime, Setup, placements, setups
 from marsmith.loadtest.tune.tune import Tuning, Wanted, advice, tune
 from marsmith.loadtest.tune.variant import VariantMaker, changed_config
 from support.live_server import make_project, tiny_archive

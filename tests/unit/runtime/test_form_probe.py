@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from marsmith.build.from_spec import build_from_spec
-from marsmith.config.project_spec import load_spec
+from marsmith.config.model_spec import load_spec
 from marsmith.errors import HandlerError, MarsmithError
 from marsmith.project import Project
 from marsmith.runtime.form_probe import photo

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith.server.log import LogLine, first_death, java_cause, parse_log, refused_loads
-from marsmith.server.log_stream import JsonLog
+from marsmith.server.log import JsonLog, LogLine, first_death, java_cause, parse_log, refused_loads
 from support.projects import REPOSITORY
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "server_log"

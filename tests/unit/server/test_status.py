@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith.client.live_metrics import Counters, Traffic, counters, is_later, traffic
-from marsmith.client.metrics import Sample, parse_exposition, render_exposition
+from marsmith.client.metrics import (
+    Counters,
+    Sample,
+    Traffic,
+    counters,
+    is_later,
+    parse_exposition,
+    render_exposition,
+    traffic,
+)
 from marsmith.errors import FormatError
 
 # As TorchServe 0.12.0 printed it after three requests that named no version and two that named 1.0.

@@ -26,8 +26,8 @@ from marsmith.project import PROJECT_VARIABLE
 from marsmith.run_state import RunState
 from marsmith.server import processes as server_process
 from marsmith.server import supervisor_state
-from marsmith.server.restart_policy import RestartPolicy, parse_restart, render_restart
 from marsmith.server.served import next_state, plan_serving, version_order
+from marsmith.server.supervisor import RestartPolicy, parse_restart, render_restart
 from marsmith.server.systemd import ServiceManager
 from marsmith.server.worker_watch import WorkerWatch
 from marsmith.state import served_file

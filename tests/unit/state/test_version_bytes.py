@@ -12,7 +12,7 @@ from marsmith.archive import Archive
 from marsmith.archive.store import load_items, open_stored
 from marsmith.build.from_spec import build_from_spec
 from marsmith.cli import main
-from marsmith.config.project_spec import load_spec
+from marsmith.config.model_spec import load_spec
 from marsmith.config.server_config import model_store
 from marsmith.errors import OtherBytesError, ServerError
 from marsmith.names import ModelVersion
@@ -21,8 +21,7 @@ from marsmith.server.selection import select
 from marsmith.server.served import plan_serving
 from marsmith.server.start_plan import _renewed
 from marsmith.state import served_file
-from marsmith.state.deploy_journal import JournalFile
-from marsmith.state.journal import Change, Journal, Release
+from marsmith.state.journal import Change, Journal, JournalFile, Release
 from marsmith.state.served import ArchiveBytes, Parameters, ServedModel, ServedVersion, ServerState
 from marsmith.state.version_bytes import binding, bound_digest, check_bytes, check_stored, guard
 from support.deploy_fixtures import write_version

@@ -20,9 +20,9 @@ from marsmith.config.export_spec import Gate, Limits
 from marsmith.config.form import AUTO, BASE, Form
 from marsmith.error_text import useful_line
 from marsmith.errors import MarsmithError
-from marsmith.export import export_choice
 from marsmith.export import gate as parity
-from marsmith.export.classifier_module import ImageModule, Probabilities, check_classifier
+from marsmith.export import measure as export_choice
+from marsmith.export.classifier import ImageModule, Probabilities, check_classifier
 from marsmith.export.int8.plan import Int8Plan
 from marsmith.export.lock import IMPOSSIBLE, Candidate
 from marsmith.export.machine import Machine, obstacle

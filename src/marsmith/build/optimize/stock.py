@@ -80,7 +80,7 @@ def _check_module(path: Path) -> None:
     """Refuse what is no image classifier, before anything is exported."""
     import torch
 
-    from marsmith.export.classifier_module import check_classifier
+    from marsmith.export.classifier import check_classifier
     from marsmith.export.recipes.recipe import ImagePreprocessing
     from marsmith.export.recipes.torchscript import load_module
 

@@ -10,9 +10,9 @@ from marsmith.archive import Archive
 from marsmith.archive.describe import EXPORT
 from marsmith.archive.store import StoredArchive, archives_in, open_stored
 from marsmith.config.lint.model_config import check_model_config
-from marsmith.config.lint.name_rules import check_names
 from marsmith.config.lint.rules import Found, found
 from marsmith.config.lint.server_file import ServerFile
+from marsmith.config.lint.spec import check_names
 from marsmith.config.server_config import store_folder
 from marsmith.errors import MarsmithError
 from marsmith.json_reader import read_json

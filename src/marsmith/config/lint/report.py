@@ -1,19 +1,110 @@
-"""What lint found, printed: for people, for code hosts, for programs."""
+"""What lint found, printed: for people, for code hosts, for programs.
+
+SARIF 2.1.0, which code hosts and editors read: the findings of one run and the rules behind them.
+
+GitHub's workflow commands, which put a message beside a line of a pull request.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from marsmith import __version__
 from marsmith.config.lint.findings import Finding
-from marsmith.config.lint.github_annotation import render_annotation
 from marsmith.config.lint.rules import RULES, Found
-from marsmith.config.lint.sarif import SarifResult, SarifRule, render_sarif
+
+_LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
+
+
+def render_annotation(level: str, file: str, line: int, title: str, message: str) -> str:
+    """Print one annotation, as a line that a workflow writes on stdout.
+
+    Args:
+        level: ``error``, ``warning`` or ``note``.
+        file: relative to the repository's root.
+        line: counted from 1.
+        title: shown above the message.
+        message: the text; its line ends are kept.
+    """
+    where = f"file={_property(file)},line={line},title={_property(title)}"
+    return f"::{_LEVELS[level]} {where}::{_data(message)}\n"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+VERSION = "2.1.0"
+
+
+@dataclass(frozen=True)
+class SarifRule:
+    """One rule: its id, a word or two, why it exists, and ``error``, ``warning`` or ``note``."""
+
+    id: str
+    name: str
+    reason: str
+    level: str
+
+
+@dataclass(frozen=True)
+class SarifResult:
+    """One finding.
+
+    Attributes:
+        rule: id of its rule.
+        level: ``error``, ``warning`` or ``note``.
+        message: what is wrong, and the mend.
+        uri: the file, relative to the repository's root, with ``/``.
+        line: counted from 1.
+    """
+
+    rule: str
+    level: str
+    message: str
+    uri: str
+    line: int
+
+
+def render_sarif(tool: str, tool_version: str, rules: Iterable[SarifRule], results: Iterable[SarifResult]) -> str:
+    """Print one run as SARIF, in the same way each time."""
+    listed = sorted(rules, key=lambda rule: rule.id)
+    index = {rule.id: position for position, rule in enumerate(listed)}
+    driver = {"name": tool, "version": tool_version, "rules": [_rule(rule) for rule in listed]}
+    run = {"tool": {"driver": driver}, "results": [_result(result, index) for result in results]}
+    return json.dumps({"$schema": SCHEMA, "version": VERSION, "runs": [run]}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _rule(rule: SarifRule) -> dict[str, Any]:
+    return {
+        "id": rule.id,
+        "name": rule.name,
+        "shortDescription": {"text": rule.reason},
+        "defaultConfiguration": {"level": rule.level},
+    }
+
+
+def _result(result: SarifResult, index: Mapping[str, int]) -> dict[str, Any]:
+    place = {"artifactLocation": {"uri": result.uri}, "region": {"startLine": result.line}}
+    return {
+        "ruleId": result.rule,
+        "ruleIndex": index[result.rule],
+        "level": result.level,
+        "message": {"text": result.message},
+        "locations": [{"physicalLocation": place}],
+    }
 
 
 def as_text(results: Sequence[Found], base: Path) -> str:

@@ -13,8 +13,7 @@ from marsmith import strict_yaml
 from marsmith.archive.store import SUFFIXES
 from marsmith.config import edit as fixes
 from marsmith.config.lint.archives import check_archive_file, check_store
-from marsmith.config.lint.handler_metrics import WrittenMetric, written_metrics
-from marsmith.config.lint.metrics import check_metrics
+from marsmith.config.lint.metrics import WrittenMetric, check_metrics, written_metrics
 from marsmith.config.lint.model_config import KINDS, check_model_config
 from marsmith.config.lint.rules import Found
 from marsmith.config.lint.server import check_server_config
@@ -23,7 +22,7 @@ from marsmith.config.lint.settings import check_settings
 from marsmith.config.lint.spec import check_spec
 from marsmith.config.properties import ENCODING, as_mapping, parse_properties
 from marsmith.config.server_config import model_store
-from marsmith.config.server_key_types import number
+from marsmith.config.server_keys import number
 from marsmith.errors import ConfigError, FormatError, MarsmithError, UsageError
 from marsmith.machine import usable_cores
 from marsmith.project import Project

@@ -13,8 +13,7 @@ from marsmith.config.lint.security import OPENING_KEYS, check_security
 from marsmith.config.lint.server_file import ServerFile, listener_at
 from marsmith.config.properties import Entry, parse_properties
 from marsmith.config.server_config import log_config
-from marsmith.config.server_key_types import KEY_TYPES, LARGEST_PORT, is_true, number
-from marsmith.config.server_keys import KNOWN_KEYS, PATH_KEYS
+from marsmith.config.server_keys import KEY_TYPES, KNOWN_KEYS, LARGEST_PORT, PATH_KEYS, is_true, number
 from marsmith.errors import ConfigError
 from marsmith.json_reader import read_json
 from marsmith.names import did_you_mean, nearest

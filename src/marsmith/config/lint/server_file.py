@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from marsmith.config.properties import Entry
-from marsmith.config.server_key_types import KEY_TYPES, is_true
+from marsmith.config.server_keys import KEY_TYPES, is_true
 
 # ADDRESS_PATTERN of ConfigManager.java: a host has no colon, nothing follows the port.
 _ADDRESS = re.compile(

@@ -23,8 +23,7 @@ from marsmith.errors import (
 from marsmith.project import Project
 from marsmith.server import state as server_state
 from marsmith.server.registration import READY_DEADLINE_S, register_stored
-from marsmith.state.deploy_journal import JournalFile
-from marsmith.state.journal import Journal, Release
+from marsmith.state.journal import Journal, JournalFile, Release
 from marsmith.state.served import ArchiveBytes, Version
 from marsmith.state.version_bytes import check_release
 

@@ -21,8 +21,7 @@ from marsmith.errors import ArchiveError, FormatError, OtherBytesError, ServerEr
 from marsmith.names import ModelVersion, check_model_version
 from marsmith.project import Project
 from marsmith.server.registration import archive_in_store
-from marsmith.state.deploy_journal import JournalFile
-from marsmith.state.journal import Change, Copy
+from marsmith.state.journal import Change, Copy, JournalFile
 from marsmith.state.version_bytes import shown
 
 _CHUNK_BYTES = 1 << 20

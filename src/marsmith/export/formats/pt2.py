@@ -26,7 +26,7 @@ from marsmith.archive.zip_writer import ZipWriter
 from marsmith.child_processes import inductor_folder, temporary_folder, usual_temporary_folder
 from marsmith.error_text import typed_line
 from marsmith.errors import ExportError
-from marsmith.export.formats.graph_program import quietly, to_program
+from marsmith.export.formats.onnx import quietly, to_program
 from marsmith.export.machine import compiler_here
 from marsmith.file_errors import described
 from marsmith.machine import cpu_flags_here

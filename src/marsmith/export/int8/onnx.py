@@ -12,8 +12,7 @@ import torch
 
 from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
-from marsmith.export.formats.graph_program import BATCH, quietly
-from marsmith.export.formats.onnx import INPUT, OPSET, OUTPUT, save_onnx, to_onnx
+from marsmith.export.formats.onnx import BATCH, INPUT, OPSET, OUTPUT, quietly, save_onnx, to_onnx
 from marsmith.export.int8.calibration import Observed, find_ranges, observe
 from marsmith.export.int8.graph import Array, Graph, Layer, attribute
 from marsmith.export.int8.plan import Int8Plan

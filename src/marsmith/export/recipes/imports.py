@@ -9,8 +9,7 @@ from pathlib import Path
 from marsmith.archive.environment import normalise
 from marsmith.errors import ExportError
 from marsmith.export.stamp import file_sha256
-from marsmith.known_packages import install_tip, lies_in_project
-from marsmith.packages import module_origin
+from marsmith.packages import install_tip, lies_in_project, module_origin
 from marsmith.runtime.import_statements import ImportStatement
 from marsmith.runtime.imports import foreign_imports, provided
 

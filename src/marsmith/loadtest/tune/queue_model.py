@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 
-from marsmith.loadtest.arrivals import arrivals
+from marsmith.loadtest.driver import arrivals
 from marsmith.loadtest.measurement import quantile
 
 # Long enough for a 99th percentile, short enough to predict a hundred set-ups in seconds.

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from marsmith.loadtest.tune.queue_model import predicted_rate
-from marsmith.loadtest.tune.service_time import ServiceTime
-from marsmith.loadtest.tune.setup import Placement, Setup
+from marsmith.loadtest.tune.setup import Placement, ServiceTime, Setup
 
 # A placement whose times were measured a little too kindly must not take every place.
 MOST_OF_ONE_PLACEMENT = 0.5

@@ -17,8 +17,7 @@ from marsmith.inputs import Input
 from marsmith.loadtest.bench import Load, http_target, run_load
 from marsmith.loadtest.measurement import Measurement
 from marsmith.loadtest.tune.search import Offer, Trial
-from marsmith.loadtest.tune.service_time import ServiceTime
-from marsmith.loadtest.tune.setup import Placement, Setup
+from marsmith.loadtest.tune.setup import Placement, ServiceTime, Setup
 from marsmith.loadtest.tune.variant import VariantMaker
 from marsmith.project import Project
 from marsmith.runtime.runner import Request, Runner

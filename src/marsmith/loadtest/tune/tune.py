@@ -18,8 +18,7 @@ from marsmith.errors import MarsmithError, ServerError
 from marsmith.inputs import Input
 from marsmith.loadtest.bench import Load
 from marsmith.loadtest.measurement import Measurement
-from marsmith.loadtest.tune.rates import largest_rate, most_of_three
-from marsmith.loadtest.tune.schedule import VERIFYING_RATES, schedule
+from marsmith.loadtest.tune.rates import VERIFYING_RATES, largest_rate, most_of_three, schedule
 from marsmith.loadtest.tune.search import (
     Offer,
     Prediction,
@@ -31,8 +30,7 @@ from marsmith.loadtest.tune.search import (
     next_rate,
     predict,
 )
-from marsmith.loadtest.tune.service_time import ServiceTime
-from marsmith.loadtest.tune.setup import BATCH_SIZES, DELAYS_MS, Placement, Setup, placements, setups
+from marsmith.loadtest.tune.setup import BATCH_SIZES, DELAYS_MS, Placement, ServiceTime, Setup, placements, setups
 from marsmith.loadtest.tune.trials import LiveTrials, measure_service_time
 from marsmith.loadtest.tune.variant import VariantMaker
 from marsmith.loadtest.verdict import Check, Verdict, judge
