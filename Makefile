@@ -76,8 +76,10 @@ $(VENV)/.bench-installed: benchmarks/requirements.txt $(VENV)/.installed
 bench: archive $(VENV)/.bench-installed  ## every benchmark, side by side, into docs/benchmarks.md (BENCH=--quick: shorter)
 	@"$(VENV)/bin/python" benchmarks/run_all.py $(BENCH)
 
-check: setup  ## types, lint, format
+check: setup  ## types, lint, format, the direction of imports, code that stands twice
 	@$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
+	@"$(VENV)/bin/python" -c 'from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))'
+	@$(RUN) pylint --disable=all --enable=duplicate-code src/marsmith
 
 fix: setup  ## mend what lint and format can mend, and render the schemas anew
 	@$(RUN) ruff check --fix . ; $(RUN) ruff format .

@@ -28,12 +28,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marsmith.config import ModelSpec, load_spec
 from marsmith.config.export_spec import ExportSpec
-from marsmith.config.model_spec import ModelSpec, load_spec
+from marsmith.export import export_model
 from marsmith.export.lock import Candidate, ExportLock
 from marsmith.export.machine import versions
 from marsmith.export.measure import Effort, Progress
-from marsmith.export.model import export_model
 from marsmith.project import Project
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from marsmith.build.from_spec import build_from_spec
-from marsmith.config.model_spec import load_spec
+from marsmith.build import build_from_spec
+from marsmith.config import load_spec
 from marsmith.project import Project
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -30,7 +30,7 @@ from pathlib import Path
 import forms
 import text_result
 from contenders import marsmith_server
-from marsmith.loadtest.bench import Load, run_load
+from marsmith.loadtest import Load, run_load
 from marsmith.loadtest.http import HttpTarget
 from marsmith.loadtest.tune.setup import Placement, Setup
 from photos import photos

@@ -15,9 +15,9 @@ import torch
 import torchvision
 
 from marsmith.errors import MarsmithError
+from marsmith.export import ImagePreprocessing
 from marsmith.export.formats.torchscript import in_half_precision
 from marsmith.export.image_graph import ImageGraph
-from marsmith.export.recipes.recipe import ImagePreprocessing
 
 PREPROCESSING = ImagePreprocessing()
 EAGER = "eager float32"

@@ -131,9 +131,7 @@ def _is_installed(name: str) -> bool:
 
 def write_mar(folder: Path, name: str, target: Path) -> Path:
     """Write the folder as an archive of ours."""
-    from marsmith.archive import Member
-    from marsmith.archive.manifest import Manifest
-    from marsmith.archive.write import write_archive
+    from marsmith.archive import Manifest, Member, write_archive
 
     files = [path for path in folder.iterdir() if path.is_file() and path.suffix in (".py", ".pt", ".yaml")]
     manifest = Manifest(
@@ -183,7 +181,7 @@ def serve_both(
 ) -> list[Served]:
     """Serve our archive and the stock one, one after the other, and load both in the same way."""
     from contenders import marsmith_server, stock_server
-    from marsmith.loadtest.bench import Load, run_load
+    from marsmith.loadtest import Load, run_load
     from marsmith.project import Project
 
     found = []

@@ -30,7 +30,7 @@ import loadgen
 from contenders import marsmith_server
 from in_process import images_per_second
 from machine import machine_line, machine_record
-from marsmith.loadtest.bench import Load, run_load
+from marsmith.loadtest import Load, run_load
 from marsmith.loadtest.tune.queue_model import predicted_rate
 from marsmith.loadtest.tune.setup import Placement, ServiceTime, Setup
 from marsmith.project import Project

@@ -36,8 +36,8 @@ from in_process import images_per_second
 from machine import machine_line, machine_record
 from marsmith import run_state
 from marsmith.archive.unpacked import unpacked
-from marsmith.build.from_spec import build_from_spec
-from marsmith.config.model_spec import load_spec
+from marsmith.build import build_from_spec
+from marsmith.config import load_spec
 from marsmith.inputs import Input
 from marsmith.loadtest.bench import http_target
 from marsmith.loadtest.http import HttpTarget

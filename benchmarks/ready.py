@@ -31,8 +31,8 @@ from unittest import mock
 import forms
 from machine import machine_line, machine_record
 from marsmith.archive.unpacked import unpacked
-from marsmith.client.blocking_client import Client
-from marsmith.runtime.runner import Runner
+from marsmith.client import Client
+from marsmith.runtime import Runner
 from marsmith.server.scratch import scratch_server
 
 LOAD = """

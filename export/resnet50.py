@@ -2,7 +2,7 @@
 
 from torchvision.models import ResNet50_Weights, resnet50
 
-from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe, imagenet_labels
+from marsmith.export import ImagePreprocessing, Recipe, imagenet_labels
 
 RECIPE = Recipe(
     build=resnet50,

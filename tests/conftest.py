@@ -59,8 +59,8 @@ def project(tmp_path: Path) -> Project:
 def built_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose store holds the default model's archive, built once a test run. Read only."""
     skip_without_locked_torch("the lock of the default model")
-    from marsmith.build.from_spec import build_from_spec
-    from marsmith.config.model_spec import load_spec
+    from marsmith.build import build_from_spec
+    from marsmith.config import load_spec
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

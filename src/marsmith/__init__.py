@@ -5,27 +5,27 @@ Names are resolved on first use, so that importing the package costs nothing and
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+from marsmith.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from marsmith.archive import Archive
+    from marsmith.client import AsyncClient, Client
+    from marsmith.errors import MarsmithError
+    from marsmith.runtime import Runner
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Archive": "marsmith.archive",
-    "AsyncClient": "marsmith.client.aio",
-    "Client": "marsmith.client.blocking_client",
-    "MarsmithError": "marsmith.errors",
-    "Runner": "marsmith.runtime.runner",
-}
-
 __all__ = ["Archive", "AsyncClient", "Client", "MarsmithError", "Runner", "__version__"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Archive": "marsmith.archive",
+        "AsyncClient": "marsmith.client",
+        "Client": "marsmith.client",
+        "MarsmithError": "marsmith.errors",
+        "Runner": "marsmith.runtime",
+    },
+)

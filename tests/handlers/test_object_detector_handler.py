@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from image_decoding import decode_whole_image
+from support.detectors import Corners
 from support.handler_fixtures import Worker, write_manifest, write_model
 from support.vision_fixtures import photo, wake
 
@@ -95,7 +96,7 @@ def test_the_stock_handler_answers_the_same_on_the_same_weights(tmp_path: Path, 
 
     from marsmith.runtime.fake_context import FakeContext
 
-    model = "from torch import nn\nfrom test_object_detector_handler import detector\n\n\nclass Net(nn.Module):\n"
+    model = "from torch import nn\nfrom support.detectors import detector\n\n\nclass Net(nn.Module):\n"
     model += "    def __init__(self):\n        super().__init__()\n        self.net = detector()\n\n"
     model += "    def forward(self, images):\n        return self.net(images)\n"
     (tmp_path / "eager_detector.py").write_text(model, encoding="utf-8")
@@ -113,19 +114,6 @@ def test_the_stock_handler_answers_the_same_on_the_same_weights(tmp_path: Path, 
     for reply, boxes in zip(replies, wanted, strict=True):
         assert boxes
         assert_same(reply.json(), boxes)
-
-
-class Corners(torch.nn.Module):
-    """Sees in each image three things in its far corner, of known scores; gives no losses, as eager detectors do."""
-
-    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        found: list[dict[str, torch.Tensor]] = []
-        for image in images:
-            far = [float(image.shape[2]), float(image.shape[1])]
-            boxes = torch.tensor([[0.0, 0.0, far[0], far[1]]]).repeat(3, 1)
-            scores = torch.tensor([0.75, 0.5, 0.25])
-            found.append({"boxes": boxes, "labels": torch.tensor([3, 1, 9]), "scores": scores})
-        return found
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def refusal(work: Callable[[], Any]) -> ItemError:
 
 def test_no_body_of_the_allowed_size_takes_much_memory_and_each_is_answered_or_refused() -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "handlers"), "PYTHONDONTWRITEBYTECODE": "1"}
-    program = REPOSITORY / "tests" / "huge_requests.py"
+    program = REPOSITORY / "tests" / "support" / "huge_requests.py"
     told = json.loads(
         subprocess.run([sys.executable, program], env=environment, capture_output=True, check=True).stdout
     )

@@ -13,15 +13,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_object_detector_handler import Corners
-from test_text_classifier_handler import LABELS, WORDS, BagOfWords
-from test_text_embedding_handler import PIECES, MeanNumber
-from test_voice_activity_handler import Loudness, noise, wav
 
 import english_words
 import word_pieces
 from model_request import Request
+from support.detectors import Corners
+from support.embedding_models import PIECES, MeanNumber
 from support.handler_fixtures import Worker, classifier_folder, picture, write_manifest, write_model
+from support.sounds import Loudness, noise, wav
+from support.text_models import LABELS, WORDS, BagOfWords
 from text_requests import MAX_CHARACTERS, TextLimits
 from word_pieces import MAX_WORD, WordPieces
 

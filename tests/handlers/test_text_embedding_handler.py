@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from support import minilm_recipe
+from support.embedding_models import PIECES, MeanNumber
 from support.handler_fixtures import Worker, write_manifest, write_model
 from support.projects import REPOSITORY
 from word_pieces import WordPieces, words_of
@@ -16,33 +17,7 @@ from word_pieces import WordPieces, words_of
 HANDLER = "text_embedding_handler.py"
 # What sentence-transformers 6.2.0 with transformers 5.23.0 gives for the same weights, rounded to six digits.
 REFERENCE = json.loads((REPOSITORY / "tests" / "golden" / "minilm_embeddings.json").read_text(encoding="utf-8"))
-PIECES = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "un",
-    "##aff",
-    "##able",
-    "##a",
-    "a",
-    "cafe",
-    "!",
-    "$",
-    "東",
-    "京",
-    "[",
-    "]",
-]
 PIECES += ["cls", "Cafe"]
-
-
-class MeanNumber(torch.nn.Module):
-    """Embeds a text as the mean of its numbers, and their count."""
-
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        count = mask.sum(dim=1)
-        return torch.stack([(tokens * mask).sum(dim=1) / count, count.to(torch.float32)], dim=1)
 
 
 def write_archive(folder: Path, module: torch.nn.Module, **handler: Any) -> Path:

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import base64
 import importlib.util
-import io
 import json
 import math
 import shutil
-import wave
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +17,11 @@ from audio_decoding import decode_wav, resampled
 from item_errors import ItemError
 from speech_spans import RATE, speech_spans
 from support.handler_fixtures import Worker, write_manifest, write_model
+from support.sounds import Loudness, noise, wav
 
 HANDLER = "voice_activity_handler.py"
 # Resonances of the throat in a, i, u, e, o: in hertz.
 VOWELS = [(730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410)]
-
-
-class Loudness(torch.nn.Module):
-    """Stands in for silero-vad: the probability of speech is the loudest sample of the window."""
-
-    def forward(self, sounds: torch.Tensor) -> torch.Tensor:
-        return sounds
-
-    @torch.jit.export
-    def audio_forward(self, sounds: torch.Tensor, rate: int) -> torch.Tensor:
-        return sounds.reshape(sounds.shape[0], -1, 512).abs().amax(dim=2)
 
 
 def voice() -> torch.Tensor:
@@ -49,19 +37,6 @@ def voice() -> torch.Tensor:
         syllable = torch.fft.irfft(spectrum, 2 * length)[:length] * torch.hann_window(length) ** 0.3
         syllables += [syllable / syllable.abs().max() * 0.5, torch.zeros(int(0.05 * RATE))]
     return torch.cat(syllables)
-
-
-def wav(signal: torch.Tensor, *, rate: int = RATE, channels: int = 1, width: int = 2) -> bytes:
-    stream = io.BytesIO()
-    with wave.open(stream, "wb") as file:
-        file.setparams((channels, width, rate, 0, "NONE", ""))
-        samples = (signal.clamp(-1, 1) * 32767).to(torch.int16).repeat_interleave(channels)
-        file.writeframes(samples.numpy().tobytes() if width == 2 else bytes(len(samples) * width))
-    return stream.getvalue()
-
-
-def noise(seconds: float, loudness: float) -> torch.Tensor:
-    return torch.randn(int(seconds * RATE), generator=torch.Generator().manual_seed(1)) * loudness
 
 
 def write_archive(folder: Path, **handler: Any) -> Path:

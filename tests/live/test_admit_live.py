@@ -17,7 +17,7 @@ import pytest
 
 from marsmith import run_state
 from marsmith.archive.signature import sign, signature_path
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.errors import ClientError
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server import launch, lifecycle

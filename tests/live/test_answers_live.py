@@ -18,14 +18,14 @@ import pytest
 from marsmith.archive import Archive
 from marsmith.archive.store import examples_in
 from marsmith.cli import main
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.config.form import Form
 from marsmith.deploy.rollout.probes import Prober
 from marsmith.errors import HandlerError
 from marsmith.export.serialize import serialize
 from marsmith.run_state import RunState
+from marsmith.runtime import Runner
 from marsmith.runtime.replay import ExampleRequest, replay, usual_tolerance, validate_examples
-from marsmith.runtime.runner import Runner
 from support.engine_fixtures import archive_folder, packed, pictures, small_graph
 from support.handler_fixtures import npy, write_examples, write_manifest
 from support.live_server import make_project, running

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from marsmith.archive import Archive, Member
 from marsmith.archive.copier import Copier
 from marsmith.archive.manifest import FILE_NAME as MANIFEST_FILE
 from marsmith.archive.manifest import Manifest, render_manifest
-from marsmith.archive.members import Member
-from marsmith.archive.read import Archive
 from marsmith.archive.write import SUFFIXES, write_archive
 from marsmith.archive.zip_writer import ZipWriter
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.run_state import RunState
 from support.archive_inputs import HANDLER, WEIGHTS
 from support.live_server import make_project, running

@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 import pytest
 
 from marsmith import AsyncClient, run_state
-from marsmith.client import tokens
+from marsmith.client import RetryPolicy, tokens
 from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.client.http import Reply, Request, Transport
 from marsmith.client.management import Registration
-from marsmith.client.retries import RetryPolicy
 from marsmith.errors import (
     AuthorizationError,
     ClientError,

@@ -17,11 +17,10 @@ import pytest
 
 from marsmith import run_state
 from marsmith.cli import main
-from marsmith.client import tokens
+from marsmith.client import RetryPolicy, tokens
 from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.client.grpc import InferenceChannel
 from marsmith.client.http import Reply, Request, Transport
-from marsmith.client.retries import RetryPolicy
 from marsmith.errors import (
     AuthorizationError,
     ConnectionFailedError,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from marsmith.archive.store import open_stored
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.config.effective import VersionSettings, server_settings, version_settings
 from marsmith.config.properties import ENCODING, as_mapping, parse_properties
 from marsmith.config.server_config import read_server_config

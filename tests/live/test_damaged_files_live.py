@@ -15,7 +15,7 @@ import pytest
 
 from marsmith import run_state
 from marsmith.archive.store import open_stored
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.config.effective import server_settings, version_settings
 from marsmith.config.server_config import read_server_config
 from marsmith.errors import MarsmithError

@@ -17,7 +17,7 @@ import pytest
 
 from marsmith.archive import Archive
 from marsmith.cli import main
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.config.server_config import served_store
 from marsmith.deploy.rollout.observation import Limits
 from marsmith.deploy.versions import Event, Options, Outcome, deploy, plan_deploy, rollback

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from marsmith.archive.manifest import Manifest
-from marsmith.archive.members import Member
-from marsmith.archive.write import write_archive
+from marsmith.archive import Manifest, Member, write_archive
 from marsmith.client import tokens
 from marsmith.deploy.rollout.observation import Limits
 from marsmith.deploy.versions import Event, Options, Outcome, deploy

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from marsmith.cli import main
-from marsmith.client import tokens
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client, tokens
 from marsmith.deploy.rollout.observation import Limits
 from marsmith.deploy.versions import Event, Options, Outcome, deploy, plan_deploy, rollback
 from marsmith.errors import ServerError, UsageError

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.config.form import Form
 from marsmith.export.formats.torchscript import reference_images
 from marsmith.export.image_graph import ImageGraph

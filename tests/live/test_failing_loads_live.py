@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_left_out_live import asked, with_config
 
 from marsmith import run_state
 from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
@@ -24,6 +23,7 @@ from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server import lifecycle
 from marsmith.server import state as server_state
 from marsmith.state import served_file
+from support.command import asked, with_config
 from support.handler_fixtures import picture
 from support.live_server import make_project, tiny_archive, until
 from support.tampered_archives import shipped_archive

@@ -18,8 +18,7 @@ import tritonclient.http as triton_http
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
-from marsmith.client import tokens
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client, tokens
 from marsmith.inputs import read_input
 from marsmith.run_state import RunState
 from support.live_server import make_project, running

@@ -12,12 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_text_classifier_handler import LABELS, WORDS, BagOfWords
-from test_voice_activity_handler import Loudness, noise, wav
 
 from marsmith.build.pack import PackRequest, pack
-from marsmith.client import tokens
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client, tokens
 from marsmith.run_state import RunState
 from marsmith.runtime.imports import local_imports
 from support.handler_fixtures import ChannelMeans, Doubling, picture, write_model
@@ -25,6 +22,8 @@ from support.huge_requests import SIZE, filled
 from support.live_server import make_project, running
 from support.projects import REPOSITORY
 from support.raw_calls import Answer, call
+from support.sounds import Loudness, noise, wav
+from support.text_models import LABELS, WORDS, BagOfWords
 
 BATCH = 3
 JSON_TYPE = "application/json"

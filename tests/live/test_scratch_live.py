@@ -8,7 +8,7 @@ import pytest
 
 from marsmith import run_state
 from marsmith.cli import main
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.config.properties import as_mapping, parse_properties
 from marsmith.project import Project
 from marsmith.server import scratch as scratch_server

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from marsmith.archive import Archive
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.client.tokens import token as make_token
 from marsmith.errors import ArchiveError, NotFoundError, UsageError
 from marsmith.project import Project

@@ -22,7 +22,7 @@ import pytest
 
 from marsmith import run_state
 from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, render_examples
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.errors import ClientError, FormatError, NotRunningError, ServerError, WorkerDiedError
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.run_state import RunState

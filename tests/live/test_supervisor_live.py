@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from marsmith import run_state
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.errors import ClientError, MarsmithError
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server import lifecycle, supervisor_state

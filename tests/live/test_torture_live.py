@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.client.grpc import InferenceChannel
 from marsmith.client.http import Reply
 from marsmith.errors import RequestRejectedError

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_left_out_live import asked, marsmith
 
 from marsmith import run_state
 from marsmith.archive import Archive
 from marsmith.project import Project
 from marsmith.state import served_file
 from marsmith.state.served import ArchiveBytes
+from support.command import asked, marsmith
 from support.live_server import make_project, tiny_archive, until
 
 OTHER = "def handle(data, context):\n    return [b'other'] * len(data or [])\n"

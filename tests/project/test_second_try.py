@@ -31,7 +31,7 @@ def test_broken():
 
 
 def run(tmp_path: Path, more: str, *options: str) -> subprocess.CompletedProcess[str]:
-    shutil.copy(Path(__file__).with_name("second_try.py"), tmp_path / "conftest.py")
+    shutil.copy(REPOSITORY / "tests" / "support" / "second_try.py", tmp_path / "conftest.py")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_suite.py").write_text(SUITE.format(more=more))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}

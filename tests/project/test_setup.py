@@ -18,9 +18,9 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from test_archive_write import pythons
 
 from support.projects import REPOSITORY
+from support.pythons import pythons
 
 PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 BACKEND = """

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from marsmith.archive.manifest import Manifest
-from marsmith.archive.members import Member
+from marsmith.archive import Manifest, Member
 from support.projects import REPOSITORY
 
 HANDLER = b"def handle(data, context):\n    return [bytes(row['body']) for row in data or []]\n"
@@ -31,9 +30,9 @@ SOURCE_FOLDER = REPOSITORY / "src"
 BUILD = """
 import sys
 from pathlib import Path
-from marsmith.archive.members import Member
-from marsmith.archive.write import write_archive
-from marsmith.archive.manifest import Manifest
+from marsmith.archive import Member
+from marsmith.archive import write_archive
+from marsmith.archive import Manifest
 folder, target = Path(sys.argv[1]), Path(sys.argv[2])
 manifest = Manifest("toy", "1.0", "toy_handler.py", serialized_file="model.pt", archiver_version="marsmith")
 files = [path for path in folder.rglob("*") if path.is_file()]

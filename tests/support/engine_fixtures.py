@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from marsmith.config.form import Form
+from marsmith.export import ImagePreprocessing
 from marsmith.export.image_graph import ImageGraph
-from marsmith.export.recipes.recipe import ImagePreprocessing
 from marsmith.export.serialize import Files, serialize
 from support.handler_fixtures import write_manifest
 from support.projects import REPOSITORY

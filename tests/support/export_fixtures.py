@@ -9,7 +9,7 @@ from marsmith.project import Project
 
 RECIPE = """\
 import torch
-from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe
+from marsmith.export import ImagePreprocessing, Recipe
 
 class Tiny(torch.nn.Module):
     def __init__(self):
@@ -25,7 +25,7 @@ RECIPE = Recipe(build=Tiny, preprocessing=ImagePreprocessing(resize=16, crop=(8,
 NETWORK = """\
 import torch
 from torch import nn
-from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe
+from marsmith.export import ImagePreprocessing, Recipe
 
 def build():
     def block(i, o):

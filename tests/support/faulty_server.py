@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.errors import ClientError
 from marsmith.project import Project
 from support.echo_server import write_archive

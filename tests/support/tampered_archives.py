@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from marsmith.archive.manifest import Manifest
-from marsmith.archive.members import Member
-from marsmith.archive.write import write_archive
+from marsmith.archive import Manifest, Member, write_archive
 from marsmith.runtime.imports import local_imports
 from support.handler_fixtures import classifier_folder
 from support.projects import REPOSITORY

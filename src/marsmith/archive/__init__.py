@@ -1,29 +1,30 @@
-"""Model archives: building, opening and verifying them.
+"""The ``.mar`` file: read, write, verify, sign.
 
-``Archive`` is the one noun; a ``Manifest`` and ``Member`` objects are what one is built from. They are imported on
-first use, because writing needs nothing of what reading needs.
+``Archive`` is what a file holds; one is written from a ``Manifest`` and ``Member`` objects.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from marsmith.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from marsmith.archive.admit import Policy
     from marsmith.archive.manifest import Manifest
     from marsmith.archive.members import Member
     from marsmith.archive.read import Archive
+    from marsmith.archive.write import write_archive
 
-_HOMES = {
-    "Archive": "marsmith.archive.read",
-    "Manifest": "marsmith.archive.manifest",
-    "Member": "marsmith.archive.members",
-}
+__all__ = ["Archive", "Manifest", "Member", "Policy", "write_archive"]
 
-__all__ = ["Archive", "Manifest", "Member"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Archive": "marsmith.archive.read",
+        "Manifest": "marsmith.archive.manifest",
+        "Member": "marsmith.archive.members",
+        "Policy": "marsmith.archive.admit",
+        "write_archive": "marsmith.archive.write",
+    },
+)

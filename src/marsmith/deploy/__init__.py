@@ -1,1 +1,22 @@
 """Versions and traffic: bring a version into service, or leave everything as it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from marsmith.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from marsmith.deploy.versions import Outcome, deploy, plan_deploy, rollback
+
+__all__ = ["Outcome", "deploy", "plan_deploy", "rollback"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Outcome": "marsmith.deploy.versions",
+        "deploy": "marsmith.deploy.versions",
+        "plan_deploy": "marsmith.deploy.versions",
+        "rollback": "marsmith.deploy.versions",
+    },
+)

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import marsmith
 from marsmith.json_reader import read_json
 
 
@@ -59,7 +60,7 @@ def file_sha256(path: Path) -> str:
 @lru_cache(maxsize=1)
 def code_digest() -> str:
     """Return one SHA-256 over marsmith's own modules: what another version of them builds may differ."""
-    package = Path(__file__).parent
+    package = Path(marsmith.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         if "cli" not in path.relative_to(package).parts:

@@ -93,7 +93,14 @@ def _by_import(handler: Path, function: str | None, timeout_s: float) -> list[Fi
         result = folder / "result.json"
         work = folder / "work"
         work.mkdir()
-        command = [sys.executable, handler_probe.__file__, str(handler.parent.resolve()), handler.stem, str(result)]
+        command = [
+            sys.executable,
+            "-P",
+            handler_probe.__file__,
+            str(handler.parent.resolve()),
+            handler.stem,
+            str(result),
+        ]
         try:
             done = child_processes.run(command, timeout_s, cwd=work, env=environment)
         except subprocess.TimeoutExpired:

@@ -1,9 +1,9 @@
 """Imports one module as TorchServe's worker does, and writes what came of it: run as a program, in a fresh process.
 
-    python handler_probe.py FOLDER MODULE RESULT.json
+    python -P handler_probe.py FOLDER MODULE RESULT.json
 
-It needs nothing but the standard library, and takes its own folder off sys.path, so that the module finds what it would
-find in a worker and nothing else.
+It needs nothing but the standard library. With -P its own folder is not on sys.path, so that the module finds what it
+would find in a worker and nothing else.
 """
 
 from __future__ import annotations
@@ -56,5 +56,4 @@ def _described(error: BaseException, folder: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    del sys.path[0]
     main(*sys.argv[1:])

@@ -1,8 +1,8 @@
 """Start TorchServe's frontend sooner: Java maps the classes that it needs from one file, made once a user and Java.
 
 Class data sharing is Java's own (JEP 310, https://openjdk.org/jeps/310; `java`'s -XX:SharedArchiveFile). The first
-server that is started writes down which classes it loads. When it is ready, ``python -m marsmith.server.class_sharing`` makes
-the file from that list beside it, at the lowest priority, and belongs to the server: `marsmith stop` ends it too.
+server that is started writes down which classes it loads. When it is ready, ``python -m marsmith.server.class_sharing``
+makes the file from that list beside it, at the lowest priority, and belongs to the server: `marsmith stop` ends it too.
 Java checks by itself that the file fits, and does without it where it does not.
 """
 

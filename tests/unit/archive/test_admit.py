@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from marsmith.archive import Archive
+from marsmith.archive import Archive, Member, write_archive
 from marsmith.archive import admit as admission
 from marsmith.archive.admit import Policy, admit
-from marsmith.archive.members import Member
 from marsmith.archive.signature import sign, signature_path
 from marsmith.archive.verify import Verification, verify
-from marsmith.archive.write import write_archive
 from marsmith.build.repack import repack
 from marsmith.cli import VERBS, main
 from marsmith.errors import ArchiveError, HandlerError, UsageError, VerificationError

@@ -22,10 +22,9 @@ from pathlib import Path
 
 import pytest
 
+from marsmith.archive import Archive, Member
 from marsmith.archive.copier import Copier
 from marsmith.archive.manifest import parse_manifest
-from marsmith.archive.members import Member
-from marsmith.archive.read import Archive
 from marsmith.archive.sums import parse_sums
 from marsmith.archive.write import ArchiveFormat, write_archive
 from marsmith.archive.zip_writer import ZipWriter
@@ -41,6 +40,7 @@ from support.archive_inputs import (
     members,
     write_files,
 )
+from support.pythons import pythons
 
 FORMATS: tuple[tuple[ArchiveFormat, str], ...] = (
     ("zip-store", "toy.mar"),
@@ -59,16 +59,6 @@ def build_elsewhere(python: str, arguments: list[str], **options: object) -> str
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **options)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stderr
     return str(done.stdout.strip())
-
-
-def pythons() -> list[str]:
-    """Every Python 3.11 to 3.13 on this machine."""
-    found = []
-    for minor in range(11, 14):
-        installed = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python"))
-        on_path = shutil.which(f"python3.{minor}")
-        found += [str(installed[-1])] if installed else [on_path] if on_path else []
-    return found
 
 
 def stream_entries(data: bytes) -> list[tuple[str, int, int, bytes]]:

@@ -66,9 +66,8 @@ def test_json_has_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_who_signed_is_shown_as_a_claim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("cryptography")
-    from test_signature import write_keys
-
     from marsmith.archive.signature import sign
+    from support.signing_keys import write_keys
 
     archive = ours(tmp_path / "a.mar")
     made = sign(archive.path, write_keys(tmp_path, "k")[0])

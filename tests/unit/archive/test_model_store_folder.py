@@ -11,8 +11,8 @@ from marsmith import run_state
 from marsmith.cli import main
 from marsmith.cli.tune import _built
 from marsmith.cli.watch import _archive
+from marsmith.config import load_spec
 from marsmith.config.lint.run import _project_files
-from marsmith.config.model_spec import load_spec
 from marsmith.config.properties import render_properties
 from marsmith.config.server_config import model_store, served_store
 from marsmith.deploy.rollout.store import find
@@ -104,4 +104,4 @@ def test_nobody_else_decides_which_folder_it_is() -> None:
     for path in (REPOSITORY / "src" / "marsmith").rglob("*.py"):
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         asked |= {path.name for node in nodes if isinstance(node, ast.Attribute) and node.attr == "model_store"}
-    assert asked == {"server_config.py", "scratch_server.py"}
+    assert asked == {"server_config.py", "scratch.py"}

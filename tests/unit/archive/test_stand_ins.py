@@ -15,10 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from marsmith.archive.manifest import Manifest
-from marsmith.archive.members import Member
-from marsmith.archive.read import Archive
-from marsmith.archive.write import write_archive
+from marsmith.archive import Archive, Manifest, Member, write_archive
 from marsmith.errors import ArchiveError, BuildError, ExportError, MarsmithError, UsageError
 from marsmith.export.images import find_images
 from marsmith.export.recipes.checkpoint import read_checkpoint

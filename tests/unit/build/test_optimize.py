@@ -24,7 +24,7 @@ from marsmith.build.optimize.rebuild import Optimized, optimize
 from marsmith.build.optimize.replies import compare_replies
 from marsmith.build.optimize.source import new_config
 from marsmith.build.optimize.task import Wish
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.config.form import BASE
 from marsmith.config.lint import lint_paths
 from marsmith.errors import ArchiveError, BuildError, ConfigError, ExportError, HostileArchiveError, UsageError

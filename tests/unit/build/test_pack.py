@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from marsmith.archive.read import Archive
+from marsmith.archive import Archive
 from marsmith.cli import main
 from support.archive_inputs import HANDLER, WEIGHTS, listing
 

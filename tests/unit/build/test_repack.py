@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from marsmith.archive.read import Archive
-from marsmith.archive.write import write_archive
+from marsmith.archive import Archive, write_archive
 from marsmith.build.repack import repack
 from marsmith.cli import main
 from marsmith.errors import ArchiveError, BuildError, VerificationError

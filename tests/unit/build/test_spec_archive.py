@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from marsmith.build.from_spec import build_from_spec
+from marsmith.build import build_from_spec
+from marsmith.config import load_spec
 from marsmith.config.lint import lint_paths
-from marsmith.config.model_spec import load_spec
 from marsmith.errors import MarsmithError
 from marsmith.project import Project
 from support.export_fixtures import write_tiny

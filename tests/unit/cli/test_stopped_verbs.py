@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from marsmith.cli import main
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client
 from marsmith.inputs import read_input
 from marsmith.project import Project
 from marsmith.server import processes as server_process

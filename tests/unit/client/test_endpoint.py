@@ -7,11 +7,10 @@ import socket
 
 import pytest
 
-from marsmith.client.blocking_client import Client
+from marsmith.client import Client, RetryPolicy
 from marsmith.client.deadline import Deadline
 from marsmith.client.endpoint import insist
 from marsmith.client.http import missed, unreachable
-from marsmith.client.retries import RetryPolicy
 from marsmith.errors import ConnectionFailedError, DeadlineError
 
 URL = "http://127.0.0.1:8080"

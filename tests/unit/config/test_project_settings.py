@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marsmith import strict_yaml
-from marsmith.archive.admit import Policy
+from marsmith.archive import Policy
 from marsmith.config.project_settings import (
     ProjectSettings,
     admission_policy,

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from marsmith.config import load_spec
 from marsmith.config.form import BASE
-from marsmith.config.model_spec import load_spec
 from marsmith.errors import ExportError
+from marsmith.export import export_model
 from marsmith.export.crops import reference_images
 from marsmith.export.formats.torchscript import load_torchscript
 from marsmith.export.inputs import gather
 from marsmith.export.job import open_job
 from marsmith.export.messages import JobRequest
-from marsmith.export.model import export_model
 from marsmith.export.recipes.recipe import Recipe, load_recipe
 from marsmith.project import Project
 from support.export_fixtures import RECIPE, write_tiny
@@ -179,7 +179,7 @@ class Net(torch.nn.Module):
 OWN = """\
 from models.net import Net
 
-from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe
+from marsmith.export import ImagePreprocessing, Recipe
 
 LABELS = {"cow": 2, "ant": 0, "bee": 1}
 RECIPE = Recipe(build=Net, preprocessing=ImagePreprocessing(resize=16, crop=(8, 8)), labels=LABELS)

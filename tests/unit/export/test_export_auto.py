@@ -15,21 +15,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from marsmith.build.from_spec import build_from_spec
+from marsmith.build import build_from_spec
 from marsmith.cli import main
+from marsmith.config import load_spec
 from marsmith.config.export_spec import ExportSpec
 from marsmith.config.form import BASE, Form
-from marsmith.config.model_spec import load_spec
 from marsmith.errors import ExportError, FormatError, UsageError
-from marsmith.export import locks
+from marsmith.export import Export, export_model, locks
 from marsmith.export import measure as export_choice
-from marsmith.export.folder import Export
 from marsmith.export.inputs import gather, overridden
 from marsmith.export.job import open_job
 from marsmith.export.lock import Candidate, parse_export_lock, render_export_lock
 from marsmith.export.machine import Machine, obstacle, versions
 from marsmith.export.measure import Progress
-from marsmith.export.model import export_model
 from marsmith.export.page import render_page
 from marsmith.project import PROJECT_VARIABLE, Project
 from support.export_fixtures import NETWORK, QUICK, lock_text, write_tiny

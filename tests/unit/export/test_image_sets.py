@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from marsmith.errors import ExportError, UsageError
+from marsmith.export import ImagePreprocessing
 from marsmith.export.crops import CALIBRATION_SEED, VALIDATION_SEED, centre_crops, random_crops
 from marsmith.export.images import ENOUGH_TO_HOLD_OUT, digests, find_images, image_sets, read_labels
-from marsmith.export.recipes.recipe import ImagePreprocessing
 
 PREPROCESSING = ImagePreprocessing(resize=32, crop=(24, 16))
 

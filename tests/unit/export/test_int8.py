@@ -14,13 +14,13 @@ import torch
 import processor
 from marsmith.config.form import Form
 from marsmith.errors import ExportError, FormatError
+from marsmith.export import ImagePreprocessing
 from marsmith.export.crops import random_crops
 from marsmith.export.image_graph import ImageGraph
 from marsmith.export.int8.engines import open_in_engine
 from marsmith.export.int8.plan import Int8Plan, SharedPlans
 from marsmith.export.int8.quantize import quantize, search_plan
 from marsmith.export.int8.search import ExpectedAgreement, give_back
-from marsmith.export.recipes.recipe import ImagePreprocessing
 from support.vision_fixtures import photo, wake
 
 SMALL = ImagePreprocessing(resize=36, crop=(32, 32))
@@ -170,7 +170,7 @@ def test_correcting_biases_lowers_the_mean_error_of_the_outputs(graph, calibrati
 BUILD = """
 import sys
 from pathlib import Path
-sys.path[:0] = ["tests", "handlers"]
+sys.path[:0] = ["tests", "tests/unit/export", "handlers"]
 import test_int8 as t
 from support.vision_fixtures import photo
 folder = Path(sys.argv[1])

@@ -23,7 +23,7 @@ from support.projects import REPOSITORY
 
 RECIPE = """\
 {imports}
-from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe
+from marsmith.export import ImagePreprocessing, Recipe
 
 
 def build():

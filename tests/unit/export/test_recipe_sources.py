@@ -10,8 +10,8 @@ from PIL import Image
 
 from marsmith.config.source_names import RecipeSource
 from marsmith.errors import ExportError, MissingDependencyError
+from marsmith.export import Expects, ImagePreprocessing, Recipe, TensorRecipe
 from marsmith.export.image_graph import ImageGraph
-from marsmith.export.recipes.recipe import Expects, ImagePreprocessing, Recipe, TensorRecipe
 from marsmith.export.recipes.source import open_recipe, recipe_files
 from marsmith.export.recipes.torchscript import torchscript_recipe
 from marsmith.export.recipes.weights import apply_weights, load_weights
@@ -148,7 +148,7 @@ def test_a_file_that_is_no_torchscript_is_refused(tmp_path: Path) -> None:
 
 def test_a_recipe_may_be_for_anything_that_takes_tensors(tmp_path: Path) -> None:
     (tmp_path / "pair.py").write_text(
-        "import torch\nfrom marsmith.export.recipes.recipe import TensorRecipe\n"
+        "import torch\nfrom marsmith.export import TensorRecipe\n"
         "RECIPE = TensorRecipe(build=torch.nn.Bilinear, examples=lambda: [{'a': torch.zeros(1, 2)}])\n"
     )
     recipe = open_recipe(RecipeSource.parse("pair.py"), tmp_path)

@@ -13,7 +13,7 @@ from torch import nn
 
 from marsmith.config.source_names import RecipeSource
 from marsmith.errors import ExportError
-from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe
+from marsmith.export import ImagePreprocessing, Recipe
 from marsmith.export.recipes.source import open_recipe
 from marsmith.export.recipes.state_dicts import prefix_of
 from marsmith.export.recipes.weights import apply_weights, load_weights

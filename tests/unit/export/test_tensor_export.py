@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from marsmith.build.from_spec import build_from_spec
-from marsmith.config.model_spec import load_spec
+from marsmith.build import build_from_spec
+from marsmith.config import load_spec
 from marsmith.errors import ExportError
+from marsmith.export import TensorRecipe
 from marsmith.export.messages import JobRequest, JobResult
-from marsmith.export.recipes.recipe import TensorRecipe
 from marsmith.export.recipes.torchscript import load_module
 from marsmith.export.tensors import TensorJob
 from marsmith.project import Project
@@ -211,7 +211,7 @@ def test_numbers_that_a_dtype_cannot_hold_are_refused(tmp_path: Path) -> None:
 
 def test_a_spec_with_a_tensor_recipe_becomes_an_archive_that_answers(project: Project) -> None:
     recipe = (
-        "import torch\nfrom marsmith.export.recipes.recipe import TensorRecipe\n"
+        "import torch\nfrom marsmith.export import TensorRecipe\n"
         "RECIPE = TensorRecipe(build=lambda: torch.nn.Bilinear(2, 2, 3),\n"
         "    examples=lambda: [{'a': torch.ones(2, 2), 'b': torch.ones(2, 2)}], outputs=('scores',))\n"
     )

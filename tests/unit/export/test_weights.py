@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from marsmith.errors import ExportError, MissingDependencyError
-from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe
+from marsmith.export import ImagePreprocessing, Recipe
 from marsmith.export.recipes.weights import apply_weights, load_weights
 
 

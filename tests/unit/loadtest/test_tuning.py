@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marsmith import strict_yaml
-from marsmith.archive import Archive, Manifest, Member
-from marsmith.archive.write import write_archive
+from marsmith.archive import Archive, Manifest, Member, write_archive
 from marsmith.cli import main
 from marsmith.errors import ConfigError
 from marsmith.inputs import Input

@@ -132,7 +132,7 @@ def test_a_difference_reads_as_a_sentence() -> None:
 def test_recording_imports_nothing_that_it_records(tmp_path: Path) -> None:
     handler = tmp_path / "handler.py"
     handler.write_text("import torch, PIL\n")
-    code = "import sys; from pathlib import Path; from marsmith import environment\n"
+    code = "import sys; from pathlib import Path; from marsmith.runtime import environment\n"
     code += "print(environment.record([Path(sys.argv[1])])); assert not {'torch', 'PIL'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code, handler], check=True)
 

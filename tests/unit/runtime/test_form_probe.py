@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from marsmith.build.from_spec import build_from_spec
-from marsmith.config.model_spec import load_spec
+from marsmith.build import build_from_spec
+from marsmith.config import load_spec
 from marsmith.errors import HandlerError, MarsmithError
 from marsmith.project import Project
 from marsmith.runtime.form_probe import photo
@@ -31,9 +31,7 @@ def mood(project: Project) -> Project:
     """The files of the page on handlers, as a user saves them."""
     (project.root / "handlers" / "mood_handler.py").write_text(from_the_page('"""Text to a mood."""'))
     (project.root / "handlers" / "glad.txt").write_text("what a day :)\n")
-    (project.root / "export" / "mood.py").write_text(
-        from_the_page("import torch\n\nfrom marsmith.export.recipes.recipe")
-    )
+    (project.root / "export" / "mood.py").write_text(from_the_page("import torch\n\nfrom marsmith.export import"))
     (project.specs / "mood.yaml").write_text(from_the_page("name: mood"))
     return project
 
@@ -93,7 +91,7 @@ def test_a_handler_that_takes_the_form_is_built_without_examples(project: Projec
     text = spec.read_text().partition("examples:")[0].replace("image_classifier_handler.py", handler)
     if handler == "tensor_handler.py":
         (project.root / "export" / "tiny.py").write_text(
-            "import torch\nfrom marsmith.export.recipes.recipe import TensorRecipe\n"
+            "import torch\nfrom marsmith.export import TensorRecipe\n"
             "RECIPE = TensorRecipe(build=lambda: torch.nn.Linear(3, 2), examples=lambda: [{'x': torch.zeros(2, 3)}])\n"
         )
     spec.write_text(text)

@@ -11,8 +11,8 @@ import pytest
 from marsmith.cli import main
 from marsmith.config.lint.findings import RULES, Finding
 from marsmith.errors import HandlerError
+from marsmith.runtime import check_handler
 from marsmith.runtime.archive_check import TrialRequest, check_archive
-from marsmith.runtime.check import check_handler
 from support.projects import REPOSITORY
 from support.runner_archives import make_archive
 

@@ -16,8 +16,8 @@ from marsmith.archive.examples import FILE_NAME, FOLDER, ValidatedExample, rende
 from marsmith.archive.verify import verify
 from marsmith.build.assembly import proved_examples
 from marsmith.errors import ArchiveError, HandlerError
+from marsmith.runtime import Runner
 from marsmith.runtime.replay import ExampleRequest, _rounded, replay, replay_checks, validate_examples
-from marsmith.runtime.runner import Runner
 from support.runner_archives import make_archive
 
 # Answers a body with what stands for it in replies.json, or with bytes.

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_supervisor import ONE, state_of, status
 
 from marsmith.archive.store import open_stored
 from marsmith.client.version_status import Registration
@@ -15,6 +14,7 @@ from marsmith.run_state import LeftOut
 from marsmith.server.placeholder import stands_in, still_left_out, write_placeholder
 from marsmith.server.served import Serving, next_state, plan_serving, without_version
 from support.live_server import tiny_archive
+from support.states import ONE, state_of, status
 
 OLD, NEW = ("echo", "1.0"), ("echo", "2.0")
 FILE = "echo-2.0.mar"

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_supervisor import ONE, state_of, status
 
 from marsmith import run_state
-from marsmith.archive.admit import Policy
+from marsmith.archive import Policy
 from marsmith.archive.store import load_items
 from marsmith.errors import PreflightError
 from marsmith.project import Project
@@ -28,6 +27,7 @@ from marsmith.server.start_plan import StartPlan, models_argument, plan_start
 from marsmith.state.served import ServerState
 from marsmith.state.served_file import Remembered
 from support.live_server import make_project, tiny_archive
+from support.states import ONE, state_of, status
 
 MANIFEST = '{"runtime": "python", "model": {"modelName": "m", "modelVersion": "1", "handler": "h.py:handle"%s}}'
 GOOD = {"MAR-INF/MANIFEST.json": MANIFEST % "", "h.py": "def handle(data, context): return data\n"}

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 from marsmith import run_state
 from marsmith.archive.store import StoredArchive, open_stored
 from marsmith.cli import main
-from marsmith.client.management import VersionStatus, Worker
+from marsmith.client.management import VersionStatus
 from marsmith.errors import FormatError, UsageError
 from marsmith.project import PROJECT_VARIABLE
 from marsmith.run_state import RunState
@@ -42,8 +41,8 @@ from marsmith.state.served import (
     render_state,
 )
 from support.live_server import make_project, tiny_archive
+from support.states import ONE, state_of, status
 
-ONE = Parameters(1, 1, 1, 1, 20, 60)
 TWO = replace(ONE, min_workers=2, max_workers=2)
 
 counts = st.integers(0, 1000)
@@ -72,21 +71,6 @@ def stored(folder: Path, *versions: str, name: str = "echo") -> list[StoredArchi
     folder.mkdir(exist_ok=True)
     files = [tiny_archive(folder / f"{name}-{version}.mar", name=name, version=version) for version in versions]
     return [open_stored(file) for file in files]
-
-
-def status(version: str, *, default: bool = False, workers: int = 1, ready: bool = True) -> VersionStatus:
-    state = "READY" if ready else "UNLOADING"
-    running = tuple(Worker(str(9000 + i), 100 + i, state, False, 0, "") for i in range(workers))
-    return VersionStatus(
-        "echo", version, default, f"echo-{version}.mar", workers, workers, 1, 1, 20, 60, running, 100, 0
-    )
-
-
-def state_of(default: str, versions: Mapping[str, Parameters], **unregistered: str) -> ServerState:
-    served = {version: ServedVersion(f"echo-{version}.mar", ran, ONE) for version, ran in versions.items()}
-    return ServerState(
-        {"echo": ServedModel(default, served)}, {("echo", v): Unregistered(file) for v, file in unregistered.items()}
-    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,9 +10,9 @@ import pytest
 
 from marsmith.archive import Archive
 from marsmith.archive.store import load_items, open_stored
-from marsmith.build.from_spec import build_from_spec
+from marsmith.build import build_from_spec
 from marsmith.cli import main
-from marsmith.config.model_spec import load_spec
+from marsmith.config import load_spec
 from marsmith.config.server_config import model_store
 from marsmith.errors import OtherBytesError, ServerError
 from marsmith.names import ModelVersion

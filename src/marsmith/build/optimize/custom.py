@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marsmith.archive.members import Member
+from marsmith.archive import Member
 from marsmith.build.optimize.task import NewModule, Task
 from marsmith.config.form import AUTO
 from marsmith.errors import ExportError, UsageError
@@ -96,8 +96,8 @@ def _crops(photos: Sequence[Path], count: int, seed: int) -> list[bytes]:
     """Return crops as PNG files."""
     from PIL import Image
 
+    from marsmith.export import ImagePreprocessing
     from marsmith.export.crops import random_crops
-    from marsmith.export.recipes.recipe import ImagePreprocessing
 
     bodies = [path.read_bytes() for path in photos]
     size = ImagePreprocessing(resize=_CROP, crop=(_CROP, _CROP))

@@ -22,7 +22,7 @@ from torch import fx, nn
 
 from marsmith.error_text import typed_line
 from marsmith.errors import ExportError
-from marsmith.export.recipes.recipe import Recipe
+from marsmith.export import Recipe
 from marsmith.export.recipes.torchscript import load_module, torchscript_recipe
 from marsmith.export.tracing.graph_checks import straight_graph, value_checks
 

@@ -13,9 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from marsmith.archive.manifest import Manifest
-from marsmith.archive.members import Member
-from marsmith.archive.write import write_archive
+from marsmith.archive import Manifest, Member, write_archive
 from marsmith.build.assembly import ProvedExamples, environment_members, linked_folder, proved_examples
 from marsmith.build.optimize.custom import custom_module
 from marsmith.build.optimize.photos import EXAMPLES, REQUESTS, choose_photos

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marsmith.archive import Archive, Manifest
 from marsmith.archive.admit import Policy, admit
 from marsmith.archive.examples import FILE_NAME as EXAMPLES_FILE
 from marsmith.archive.examples import FOLDER as EXAMPLES_FOLDER
 from marsmith.archive.examples import parse_examples
-from marsmith.archive.manifest import Manifest
-from marsmith.archive.read import Archive
 from marsmith.child_processes import temporary_folder
 from marsmith.config.model_config import FILE_NAME as CONFIG_FILE
 from marsmith.config.model_config import HANDLER_KEY, ModelConfig

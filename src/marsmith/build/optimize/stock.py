@@ -12,15 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from marsmith.archive.members import Member
+from marsmith.archive import Member
 from marsmith.build.optimize.source import LABELS_FILE
 from marsmith.build.optimize.task import NewModule, Task
 from marsmith.config.export_spec import ExportSpec
 from marsmith.config.model_spec import Example, HandlerSpec, ModelSpec
 from marsmith.errors import ArchiveError, ProjectError, UsageError
-from marsmith.export.folder import Export
+from marsmith.export import Export, export_model
 from marsmith.export.lock import ExportLock
-from marsmith.export.model import export_model
 from marsmith.project import Project
 from marsmith.runtime import environment
 from marsmith.runtime.imports import local_imports
@@ -80,8 +79,8 @@ def _check_module(path: Path) -> None:
     """Refuse what is no image classifier, before anything is exported."""
     import torch
 
+    from marsmith.export import ImagePreprocessing
     from marsmith.export.classifier import check_classifier
-    from marsmith.export.recipes.recipe import ImagePreprocessing
     from marsmith.export.recipes.torchscript import load_module
 
     generator = torch.Generator().manual_seed(0)

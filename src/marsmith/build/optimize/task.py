@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marsmith.archive import Member
 from marsmith.archive.environment import Environment
-from marsmith.archive.members import Member
 from marsmith.build.optimize.photos import Photos
 from marsmith.build.optimize.source import NewConfig, OldArchive
 from marsmith.config.form import Form

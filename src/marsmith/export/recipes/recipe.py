@@ -157,6 +157,8 @@ def load_recipe(path: Path, root: Path | None = None) -> AnyRecipe:
 
 def _tip(error: Exception, path: Path) -> str | None:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and missing.startswith("marsmith."):
+        return "what a recipe needs comes from one place: from marsmith.export import Recipe, TensorRecipe"
     return mend_missing_in_recipe(missing.partition(".")[0], path) if missing else None
 
 

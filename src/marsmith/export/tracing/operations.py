@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 
-_OWN_FILES = (__file__, str(Path(__file__).with_name("tracing_checks.py")))
+_OWN_FILES = (__file__, str(Path(__file__).with_name("checks.py")))
 _TORCH = str(Path(torch.__file__).parent)
 # Between an operation and its watcher.
 _DISPATCH = frozenset(str(Path(_TORCH) / name) for name in ("_compile.py", "_dynamo/eval_frame.py"))
