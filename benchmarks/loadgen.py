@@ -27,8 +27,8 @@ import mlperf_loadgen as lg
 
 from marsmith.loadtest.bench import lanes_to
 from marsmith.loadtest.http import HttpTarget
-from marsmith.loadtest.lane import Lane
-from marsmith.loadtest.tune.rates import largest_rate, most_of_three
+from marsmith.loadtest.lane import Connection
+from marsmith.loadtest.tune.rates import largest_rate, majority_of_three
 
 CONNECTIONS = 32
 SUMMARY = "mlperf_log_summary.txt"
@@ -57,7 +57,7 @@ class HttpSystem:
     def __init__(self, target: HttpTarget) -> None:
         self._target = target
         self._waiting: deque[Any] = deque()
-        self._free: list[Lane] = []
+        self._free: list[Connection] = []
         self._opened = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self.failed = 0
@@ -97,7 +97,7 @@ class HttpSystem:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, lane: Lane) -> None:
+    async def _serve(self, lane: Connection) -> None:
         """Send what waits over one connection until nothing does."""
         while self._waiting:
             number, index = self._waiting.popleft()
@@ -142,7 +142,7 @@ def largest_server_rate(
         runs.append(server(target, qps=qps, seconds=seconds, p99_ms=p99_ms))
         return runs[-1] if runs[-1].valid else None
 
-    rate, _ = largest_rate(lambda qps: most_of_three(lambda: valid(qps)), start, steps=steps)
+    rate, _ = largest_rate(lambda qps: majority_of_three(lambda: valid(qps)), start, steps=steps)
     return rate, runs
 
 

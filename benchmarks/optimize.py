@@ -30,7 +30,7 @@ from typing import Any
 from contenders import marsmith_server, stock_archive, stock_server
 from machine import machine_record
 from marsmith.build.optimize.rebuild import Optimized, optimize
-from marsmith.build.optimize.task import Wish
+from marsmith.build.optimize.task import OptimizeOptions
 from marsmith.export.measure import USUAL_EFFORT, Effort, Progress
 from marsmith.loadtest.bench import Load, ask_each, best_label, run_load
 from marsmith.loadtest.http import HttpTarget
@@ -74,7 +74,7 @@ def _measured(name: str, args: argparse.Namespace) -> dict[str, Any]:
         old = stock_archive(folder / "model.pt", folder / "index_to_name.json", folder)
         examples = folder / "examples"
         write_photos(examples)
-        wish = Wish(args.precision, args.engine, "2.0", output=folder / "stock-2.0.mar", examples=examples)
+        wish = OptimizeOptions(args.precision, args.engine, "2.0", output=folder / "stock-2.0.mar", examples=examples)
         effort = Effort(rounds=2, turn_s=0.1) if args.quick else USUAL_EFFORT
         done = optimize(Project(REPOSITORY), old, wish, effort=effort, progress=Progress(step=_say))
         return _served(name, old, done, args)

@@ -28,7 +28,7 @@ from contenders import marsmith_server
 from machine import machine_line, machine_record
 from marsmith.loadtest import Load, Measurement, run_load
 from marsmith.loadtest.http import HttpTarget
-from marsmith.loadtest.tune.rates import largest_rate, most_of_three
+from marsmith.loadtest.tune.rates import largest_rate, majority_of_three
 from photos import photos
 
 SHARES = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
@@ -159,7 +159,7 @@ def main() -> None:
             measured = run_load(target, Load(rps=rate, seconds=args.seconds, warm_up_s=1.0))
             return measured if measured.holds(args.p99_ms) else None
 
-        result["largestRate"], _ = largest_rate(lambda rate: most_of_three(lambda: at(rate)), 0.6 * most, steps=6)
+        result["largestRate"], _ = largest_rate(lambda rate: majority_of_three(lambda: at(rate)), 0.6 * most, steps=6)
         result["load"] = against_load(target, most, args.seconds)
         print(f"holding {args.rps:g} requests per second for {args.minutes:g} minutes", file=sys.stderr)
         result["level"] = level(target, args.rps, args.minutes * 60)

@@ -29,9 +29,9 @@ from contenders import jpeg_inputs
 from machine import machine_line, machine_record
 from marsmith.loadtest.tune.search import (
     Attempt,
-    Offer,
-    Prediction,
+    LoadPrediction,
     Trial,
+    TrialLoad,
     best,
     first_rate,
     halve,
@@ -137,7 +137,7 @@ class _Clock:
 
 
 def _attempts(live: LiveTrials, why: str) -> Attempt:
-    def attempt(setup: Setup, offer: Offer) -> Trial:
+    def attempt(setup: Setup, offer: TrialLoad) -> Trial:
         trial = live.attempt(setup, offer)
         result = trial.reason or f"{trial.requests_per_second:.0f} req/s, p99 {trial.p99_ms:.0f} ms"
         say(f"{why}: {setup}, {offer.seconds:g} s at {offer.rate:.0f}/s: {result}")
@@ -147,13 +147,13 @@ def _attempts(live: LiveTrials, why: str) -> Attempt:
 
 
 def _search(
-    live: LiveTrials, predictions: Sequence[Prediction], rate: float, p99_ms: float, seconds: float
+    live: LiveTrials, predictions: Sequence[LoadPrediction], rate: float, p99_ms: float, seconds: float
 ) -> tuple[tuple[Trial, ...], float]:
     """Search; return the trials, and the rate of the last round."""
     rates: list[float] = []
     say_attempt = _attempts(live, "search")
 
-    def attempt(setup: Setup, offer: Offer) -> Trial:
+    def attempt(setup: Setup, offer: TrialLoad) -> Trial:
         rates.append(offer.rate)
         return say_attempt(setup, offer)
 
@@ -165,7 +165,7 @@ def _search(
 def _sweep(live: LiveTrials, every: Sequence[Setup], seconds: float, rate: float) -> tuple[Trial, ...]:
     trials = []
     for setup in every:
-        trials += in_turns([setup], _attempts(live, "sweep"), Offer(rate, seconds))
+        trials += in_turns([setup], _attempts(live, "sweep"), TrialLoad(rate, seconds))
         live.drop(setup)
     return tuple(trials)
 
@@ -183,7 +183,7 @@ def _finals(live: LiveTrials, last: Sequence[Setup], rate: float, seconds: float
     for number in range(rounds):
         for share in FINAL_SHARES:
             for setup in last if number % 2 == 0 else reversed(last):
-                trial = attempt(setup, Offer(share * rate, seconds, seed=number))
+                trial = attempt(setup, TrialLoad(share * rate, seconds, seed=number))
                 # Failures are slow answers as well: none may make a set-up look quicker.
                 p99_ms = trial.p99_ms if not trial.reason and not trial.failed else LOST_MS
                 finals.append(Final(setup, share * rate, p99_ms))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from marsmith.loadtest.tune.search import Prediction, Trial
+from marsmith.loadtest.tune.search import LoadPrediction, Trial
 from marsmith.loadtest.tune.setup import Placement, Setup
 from tuner_replay import Table
 
@@ -40,7 +40,7 @@ class Comparison:
         seconds: how long measuring batches, the search and the sweep took, all in all.
     """
 
-    predictions: tuple[Prediction, ...]
+    predictions: tuple[LoadPrediction, ...]
     search: tuple[Trial, ...]
     sweep: tuple[Trial, ...]
     finals: tuple[Final, ...]
@@ -159,7 +159,7 @@ def from_json(value: dict[str, Any]) -> Comparison:
     def trials(key: str) -> tuple[Trial, ...]:
         return tuple(Trial(**{**each, "setup": setup(each["setup"])}) for each in value[key])
 
-    predictions = tuple(Prediction(setup(each["setup"]), each["rate"]) for each in value["predictions"])
+    predictions = tuple(LoadPrediction(setup(each["setup"]), each["rate"]) for each in value["predictions"])
     return Comparison(
         predictions,
         trials("search"),

@@ -10,14 +10,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from marsmith.loadtest.tune.search import Attempt, Offer, Prediction, Trial, best, halve, most_promising
+from marsmith.loadtest.tune.search import Attempt, LoadPrediction, Trial, TrialLoad, best, halve, most_promising
 from marsmith.loadtest.tune.setup import Setup
 
 # Relative standard deviation of a 99th percentile measured for NOISE_SECONDS; of longer trials it is that much less.
 NOISE = 0.15
 NOISE_SECONDS = 4.0
 ANY_RATE = 1.0
-USUAL = Offer(ANY_RATE, NOISE_SECONDS)
+USUAL = TrialLoad(ANY_RATE, NOISE_SECONDS)
 # How many random trials optuna makes first, if nothing else is said.
 TPE_DEFAULT = 10
 OURS = "predict, then halve"
@@ -57,7 +57,7 @@ def noisy(table: Table, seed: int, noise: float = NOISE) -> Attempt:
     """Return trials that give the table's figures with noise, at whatever rate: a table has one."""
     numbers = random.Random(seed)
 
-    def attempt(setup: Setup, offer: Offer) -> Trial:
+    def attempt(setup: Setup, offer: TrialLoad) -> Trial:
         spread = noise * (NOISE_SECONDS / offer.seconds) ** 0.5
         p99_ms = table[setup].p99_ms * max(0.01, numbers.gauss(1, spread))
         return replace(table[setup], seconds=offer.seconds, p99_ms=p99_ms)
@@ -71,7 +71,7 @@ def regret(table: Table, chosen: Setup | None, p99_ms: float) -> float:
     return 1.0 if chosen is None or most <= 0 else 1 - table[chosen].score(p99_ms) / most
 
 
-def our_choice(predictions: Sequence[Prediction], attempt: Attempt, trials: int, p99_ms: float) -> Setup | None:
+def our_choice(predictions: Sequence[LoadPrediction], attempt: Attempt, trials: int, p99_ms: float) -> Setup | None:
     """Choose as ``marsmith tune`` does: try the most promising ones, the better half of them for longer."""
     setups = most_promising(predictions, count_for(trials))
     tried = halve(setups, attempt, p99_ms=p99_ms, rate=ANY_RATE, seconds=NOISE_SECONDS)
@@ -116,7 +116,7 @@ def _suggested(trial: object, setups: Sequence[Setup]) -> Setup:
 
 
 def regrets(
-    table: Table, predictions: Sequence[Prediction], p99_ms: float, budgets: Sequence[int], seeds: int
+    table: Table, predictions: Sequence[LoadPrediction], p99_ms: float, budgets: Sequence[int], seeds: int
 ) -> list[Regret]:
     """Compare the searches for each number of trials."""
     known = [each for each in predictions if each.setup in table]

@@ -21,7 +21,7 @@ sys.path.append(str(BENCHMARKS))
 
 # Whatever is only needed by what they measure must not be needed to ask for help, or for these tests.
 from marsmith.loadtest.measurement import Measurement  # noqa: E402
-from marsmith.loadtest.tune.search import Prediction, Trial  # noqa: E402
+from marsmith.loadtest.tune.search import LoadPrediction, Trial  # noqa: E402
 from marsmith.loadtest.tune.setup import Setup, placements, setups  # noqa: E402
 from peer_servers.peer_model import PeerSettings  # noqa: E402
 from tuner_replay import OURS as OUR_SEARCH  # noqa: E402
@@ -192,8 +192,10 @@ def a_table() -> dict[Setup, Trial]:
     }
 
 
-def exact(found: dict[Setup, Trial]) -> list[Prediction]:
-    return sorted((Prediction(each, trial.requests_per_second) for each, trial in found.items()), key=lambda p: -p.rate)
+def exact(found: dict[Setup, Trial]) -> list[LoadPrediction]:
+    return sorted(
+        (LoadPrediction(each, trial.requests_per_second) for each, trial in found.items()), key=lambda p: -p.rate
+    )
 
 
 def test_halving_makes_as_many_trials_as_it_is_said_to() -> None:

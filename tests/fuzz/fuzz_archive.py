@@ -25,13 +25,13 @@ with atheris.instrument_imports(include=["marsmith"]):
     import marsmith.archive.verify
     import marsmith.archive.zip_reader  # noqa: F401
     from marsmith.archive import Archive, Manifest, Member
-    from marsmith.archive.members import Limits
+    from marsmith.archive.members import ReadLimits
     from marsmith.archive.signature import read_signature
     from marsmith.archive.verify import verify
     from marsmith.errors import MarsmithError
 
 WORK = Path(tempfile.mkdtemp(prefix="marsmith-fuzz-"))
-LIMITS = Limits(members=200, total_bytes=1 << 24, ratio_from_bytes=1 << 20)
+LIMITS = ReadLimits(members=200, total_bytes=1 << 24, ratio_from_bytes=1 << 20)
 
 
 def fuzz(data: bytes) -> None:

@@ -17,7 +17,7 @@ import pytest
 from marsmith import AsyncClient, run_state
 from marsmith.client import RetryPolicy, tokens
 from marsmith.client.blocking_client import NO_RETRIES, Client
-from marsmith.client.http import Reply, Request, Transport
+from marsmith.client.http import HttpReply, HttpRequest, Transport
 from marsmith.client.management import Registration
 from marsmith.errors import (
     AuthorizationError,
@@ -57,7 +57,7 @@ def answer(body: object) -> bytes:
 
 
 def test_rest_and_grpc_answer_as_they_do_to_the_client_that_blocks(project: Project) -> None:
-    async def use(client: AsyncClient) -> list[Reply]:
+    async def use(client: AsyncClient) -> list[HttpReply]:
         rest = await client.predict("echo", b"12345", headers={"X-Echo": "hello"}, version="1.0")
         return [rest, await client.predict_grpc("echo", b"12345")]
 
@@ -166,13 +166,13 @@ def test_many_predictions_come_as_they_are_done_each_with_its_number(project: Pr
     bodies = [answer({"labels": {"n": number}}) for number in range(30)]
     bodies[7] = answer({"reject": 422})
 
-    async def use(client: AsyncClient) -> dict[int, Reply | ClientError]:
+    async def use(client: AsyncClient) -> dict[int, HttpReply | ClientError]:
         return {number: outcome async for number, outcome in client.predict_many("echo", bodies, concurrency=3)}
 
     outcomes = using(project, use)
     assert sorted(outcomes) == list(range(30))
     assert isinstance(outcomes.pop(7), RequestRejectedError)
-    assert all(isinstance(one, Reply) and one.json() == {"n": number} for number, one in outcomes.items())
+    assert all(isinstance(one, HttpReply) and one.json() == {"n": number} for number, one in outcomes.items())
 
 
 def test_many_predictions_take_bodies_only_as_there_is_room_and_can_be_left_early(project: Project) -> None:
@@ -187,7 +187,7 @@ def test_many_predictions_take_bodies_only_as_there_is_room_and_can_be_left_earl
     async def use(client: AsyncClient) -> None:
         many = client.predict_many("echo", bodies(), concurrency=2, grpc=True)
         async for number, outcome in many:
-            assert isinstance(outcome, Reply)
+            assert isinstance(outcome, HttpReply)
             if number >= 5:
                 break
         await many.aclose()
@@ -200,14 +200,14 @@ def test_many_predictions_take_bodies_only_as_there_is_room_and_can_be_left_earl
 
 
 def test_a_full_queue_fails_no_call_and_is_told_where_it_may_not_be_retried(project: Project, tmp_path: Path) -> None:
-    def many(client: AsyncClient, **work: object) -> AsyncIterator[tuple[int, Reply | ClientError]]:
+    def many(client: AsyncClient, **work: object) -> AsyncIterator[tuple[int, HttpReply | ClientError]]:
         bodies = [answer(work)] * (2 * QUEUE_SIZE + 4)
         return client.predict_many("echo", bodies, concurrency=len(bodies))
 
-    async def wait(client: AsyncClient) -> list[Reply | ClientError]:
+    async def wait(client: AsyncClient) -> list[HttpReply | ClientError]:
         return [one async for _, one in many(client, sleep=0.15)]
 
-    async def hurry(client: AsyncClient) -> list[Reply | ClientError]:
+    async def hurry(client: AsyncClient) -> list[HttpReply | ClientError]:
         gate, outcomes = tmp_path / "gate", []
         async for _, one in many(client, until=str(gate)):
             outcomes.append(one)
@@ -215,8 +215,8 @@ def test_a_full_queue_fails_no_call_and_is_told_where_it_may_not_be_retried(proj
             gate.touch()
         return outcomes
 
-    assert all(isinstance(one, Reply) for one in using(project, wait, deadline_s=120))
-    refused = [one for one in using(project, hurry, retries=NO_RETRIES) if not isinstance(one, Reply)]
+    assert all(isinstance(one, HttpReply) for one in using(project, wait, deadline_s=120))
+    refused = [one for one in using(project, hurry, retries=NO_RETRIES) if not isinstance(one, HttpReply)]
     assert refused
     assert {type(one) for one in refused} == {OverloadedError}
 
@@ -226,11 +226,11 @@ def test_killed_workers_and_rotated_tokens_fail_no_call(project: Project) -> Non
 
     def renew() -> None:
         transport = Transport()
-        request = Request("GET", state.management, ("token",), {"type": "inference"})
+        request = HttpRequest("GET", state.management, ("token",), {"type": "inference"})
         assert transport.send(request, token=tokens.token(state, "api"), deadline_s=10).status == 200
         transport.close()
 
-    async def use(client: AsyncClient) -> list[Reply | ClientError]:
+    async def use(client: AsyncClient) -> list[HttpReply | ClientError]:
         async def disturb() -> None:
             for _ in range(2):
                 await asyncio.sleep(0.3)
@@ -249,4 +249,4 @@ def test_killed_workers_and_rotated_tokens_fail_no_call(project: Project) -> Non
         return outcomes
 
     # Longer than workers take to start on a busy machine.
-    assert [one for one in using(project, use, deadline_s=120) if not isinstance(one, Reply)] == []
+    assert [one for one in using(project, use, deadline_s=120) if not isinstance(one, HttpReply)] == []

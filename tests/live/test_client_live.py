@@ -20,7 +20,7 @@ from marsmith.cli import main
 from marsmith.client import RetryPolicy, tokens
 from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.client.grpc import InferenceChannel
-from marsmith.client.http import Reply, Request, Transport
+from marsmith.client.http import HttpReply, HttpRequest, Transport
 from marsmith.errors import (
     AuthorizationError,
     ConnectionFailedError,
@@ -316,15 +316,15 @@ def test_a_version_without_workers_has_no_worker(client: Client) -> None:
     assert client.predict("echo", b"1").status == 200
 
 
-def flood(client: Client, way: str, gate: Path) -> list[Reply | OverloadedError]:
+def flood(client: Client, way: str, gate: Path) -> list[HttpReply | OverloadedError]:
     """Send more requests at once than the job queue holds, and return what came of each.
 
     The worker waits for ``gate``, which the first refusal makes.
     """
 
-    def ask(_: int) -> Reply | OverloadedError:
+    def ask(_: int) -> HttpReply | OverloadedError:
         try:
-            reply: Reply = getattr(client, way)("echo", answer({"until": str(gate), "sleep": 0.3}))
+            reply: HttpReply = getattr(client, way)("echo", answer({"until": str(gate), "sleep": 0.3}))
         except OverloadedError as error:
             gate.touch()
             return error
@@ -347,7 +347,7 @@ def test_a_full_job_queue_is_overload_though_the_server_says_no_worker(
 
 def test_a_full_job_queue_fails_no_call_of_a_client_that_may_try_again(client: Client, tmp_path: Path) -> None:
     outcomes = flood(client, "predict", tmp_path)
-    assert [outcome.status for outcome in outcomes if isinstance(outcome, Reply)] == [200] * len(outcomes)
+    assert [outcome.status for outcome in outcomes if isinstance(outcome, HttpReply)] == [200] * len(outcomes)
 
 
 def test_killed_workers_fail_no_call_of_a_client_that_may_try_again(client: Client) -> None:
@@ -429,7 +429,7 @@ def test_a_token_rotated_again_and_again_while_a_client_runs_fails_no_call(clien
         asked = [pool.submit(ask, way) for way in ("predict", "predict_grpc")]
         for _ in range(8):
             time.sleep(0.1)
-            renewal = Request("GET", state.management, ("token",), {"type": "inference"})
+            renewal = HttpRequest("GET", state.management, ("token",), {"type": "inference"})
             assert transport.send(renewal, token=tokens.token(state, "api"), deadline_s=10).status == 200
         stop.set()
         assert all(one.result() > 0 for one in asked)
@@ -477,10 +477,12 @@ def test_a_missing_token_is_refused(state: RunState) -> None:
 def test_the_token_of_another_role_is_refused(state: RunState, role: tokens.Role) -> None:
     transport = Transport()
     other = tokens.token(state, role)
-    request = Request("POST", state.inference, ("predictions", "echo"), body=b"1")
+    request = HttpRequest("POST", state.inference, ("predictions", "echo"), body=b"1")
     assert transport.send(request, token=other, deadline_s=10).status == 400
     inference = tokens.token(state, "inference")
-    assert transport.send(Request("GET", state.management, ("models",)), token=inference, deadline_s=10).status == 400
+    assert (
+        transport.send(HttpRequest("GET", state.management, ("models",)), token=inference, deadline_s=10).status == 400
+    )
     transport.close()
 
 
@@ -491,7 +493,7 @@ def test_an_expired_token_is_renewed_in_the_middle_of_a_run(client: Client, stat
     while datetime.now(UTC) < before.expires:
         time.sleep(0.5)
     transport = Transport()
-    request = Request("POST", state.inference, ("predictions", "echo"), body=b"1")
+    request = HttpRequest("POST", state.inference, ("predictions", "echo"), body=b"1")
     assert transport.send(request, token=before.value, deadline_s=10).status == 400
     transport.close()
     assert client.predict("echo", b"1").status == 200
@@ -505,7 +507,7 @@ def test_a_token_that_somebody_else_renewed_is_read_again(client: Client, state:
 
     def renew() -> None:
         transport = Transport()
-        renewal = Request("GET", state.management, ("token",), {"type": "inference"})
+        renewal = HttpRequest("GET", state.management, ("token",), {"type": "inference"})
         assert transport.send(renewal, token=tokens.token(state, "api"), deadline_s=10).status == 200
         transport.close()
 
@@ -667,6 +669,6 @@ def test_the_printed_token_is_accepted(here: Project, state: RunState, capsys: p
         assert main(["token", role]) == 0
         printed = capsys.readouterr().out
         assert printed.count("\n") == 1
-        request = Request("GET", url, path, {"type": "management"})
+        request = HttpRequest("GET", url, path, {"type": "management"})
         assert transport.send(request, token=printed.strip(), deadline_s=10).status == 200
     transport.close()

@@ -19,7 +19,7 @@ from marsmith.archive import Archive
 from marsmith.cli import main
 from marsmith.client import Client
 from marsmith.config.server_config import served_store
-from marsmith.deploy.rollout.observation import Limits
+from marsmith.deploy.rollout.observation import RolloutLimits
 from marsmith.deploy.versions import Event, Options, Outcome, deploy, plan_deploy, rollback
 from marsmith.errors import OtherBytesError, ServerError, UsageError
 from marsmith.names import ModelVersion
@@ -31,7 +31,7 @@ from support.deploy_fixtures import MODEL, WRONG, write_version
 from support.live_server import make_project, running, until
 
 STORE = "die großen Archive"
-QUICK = Options(keep=1, watch_s=0.1, limits=Limits(max_latency_ratio=1000))
+QUICK = Options(keep=1, watch_s=0.1, limits=RolloutLimits(max_latency_ratio=1000))
 
 
 @dataclass

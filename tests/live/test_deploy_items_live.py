@@ -13,7 +13,7 @@ import torch
 
 from marsmith.archive import Manifest, Member, write_archive
 from marsmith.client import tokens
-from marsmith.deploy.rollout.observation import Limits
+from marsmith.deploy.rollout.observation import RolloutLimits
 from marsmith.deploy.versions import Event, Options, Outcome, deploy
 from marsmith.errors import ServerError
 from marsmith.project import Project
@@ -27,7 +27,7 @@ from support.steady_load import SteadyLoad, steady_load
 MODEL = "colours"
 ENTRY = REPOSITORY / "handlers" / "image_classifier_handler.py"
 # Latency is not judged: other tests may keep the machine busy.
-WATCHED = Options(keep=0, watch_s=1.0, limits=Limits(max_latency_ratio=1e6))
+WATCHED = Options(keep=0, watch_s=1.0, limits=RolloutLimits(max_latency_ratio=1e6))
 LONG = Options(keep=0, watch_s=120.0, limits=WATCHED.limits)
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from marsmith.cli import main
 from marsmith.client import Client, tokens
-from marsmith.deploy.rollout.observation import Limits
+from marsmith.deploy.rollout.observation import RolloutLimits
 from marsmith.deploy.versions import Event, Options, Outcome, deploy, plan_deploy, rollback
 from marsmith.errors import ServerError, UsageError
 from marsmith.project import Project
@@ -30,7 +30,7 @@ from support.live_server import make_project, running
 from support.steady_load import SteadyLoad, steady_load
 
 # Latency is not judged but where it is the point: other tests may keep the machine busy.
-ANY_LATENCY = Limits(max_latency_ratio=1000)
+ANY_LATENCY = RolloutLimits(max_latency_ratio=1000)
 QUICK = Options(keep=1, watch_s=0.2, limits=ANY_LATENCY)
 
 
@@ -124,7 +124,7 @@ def test_a_version_that_is_caught_before_the_switch_hurts_nobody_and_leaves_no_t
             archive = write_version(arena.folder, arena.next_version(), **how)  # type: ignore[arg-type]
             with pytest.raises(ServerError, match=reason) as caught:
                 # On a busy machine the old version takes long too, and what the new one adds is a smaller part.
-                arena.deploy(archive, Options(watch_s=0.2, limits=Limits(max_latency_ratio=1.2)))
+                arena.deploy(archive, Options(watch_s=0.2, limits=RolloutLimits(max_latency_ratio=1.2)))
             assert f"everything is as it was: {arena.default()} answers" in caught.value.message
             assert "switch" not in [event.step.action for event in arena.events]
             assert (arena.versions(), arena.stored()) == (before, stored)
@@ -135,7 +135,7 @@ def test_a_version_that_is_caught_before_the_switch_hurts_nobody_and_leaves_no_t
 LATE = {
     "raises": ("raise ValueError('full')", ANY_LATENCY, "status 503|requests failed"),
     "loses its worker": (CRASH, ANY_LATENCY, "Worker died|workers died|requests failed"),
-    "gets slow": (SLOW, Limits(max_latency_ratio=5), "is .* times the old version's"),
+    "gets slow": (SLOW, RolloutLimits(max_latency_ratio=5), "is .* times the old version's"),
 }
 
 
@@ -171,7 +171,7 @@ def test_the_tracebacks_of_a_version_are_seen_where_its_users_come_over_grpc_alo
 
 def test_requests_in_the_queue_of_the_old_version_are_answered_by_it_after_the_switch(arena: Arena) -> None:
     slow, quick = arena.next_version(), arena.next_version()
-    options = Options(keep=0, watch_s=0.0, limits=Limits(max_latency_ratio=1e6))
+    options = Options(keep=0, watch_s=0.0, limits=RolloutLimits(max_latency_ratio=1e6))
     gate = arena.folder / "gate"
     gate.touch()
     waits = f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)"

@@ -14,7 +14,7 @@ import pytest
 
 from marsmith import run_state
 from marsmith.cli import main
-from marsmith.client.blocking_client import NO_RETRIES, Client, Reply
+from marsmith.client.blocking_client import NO_RETRIES, Client, HttpReply
 from marsmith.client.drain import DrainProgress, drain
 from marsmith.errors import DeadlineError, NotFoundError, RequestRejectedError
 from marsmith.project import Project
@@ -74,7 +74,7 @@ class Sender:
     folder: Path
     pool: ThreadPoolExecutor
 
-    def begin(self, model: str, *seconds: float) -> list[Future[Reply]]:
+    def begin(self, model: str, *seconds: float) -> list[Future[HttpReply]]:
         """Send requests, and return once all of them are with a worker or in its queue."""
         begun = [self.folder / str(index) for index in range(len(seconds))]
         bodies = [f"{each} {path}".encode() for each, path in zip(seconds, begun, strict=True)]
@@ -97,7 +97,7 @@ def sender(client: Client, tmp_path: Path) -> Iterator[Sender]:
         yield Sender(client, tmp_path, pool)
 
 
-def drain_all(client: Client, model: str, asked: list[Future[Reply]]) -> list[DrainProgress]:
+def drain_all(client: Client, model: str, asked: list[Future[HttpReply]]) -> list[DrainProgress]:
     """Drain version 1.0, check that no worker had anything in hand after it, and return its progress."""
     seen: list[DrainProgress] = []
     drain(client, model, "1.0", timeout_s=20, on_progress=seen.append)

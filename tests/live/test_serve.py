@@ -28,7 +28,7 @@ from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.run_state import RunState
 from marsmith.server import lifecycle, startup
 from marsmith.server.processes import processes_of
-from marsmith.server.readiness import Outlook
+from marsmith.server.readiness import StartupStatus
 from marsmith.server.status import server_status
 from support.live_server import make_project, running, tiny_archive, until
 
@@ -259,7 +259,7 @@ def test_a_start_that_takes_too_long_says_what_it_waited_for(project: Project, m
     clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep)
     monkeypatch.setattr(startup, "time", clock)
 
-    def on_progress(seen: Outlook) -> None:
+    def on_progress(seen: StartupStatus) -> None:
         if seen.waiting.get(("slow", "1.0")) == "0 of 1 workers ready":
             clock.monotonic = lambda: 8.5
 

@@ -25,7 +25,7 @@ from skimage import data
 
 from marsmith.client import Client
 from marsmith.client.grpc import InferenceChannel
-from marsmith.client.http import Reply
+from marsmith.client.http import HttpReply
 from marsmith.errors import RequestRejectedError
 from marsmith.loadtest.tune.setup import Placement, Setup
 from marsmith.loadtest.tune.variant import VariantMaker
@@ -231,7 +231,7 @@ def test_over_grpc_the_body_says_what_is_wrong(
     random.Random(3).shuffle(cases)
     channel = InferenceChannel(server.grpc_inference)
 
-    def predict(case: Case) -> Reply:
+    def predict(case: Case) -> HttpReply:
         return channel.predict(MODEL, None, case.body, None, 60)
 
     with ThreadPoolExecutor(CLIENTS) as pool:

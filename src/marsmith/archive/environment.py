@@ -81,7 +81,7 @@ def parse_environment(text: str, source: str = FILE_NAME) -> Environment:
 
 
 @dataclass(frozen=True)
-class Difference:
+class VersionDifference:
     """A version that is not the recorded one.
 
     Attributes:
@@ -103,7 +103,7 @@ def version_here(name: str) -> str | None:
     return platform.python_version() if name == PYTHON else installed_version(name)
 
 
-def compare(recorded: Environment, *, installed: Callable[[str], str | None] = version_here) -> list[Difference]:
+def compare(recorded: Environment, *, installed: Callable[[str], str | None] = version_here) -> list[VersionDifference]:
     """Compare a record with what is installed; Python first, then by name; empty where all is as recorded.
 
     Args:
@@ -111,5 +111,5 @@ def compare(recorded: Environment, *, installed: Callable[[str], str | None] = v
         installed: gives the version for ``python`` and for a distribution's name; None where it is not installed.
     """
     wanted = {PYTHON: recorded.python, **dict(sorted(recorded.distributions.items()))}
-    found = [Difference(name, version, installed(name)) for name, version in wanted.items()]
+    found = [VersionDifference(name, version, installed(name)) for name, version in wanted.items()]
     return [difference for difference in found if difference.found != difference.recorded]

@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 from marsmith.archive.copier import Content, Copier
 from marsmith.archive.members import (
-    Limits,
     MemberInfo,
+    ReadLimits,
     check_collisions,
     check_count,
     check_expansion,
@@ -35,7 +35,7 @@ class FolderSource:
         ArchiveError: it cannot be read.
     """
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: ReadLimits) -> None:
         self._path = path
         infos = sorted(_scan(path, limits), key=lambda info: info.name)
         check_collisions(path, [info.name for info in infos])
@@ -74,7 +74,7 @@ class FolderSource:
         return []
 
 
-def _scan(root: Path, limits: Limits) -> Iterator[MemberInfo]:
+def _scan(root: Path, limits: ReadLimits) -> Iterator[MemberInfo]:
     """Find every file without following a link."""
     seen = 0
     pending = [""]

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from marsmith.archive.members import CHUNK_BYTES, Limits, check_expansion, hostile
+from marsmith.archive.members import CHUNK_BYTES, ReadLimits, check_expansion, hostile
 from marsmith.errors import ArchiveError
 
 _INPUT_BYTES = 64 << 10
@@ -20,7 +20,7 @@ class Gunzip:
         ArchiveError: it is damaged or cut off.
     """
 
-    def __init__(self, file: BinaryIO, path: Path, limits: Limits) -> None:
+    def __init__(self, file: BinaryIO, path: Path, limits: ReadLimits) -> None:
         self._file = file
         self._path = path
         self._limits = limits

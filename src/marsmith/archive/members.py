@@ -106,7 +106,7 @@ class MemberInfo:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ReadLimits:
     """How large an archive may become when it is read.
 
     Attributes:
@@ -124,7 +124,7 @@ class Limits:
     text_bytes: int = 4 << 20
 
 
-class Source(Protocol):
+class MemberSource(Protocol):
     """An archive of one kind, whose structure has been checked."""
 
     @property
@@ -200,7 +200,7 @@ def _differs_only(name: str, other: str) -> str:
     return f"the name differs from {other!r} by {'Unicode normalisation' if folded else 'case'} only"
 
 
-def check_expansion(path: Path, limits: Limits, expanded: int, packed: int, member: str | None = None) -> None:
+def check_expansion(path: Path, limits: ReadLimits, expanded: int, packed: int, member: str | None = None) -> None:
     """Raise HostileArchiveError if ``packed`` bytes become more than ``limits`` allow."""
     if expanded > limits.total_bytes:
         raise hostile(path, f"it would expand to {expanded:,} bytes, above the limit of {limits.total_bytes:,}", member)
@@ -209,7 +209,7 @@ def check_expansion(path: Path, limits: Limits, expanded: int, packed: int, memb
         raise hostile(path, problem, member)
 
 
-def check_count(path: Path, limits: Limits, count: int) -> None:
+def check_count(path: Path, limits: ReadLimits, count: int) -> None:
     """Raise HostileArchiveError if an archive has more members than ``limits`` allow."""
     if count > limits.members:
         raise hostile(path, f"{count:,} members, above the limit of {limits.members:,}")

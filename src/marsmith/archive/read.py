@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from marsmith.archive import manifest as manifest_format
 from marsmith.archive import sums as sums_format
 from marsmith.archive.manifest import Manifest, parse_manifest
-from marsmith.archive.members import CHUNK_BYTES, Kind, Limits, Member, MemberInfo, Source
+from marsmith.archive.members import CHUNK_BYTES, Kind, Member, MemberInfo, MemberSource, ReadLimits
 from marsmith.archive.sums import parse_sums, render_sums
 from marsmith.errors import ArchiveError
 from marsmith.names import did_you_mean
@@ -41,11 +41,11 @@ class Archive:
     kind: Kind
     manifest: Manifest
     sums: Mapping[str, str] | None
-    _source: Source = field(repr=False, compare=False)
-    _limits: Limits = field(repr=False, compare=False)
+    _source: MemberSource = field(repr=False, compare=False)
+    _limits: ReadLimits = field(repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: Path | str, *, limits: Limits | None = None) -> Archive:
+    def open(cls, path: Path | str, *, limits: ReadLimits | None = None) -> Archive:
         """Open an archive and check its structure; contents are checked as they are read.
 
         Raises:
@@ -53,7 +53,7 @@ class Archive:
             ArchiveError: no archive, damaged, or without a manifest.
             FormatError: the manifest or the list of digests does not follow its format.
         """
-        path, limits = Path(path), limits or Limits()
+        path, limits = Path(path), limits or ReadLimits()
         try:
             kind, source = _open_source(path, limits)
         except OSError as error:
@@ -187,7 +187,7 @@ def sha256_of(stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _open_source(path: Path, limits: Limits) -> tuple[Kind, Source]:
+def _open_source(path: Path, limits: ReadLimits) -> tuple[Kind, MemberSource]:
     """Tell the kinds apart by what they are, not by their names."""
     if path.is_dir():
         from marsmith.archive.folder import FolderSource
@@ -215,7 +215,7 @@ def _check_limit(path: Path, info: MemberInfo, most: int) -> None:
         raise ArchiveError(f"{path.name}: member {info.name!r}: {info.size:,} bytes, above its limit of {most:,}")
 
 
-def _read_text(source: Source, path: Path, name: str, limits: Limits) -> str | None:
+def _read_text(source: MemberSource, path: Path, name: str, limits: ReadLimits) -> str | None:
     info = source.members.get(name)
     if info is None:
         return None

@@ -13,8 +13,8 @@ from marsmith.archive.gunzip import Gunzip
 from marsmith.archive.member_stream import identity, open_unchanged
 from marsmith.archive.members import (
     CHUNK_BYTES,
-    Limits,
     MemberInfo,
+    ReadLimits,
     check_collisions,
     check_count,
     check_expansion,
@@ -36,7 +36,7 @@ class TarSource:
         ArchiveError: it is no gzip or tar file, damaged, or cut off.
     """
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: ReadLimits) -> None:
         self._path = path
         self._limits = limits
         with path.open("rb") as file:
@@ -108,7 +108,7 @@ class _TarStream(io.RawIOBase):
             pass
 
 
-def _walk(source: Gunzip, path: Path, limits: Limits) -> Iterator[tuple[TarHeader, BinaryIO]]:
+def _walk(source: Gunzip, path: Path, limits: ReadLimits) -> Iterator[tuple[TarHeader, BinaryIO]]:
     """Give every header with its content, and check that nothing hides between or behind them."""
     pax: dict[str, str] = {}
     total = count = 0

@@ -17,8 +17,8 @@ from marsmith.archive.canonical_zip import zip_oddities
 from marsmith.archive.member_stream import MemberStream, identity, open_unchanged
 from marsmith.archive.members import (
     CHUNK_BYTES,
-    Limits,
     MemberInfo,
+    ReadLimits,
     check_collisions,
     check_count,
     check_expansion,
@@ -56,7 +56,7 @@ class ZipSource:
         ArchiveError: the file is no zip, or is cut off.
     """
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: ReadLimits) -> None:
         self._path = path
         with path.open("rb") as file:
             self._identity = identity(file)
@@ -106,7 +106,7 @@ def _info(entry: Header) -> MemberInfo:
     return MemberInfo(entry.name, entry.size, entry.compressed_size, METHODS[entry.method], entry.crc)
 
 
-def _check_sizes(path: Path, limits: Limits, entries: tuple[Header, ...], archive_bytes: int) -> None:
+def _check_sizes(path: Path, limits: ReadLimits, entries: tuple[Header, ...], archive_bytes: int) -> None:
     for entry in entries:
         if METHODS[entry.method] == "stored" and entry.size != entry.compressed_size:
             sizes = f"size {entry.size:,} and {entry.compressed_size:,} bytes in the archive"

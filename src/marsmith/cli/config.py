@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from marsmith.config.effective import Setting, VersionSettings
     from marsmith.run_state import LeftOut
-    from marsmith.server.differences import Difference
+    from marsmith.server.differences import ParameterDifference
     from marsmith.server.selection import Selection
 
 
@@ -86,7 +86,7 @@ def _versions(server: Mapping[str, Setting], selection: Selection, model: str | 
 
 def _differences(
     project: Project, server: Mapping[str, Setting], versions: Iterable[VersionSettings], model: str | None
-) -> list[Difference] | None:
+) -> list[ParameterDifference] | None:
     """Compare with the running server; None where none runs."""
     from marsmith.config.properties import ENCODING, as_mapping, parse_properties
     from marsmith.config.server_config import FILE_NAME
@@ -110,7 +110,7 @@ def _data(
     server: Mapping[str, Setting],
     versions: Iterable[VersionSettings],
     left_out: Iterable[LeftOut],
-    differences: list[Difference] | None,
+    differences: list[ParameterDifference] | None,
     model: str | None,
 ) -> dict[str, object]:
     shown = {} if model else {"server": {key: _setting(setting) for key, setting in server.items()}}
@@ -139,7 +139,7 @@ def _print(
     server: Mapping[str, Setting],
     versions: Iterable[VersionSettings],
     left_out: Iterable[LeftOut],
-    differences: list[Difference] | None,
+    differences: list[ParameterDifference] | None,
     model: str | None,
 ) -> None:
     if not model:

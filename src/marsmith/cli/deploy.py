@@ -127,11 +127,13 @@ def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    from marsmith.deploy.rollout.observation import Limits
+    from marsmith.deploy.rollout.observation import RolloutLimits
     from marsmith.deploy.versions import Options
 
     given = {name: getattr(args, name) for name in _OF_A_SWITCH if getattr(args, name) is not None}
-    limits = Limits(**{name: value for name, value in given.items() if name in Limits.__dataclass_fields__})
+    limits = RolloutLimits(
+        **{name: value for name, value in given.items() if name in RolloutLimits.__dataclass_fields__}
+    )
     rest = {name: value for name, value in given.items() if name in Options.__dataclass_fields__}
     return Options(**rest, limits=limits, workers=args.workers)
 

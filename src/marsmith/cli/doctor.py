@@ -18,7 +18,7 @@ from marsmith.project import find_project
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from marsmith.server.doctor import Check
+    from marsmith.server.doctor import Diagnosis
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _print(checks: Sequence[Check]) -> None:
+def _print(checks: Sequence[Diagnosis]) -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
         mend = f" -> {check.mend}" if check.mend else ""

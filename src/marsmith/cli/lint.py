@@ -20,7 +20,7 @@ from marsmith.errors import MarsmithError, ProjectError
 from marsmith.project import find_project
 
 if TYPE_CHECKING:
-    from marsmith.config.lint import Found
+    from marsmith.config.lint import LintResult
 
 # A fix can bring another to light, as the right name of a key its wrong value.
 _MOST_PASSES = 5
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     return int(has_errors(results))
 
 
-def _lint(paths: list[Path]) -> list[Found]:
+def _lint(paths: list[Path]) -> list[LintResult]:
     from marsmith.config.lint import lint_paths, lint_project
 
     if not paths:
@@ -57,7 +57,7 @@ def _lint(paths: list[Path]) -> list[Found]:
     return lint_paths(paths, root)
 
 
-def _mend(results: list[Found], paths: list[Path]) -> list[Found]:
+def _mend(results: list[LintResult], paths: list[Path]) -> list[LintResult]:
     from marsmith.config.lint.run import mend
 
     mended = 0
@@ -74,7 +74,7 @@ def _mend(results: list[Found], paths: list[Path]) -> list[Found]:
     return results
 
 
-def _print(results: list[Found], form: str) -> None:
+def _print(results: list[LintResult], form: str) -> None:
     from marsmith.config.lint import report
 
     base = Path.cwd()

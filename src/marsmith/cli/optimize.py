@@ -42,11 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Make the archive; print what was measured, and how the replies compare."""
     from marsmith.build.optimize.rebuild import optimize
-    from marsmith.build.optimize.task import Wish
+    from marsmith.build.optimize.task import OptimizeOptions
     from marsmith.cli.export_table import export_progress
     from marsmith.project import find_project
 
-    wish = Wish(args.precision, args.engine, args.version, args.output, args.examples, args.force)
+    wish = OptimizeOptions(args.precision, args.engine, args.version, args.output, args.examples, args.force)
     with export_progress() as progress:
         done = optimize(find_project(), args.archive, wish, progress=progress)
     for text in done.notes:

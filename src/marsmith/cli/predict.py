@@ -34,17 +34,17 @@ from marsmith.inputs import Input, read_input
 from marsmith.names import split_model_reference
 
 if TYPE_CHECKING:
-    from marsmith.client.blocking_client import Client, Reply
+    from marsmith.client.blocking_client import Client, HttpReply
 
 AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PredictOutcome:
     """What came of one input: a reply or an error."""
 
     input: Input
-    reply: Reply | None
+    reply: HttpReply | None
     error: ClientError | None
 
     @property
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         inputs = [read_input(reference, Path.cwd()) for reference in args.inputs] or [_first_example(model)]
         check_output(args.output, len(inputs), as_json=args.json)
 
-        def ask(item: Input) -> Reply:
+        def ask(item: Input) -> HttpReply:
             if args.grpc:
                 return client.predict_grpc(model, item.body, version=version)
             return client.predict(model, item.body, version=version, content_type=item.content_type)
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if is_whole and not any(outcome.error for outcome in outcomes) else 1
 
 
-def _give(args: argparse.Namespace, outcomes: Sequence[Outcome]) -> bool:
+def _give(args: argparse.Namespace, outcomes: Sequence[PredictOutcome]) -> bool:
     """Print the outcomes, or write them to files; return whether everything is in them."""
     if args.json:
         print_json([_as_json(outcome) for outcome in outcomes])
@@ -162,12 +162,12 @@ def _client(args: argparse.Namespace) -> Client:
     return Client(url, None, key_file=args.key_file, grpc=grpc, deadline_s=args.deadline, ca_file=args.ca_file)
 
 
-def _ask_all(inputs: Sequence[Input], ask: Callable[[Input], Reply]) -> list[Outcome]:
-    def outcome(item: Input) -> Outcome:
+def _ask_all(inputs: Sequence[Input], ask: Callable[[Input], HttpReply]) -> list[PredictOutcome]:
+    def outcome(item: Input) -> PredictOutcome:
         try:
-            return Outcome(item, ask(item), None)
+            return PredictOutcome(item, ask(item), None)
         except ClientError as error:
-            return Outcome(item, None, error)
+            return PredictOutcome(item, None, error)
 
     with ThreadPoolExecutor(min(AT_ONCE, len(inputs))) as pool:
         outcomes = list(pool.map(outcome, inputs))
@@ -177,7 +177,7 @@ def _ask_all(inputs: Sequence[Input], ask: Callable[[Input], Reply]) -> list[Out
     return outcomes
 
 
-def _common_error(outcomes: Sequence[Outcome]) -> ClientError | None:
+def _common_error(outcomes: Sequence[PredictOutcome]) -> ClientError | None:
     """Return the one error that kept every input from its answer: said once, with its tip, it says more."""
     first = outcomes[0].error
     if len(outcomes) == 1:
@@ -186,7 +186,7 @@ def _common_error(outcomes: Sequence[Outcome]) -> ClientError | None:
     return first if about_all and all(type(outcome.error) is type(first) for outcome in outcomes) else None
 
 
-def _as_json(outcome: Outcome) -> dict[str, Any]:
+def _as_json(outcome: PredictOutcome) -> dict[str, Any]:
     if outcome.reply is None or outcome.body is None:
         status = outcome.error.status if isinstance(outcome.error, RequestRejectedError) else None
         return {"input": outcome.input.name, "status": status, "error": str(outcome.error)}
@@ -194,7 +194,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
     return {**described, "content_type": outcome.reply.content_type, **outcome.body.record()}
 
 
-def _print_blocks(outcomes: Sequence[Outcome]) -> bool:
+def _print_blocks(outcomes: Sequence[PredictOutcome]) -> bool:
     """Print one block for each outcome, in their order; return whether all that was asked for is in them."""
     if len(outcomes) == 1:
         _show_one(outcomes[0], alone=True)
@@ -206,7 +206,7 @@ def _print_blocks(outcomes: Sequence[Outcome]) -> bool:
     return all_shown
 
 
-def _show_one(outcome: Outcome, *, alone: bool) -> bool:
+def _show_one(outcome: PredictOutcome, *, alone: bool) -> bool:
     if outcome.body is None:
         note(f"{outcome.input.name}: {outcome.error}")
         if not alone:

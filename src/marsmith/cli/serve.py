@@ -30,7 +30,7 @@ from marsmith.server.supervisor import DEFAULT_LIMIT, RestartPolicy, parse_resta
 
 if TYPE_CHECKING:
     from marsmith.server.log import JsonLog
-    from marsmith.server.readiness import Outlook
+    from marsmith.server.readiness import StartupStatus
     from marsmith.server.systemd import ServiceManager
 
 
@@ -102,7 +102,7 @@ class _Output:
         on_progress: is told how far a start has come.
     """
 
-    def __init__(self, console: int, tell: Callable[[str], None], on_progress: Callable[[Outlook], None]) -> None:
+    def __init__(self, console: int, tell: Callable[[str], None], on_progress: Callable[[StartupStatus], None]) -> None:
         self.console = console
         self.tell = tell
         self.on_progress = on_progress
@@ -173,11 +173,13 @@ def _report(project: Project, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _reporting(manager: ServiceManager, on_progress: Callable[[Outlook], None]) -> Callable[[Outlook], None]:
+def _reporting(
+    manager: ServiceManager, on_progress: Callable[[StartupStatus], None]
+) -> Callable[[StartupStatus], None]:
     """Let whoever started this process hear too how far the start has come."""
     told: set[str] = set()
 
-    def report(seen: Outlook) -> None:
+    def report(seen: StartupStatus) -> None:
         manager.alive()
         _once(told, _words(seen), manager.status)
         on_progress(seen)
@@ -186,7 +188,7 @@ def _reporting(manager: ServiceManager, on_progress: Callable[[Outlook], None]) 
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[Outlook], None]]:
+def _progress(*, quiet: bool) -> Iterator[Callable[[StartupStatus], None]]:
     """Show on stderr what the server waits for: a line that changes in a terminal, a line for each change elsewhere."""
     if not sys.stderr.isatty() or quiet:
         told: set[str] = set()
@@ -204,7 +206,7 @@ def _once(told: set[str], text: str, tell: Callable[[str], None]) -> None:
         tell(text)
 
 
-def _words(seen: Outlook) -> str:
+def _words(seen: StartupStatus) -> str:
     if seen.is_ready:
         return "ready"
     if not seen.listening:

@@ -21,7 +21,7 @@ from marsmith.cli.output import note
 if TYPE_CHECKING:
     from marsmith.config.model_spec import ModelSpec
     from marsmith.project import Project
-    from marsmith.runtime.watch import Outcome
+    from marsmith.runtime.watch import WatchOutcome
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,7 @@ def _archive(project: Project, spec: ModelSpec) -> Path:
     return path if path.exists() else build_from_spec(project, spec, on_step=note).path
 
 
-def _show(outcome: Outcome, names: list[str]) -> None:
+def _show(outcome: WatchOutcome, names: list[str]) -> None:
     note(f"--- {', '.join(path.name for path in outcome.changed)}: {outcome.seconds:.2f} s")
     for name, reply in zip(names, outcome.replies, strict=False):
         note(f"{name}: {reply.status}")

@@ -23,7 +23,7 @@ from marsmith.client.calls import Calls, Prediction, sent_headers
 from marsmith.client.deadline import RENEWING, Deadline
 from marsmith.client.endpoint import Endpoint
 from marsmith.client.grpc import grpc_target
-from marsmith.client.http import Reply, Request, Transport, missed
+from marsmith.client.http import HttpReply, HttpRequest, Transport, missed
 from marsmith.client.management import RegisteredModel, Registration, VersionStatus
 from marsmith.client.retries import RetryPolicy
 from marsmith.client.tokens import Role, TokenSource
@@ -124,7 +124,7 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         idempotent: bool = True,
-    ) -> Reply:
+    ) -> HttpReply:
         """Send one request to ``model`` and return its answer."""
         sent = sent_headers(content_type, headers)
         return await self._calls.predict(Prediction(model, body, version, sent, deadline_s, idempotent))
@@ -137,7 +137,7 @@ class AsyncClient:
         version: str | None = None,
         deadline_s: float | None = None,
         idempotent: bool = True,
-    ) -> Reply:
+    ) -> HttpReply:
         """Send one request over gRPC; the same answers and errors as ``predict``, without content type and headers."""
         return await self._calls.predict_grpc(Prediction(model, body, version, {}, deadline_s, idempotent))
 
@@ -179,7 +179,7 @@ class AsyncClient:
         deadline_s: float | None = None,
         idempotent: bool = True,
         grpc: bool = False,
-    ) -> AsyncGenerator[tuple[int, Reply | ClientError], None]:
+    ) -> AsyncGenerator[tuple[int, HttpReply | ClientError], None]:
         """Send many requests, some at the same time, and yield what came of each as soon as it is there.
 
         A request that fails does not hold up the others. Bodies are taken one by one, as there is room, so that there
@@ -203,13 +203,13 @@ class AsyncClient:
         asked = Prediction(model, b"", version, sent_headers(content_type, None), deadline_s, idempotent).checked()
         ask = self._calls.predict_grpc if grpc else self._calls.predict
 
-        async def outcome(number: int, body: bytes) -> tuple[int, Reply | ClientError]:
+        async def outcome(number: int, body: bytes) -> tuple[int, HttpReply | ClientError]:
             try:
                 return number, await ask(replace(asked, body=body))
             except ClientError as error:
                 return number, error
 
-        running: set[asyncio.Task[tuple[int, Reply | ClientError]]] = set()
+        running: set[asyncio.Task[tuple[int, HttpReply | ClientError]]] = set()
         number = 0
         try:
             async for body in _each(bodies):
@@ -274,11 +274,11 @@ class AsyncCarrier:
     def __init__(self, transport: AsyncTransport) -> None:
         self.transport = transport
 
-    async def send(self, request: Request, token: str | None, deadline_s: float) -> Reply:
+    async def send(self, request: HttpRequest, token: str | None, deadline_s: float) -> HttpReply:
         """Send a request and return the reply."""
         return await self.transport.send(request, token, deadline_s)
 
-    def stream(self, request: Request, token: str | None, deadline_s: float) -> AsyncGenerator[Reply, None]:
+    def stream(self, request: HttpRequest, token: str | None, deadline_s: float) -> AsyncGenerator[HttpReply, None]:
         """Send a request and yield the parts of the reply."""
         return self.transport.stream(request, token, deadline_s)
 

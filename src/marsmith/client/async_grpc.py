@@ -14,7 +14,7 @@ from marsmith.client.grpc import (
     open_channel,
     predictions_request,
 )
-from marsmith.client.http import Reply
+from marsmith.client.http import HttpReply
 
 
 class AsyncInferenceChannel:
@@ -40,24 +40,24 @@ class AsyncInferenceChannel:
 
     async def predict(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> Reply:
+    ) -> HttpReply:
         """Send one request and return the reply; see ``grpc_api.InferenceChannel``."""
         request = predictions_request(model, version, body)
         try:
             answer = await self._call("Predictions")(request, timeout=deadline_s, metadata=metadata(token))
         except self._grpc.RpcError as error:
             return failed_reply(self.address, error, deadline_s)
-        return Reply(200, "", {}, answer.prediction)
+        return HttpReply(200, "", {}, answer.prediction)
 
     async def stream(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> AsyncGenerator[Reply, None]:
+    ) -> AsyncGenerator[HttpReply, None]:
         """Send one request and yield a reply for each part of the answer; a failure is the last of them."""
         request = predictions_request(model, version, body)
         call = self._call("StreamPredictions")(request, timeout=deadline_s, metadata=metadata(token))
         try:
             async for answer in call:
-                yield Reply(200, "", {}, answer.prediction)
+                yield HttpReply(200, "", {}, answer.prediction)
         except self._grpc.RpcError as error:
             yield failed_reply(self.address, error, deadline_s)
         finally:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from marsmith.client.deadline import CONNECTING, READING, SENDING, WAITING, Deadline
 from marsmith.client.http import (
-    Reply,
-    Request,
+    HttpReply,
+    HttpRequest,
     broken,
     check_address,
     headers_of,
@@ -62,12 +62,14 @@ class AsyncTransport:
             await self._session.close()
             self._session = None
 
-    async def send(self, request: Request, token: str | None, deadline_s: float) -> Reply:
+    async def send(self, request: HttpRequest, token: str | None, deadline_s: float) -> HttpReply:
         """Send ``request`` and return the reply, whatever its status; errors as ``rest.Transport.send``."""
         async with aclosing(self.stream(request, token, deadline_s)) as parts:
             return joined([part async for part in parts])
 
-    async def stream(self, request: Request, token: str | None, deadline_s: float) -> AsyncGenerator[Reply, None]:
+    async def stream(
+        self, request: HttpRequest, token: str | None, deadline_s: float
+    ) -> AsyncGenerator[HttpReply, None]:
         """Send ``request`` and yield a reply for each part of the answer, as it comes; at least one."""
         import aiohttp
         from yarl import URL
@@ -175,11 +177,11 @@ def _ended_at_once() -> partial[ResponseHandler]:
     return partial(end, asyncio.get_running_loop())
 
 
-async def _parts(response: aiohttp.ClientResponse, deadline: Deadline) -> AsyncGenerator[Reply, None]:
+async def _parts(response: aiohttp.ClientResponse, deadline: Deadline) -> AsyncGenerator[HttpReply, None]:
     headers = {name.lower(): value for name, value in response.headers.items()}
     kind = headers.get("content-type", "")
     if headers.get("transfer-encoding") != "chunked":
-        yield Reply(response.status, kind, headers, await response.read())
+        yield HttpReply(response.status, kind, headers, await response.read())
         return
     part, empty = b"", True
     async for data, ends in response.content.iter_chunks():
@@ -188,10 +190,10 @@ async def _parts(response: aiohttp.ClientResponse, deadline: Deadline) -> AsyncG
         part += data
         if ends and part:
             empty = False
-            yield Reply(response.status, kind, headers, part)
+            yield HttpReply(response.status, kind, headers, part)
             part = b""
     if part or empty:
-        yield Reply(response.status, kind, headers, part)
+        yield HttpReply(response.status, kind, headers, part)
 
 
 def _failure(url: str, error: Exception) -> ClientError:

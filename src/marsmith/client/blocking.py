@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from marsmith.client.deadline import Deadline
 from marsmith.client.grpc import InferenceChannel
-from marsmith.client.http import Reply, Request, Transport
+from marsmith.client.http import HttpReply, HttpRequest, Transport
 from marsmith.client.tokens import Role, TokenSource
 
 T = TypeVar("T")
@@ -58,11 +58,13 @@ class BlockingCarrier:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
 
-    async def send(self, request: Request, token: str | None, deadline_s: float) -> Reply:
+    async def send(self, request: HttpRequest, token: str | None, deadline_s: float) -> HttpReply:
         """Send a request and return the reply."""
         return self.transport.send(request, token=token, deadline_s=deadline_s)
 
-    async def stream(self, request: Request, token: str | None, deadline_s: float) -> AsyncGenerator[Reply, None]:
+    async def stream(
+        self, request: HttpRequest, token: str | None, deadline_s: float
+    ) -> AsyncGenerator[HttpReply, None]:
         """Send a request and yield the parts of the reply."""
         with closing(self.transport.stream(request, token=token, deadline_s=deadline_s)) as parts:
             for part in parts:
@@ -96,13 +98,13 @@ class BlockingInference:
 
     async def predict(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> Reply:
+    ) -> HttpReply:
         """Send one request and return the reply."""
         return self._channel().predict(model, version, body, token, deadline_s)
 
     async def stream(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> AsyncGenerator[Reply, None]:
+    ) -> AsyncGenerator[HttpReply, None]:
         """Send one request and yield a reply for each part of the answer."""
         with closing(self._channel().stream(model, version, body, token, deadline_s)) as parts:
             for part in parts:

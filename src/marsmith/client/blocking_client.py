@@ -21,7 +21,7 @@ from marsmith.client.blocking import BlockingCarrier, BlockingInference, Blockin
 from marsmith.client.calls import Calls, Prediction, sent_headers
 from marsmith.client.endpoint import Endpoint
 from marsmith.client.grpc import grpc_target
-from marsmith.client.http import Reply, Transport
+from marsmith.client.http import HttpReply, Transport
 from marsmith.client.management import RegisteredModel, Registration, VersionStatus, Worker
 from marsmith.client.retries import NO_RETRIES, RetryPolicy
 from marsmith.client.tokens import TokenSource
@@ -30,7 +30,7 @@ from marsmith.project import Project
 if TYPE_CHECKING:
     from marsmith.client.grpc import InferenceChannel
 
-__all__ = ["NO_RETRIES", "Client", "RegisteredModel", "Reply", "RetryPolicy", "VersionStatus", "Worker"]
+__all__ = ["NO_RETRIES", "Client", "HttpReply", "RegisteredModel", "RetryPolicy", "VersionStatus", "Worker"]
 
 
 class Client:
@@ -131,7 +131,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         deadline_s: float | None = None,
         idempotent: bool = True,
-    ) -> Reply:
+    ) -> HttpReply:
         """Send one request to ``model`` and return its answer.
 
         Args:
@@ -164,7 +164,7 @@ class Client:
         version: str | None = None,
         deadline_s: float | None = None,
         idempotent: bool = True,
-    ) -> Reply:
+    ) -> HttpReply:
         """Send one request over gRPC; the same answers and errors as ``predict``, without content type and headers."""
         asked = Prediction(model, body, version, {}, deadline_s, idempotent)
         return finished(self._calls.predict_grpc(asked))

@@ -12,7 +12,7 @@ from marsmith.client import management
 from marsmith.client.deadline import Deadline
 from marsmith.client.endpoint import Endpoint, in_time, insist, with_token
 from marsmith.client.failures import failure, is_answer, is_authorization_failure, restore_status, was_not_taken
-from marsmith.client.http import Reply, Request, missed
+from marsmith.client.http import HttpReply, HttpRequest, missed
 from marsmith.client.management import RegisteredModel, Registration, VersionStatus
 from marsmith.client.retries import NO_RETRIES, Failure, Pace, RetryPolicy, silence_s
 from marsmith.errors import ClientError, DeadlineError, NotFoundError, UsageError
@@ -28,12 +28,12 @@ class GrpcCarrier(Protocol):
 
     async def predict(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> Reply:
+    ) -> HttpReply:
         """Send one request and return the reply, as REST would have given it."""
 
     def stream(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> AsyncGenerator[Reply, None]:
+    ) -> AsyncGenerator[HttpReply, None]:
         """Send one request and yield a reply for each part of the answer."""
 
 
@@ -69,10 +69,12 @@ class Prediction:
         """What it is asked of, in words."""
         return f"model {self.model}" + (f":{self.version}" if self.version else "")
 
-    def request(self, url: str) -> Request:
+    def request(self, url: str) -> HttpRequest:
         """Return the request over REST."""
         version = () if self.version is None else (self.version,)
-        return Request("POST", url, ("predictions", self.model, *version), body=self.body, headers=dict(self.headers))
+        return HttpRequest(
+            "POST", url, ("predictions", self.model, *version), body=self.body, headers=dict(self.headers)
+        )
 
 
 def sent_headers(content_type: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
@@ -109,17 +111,17 @@ class Calls:
 
     # Predictions ----------------------------------------------------------------------------------------------------
 
-    async def predict(self, prediction: Prediction) -> Reply:
+    async def predict(self, prediction: Prediction) -> HttpReply:
         """Ask for a prediction over REST."""
         request = prediction.checked().request(self.inference.url)
         return await self._insisted(prediction, lambda deadline: self.inference.once(request, deadline))
 
-    async def predict_grpc(self, prediction: Prediction) -> Reply:
+    async def predict_grpc(self, prediction: Prediction) -> HttpReply:
         """Ask for a prediction over gRPC."""
         asked, carrier = prediction.checked(), self._grpc()
 
-        async def ask(deadline: Deadline) -> Reply:
-            async def send(token: str | None) -> Reply:
+        async def ask(deadline: Deadline) -> HttpReply:
+            async def send(token: str | None) -> HttpReply:
                 left_s = in_time(deadline, "the inference API over gRPC")
                 return await carrier.predict(asked.model, asked.version, asked.body, token, left_s)
 
@@ -131,7 +133,7 @@ class Calls:
         """Ask for a prediction over REST and yield the parts of the answer."""
         request, carrier = prediction.checked().request(self.inference.url), self.inference.carrier
 
-        def begin(token: str | None, seconds: float) -> AsyncGenerator[Reply, None]:
+        def begin(token: str | None, seconds: float) -> AsyncGenerator[HttpReply, None]:
             return carrier.stream(request, token, seconds)
 
         async with aclosing(self._streamed(prediction, begin)) as parts:
@@ -142,18 +144,18 @@ class Calls:
         """Ask for a prediction over gRPC and yield the parts of the answer."""
         asked, carrier = prediction.checked(), self._grpc()
 
-        def begin(token: str | None, seconds: float) -> AsyncGenerator[Reply, None]:
+        def begin(token: str | None, seconds: float) -> AsyncGenerator[HttpReply, None]:
             return _restored(carrier.stream(asked.model, asked.version, asked.body, token, seconds))
 
         async with aclosing(self._streamed(asked, begin)) as parts:
             async for part in parts:
                 yield part
 
-    async def _insisted(self, asked: Prediction, ask: Callable[[Deadline], Awaitable[Reply]]) -> Reply:
+    async def _insisted(self, asked: Prediction, ask: Callable[[Deadline], Awaitable[HttpReply]]) -> HttpReply:
         deadline = self._deadline(asked)
         attempts = 0
 
-        async def attempt() -> Reply:
+        async def attempt() -> HttpReply:
             nonlocal attempts
             attempts += 1
             in_this = Deadline(min(in_time(deadline, self.inference.url), self._patience_s(asked, attempts)))
@@ -165,19 +167,19 @@ class Calls:
         return await self._insist(attempt, asked, deadline)
 
     async def _streamed(
-        self, asked: Prediction, begin: Callable[[str | None, float], AsyncGenerator[Reply, None]]
+        self, asked: Prediction, begin: Callable[[str | None, float], AsyncGenerator[HttpReply, None]]
     ) -> AsyncGenerator[bytes, None]:
         """Begin a stream until it gives a first part, then pass its parts on; after the first, a failure is final."""
         deadline = self._deadline(asked)
-        parts: AsyncGenerator[Reply, None] = _nothing()
+        parts: AsyncGenerator[HttpReply, None] = _nothing()
 
-        async def begun(token: str | None) -> Reply:
+        async def begun(token: str | None) -> HttpReply:
             nonlocal parts
             await parts.aclose()
             parts = begin(token, in_time(deadline, self.inference.url))
-            return await anext(parts, Reply(200, "", {}, b""))
+            return await anext(parts, HttpReply(200, "", {}, b""))
 
-        async def attempt() -> Reply:
+        async def attempt() -> HttpReply:
             first = await self._authorized(begun, deadline)
             await self._check(first, asked, deadline)
             return first
@@ -193,11 +195,13 @@ class Calls:
         finally:
             await parts.aclose()
 
-    async def _authorized(self, send: Callable[[str | None], Awaitable[Reply]], deadline: Deadline) -> Reply:
+    async def _authorized(self, send: Callable[[str | None], Awaitable[HttpReply]], deadline: Deadline) -> HttpReply:
         tokens = self.inference.tokens
         return await with_token(tokens, "inference", send, deadline, is_refused=is_authorization_failure)
 
-    async def _insist(self, attempt: Callable[[], Awaitable[Reply]], asked: Prediction, deadline: Deadline) -> Reply:
+    async def _insist(
+        self, attempt: Callable[[], Awaitable[HttpReply]], asked: Prediction, deadline: Deadline
+    ) -> HttpReply:
         return await insist(
             attempt,
             policy=self.policy,
@@ -217,7 +221,7 @@ class Calls:
         may_repeat = asked.idempotent and Failure.SILENT in policy.retried and not last
         return silence if silence is not None and may_repeat else math.inf
 
-    async def _check(self, reply: Reply, asked: Prediction, deadline: Deadline) -> None:
+    async def _check(self, reply: HttpReply, asked: Prediction, deadline: Deadline) -> None:
         """Return where ``reply`` is an answer; else find out what it means, and raise that."""
         if is_answer(reply):
             return
@@ -297,14 +301,14 @@ class Calls:
         return self.grpc
 
 
-async def _restored(parts: AsyncGenerator[Reply, None]) -> AsyncGenerator[Reply, None]:
+async def _restored(parts: AsyncGenerator[HttpReply, None]) -> AsyncGenerator[HttpReply, None]:
     """Give each part that came over gRPC the status that its body states."""
     async with aclosing(parts):
         async for part in parts:
             yield restore_status(part)
 
 
-async def _nothing() -> AsyncGenerator[Reply, None]:
-    nothing: tuple[Reply, ...] = ()
+async def _nothing() -> AsyncGenerator[HttpReply, None]:
+    nothing: tuple[HttpReply, ...] = ()
     for reply in nothing:
         yield reply

@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar
 
 from marsmith.client.deadline import Deadline
 from marsmith.client.failures import is_authorization_failure
-from marsmith.client.http import Reply, Request, missed
-from marsmith.client.retries import SURELY_NOT_EXECUTED, RetryPolicy, Tries, kind_of, next_pause_s
+from marsmith.client.http import HttpReply, HttpRequest, missed
+from marsmith.client.retries import SURELY_NOT_EXECUTED, AttemptState, RetryPolicy, kind_of, next_pause_s
 from marsmith.client.tokens import Role
 from marsmith.errors import ClientError, DeadlineError
 
@@ -24,10 +24,10 @@ T = TypeVar("T")
 class Carrier(Protocol):
     """What carries requests to a REST API, and waits."""
 
-    async def send(self, request: Request, token: str | None, deadline_s: float) -> Reply:
+    async def send(self, request: HttpRequest, token: str | None, deadline_s: float) -> HttpReply:
         """Send a request and return the reply, whatever its status."""
 
-    def stream(self, request: Request, token: str | None, deadline_s: float) -> AsyncGenerator[Reply, None]:
+    def stream(self, request: HttpRequest, token: str | None, deadline_s: float) -> AsyncGenerator[HttpReply, None]:
         """Send a request and yield the parts of the reply."""
 
     async def pause(self, seconds: float) -> None:
@@ -85,7 +85,7 @@ async def insist(
         except ClientError as error:
             sent += 1
             uncertain += kind_of(error) not in SURELY_NOT_EXECUTED
-            tries = Tries(sent, uncertain, deadline.elapsed_s, deadline.left_s)
+            tries = AttemptState(sent, uncertain, deadline.elapsed_s, deadline.left_s)
             seconds = next_pause_s(policy, error, tries, idempotent=idempotent, chance=random.random())  # noqa: S311
             if seconds is None:
                 if isinstance(error, DeadlineError) and error.address:
@@ -137,7 +137,7 @@ class Endpoint:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         idempotent: bool | None = None,
-    ) -> Reply:
+    ) -> HttpReply:
         """Send a request to ``segments``, a path below the base URL, and return the reply, whatever its status.
 
         A request that got no reply is sent again, within the deadline. Where it may have been worked on, only if that
@@ -148,7 +148,7 @@ class Endpoint:
             DeadlineError: no reply in time.
             AuthorizationError: there is no token.
         """
-        request = Request(method, self.url, segments, parameters or {}, body, headers or {})
+        request = HttpRequest(method, self.url, segments, parameters or {}, body, headers or {})
         harmless = method == "GET" if idempotent is None else idempotent
         return await self.insist(lambda deadline: self.once(request, deadline), idempotent=harmless)
 
@@ -163,10 +163,10 @@ class Endpoint:
             idempotent=idempotent,
         )
 
-    async def once(self, request: Request, deadline: Deadline) -> Reply:
+    async def once(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
         """Send a request once, but for a refused token, and return the reply, whatever its status."""
 
-        async def send(token: str | None) -> Reply:
+        async def send(token: str | None) -> HttpReply:
             return await self.carrier.send(request, token, in_time(deadline, self.url))
 
         return await with_token(self.tokens, self.role, send, deadline, is_refused=is_authorization_failure)

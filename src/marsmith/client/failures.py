@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marsmith.client.http import Reply
+from marsmith.client.http import HttpReply
 from marsmith.errors import AuthorizationError, ClientError, DeadlineError, NotFoundError, RequestRejectedError
 from marsmith.json_reader import read_json
 
@@ -104,24 +104,24 @@ def _kserve_error_in(data: Mapping[str, Any]) -> Problem | None:
     return Problem(_KSERVE_STATUS, _KSERVE_TYPE, message)
 
 
-def restore_status(reply: Reply) -> Reply:
+def restore_status(reply: HttpReply) -> HttpReply:
     """Give a reply that came over gRPC the status that its body states: gRPC itself drops it."""
     problem = problem_in(reply.body)
-    return reply if problem is None else Reply(problem.code, "application/json", reply.headers, reply.body)
+    return reply if problem is None else HttpReply(problem.code, "application/json", reply.headers, reply.body)
 
 
-def is_answer(reply: Reply) -> bool:
+def is_answer(reply: HttpReply) -> bool:
     """Tell whether the reply is an answer; one that came over gRPC must have got its status back before."""
     return reply.status in ANSWERED
 
 
-def is_authorization_failure(reply: Reply) -> bool:
+def is_authorization_failure(reply: HttpReply) -> bool:
     """Tell whether the server refused the token."""
     problem = problem_in(reply.body) if reply.status == 400 else None
     return problem is not None and problem.type == INVALID_TOKEN
 
 
-def was_not_taken(reply: Reply) -> bool:
+def was_not_taken(reply: HttpReply) -> bool:
     """Tell whether the server took no job from the request: it has no worker, or its job queue is full."""
     problem = problem_in(reply.body) if reply.status == 503 else None
     return problem is not None and problem.type == "ServiceUnavailableException" and NOT_TAKEN in problem.message
@@ -136,7 +136,7 @@ def is_worker_loss(status: int, body: bytes) -> bool:
     return problem is not None and problem.type == "InternalServerException" and problem.message in WORKER_LOST
 
 
-def failure(reply: Reply, subject: str) -> ClientError | None:
+def failure(reply: HttpReply, subject: str) -> ClientError | None:
     """Return what the reply says went wrong with ``subject`` (a model, an archive); None where it is an answer."""
     if is_answer(reply):
         return None
@@ -163,14 +163,14 @@ def _tip(status: int, problem: Problem | None) -> str | None:
     return None if by_handler else _TIPS.get(status)
 
 
-def _message(reply: Reply, problem: Problem | None) -> str:
+def _message(reply: HttpReply, problem: Problem | None) -> str:
     if problem:
         return f"{problem.message} ({reply.status} {problem.type})"
     text = reply.body[:200].decode("utf-8", "replace").strip()
     return f"status {reply.status}{f': {text}' if text else ''}"
 
 
-def reply_of(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> Reply:
+def reply_of(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> HttpReply:
     """Build the reply that TorchServe's REST API would give, for a failure that came in another way."""
     body = json.dumps({"code": status, "type": kind, "message": message}).encode()
-    return Reply(status, "application/json", headers or {}, body)
+    return HttpReply(status, "application/json", headers or {}, body)

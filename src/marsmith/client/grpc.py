@@ -16,7 +16,7 @@ from typing import Any
 
 from marsmith.client.failures import INVALID_TOKEN, NOT_FOUND, NOT_TAKEN, reply_of
 from marsmith.client.hosts import host_of, is_this_machine
-from marsmith.client.http import Reply, broken, missed, not_trusted, readable_ca, unreachable
+from marsmith.client.http import HttpReply, broken, missed, not_trusted, readable_ca, unreachable
 from marsmith.errors import MissingDependencyError, UsageError
 
 PACKAGE = "org.pytorch.serve.grpc.inference"
@@ -121,7 +121,7 @@ class InferenceChannel:
         """Close the connection."""
         self._channel.close()
 
-    def ping(self, token: str | None, deadline_s: float) -> Reply:
+    def ping(self, token: str | None, deadline_s: float) -> HttpReply:
         """Ask for the health that the server claims; the body of the reply is JSON, as over REST."""
         import grpc
 
@@ -129,9 +129,9 @@ class InferenceChannel:
             health = self._calls["Ping"](message_class(EMPTY)(), timeout=deadline_s, metadata=metadata(token))
         except grpc.RpcError as error:
             return failed_reply(self.address, error, deadline_s)
-        return Reply(200, "application/json", {}, health.health.encode())
+        return HttpReply(200, "application/json", {}, health.health.encode())
 
-    def predict(self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float) -> Reply:
+    def predict(self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float) -> HttpReply:
         """Send one request; the reply is what REST would have given, but for the status that a handler sets.
 
         Raises:
@@ -146,11 +146,11 @@ class InferenceChannel:
             )
         except grpc.RpcError as error:
             return failed_reply(self.address, error, deadline_s)
-        return Reply(200, "", {}, answer.prediction)
+        return HttpReply(200, "", {}, answer.prediction)
 
     def stream(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> Generator[Reply, None, None]:
+    ) -> Generator[HttpReply, None, None]:
         """Send one request and yield a reply for each part of the answer; a failure is the last of them."""
         import grpc
 
@@ -158,7 +158,7 @@ class InferenceChannel:
         call = self._calls["StreamPredictions"](request, timeout=deadline_s, metadata=metadata(token))
         try:
             for answer in call:
-                yield Reply(200, "", {}, answer.prediction)
+                yield HttpReply(200, "", {}, answer.prediction)
         except grpc.RpcError as error:
             yield failed_reply(self.address, error, deadline_s)
         finally:
@@ -193,7 +193,7 @@ def multicallables(channel: Any) -> dict[str, Any]:
     return {name: _multicallable(channel, name, method) for name, method in METHODS.items()}
 
 
-def failed_reply(address: str, error: Any, deadline_s: float) -> Reply:
+def failed_reply(address: str, error: Any, deadline_s: float) -> HttpReply:
     """Return the reply that REST would have given for a failed call.
 
     Raises:
@@ -217,7 +217,7 @@ def failed_reply(address: str, error: Any, deadline_s: float) -> Reply:
     return rest_reply(code, details)
 
 
-def rest_reply(code: str, details: str) -> Reply:
+def rest_reply(code: str, details: str) -> HttpReply:
     """Give the reply that REST would have given, for the name and the details of a gRPC status.
 
     The details are a message and, on a line of its own, the Java exception.

@@ -25,7 +25,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True)
-class Request:
+class HttpRequest:
     """One request to a REST API.
 
     Attributes:
@@ -54,7 +54,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Reply:
+class HttpReply:
     """The reply to one request.
 
     Attributes:
@@ -105,7 +105,7 @@ class Transport:
         """Close the connections."""
         self._session.close()
 
-    def send(self, request: Request, *, token: str | None, deadline_s: float) -> Reply:
+    def send(self, request: HttpRequest, *, token: str | None, deadline_s: float) -> HttpReply:
         """Send ``request`` and return the reply, whatever its status.
 
         Raises:
@@ -115,7 +115,7 @@ class Transport:
         """
         return joined(list(self.stream(request, token=token, deadline_s=deadline_s)))
 
-    def stream(self, request: Request, *, token: str | None, deadline_s: float) -> Generator[Reply, None, None]:
+    def stream(self, request: HttpRequest, *, token: str | None, deadline_s: float) -> Generator[HttpReply, None, None]:
         """Send ``request`` and yield a reply for each part of the answer, as it comes; at least one.
 
         Raises:
@@ -137,7 +137,7 @@ class Transport:
         except requests.RequestException as error:
             raise _failure(request.url, error) from None
 
-    def _start(self, request: Request, headers: Mapping[str, str], deadline: Deadline) -> requests.Response:
+    def _start(self, request: HttpRequest, headers: Mapping[str, str], deadline: Deadline) -> requests.Response:
         import requests
 
         from marsmith.client.timed_connections import ends_with
@@ -151,7 +151,7 @@ class Transport:
             return self._session.send(prepared, stream=True, allow_redirects=False)
 
 
-def headers_of(request: Request, token: str | None) -> dict[str, str]:
+def headers_of(request: HttpRequest, token: str | None) -> dict[str, str]:
     """Return the headers to send: those of the request, and the token.
 
     Raises:
@@ -200,10 +200,10 @@ def check_address(url: str) -> None:
         raise no_address(url, "it names no host")
 
 
-def joined(parts: Sequence[Reply]) -> Reply:
+def joined(parts: Sequence[HttpReply]) -> HttpReply:
     """Return one reply with the bodies of all its parts."""
     first = parts[0]
-    return Reply(first.status, first.content_type, first.headers, b"".join(part.body for part in parts))
+    return HttpReply(first.status, first.content_type, first.headers, b"".join(part.body for part in parts))
 
 
 def readable_ca(path: Path) -> Path:
@@ -233,16 +233,16 @@ def _quoted(segment: str) -> str:
     return f"%{ord('t'):x}{text[1:]}" if text.startswith("token") else text
 
 
-def _parts(response: requests.Response) -> Iterator[Reply]:
+def _parts(response: requests.Response) -> Iterator[HttpReply]:
     headers = {name.lower(): value for name, value in response.headers.items()}
     kind, empty = headers.get("content-type", ""), True
     # Without a size the parts come as the server cut them; a whole body is read in larger pieces than single packets.
     size = None if headers.get("transfer-encoding") == "chunked" else CHUNK_BYTES
     for body in response.iter_content(size):
         empty = False
-        yield Reply(response.status_code, kind, headers, body)
+        yield HttpReply(response.status_code, kind, headers, body)
     if empty:
-        yield Reply(response.status_code, kind, headers, b"")
+        yield HttpReply(response.status_code, kind, headers, b"")
 
 
 def _failure(url: str, error: Exception) -> ClientError:

@@ -12,7 +12,7 @@ from typing import Any
 from marsmith.client.deadline import Deadline
 from marsmith.client.endpoint import Endpoint
 from marsmith.client.failures import failure, was_not_taken
-from marsmith.client.http import Reply, Request
+from marsmith.client.http import HttpReply, HttpRequest
 from marsmith.client.retries import retry_after_s
 from marsmith.client.version_status import (
     READY,
@@ -83,7 +83,7 @@ async def handler_facts(api: Endpoint, model: str, version: str) -> Mapping[str,
     Returns:
         What it tells; empty where it tells nothing.
     """
-    request = Request("GET", api.url, _path(model, version), {"customized": "true"})
+    request = HttpRequest("GET", api.url, _path(model, version), {"customized": "true"})
     reply = await api.once(request, api.deadline)
     if was_not_taken(reply):
         raise await why_not_taken(api, model, version, [])
@@ -102,7 +102,7 @@ async def register(api: Endpoint, registration: Registration) -> str:
     async def attempt(deadline: Deadline) -> str:
         nonlocal attempts
         attempts += 1
-        reply = await api.once(Request("POST", api.url, ("models",), parameters), deadline)
+        reply = await api.once(HttpRequest("POST", api.url, ("models",), parameters), deadline)
         if reply.status == 409 and attempts > 1:
             return f"{registration.archive} is registered; the reply to that was lost"
         return _status(_checked(reply, registration.archive))
@@ -121,7 +121,7 @@ async def unregister(api: Endpoint, model: str, version: str | None = None) -> s
     async def attempt(deadline: Deadline) -> str:
         nonlocal attempts
         attempts += 1
-        reply = await api.once(Request("DELETE", api.url, path), deadline)
+        reply = await api.once(HttpRequest("DELETE", api.url, path), deadline)
         if reply.status == 404 and attempts > 1:
             return f"{_subject(model, version)} is unregistered; the reply to that was lost"
         return _status(_checked(reply, _subject(model, version)))
@@ -236,12 +236,12 @@ def _subject(model: str, version: str | None) -> str:
     return f"model {model}" if version is None or version == "all" else f"model {model}:{version}"
 
 
-def _checked(reply: Reply, subject: str) -> Reply:
+def _checked(reply: HttpReply, subject: str) -> HttpReply:
     error = failure(reply, subject)
     if error:
         raise error
     return reply
 
 
-def _status(reply: Reply) -> str:
+def _status(reply: HttpReply) -> str:
     return str(reply.json().get("status", ""))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from marsmith.client.http import Request, Transport
+from marsmith.client.http import HttpRequest, Transport
 from marsmith.errors import ClientError, FormatError
 from marsmith.run_state import RunState
 
@@ -31,7 +31,7 @@ _UNESCAPED = {"\n": "\\n", "\\": "\\\\", '"': '\\"'}
 
 
 @dataclass(frozen=True)
-class Sample:
+class CounterSample:
     """One number of one metric; a histogram has several, as ``x_count``, ``x_sum`` and ``x_bucket``."""
 
     name: str
@@ -39,7 +39,7 @@ class Sample:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def parse_exposition(text: str, source: str = "the metrics API") -> list[Sample]:
+def parse_exposition(text: str, source: str = "the metrics API") -> list[CounterSample]:
     """Parse the samples of an exposition; comments are left out, and so are the times of samples.
 
     Raises:
@@ -58,16 +58,16 @@ def parse_exposition(text: str, source: str = "the metrics API") -> list[Sample]
     return samples
 
 
-def render_exposition(samples: Iterable[Sample]) -> str:
+def render_exposition(samples: Iterable[CounterSample]) -> str:
     """Render samples, one line each; parsing gives them back."""
     return "".join(f"{sample.name}{_labels(sample.labels)} {sample.value!r}\n" for sample in samples)
 
 
-def _sample(line: str) -> Sample:
+def _sample(line: str) -> CounterSample:
     match = _SAMPLE.fullmatch(line)
     if match is None:
         raise ValueError(f"not a sample: {line!r}")
-    return Sample(match["name"], float(match["value"]), _parse_labels(match["labels"] or ""))
+    return CounterSample(match["name"], float(match["value"]), _parse_labels(match["labels"] or ""))
 
 
 def _parse_labels(text: str) -> dict[str, str]:
@@ -141,7 +141,7 @@ def read_counters(state: RunState) -> Counters | None:
     """Ask the metrics API; None where it does not answer, or not in the form of Prometheus (``metrics_mode``)."""
     transport = Transport(state.ca_file)
     try:
-        request = Request("GET", state.metrics, ("metrics",))
+        request = HttpRequest("GET", state.metrics, ("metrics",))
         reply = transport.send(request, token=None, deadline_s=_DEADLINE_S)
         return counters(parse_exposition(reply.body.decode("utf-8", "replace")), time.monotonic())
     except (ClientError, FormatError):
@@ -150,7 +150,7 @@ def read_counters(state: RunState) -> Counters | None:
         transport.close()
 
 
-def counters(samples: Iterable[Sample], at: float) -> Counters:
+def counters(samples: Iterable[CounterSample], at: float) -> Counters:
     """Sort samples by metric, model and version; those of no model are left out."""
     values: dict[tuple[str, str, str], float] = {}
     for sample in samples:

@@ -72,7 +72,7 @@ NO_RETRIES = RetryPolicy(attempts=1)
 
 
 @dataclass(frozen=True)
-class Tries:
+class AttemptState:
     """What one call has been through.
 
     Attributes:
@@ -104,7 +104,7 @@ def kind_of(error: ClientError) -> Failure | None:
 
 
 def next_pause_s(
-    policy: RetryPolicy, error: ClientError, tries: Tries, *, idempotent: bool, chance: float
+    policy: RetryPolicy, error: ClientError, tries: AttemptState, *, idempotent: bool, chance: float
 ) -> float | None:
     """Decide whether a call that failed is sent again.
 

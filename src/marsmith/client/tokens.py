@@ -19,7 +19,7 @@ from typing import IO, Any, Literal, TypeVar, get_args
 
 from marsmith.client.deadline import RENEWING, Deadline
 from marsmith.client.failures import failure
-from marsmith.client.http import Request, Transport, missed
+from marsmith.client.http import HttpRequest, Transport, missed
 from marsmith.errors import AuthorizationError, ConnectionFailedError, DeadlineError, FormatError, UsageError
 from marsmith.json_reader import read_json
 from marsmith.run_state import RunState
@@ -198,7 +198,7 @@ class TokenSource:
                 f"the {role} token in {self._path} has expired, and without the address of the management API there is "
                 "no new one"
             )
-        request = Request("GET", self._management, ("token",), {"type": role})
+        request = HttpRequest("GET", self._management, ("token",), {"type": role})
         try:
             left_s = min(RENEWAL_DEADLINE_S, deadline.left_s)
             reply = self._transport.send(request, token=api_token, deadline_s=left_s)

@@ -35,7 +35,7 @@ _DELAY_MS = 100
 
 
 @dataclass(frozen=True)
-class Source:
+class ValueSource:
     """A value, and where it stands."""
 
     value: str
@@ -56,7 +56,7 @@ class Setting:
     key: str
     value: str
     origin: str
-    overrode: tuple[Source, ...] = ()
+    overrode: tuple[ValueSource, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,13 @@ def server_settings(project: Project, entries: Iterable[Entry], environment: Map
     )
     settings = {}
     for key in sorted(KNOWN_KEYS):
-        in_file = [Source(entry.value, f"{FILE_NAME}:{entry.line}") for entry in reversed(listed) if entry.key == key]
+        in_file = [
+            ValueSource(entry.value, f"{FILE_NAME}:{entry.line}") for entry in reversed(listed) if entry.key == key
+        ]
         sources = [*_variable_sources(key, definite, environment, enabled=with_variables), *in_file]
         if sources and key in definite and key != _ALWAYS_VARIABLE:
             # Paths are absolute and variables filled in by now.
-            sources[0] = Source(definite[key], sources[0].origin)
+            sources[0] = ValueSource(definite[key], sources[0].origin)
         settings[key] = _first(key, [*sources, *_serve_sources(key, definite)], KEY_TYPES[key].default)
     return settings
 
@@ -133,30 +135,30 @@ def version_settings(
 
 def _variable_sources(
     key: str, definite: Mapping[str, str], environment: Mapping[str, str], *, enabled: bool
-) -> list[Source]:
+) -> list[ValueSource]:
     name = variable(key)
     if name is None or name not in environment:
         return []
     if key == _ALWAYS_VARIABLE:
         value = "true" if environment[name] == "oip" else "false"
-        return [Source(value, f"${name}")] if environment[name] else []
+        return [ValueSource(value, f"${name}")] if environment[name] else []
     if not enabled or (key == "allowed_urls" and not is_true(definite.get("use_env_allowed_urls", ""))):
         return []
-    return [Source(environment[name], f"${name}")]
+    return [ValueSource(environment[name], f"${name}")]
 
 
-def _serve_sources(key: str, definite: Mapping[str, str]) -> list[Source]:
+def _serve_sources(key: str, definite: Mapping[str, str]) -> list[ValueSource]:
     """Return what `marsmith serve` sets where nothing else does."""
     if key in {"model_store", "load_models"}:
-        return [Source(definite[key], SERVE)]
+        return [ValueSource(definite[key], SERVE)]
     if key == "python":
-        return [Source(sys.executable, SERVE)]
+        return [ValueSource(sys.executable, SERVE)]
     if key == "initial_worker_port":
-        return [Source("the first free of 9000, 9100, ...", SERVE)]
+        return [ValueSource("the first free of 9000, 9100, ...", SERVE)]
     return []
 
 
-def _first(key: str, sources: Iterable[Source], default: str, default_origin: str = DEFAULT) -> Setting:
+def _first(key: str, sources: Iterable[ValueSource], default: str, default_origin: str = DEFAULT) -> Setting:
     """Return the setting that the first source decides."""
     listed = list(sources)
     if not listed:
@@ -177,7 +179,7 @@ class _ModelConfig:
         source = f"{stored.path.name}/{member}"
         return cls(strict_yaml.load_model_config(stored.archive.text(member) or "", source, ConfigError), source)
 
-    def integer(self, key: str, *, lowest: int = 1, raised: bool = False) -> Source | None:
+    def integer(self, key: str, *, lowest: int = 1, raised: bool = False) -> ValueSource | None:
         """Return a number as ModelConfig.java keeps it: other types are dropped, so are values below ``lowest``.
 
         Args:
@@ -189,15 +191,15 @@ class _ModelConfig:
         if type(value) is not int or not MIN_JAVA_INTEGER <= value <= MAX_JAVA_INTEGER:
             return None
         kept = max(lowest, int(value)) if raised else int(value)
-        return Source(str(kept), self.place(key)) if kept >= lowest else None
+        return ValueSource(str(kept), self.place(key)) if kept >= lowest else None
 
     def place(self, key: str) -> str:
         line = strict_yaml.line_of(self.data, key)
         return f"{self.source}:{line}" if line else self.source
 
-    def rest(self, known: Iterable[str]) -> list[tuple[str, Source]]:
+    def rest(self, known: Iterable[str]) -> list[tuple[str, ValueSource]]:
         left = [key for key in self.data if key not in set(known)]
-        return [(str(key), Source(_words(self.data[key]), self.place(key))) for key in left]
+        return [(str(key), ValueSource(_words(self.data[key]), self.place(key))) for key in left]
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class _Decision:
     """Who decides each key of one version."""
 
     config: _ModelConfig | None
-    listed: Mapping[str, Source]
+    listed: Mapping[str, ValueSource]
     server: Mapping[str, Setting]
     request: Mapping[str, int] | None
     default_workers: int
@@ -221,7 +223,7 @@ class _Decision:
         outer = _given(self.listed.get(key), self._asked(key), _explicit(server))
         if self.config is None:
             return _first(key, outer, str(_TIMEOUT_S))
-        own = self.config.integer(key) or Source(str(_TIMEOUT_S), ANY_MODEL_CONFIG)
+        own = self.config.integer(key) or ValueSource(str(_TIMEOUT_S), ANY_MODEL_CONFIG)
         return _first(key, [own, *outer], "")
 
     def workers(self) -> list[Setting]:
@@ -252,27 +254,27 @@ class _Decision:
         own = self.config.integer("maxRetryTimeoutInSec", lowest=0, raised=True) if self.config else None
         return _first("maxRetryTimeoutInSec", _given(own), str(_RETRY_TIMEOUT_S))
 
-    def _asked(self, key: str) -> Source | None:
-        return Source(str(self.request[key]), "POST /models") if self.request and key in self.request else None
+    def _asked(self, key: str) -> ValueSource | None:
+        return ValueSource(str(self.request[key]), "POST /models") if self.request and key in self.request else None
 
 
-def _given(*sources: Source | None) -> list[Source]:
+def _given(*sources: ValueSource | None) -> list[ValueSource]:
     return [source for source in sources if source is not None]
 
 
-def _explicit(setting: Setting) -> Source | None:
+def _explicit(setting: Setting) -> ValueSource | None:
     """Return a server setting that somebody made; 0 workers stand for none."""
     if setting.origin == DEFAULT or (setting.key == "default_workers_per_model" and number(setting.value) == 0):
         return None
-    return Source(setting.value, setting.origin)
+    return ValueSource(setting.value, setting.origin)
 
 
-def _listed(models: Setting, name: str, version: str) -> dict[str, Source]:
+def _listed(models: Setting, name: str, version: str) -> dict[str, ValueSource]:
     """Return what the server config's JSON ``models`` says of a version; values that TorchServe drops are left out."""
     try:
         found = read_json(models.value or "{}").get(name, {}).get(version, {})
         return {
-            key: Source(str(value), f"models in {models.origin}")
+            key: ValueSource(str(value), f"models in {models.origin}")
             for key, value in found.items()
             if type(value) is int and value > 0
         }

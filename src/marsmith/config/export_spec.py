@@ -13,7 +13,7 @@ from marsmith.strict_yaml import Strict
 _ENGINE_OF_FORMAT = {"torchscript": "torch", "pt2": "aot_inductor", "onnx": "onnxruntime", AUTO: AUTO}
 
 
-class Limits(Strict):
+class GateLimits(Strict):
     """How far an export may be from the eager float32 module. A key set to null lifts that limit.
 
     Attributes:
@@ -36,7 +36,7 @@ class Limits(Strict):
 # Outputs are probabilities. Each default leaves room for what the precision costs on other machines than the one that
 # it was measured on, and none for a conversion that went wrong.
 DEFAULT_LIMITS = {
-    "float32": Limits(
+    "float32": GateLimits(
         max_abs_error=1e-4,
         max_relative_error=1e-3,
         cosine=0.9999,
@@ -44,7 +44,7 @@ DEFAULT_LIMITS = {
         top5_agreement=0.99,
         max_accuracy_drop=0.0,
     ),
-    "float16": Limits(
+    "float16": GateLimits(
         max_abs_error=0.05,
         max_relative_error=0.2,
         cosine=0.99,
@@ -52,7 +52,7 @@ DEFAULT_LIMITS = {
         top5_agreement=0.97,
         max_accuracy_drop=0.005,
     ),
-    "bfloat16": Limits(
+    "bfloat16": GateLimits(
         max_abs_error=0.2,
         max_relative_error=0.5,
         cosine=0.95,
@@ -60,7 +60,7 @@ DEFAULT_LIMITS = {
         top5_agreement=0.93,
         max_accuracy_drop=0.01,
     ),
-    "int8": Limits(
+    "int8": GateLimits(
         max_abs_error=0.5,
         cosine=0.5,
         top1_agreement=0.98,
@@ -79,14 +79,14 @@ class Gate(Strict):
     """
 
     must_be_faster: bool = True
-    float32: Limits = Limits()
-    bfloat16: Limits = Limits()
-    float16: Limits = Limits()
-    int8: Limits = Limits()
+    float32: GateLimits = GateLimits()
+    bfloat16: GateLimits = GateLimits()
+    float16: GateLimits = GateLimits()
+    int8: GateLimits = GateLimits()
 
-    def limits(self, precision: str) -> Limits:
+    def limits(self, precision: str) -> GateLimits:
         """Return the limits of a precision: the defaults, and over them what was set, ``null`` included."""
-        own: Limits = getattr(self, precision)
+        own: GateLimits = getattr(self, precision)
         return DEFAULT_LIMITS[precision].model_copy(update=own.model_dump(exclude_unset=True))
 
 

@@ -39,7 +39,7 @@ DEFAULT_ADDRESSES = {
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class ListenAddress:
     """Where one API listens.
 
     Attributes:
@@ -85,13 +85,13 @@ class Endpoint:
 class Addresses:
     """Where the APIs of one server listen."""
 
-    inference: Endpoint
-    management: Endpoint
-    metrics: Endpoint
-    grpc_inference: Endpoint
-    grpc_management: Endpoint
+    inference: ListenAddress
+    management: ListenAddress
+    metrics: ListenAddress
+    grpc_inference: ListenAddress
+    grpc_management: ListenAddress
 
-    def all(self) -> tuple[Endpoint, ...]:
+    def all(self) -> tuple[ListenAddress, ...]:
         """Return every endpoint once."""
         endpoints = (self.inference, self.management, self.metrics, self.grpc_inference, self.grpc_management)
         return tuple({(e.host, e.port): e for e in reversed(endpoints)}.values())[::-1]
@@ -239,7 +239,7 @@ def _with_absolute_log_config(vmargs: str, root: Path) -> str:
     return _LOG_CONFIG.sub(lambda m: f"-Dlog4j.configurationFile={_log_config(m, root).as_uri()}", vmargs)
 
 
-def _rest_endpoint(key: str, config: Mapping[str, str], problems: list[str]) -> Endpoint:
+def _rest_endpoint(key: str, config: Mapping[str, str], problems: list[str]) -> ListenAddress:
     value = config.get(key, DEFAULT_ADDRESSES[key]).strip()
     standard = {"http": {"management_address": 8081, "metrics_address": 8082}.get(key, 80)}
     standard["https"] = {"management_address": 8444, "metrics_address": 8445}.get(key, 443)
@@ -250,16 +250,16 @@ def _rest_endpoint(key: str, config: Mapping[str, str], problems: list[str]) -> 
         host = None
     if not host:
         problems.append(f"{key}={value} is not an address of the form http://127.0.0.1:8080")
-        return Endpoint(key, "http", "", 0)
-    return Endpoint(key, parts.scheme.lower(), host, port)
+        return ListenAddress(key, "http", "", 0)
+    return ListenAddress(key, parts.scheme.lower(), host, port)
 
 
-def _grpc_endpoint(prefix: str, config: Mapping[str, str], problems: list[str]) -> Endpoint:
+def _grpc_endpoint(prefix: str, config: Mapping[str, str], problems: list[str]) -> ListenAddress:
     key = f"{prefix}_port"
     scheme = "grpcs" if is_true(config.get("enable_grpc_ssl", "false")) else "grpc"
     host = config.get(f"{prefix}_address", DEFAULT_ADDRESSES[f"{prefix}_address"]).strip()
     value = config.get(key, DEFAULT_ADDRESSES[key]).strip()
     if not value.isascii() or not value.isdigit() or not 0 < int(value) < 65536:
         problems.append(f"{key}={value} is not a port")
-        return Endpoint(key, scheme, host, 0)
-    return Endpoint(key, scheme, host, int(value))
+        return ListenAddress(key, scheme, host, 0)
+    return ListenAddress(key, scheme, host, int(value))

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marsmith.config.server_config import Addresses, Endpoint, addresses
+from marsmith.config.server_config import Addresses, ListenAddress, addresses
 from marsmith.errors import PreflightError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def pair_problems(
     return problems
 
 
-def _secure(where: Addresses) -> list[Endpoint]:
+def _secure(where: Addresses) -> list[ListenAddress]:
     return [endpoint for endpoint in where.all() if endpoint.is_secure]
 
 

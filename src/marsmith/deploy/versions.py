@@ -28,7 +28,7 @@ from marsmith.deploy.rollout.plan import (
 )
 from marsmith.deploy.rollout.probes import Prober
 from marsmith.deploy.rollout.recovery import recover
-from marsmith.deploy.rollout.site import Event, Site, unheard
+from marsmith.deploy.rollout.site import Event, ModelServer, ignore_event
 from marsmith.deploy.rollout.steps import KEEP, Options, Rollout, scale_up
 from marsmith.deploy.rollout.store import Deployable, find, model_of
 from marsmith.deploy.rollout.watch import Observer
@@ -153,7 +153,7 @@ def plan_deploy(project: Project, reference: str, options: Options | None = None
     """Return what ``deploy`` would do, and do nothing. Errors as there."""
     options = options or Options()
     with Client.for_project(project) as client:
-        site = Site(project, client, JournalFile.of(project, model_of(project, reference)))
+        site = ModelServer(project, client, JournalFile.of(project, model_of(project, reference)))
         journal = site.file.read()
         deployable = _meant(site, find(project, reference, journal.change))
         if _is_kept_for(site, deployable):
@@ -165,16 +165,18 @@ def plan_deploy(project: Project, reference: str, options: Options | None = None
 def plan_rollback(project: Project, model: str, *, to: str | None = None, keep: int = KEEP) -> Planned:
     """Return what ``rollback`` would do, and do nothing. Errors as there."""
     with Client.for_project(project) as client:
-        site = Site(project, client, JournalFile.of(project, model))
+        site = ModelServer(project, client, JournalFile.of(project, model))
         journal = site.file.read()
         return _planned(site, _rollback_target(site, to, journal), Options(keep=keep, watch_s=0.0), journal)
 
 
 @contextmanager
-def _site(project: Project, model: str, on_event: Callable[[Event], None] | None, wait_s: float) -> Iterator[Site]:
+def _site(
+    project: Project, model: str, on_event: Callable[[Event], None] | None, wait_s: float
+) -> Iterator[ModelServer]:
     file = JournalFile.of(project, model)
     with file.locked(wait_s), Client.for_project(project) as client:
-        site = Site(project, client, file, on_event or unheard)
+        site = ModelServer(project, client, file, on_event or ignore_event)
         try:
             yield site
         finally:
@@ -183,7 +185,7 @@ def _site(project: Project, model: str, on_event: Callable[[Event], None] | None
                 server_state.record(project, site.contents)
 
 
-def _planned(site: Site, target: Target, options: Options, journal: Journal) -> Planned:
+def _planned(site: ModelServer, target: Target, options: Options, journal: Journal) -> Planned:
     seen, interrupted = site.situation(journal), None
     if journal.change:
         remedy: Remedy = "leave" if taken_over(journal.change, seen) else recovery(journal.change)
@@ -193,7 +195,9 @@ def _planned(site: Site, target: Target, options: Options, journal: Journal) -> 
     return Planned(site.model, target.release.version, seen.default, interrupted, steps)
 
 
-def _roll_out(site: Site, target: Target, options: Options, journal: Journal, deployable: Deployable | None) -> Outcome:
+def _roll_out(
+    site: ModelServer, target: Target, options: Options, journal: Journal, deployable: Deployable | None
+) -> Outcome:
     seen, version = site.situation(journal), target.release.version
     steps = plan(target, seen, keep=options.keep, watch_s=options.watch_s)
     if not steps:
@@ -212,7 +216,7 @@ def _roll_out(site: Site, target: Target, options: Options, journal: Journal, de
     return Outcome(site.model, version, seen.default, result, tuple(site.events))
 
 
-def _deploy_target(site: Site, deployable: Deployable, options: Options, journal: Journal) -> Target:
+def _deploy_target(site: ModelServer, deployable: Deployable, options: Options, journal: Journal) -> Target:
     version = deployable.version
     check_bytes(site.project, version, deployable.archive.path, deployable.digest)
     known = {release.version: release for release in journal.releases}.get(version.version)
@@ -229,7 +233,7 @@ def _deploy_target(site: Site, deployable: Deployable, options: Options, journal
     return Target("deploy", site.model, release, _example_count(deployable.archive), deployable.stored)
 
 
-def _is_kept_for(site: Site, deployable: Deployable) -> bool:
+def _is_kept_for(site: ModelServer, deployable: Deployable) -> bool:
     """Whether this version is the default and left out of the server: nothing answers, so there is nothing to watch."""
     status = site.versions().get(deployable.version.version)
     return bool(status and status.default and not deployable.stored and holds_place(site.project, status))
@@ -239,7 +243,7 @@ def _in_its_place(version: str) -> Step:
     return Step("register", version, f"register {version} in the place that is kept for it, and ask it its examples")
 
 
-def _bring_back(site: Site, deployable: Deployable, options: Options) -> Outcome:
+def _bring_back(site: ModelServer, deployable: Deployable, options: Options) -> Outcome:
     """Register a version that was left out, once it is mended; it becomes the default again when it has answered.
 
     Raises:
@@ -262,7 +266,7 @@ def _bring_back(site: Site, deployable: Deployable, options: Options) -> Outcome
     return Outcome(site.model, version.version, None, "deployed", tuple(site.events))
 
 
-def _meant(site: Site, deployable: Deployable) -> Deployable:
+def _meant(site: ModelServer, deployable: Deployable) -> Deployable:
     """Return the archive, if it is one of the model whose deploys are locked."""
     if deployable.version.name != site.model:
         raise UsageError(
@@ -271,7 +275,7 @@ def _meant(site: Site, deployable: Deployable) -> Deployable:
     return deployable
 
 
-def _rollback_target(site: Site, to: str | None, journal: Journal) -> Target:
+def _rollback_target(site: ModelServer, to: str | None, journal: Journal) -> Target:
     default = site.situation(journal).default
     version = check_model_version(to) if to else rollback_version(default, journal.releases)
     if version is None:
@@ -286,7 +290,7 @@ def _rollback_target(site: Site, to: str | None, journal: Journal) -> Target:
     return Target("rollback", site.model, release, _example_count(archive.archive) if archive else 0)
 
 
-def _known_release(site: Site, version: str, journal: Journal) -> Release:
+def _known_release(site: ModelServer, version: str, journal: Journal) -> Release:
     """Find a version: among those that were deployed, those that are registered, or in the model store."""
     known = {release.version: release for release in journal.releases}
     if version in known:
@@ -304,7 +308,7 @@ def _known_release(site: Site, version: str, journal: Journal) -> Release:
     )
 
 
-def _stored_archive(site: Site, release: Release) -> Deployable | None:
+def _stored_archive(site: ModelServer, release: Release) -> Deployable | None:
     """Open the archive of a version to go back to; None where it is gone and the version is still registered.
 
     Raises:

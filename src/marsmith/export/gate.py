@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from marsmith.config.export_spec import Limits
+from marsmith.config.export_spec import GateLimits
 from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
 
@@ -49,7 +49,7 @@ class Parity:
         """Return the figures as measured, rounded to what means something, without what was not measured."""
         return {key: round_figure(value) for key, value in asdict(self).items() if value is not None}
 
-    def record(self, limits: Limits) -> dict[str, Any]:
+    def record(self, limits: GateLimits) -> dict[str, Any]:
         """Return what goes into an archive's export.json where no lock holds the figures.
 
         Errors are given as the power of ten that they stay below: their last digits depend on the processor, and an
@@ -66,7 +66,7 @@ class Parity:
         }
 
 
-def limits_record(limits: Limits) -> dict[str, float]:
+def limits_record(limits: GateLimits) -> dict[str, float]:
     """Return the limits that are set, in the names of export.json."""
     return {_camel(key): value for key, value in limits.model_dump(exclude_none=True).items()}
 
@@ -157,7 +157,7 @@ def _figures(want: torch.Tensor, got: torch.Tensor, labels: Sequence[int | None]
     )
 
 
-def problems(parity: Parity, limits: Limits) -> list[str]:
+def problems(parity: Parity, limits: GateLimits) -> list[str]:
     """Say where an export is further off than the limits allow, and by how much; nothing where it is not."""
     drop = None if parity.accuracy is None or parity.eager_accuracy is None else parity.eager_accuracy - parity.accuracy
     above = [

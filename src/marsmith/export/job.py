@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from marsmith.config.export_spec import ExportSpec, Limits
+from marsmith.config.export_spec import ExportSpec, GateLimits
 from marsmith.config.form import BASE, Form
 from marsmith.config.source_names import RecipeSource
 from marsmith.error_text import typed_line
@@ -180,12 +180,12 @@ class Job:
             return self._found_plan(attempt)
 
     def _found_plan(self, attempt: int) -> Int8Plan:
-        from marsmith.export.int8.plan import Int8Plan, SharedPlans
+        from marsmith.export.int8.plan import Int8Plan, PlanCache
 
         if self.request.int8_plan:
             return Int8Plan.from_record(self.request.int8_plan)
         folder = self.request.int8_plans
-        shared = SharedPlans(Path(folder) if folder else None, self.form.engine)
+        shared = PlanCache(Path(folder) if folder else None, self.form.engine)
         found = None if self.searched else shared.own()
         if found is not None:
             self.on_step(f"int8 as another {self.form.engine} form of the run has it")
@@ -239,7 +239,7 @@ class Job:
                 raise ExportError(f"{self.form} gives values that are not finite, for noise")
             return parity.compare(want, self.exported, self.images.inputs, self.images.classes(names))
 
-    def _judged(self) -> Limits:
+    def _judged(self) -> GateLimits:
         """Return the limits that count: a few examples say nothing about shares, which the lock's verdict is about."""
         if not self.request.locked:
             return self.limits

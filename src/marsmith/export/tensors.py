@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from marsmith.config.export_spec import ExportSpec, Limits
+from marsmith.config.export_spec import ExportSpec, GateLimits
 from marsmith.config.form import BASE, Form
 from marsmith.error_text import typed_line, useful_line
 from marsmith.errors import ExportError, MarsmithError
@@ -247,7 +247,7 @@ class TensorJob:
         with torch.no_grad():
             report = self._signature(names)
             worst = max(self._error(size) for size in parity.BATCH_SIZES)
-        limits = Limits(max_abs_error=self.spec.gate.limits("float32").max_abs_error)
+        limits = GateLimits(max_abs_error=self.spec.gate.limits("float32").max_abs_error)
         limit = limits.max_abs_error
         measured = parity.Parity(len(self.rows), worst)
         # Rows of tensors have no classes that could agree.

@@ -16,7 +16,7 @@ from marsmith.client.tokens import TokenAccess
 from marsmith.errors import UsageError
 from marsmith.inputs import Input, read_input
 from marsmith.json_reader import read_json
-from marsmith.loadtest.driver import Check, Drive, Kind, arrivals, closed_loop, open_loop
+from marsmith.loadtest.driver import Check, Kind, LoadRun, arrivals, closed_loop, open_loop
 from marsmith.loadtest.grpc import GrpcLane, GrpcTarget
 from marsmith.loadtest.http import HttpLane, HttpTarget
 from marsmith.loadtest.lane import Answer, OpenLane
@@ -76,7 +76,7 @@ def run_load(target: Target, load: Load, *, check: Check | None = None) -> Measu
     return measure(drive(target, load, check=check), skip_s=load.warm_up_s)
 
 
-def drive(target: Target, load: Load, *, check: Check | None = None) -> Drive:
+def drive(target: Target, load: Load, *, check: Check | None = None) -> LoadRun:
     """Put ``load`` on ``target`` and return every sample, those of the warm-up too."""
     return asyncio.run(_drive(target, load, check))
 
@@ -87,7 +87,7 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
 
 
-async def _drive(target: Target, load: Load, check: Check | None) -> Drive:
+async def _drive(target: Target, load: Load, check: Check | None) -> LoadRun:
     asyncio.get_running_loop().set_exception_handler(_report)
     async with lanes_to(target) as open_lane:
         seconds, inputs = load.warm_up_s + load.seconds, len(target.bodies)

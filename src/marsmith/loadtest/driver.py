@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
-from marsmith.loadtest.lane import Answer, Lane, OpenLane
+from marsmith.loadtest.lane import Answer, Connection, OpenLane
 
-MOST_LANES = 512
+MAX_CONNECTIONS = 512
 
 
 @dataclass(frozen=True)
-class Sample:
+class LatencySample:
     """One request, all times in seconds from the start.
 
     Attributes:
@@ -44,7 +44,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Drive:
+class LoadRun:
     """What one run gave.
 
     Attributes:
@@ -53,7 +53,7 @@ class Drive:
         driver_cpu: share of one core that the driver itself used, 0 to 1.
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[LatencySample, ...]
     seconds: float
     driver_cpu: float
 
@@ -68,32 +68,32 @@ class _Run:
         self._numbers = count()
         self._bodies = bodies
         self._check = check
-        self.samples: list[Sample] = []
+        self.samples: list[LatencySample] = []
         self._start = time.perf_counter()
         self._cpu = time.process_time()
 
     def now(self) -> float:
         return time.perf_counter() - self._start
 
-    async def send(self, lane: Lane, due: float | None = None) -> Sample:
+    async def send(self, lane: Connection, due: float | None = None) -> LatencySample:
         body = next(self._numbers) % self._bodies
         sent = self.now()
         answer = await lane.call(body)
         done = self.now()
         if self._check and answer.is_ok:
             answer = self._check(body, answer)
-        sample = Sample(sent if due is None else due, sent, done, body, answer.verdict)
+        sample = LatencySample(sent if due is None else due, sent, done, body, answer.verdict)
         self.samples.append(sample)
         return sample
 
-    def result(self) -> Drive:
+    def result(self) -> LoadRun:
         seconds = self.now()
-        return Drive(tuple(self.samples), seconds, (time.process_time() - self._cpu) / seconds if seconds else 0.0)
+        return LoadRun(tuple(self.samples), seconds, (time.process_time() - self._cpu) / seconds if seconds else 0.0)
 
 
 async def closed_loop(
     open_lane: OpenLane, bodies: int, *, clients: int, seconds: float, check: Check | None = None
-) -> Drive:
+) -> LoadRun:
     """Let ``clients`` send one request after the other for ``seconds``; those under way at the end are waited for.
 
     Args:
@@ -105,7 +105,7 @@ async def closed_loop(
     """
     lanes = [await open_lane() for _ in range(clients)]
 
-    async def client(run: _Run, lane: Lane) -> None:
+    async def client(run: _Run, lane: Connection) -> None:
         while run.now() < seconds:
             sample = await run.send(lane)
             if sample.verdict != "ok" and sample.done - sample.sent < 0.01:
@@ -124,21 +124,21 @@ async def open_loop(
     *,
     due: Sequence[float],
     check: Check | None = None,
-    most_lanes: int = MOST_LANES,
+    most_lanes: int = MAX_CONNECTIONS,
     first_lanes: int = 8,
-) -> Drive:
+) -> LoadRun:
     """Send a request at each time of ``due``, in seconds from the start, whether or not others are answered.
 
     A request that is due takes a free connection or opens one more, up to ``most_lanes``; beyond that it waits for one,
     and the wait counts as latency.
     """
     lanes = [await open_lane() for _ in range(min(first_lanes, most_lanes))]
-    free: asyncio.LifoQueue[Lane] = asyncio.LifoQueue()
+    free: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
     for lane in lanes:
         free.put_nowait(lane)
     opening = asyncio.Lock()
 
-    async def take() -> Lane:
+    async def take() -> Connection:
         if free.empty():
             async with opening:
                 if free.empty() and len(lanes) < most_lanes:
@@ -169,8 +169,8 @@ async def open_loop(
 
 
 async def _drive(
-    lanes: Sequence[Lane], bodies: int, check: Check | None, work: Callable[[_Run], Awaitable[None]]
-) -> Drive:
+    lanes: Sequence[Connection], bodies: int, check: Check | None, work: Callable[[_Run], Awaitable[None]]
+) -> LoadRun:
     gc.collect()
     gc.freeze()
     run = _Run(bodies, check)

@@ -18,7 +18,7 @@ from marsmith.client.grpc import (
     metadata,
     open_channel,
 )
-from marsmith.client.http import Reply
+from marsmith.client.http import HttpReply
 from marsmith.client.tokens import TokenAccess
 from marsmith.errors import ConnectionFailedError, DeadlineError
 from marsmith.loadtest.lane import OK, TOKEN_REFUSED, Answer, answer_of
@@ -101,7 +101,7 @@ class GrpcLane:
         prediction: bytes = self._parse(reply).prediction
         if problem_in(prediction) is None:
             return Answer(OK, prediction)
-        return answer_of(restore_status(Reply(200, "", {}, prediction)))
+        return answer_of(restore_status(HttpReply(200, "", {}, prediction)))
 
     async def close(self) -> None:
         """Close the connection."""

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from marsmith.client.deadline import CONNECTING
 from marsmith.client.failures import ANSWERED
-from marsmith.client.http import Reply, check_address, missed, no_address, sendable
+from marsmith.client.http import HttpReply, check_address, missed, no_address, sendable
 from marsmith.client.tokens import TokenAccess
 from marsmith.errors import ConnectionFailedError
 from marsmith.loadtest.lane import OK, TOKEN_REFUSED, Answer, answer_of
@@ -179,7 +179,7 @@ class HttpLane(asyncio.Protocol):
         self._buffer.clear()
         if closes and self._transport:
             self._transport.close()
-        self._settle(Answer(OK, body) if status in ANSWERED else answer_of(Reply(status, "", {}, body)))
+        self._settle(Answer(OK, body) if status in ANSWERED else answer_of(HttpReply(status, "", {}, body)))
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002, asyncio names it
         """Whoever waits waits for nothing."""

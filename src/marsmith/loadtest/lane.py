@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from marsmith.client.failures import is_answer, is_authorization_failure
-from marsmith.client.http import Reply
+from marsmith.client.http import HttpReply
 
 OK = "ok"
 TOKEN_REFUSED = "token refused"  # noqa: S105, in words what went wrong
@@ -31,14 +31,14 @@ class Answer:
         return self.verdict == OK
 
 
-def answer_of(reply: Reply) -> Answer:
+def answer_of(reply: HttpReply) -> Answer:
     """Judge a reply as the client does."""
     if is_answer(reply):
         return Answer(OK, reply.body)
     return Answer(TOKEN_REFUSED if is_authorization_failure(reply) else str(reply.status), reply.body)
 
 
-class Lane(Protocol):
+class Connection(Protocol):
     """One connection; it carries a request at a time."""
 
     async def call(self, body: int) -> Answer:
@@ -48,4 +48,4 @@ class Lane(Protocol):
         """Close the connection."""
 
 
-OpenLane = Callable[[], Awaitable[Lane]]
+OpenLane = Callable[[], Awaitable[Connection]]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from marsmith.loadtest.driver import Drive, Sample
+from marsmith.loadtest.driver import LatencySample, LoadRun
 from marsmith.loadtest.lane import OK
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
@@ -86,7 +86,7 @@ class Measurement:
         }
 
 
-def measure(drive: Drive, *, skip_s: float = 0.0) -> Measurement:
+def measure(drive: LoadRun, *, skip_s: float = 0.0) -> Measurement:
     """Sum up a run, without the requests that were due in its first ``skip_s`` seconds."""
     answered = sum(sample.verdict == OK and sample.done >= skip_s for sample in drive.samples)
     samples = [sample for sample in drive.samples if sample.due >= skip_s]
@@ -108,7 +108,7 @@ def measure(drive: Drive, *, skip_s: float = 0.0) -> Measurement:
     )
 
 
-def _span(samples: Sequence[Sample], skip_s: float, seconds: float) -> float:
+def _span(samples: Sequence[LatencySample], skip_s: float, seconds: float) -> float:
     """From the end of the warm-up to the last answer, in seconds."""
     last = max((sample.done for sample in samples), default=0.0)
     return max(last - skip_s, 1e-9) if samples else seconds

@@ -13,7 +13,7 @@ LEAST_SHARE_OF_RATE = 0.95
 
 
 @dataclass(frozen=True)
-class Check:
+class VerdictLine:
     """One thing that was asked for.
 
     Attributes:
@@ -55,7 +55,7 @@ class Verdict:
         targets: whether there was a limit or a rate to hold at all.
     """
 
-    checks: tuple[Check, ...]
+    checks: tuple[VerdictLine, ...]
     targets: bool
 
     @property
@@ -85,11 +85,13 @@ def judge(
         rps: rate at which requests came, in requests per second; None: they waited for each other.
         seconds: for how long they came.
     """
-    checks = [Check("failed", 0, measured.failed, not measured.failed and measured.requests > 0)]
+    checks = [VerdictLine("failed", 0, measured.failed, not measured.failed and measured.requests > 0)]
     if p99_ms is not None:
-        checks.insert(0, Check("p99Ms", p99_ms, measured.p99_ms, measured.p99_ms <= p99_ms))
+        checks.insert(0, VerdictLine("p99Ms", p99_ms, measured.p99_ms, measured.p99_ms <= p99_ms))
     if rps is not None:
-        checks.insert(-1, Check("requestsPerSecond", rps, measured.requests_per_second, _kept_up(measured, seconds)))
+        checks.insert(
+            -1, VerdictLine("requestsPerSecond", rps, measured.requests_per_second, _kept_up(measured, seconds))
+        )
     return Verdict(tuple(checks), targets=p99_ms is not None or rps is not None)
 
 

@@ -174,13 +174,13 @@ class Runner:
             replies = to_replies(ids, _converse(process, encode_predict(batch), self._archive.response_timeout_s))
             process.drain()
         except (WorkerEndedError, TimeoutError, HandlerError) as error:
-            replies = self._bury(process, error, ids)
+            replies = self._fail_batch(process, error, ids)
         self.last_batch_ms = (time.monotonic() - begin) * 1000
         self.last_traceback = handler_traceback(list(self._lines), self.folder)
         self.last_metrics = tuple(metric for line in self._lines if (metric := parse_metric(line)))
         return replies
 
-    def _bury(self, process: WorkerProcess, error: Exception, ids: Sequence[str]) -> dict[str, RunnerReply]:
+    def _fail_batch(self, process: WorkerProcess, error: Exception, ids: Sequence[str]) -> dict[str, RunnerReply]:
         """End a worker that the frontend would give up, and return the replies that it would send."""
         process.drain()
         status = process.end()

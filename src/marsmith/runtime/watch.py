@@ -28,7 +28,7 @@ Fingerprint = dict[Path, tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class WatchOutcome:
     """What one state of the handler's files gave.
 
     Attributes:
@@ -48,7 +48,7 @@ class Outcome:
 
 def watch(
     archive: Path, entry_point: Path, requests: Sequence[Request], *, wait: Callable[[float], None] = time.sleep
-) -> Generator[Outcome, None, None]:
+) -> Generator[WatchOutcome, None, None]:
     """Answer ``requests`` now, and again after every change of the handler; ends only when it is closed.
 
     The archive gives weights, labels and model config; the handler and its local imports come from where they are
@@ -102,7 +102,7 @@ def _settled(entry_point: Path, wait: Callable[[float], None]) -> Fingerprint:
             return first
 
 
-def _try(folder: Path, files: Sequence[Path], changed: tuple[Path, ...], requests: Sequence[Request]) -> Outcome:
+def _try(folder: Path, files: Sequence[Path], changed: tuple[Path, ...], requests: Sequence[Request]) -> WatchOutcome:
     begin = time.monotonic()
     _link(folder, files)
     replies: list[RunnerReply] = []
@@ -115,7 +115,7 @@ def _try(folder: Path, files: Sequence[Path], changed: tuple[Path, ...], request
                 traceback = runner.last_traceback or traceback
     except MarsmithError as problem:
         error = problem
-    return Outcome(changed, tuple(replies), traceback, error, time.monotonic() - begin)
+    return WatchOutcome(changed, tuple(replies), traceback, error, time.monotonic() - begin)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from marsmith.config.effective import SERVE, Setting, VersionSettings
 
 
 @dataclass(frozen=True)
-class Difference:
+class ParameterDifference:
     """One value that is not what the files say.
 
     Attributes:
@@ -26,7 +26,9 @@ class Difference:
     live: str
 
 
-def version_differences(expected: Iterable[VersionSettings], live: Iterable[VersionStatus]) -> list[Difference]:
+def version_differences(
+    expected: Iterable[VersionSettings], live: Iterable[VersionStatus]
+) -> list[ParameterDifference]:
     """Compare the versions in the store with those that are registered."""
     wanted = {(version.model_name, version.model_version): version for version in expected}
     running = {(status.model_name, status.model_version): status for status in live}
@@ -34,15 +36,15 @@ def version_differences(expected: Iterable[VersionSettings], live: Iterable[Vers
     for version in sorted(wanted.keys() | running.keys()):
         name = ":".join(version)
         if version not in running:
-            results.append(Difference(name, "version", "in the store", "not registered"))
+            results.append(ParameterDifference(name, "version", "in the store", "not registered"))
         elif version not in wanted:
-            results.append(Difference(name, "version", "not in the store", "registered"))
+            results.append(ParameterDifference(name, "version", "not in the store", "registered"))
         else:
             results += _values(name, wanted[version], running[version])
     return results
 
 
-def server_differences(now: Mapping[str, Setting], started_with: Mapping[str, str]) -> list[Difference]:
+def server_differences(now: Mapping[str, Setting], started_with: Mapping[str, str]) -> list[ParameterDifference]:
     """Compare the server config as it is now with the one that the running server was started with.
 
     Args:
@@ -56,11 +58,11 @@ def server_differences(now: Mapping[str, Setting], started_with: Mapping[str, st
         if chosen_at_start or (live is None and setting.origin.startswith("TorchServe")) or live == setting.value:
             continue
         # A TS_* variable is written into the file that the server gets, so it stands there as well.
-        results.append(Difference("server", key, setting.value, "not set" if live is None else live))
+        results.append(ParameterDifference("server", key, setting.value, "not set" if live is None else live))
     return results
 
 
-def _values(name: str, expected: VersionSettings, live: VersionStatus) -> list[Difference]:
+def _values(name: str, expected: VersionSettings, live: VersionStatus) -> list[ParameterDifference]:
     found = {
         "minWorkers": live.min_workers,
         "maxWorkers": live.max_workers,
@@ -71,7 +73,7 @@ def _values(name: str, expected: VersionSettings, live: VersionStatus) -> list[D
         "jobQueueSize": live.queue_remaining + live.queue_pending,
     }
     return [
-        Difference(name, key, expected.value(key), str(value))
+        ParameterDifference(name, key, expected.value(key), str(value))
         for key, value in found.items()
         if expected.value(key) != str(value)
     ]

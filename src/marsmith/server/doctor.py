@@ -32,7 +32,7 @@ _STOCK = ("captum", "torchvision", "pillow")
 
 
 @dataclass(frozen=True)
-class Check:
+class Diagnosis:
     """One judgement.
 
     Attributes:
@@ -48,7 +48,7 @@ class Check:
     mend: str = ""
 
 
-def judge(facts: Facts) -> list[Check]:
+def judge(facts: Facts) -> list[Diagnosis]:
     """Judge facts; nothing is looked at besides."""
     return [
         _java(facts),
@@ -96,73 +96,73 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _java(facts: Facts) -> Check:
+def _java(facts: Facts) -> Diagnosis:
     if facts.java is None:
-        return Check(
+        return Diagnosis(
             "java", "fail", facts.java_problem, "pip install 'marsmith[serve]', or set JAVA_HOME to Java 17 or 21"
         )
     found = f"{facts.java.version} ({facts.java.origin}: {facts.java.executable})"
     if facts.java.version not in QUIET_JAVAS:
-        return Check("java", "warn", found, "TorchServe is known to run on 17 and 21 without warnings")
-    return Check("java", "ok", found)
+        return Diagnosis("java", "warn", found, "TorchServe is known to run on 17 and 21 without warnings")
+    return Diagnosis("java", "ok", found)
 
 
-def _python(facts: Facts) -> Check:
+def _python(facts: Facts) -> Diagnosis:
     found = ".".join(map(str, facts.python))
     if not OLDEST_PYTHON <= facts.python[:2] <= NEWEST_PYTHON:
-        return Check("python", "warn", found, "use Python 3.11 to 3.13")
-    return Check("python", "ok", found)
+        return Diagnosis("python", "warn", found, "use Python 3.11 to 3.13")
+    return Diagnosis("python", "ok", found)
 
 
-def _torchserve(facts: Facts) -> Check:
+def _torchserve(facts: Facts) -> Diagnosis:
     version = facts.versions.get("torchserve")
     if version is None:
-        return Check("torchserve", "fail", "not installed", "pip install 'marsmith[serve]'")
+        return Diagnosis("torchserve", "fail", "not installed", "pip install 'marsmith[serve]'")
     if version != TORCHSERVE:
-        return Check("torchserve", "warn", version, f"marsmith is tested with {TORCHSERVE}, the last one")
-    return Check("torchserve", "ok", version)
+        return Diagnosis("torchserve", "warn", version, f"marsmith is tested with {TORCHSERVE}, the last one")
+    return Diagnosis("torchserve", "ok", version)
 
 
-def _packages(facts: Facts) -> Check:
+def _packages(facts: Facts) -> Diagnosis:
     missing = [name for name in _NEEDED if facts.versions.get(name) is None]
     if missing:
         found = f"{', '.join(missing)} missing: workers die at their start"
-        return Check("packages", "fail", found, f"pip install {' '.join(missing)}")
+        return Diagnosis("packages", "fail", found, f"pip install {' '.join(missing)}")
     missing = [name for name in _STOCK if facts.versions.get(name) is None]
     if missing:
         found = f"{', '.join(missing)} missing: TorchServe's own handlers need them"
-        return Check("packages", "warn", found, f"pip install {' '.join(missing)}")
-    return Check("packages", "ok", "all that TorchServe imports, also what it does not declare")
+        return Diagnosis("packages", "warn", found, f"pip install {' '.join(missing)}")
+    return Diagnosis("packages", "ok", "all that TorchServe imports, also what it does not declare")
 
 
-def _torch(facts: Facts) -> Check:
+def _torch(facts: Facts) -> Diagnosis:
     version = facts.versions.get("torch")
     if version is None:
-        return Check("torch", "fail", "not installed", "pip install torch")
+        return Diagnosis("torch", "fail", "not installed", "pip install torch")
     found = f"{version}, built for {f'CUDA {facts.torch_cuda}' if facts.torch_cuda else 'the CPU'}"
     release = Version(Version(version).base_version)
     if not release >= OLDEST_TORCH or release.release[:2] > NEWEST_TORCH.release[:2]:
-        return Check("torch", "warn", found, f"known to work: {OLDEST_TORCH} to {NEWEST_TORCH}")
-    return Check("torch", "ok", found)
+        return Diagnosis("torch", "warn", found, f"known to work: {OLDEST_TORCH} to {NEWEST_TORCH}")
+    return Diagnosis("torch", "ok", found)
 
 
-def _gpu(facts: Facts) -> Check:
+def _gpu(facts: Facts) -> Diagnosis:
     if not facts.gpus:
-        return Check("gpu", "ok", "none; workers run on the CPU")
+        return Diagnosis("gpu", "ok", "none; workers run on the CPU")
     driver = facts.gpus[0].driver
     cuda = f", CUDA up to {facts.driver_cuda}" if facts.driver_cuda else ""
     found = f"{len(facts.gpus)} x {facts.gpus[0].name}, driver {driver}{cuda}"
     if facts.torch_cuda is None:
-        return Check("gpu", "warn", f"{found}; torch is built for the CPU", "install a CUDA build of torch")
+        return Diagnosis("gpu", "warn", f"{found}; torch is built for the CPU", "install a CUDA build of torch")
     if facts.driver_cuda and Version(facts.driver_cuda).major < Version(facts.torch_cuda).major:
         mend = f"update the driver, or install a torch for CUDA {Version(facts.driver_cuda).major}"
-        return Check("gpu", "fail", f"{found}; torch needs CUDA {facts.torch_cuda}", mend)
-    return Check("gpu", "ok", found)
+        return Diagnosis("gpu", "fail", f"{found}; torch needs CUDA {facts.torch_cuda}", mend)
+    return Diagnosis("gpu", "ok", found)
 
 
-def _cpu(facts: Facts) -> Check:
+def _cpu(facts: Facts) -> Diagnosis:
     if facts.architecture not in {"x86_64", "AMD64"}:
-        return Check("cpu", "ok", facts.architecture)
+        return Diagnosis("cpu", "ok", facts.architecture)
     flags = facts.cpu_flags
     features = {
         "AVX2": "avx2" in flags,
@@ -172,63 +172,65 @@ def _cpu(facts: Facts) -> Check:
     }
     found = ", ".join(name for name, there in features.items() if there) or "none of AVX2, AVX-512, VNNI, AMX"
     if not features["AVX2"]:
-        return Check("cpu", "warn", found, "expect a fraction of the speed: use a machine, or a VM type, with AVX2")
+        return Diagnosis("cpu", "warn", found, "expect a fraction of the speed: use a machine, or a VM type, with AVX2")
     if not features["VNNI"]:
-        return Check("cpu", "ok", f"{found}; without VNNI int8 runs in ONNX Runtime only, and gains little")
-    return Check("cpu", "ok", found)
+        return Diagnosis("cpu", "ok", f"{found}; without VNNI int8 runs in ONNX Runtime only, and gains little")
+    return Diagnosis("cpu", "ok", found)
 
 
-def _cores(facts: Facts) -> Check:
+def _cores(facts: Facts) -> Diagnosis:
     found = f"{facts.usable_cores} of {facts.cores}" if facts.usable_cores != facts.cores else str(facts.cores)
     if facts.cgroup_cores is not None and facts.cgroup_cores < facts.usable_cores:
         found += f", and a quota of {facts.cgroup_cores:g}"
         threads = max(1, int(facts.cgroup_cores))
         mend = f"torch does not see the quota: set handler.settings.threads, or OMP_NUM_THREADS={threads}"
-        return Check("cores", "warn", found, mend)
-    return Check("cores", "ok", found)
+        return Diagnosis("cores", "warn", found, mend)
+    return Diagnosis("cores", "ok", found)
 
 
-def _ports(facts: Facts) -> Check:
+def _ports(facts: Facts) -> Diagnosis:
     if facts.server_runs:
-        return Check("ports", "ok", "this project's server runs")
+        return Diagnosis("ports", "ok", "this project's server runs")
     if facts.busy_ports:
-        return Check("ports", "fail", "; ".join(facts.busy_ports), "stop what uses them, or change config.properties")
-    return Check("ports", "ok", "free")
+        return Diagnosis(
+            "ports", "fail", "; ".join(facts.busy_ports), "stop what uses them, or change config.properties"
+        )
+    return Diagnosis("ports", "ok", "free")
 
 
-def _temporary(facts: Facts) -> Check:
+def _temporary(facts: Facts) -> Diagnosis:
     space = facts.temporary
     found = f"{_size(space.free_bytes)} free for {space.path}; the store holds {_size(facts.archive_bytes)}"
     if space.free_bytes < facts.archive_bytes:
-        return Check("disk", "fail", found, "make room: every archive is unpacked there")
+        return Diagnosis("disk", "fail", found, "make room: every archive is unpacked there")
     if space.free_bytes < 2 * facts.archive_bytes + SPARE_BYTES:
-        return Check("disk", "warn", found, "make room: while versions change, both lie there")
-    return Check("disk", "ok", found)
+        return Diagnosis("disk", "warn", found, "make room: while versions change, both lie there")
+    return Diagnosis("disk", "ok", found)
 
 
-def _shared_memory(facts: Facts) -> Check:
+def _shared_memory(facts: Facts) -> Diagnosis:
     if facts.shared_memory is None:
-        return Check(
+        return Diagnosis(
             "shared memory", "warn", "no /dev/shm", "mount a tmpfs there: torch passes tensors between processes by it"
         )
     found = f"{_size(facts.shared_memory.free_bytes)} free"
     if facts.shared_memory.free_bytes < SMALLEST_SHARED_MEMORY:
-        return Check("shared memory", "warn", found, "start the container with --shm-size=1g")
-    return Check("shared memory", "ok", found)
+        return Diagnosis("shared memory", "warn", found, "start the container with --shm-size=1g")
+    return Diagnosis("shared memory", "ok", found)
 
 
-def _open_files(facts: Facts) -> Check:
+def _open_files(facts: Facts) -> Diagnosis:
     if 0 <= facts.open_files < FEWEST_OPEN_FILES:
         mend = "each connection is one: ulimit -n 65536, or LimitNOFILE=65536 in the unit"
-        return Check("open files", "warn", str(facts.open_files), mend)
-    return Check("open files", "ok", "unlimited" if facts.open_files < 0 else str(facts.open_files))
+        return Diagnosis("open files", "warn", str(facts.open_files), mend)
+    return Diagnosis("open files", "ok", "unlimited" if facts.open_files < 0 else str(facts.open_files))
 
 
-def _leftovers(facts: Facts) -> Check:
+def _leftovers(facts: Facts) -> Diagnosis:
     if not facts.leftovers:
-        return Check("leftovers", "ok", "none")
+        return Diagnosis("leftovers", "ok", "none")
     found = "; ".join(f"{leftover.path}: {leftover.what}" for leftover in facts.leftovers)
-    return Check("leftovers", "warn", found, "marsmith doctor --fix removes them")
+    return Diagnosis("leftovers", "warn", found, "marsmith doctor --fix removes them")
 
 
 def _size(count: int) -> str:

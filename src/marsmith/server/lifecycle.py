@@ -28,8 +28,8 @@ from marsmith.server import launch, preflight, supervisor_state
 from marsmith.server import processes as server_process
 from marsmith.server import state as server_state
 from marsmith.server.class_sharing import ClassSharing, class_sharing
-from marsmith.server.preflight import Flight
-from marsmith.server.readiness import Outlook
+from marsmith.server.preflight import PreflightResult
+from marsmith.server.readiness import StartupStatus
 from marsmith.server.start_plan import StartPlan, models_argument, plan_restart, plan_start, without_fatal
 from marsmith.server.state import STOPPING
 from marsmith.state import served_file
@@ -65,7 +65,7 @@ class StartOptions:
     strict: bool = False
     supervised: bool = False
     outlives: bool = True
-    on_progress: Callable[[Outlook], None] | None = None
+    on_progress: Callable[[StartupStatus], None] | None = None
     on_note: Callable[[str], None] | None = None
 
 
@@ -74,7 +74,7 @@ def start(
     options: StartOptions | None = None,
     *,
     timeout_s: float = START_TIMEOUT_S,
-    on_progress: Callable[[Outlook], None] | None = None,
+    on_progress: Callable[[StartupStatus], None] | None = None,
 ) -> RunState:
     """Start TorchServe and return when every model really answers.
 
@@ -287,12 +287,12 @@ def _starter(options: StartOptions) -> Callable[..., subprocess.Popen[Any]]:
     return child_processes.start_detached if options.outlives else child_processes.start
 
 
-def _class_sharing(flight: Flight) -> ClassSharing | None:
+def _class_sharing(flight: PreflightResult) -> ClassSharing | None:
     classes = launch.class_path(flight.home, flight.config)
     return class_sharing(flight.java.executable, classes, launch.java_options(flight.config))
 
 
-def _share_classes(project: Project, flight: Flight, options: StartOptions) -> None:
+def _share_classes(project: Project, flight: PreflightResult, options: StartOptions) -> None:
     """Let the next start of a server be quicker, where this one was the first."""
     temporary = launch.temporary_folder(project)
     sharing = _class_sharing(flight)

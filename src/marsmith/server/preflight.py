@@ -15,7 +15,7 @@ from typing import TypeVar
 from marsmith.archive.admit import ANY, Policy
 from marsmith.archive.store import load_items
 from marsmith.config import admission_policy
-from marsmith.config.server_config import Endpoint, addresses, effective_config, read_server_config, unknown_keys
+from marsmith.config.server_config import ListenAddress, addresses, effective_config, read_server_config, unknown_keys
 from marsmith.config.tls import tls_problems
 from marsmith.errors import MarsmithError, PreflightError
 from marsmith.project import Project
@@ -33,7 +33,7 @@ _WORKER_PORTS = 100
 
 
 @dataclass(frozen=True)
-class Problem:
+class PreflightProblem:
     """One reason not to start.
 
     Attributes:
@@ -46,7 +46,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Flight:
+class PreflightResult:
     """A start that can work.
 
     Attributes:
@@ -64,7 +64,7 @@ class Flight:
     policy: Policy = ANY
 
 
-def check(project: Project, before: ServerState | None = None, *, strict: bool = False) -> Flight:
+def check(project: Project, before: ServerState | None = None, *, strict: bool = False) -> PreflightResult:
     """Check everything that a start needs.
 
     Args:
@@ -75,11 +75,11 @@ def check(project: Project, before: ServerState | None = None, *, strict: bool =
     Raises:
         PreflightError: with every problem found.
     """
-    problems: list[Problem] = []
+    problems: list[PreflightProblem] = []
     java = _collect(problems, find_java)
     home = torchserve_home()
     if home is None:
-        problems.append(Problem("TorchServe is not installed", "pip install 'marsmith[serve]'"))
+        problems.append(PreflightProblem("TorchServe is not installed", "pip install 'marsmith[serve]'"))
     config = _config(project, problems)
     policy = _collect(problems, lambda: admission_policy(project))
     selection = _selection(project, config, before, policy, problems) if config and policy else Selection()
@@ -91,23 +91,25 @@ def check(project: Project, before: ServerState | None = None, *, strict: bool =
     if problems or java is None or home is None or config is None or policy is None:
         raise refusal(problems)
     config.setdefault("initial_worker_port", str(_free_worker_port()))
-    return Flight(java, home, config, selection, policy)
+    return PreflightResult(java, home, config, selection, policy)
 
 
-def unserved(selection: Selection) -> list[Problem]:
+def unserved(selection: Selection) -> list[PreflightProblem]:
     """Return the archives that are left out, as reasons not to start."""
-    return [Problem(f"{each.file}: {each.reason}", each.tip) for each in selection.left_out if each.is_archive]
+    return [PreflightProblem(f"{each.file}: {each.reason}", each.tip) for each in selection.left_out if each.is_archive]
 
 
-def missing_modules() -> list[Problem]:
+def missing_modules() -> list[PreflightProblem]:
     """Return the modules that TorchServe imports and that are not installed."""
     missing = sorted(package for module, package in _MODULES.items() if find_spec(module) is None)
     if not missing:
         return []
-    return [Problem(f"TorchServe needs {', '.join(missing)} in its Python", f"pip install {' '.join(missing)}")]
+    return [
+        PreflightProblem(f"TorchServe needs {', '.join(missing)} in its Python", f"pip install {' '.join(missing)}")
+    ]
 
 
-def busy_port(endpoint: Endpoint) -> Problem | None:
+def busy_port(endpoint: ListenAddress) -> PreflightProblem | None:
     """Return what keeps ``endpoint`` from being bound; None where it is free."""
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -121,13 +123,17 @@ def busy_port(endpoint: Endpoint) -> Problem | None:
     return None
 
 
-def _bind_problem(endpoint: Endpoint, error: OSError) -> Problem:
+def _bind_problem(endpoint: ListenAddress, error: OSError) -> PreflightProblem:
     where = f"{endpoint.host}:{endpoint.port} ({endpoint.key})"
     if error.errno != errno.EADDRINUSE:
-        return Problem(f"cannot listen at {where}: {error.strerror or error}", "mend the address in config.properties")
+        return PreflightProblem(
+            f"cannot listen at {where}: {error.strerror or error}", "mend the address in config.properties"
+        )
     owner = _owner(endpoint.port)
     by = f" by {owner}" if owner else ""
-    return Problem(f"port {where} is in use{by}", f"stop what uses it, or change {endpoint.key} in config.properties")
+    return PreflightProblem(
+        f"port {where} is in use{by}", f"stop what uses it, or change {endpoint.key} in config.properties"
+    )
 
 
 def _owner(port: int) -> str | None:
@@ -144,21 +150,21 @@ def _owner(port: int) -> str | None:
     return None
 
 
-def _collect(problems: list[Problem], step: Callable[[], Result]) -> Result | None:
+def _collect(problems: list[PreflightProblem], step: Callable[[], Result]) -> Result | None:
     try:
         return step()
     except MarsmithError as error:
-        problems.append(Problem(error.message, error.tip or ""))
+        problems.append(PreflightProblem(error.message, error.tip or ""))
         return None
 
 
-def _config(project: Project, problems: list[Problem]) -> dict[str, str] | None:
+def _config(project: Project, problems: list[PreflightProblem]) -> dict[str, str] | None:
     try:
         entries = read_server_config(project)
-        problems += [Problem(f"{project.server_config}: {text}") for text in unknown_keys(entries)]
+        problems += [PreflightProblem(f"{project.server_config}: {text}") for text in unknown_keys(entries)]
         return effective_config(project, entries, os.environ)
     except MarsmithError as error:
-        problems.append(Problem(error.message, error.tip or ""))
+        problems.append(PreflightProblem(error.message, error.tip or ""))
         return None
 
 
@@ -167,36 +173,36 @@ def _selection(
     config: Mapping[str, str],
     before: ServerState | None,
     policy: Policy,
-    problems: list[Problem],
+    problems: list[PreflightProblem],
 ) -> Selection:
     store = Path(config["model_store"])
     try:
         items = load_items(store, config["load_models"])
     except OSError as error:
-        problems.append(Problem(f"cannot read the model store {store}: {error.strerror}", f"mkdir -p {store}"))
+        problems.append(PreflightProblem(f"cannot read the model store {store}: {error.strerror}", f"mkdir -p {store}"))
         return Selection()
     return select(items, before.files() if before else (), policy, partial(check_stored, project, before))
 
 
-def _endpoint_problems(config: Mapping[str, str]) -> list[Problem]:
+def _endpoint_problems(config: Mapping[str, str]) -> list[PreflightProblem]:
     """Find ports that are in use, and TLS that would not work."""
     try:
         endpoints = addresses(config).all()
     except MarsmithError as error:
-        return [Problem(error.message, error.tip or "")]
+        return [PreflightProblem(error.message, error.tip or "")]
     busy = [problem for problem in map(busy_port, endpoints) if problem]
-    return busy + [Problem(problem.message, problem.tip) for problem in tls_problems(config)]
+    return busy + [PreflightProblem(problem.message, problem.tip) for problem in tls_problems(config)]
 
 
 def _free_worker_port() -> int:
     """Return the first of a free block of ports: workers' sockets are named by port, or are ports without epoll."""
     for first in range(_FIRST_WORKER_PORT, 60000, _WORKER_PORTS):
-        if busy_port(Endpoint("initial_worker_port", "tcp", "127.0.0.1", first)) is None:
+        if busy_port(ListenAddress("initial_worker_port", "tcp", "127.0.0.1", first)) is None:
             return first
     raise PreflightError("no free port for workers from 9000 to 60000")
 
 
-def refusal(problems: Sequence[Problem]) -> PreflightError:
+def refusal(problems: Sequence[PreflightProblem]) -> PreflightError:
     """Make the error that tells every problem, one a line."""
     tips = "\n     ".join(dict.fromkeys(problem.tip for problem in problems if problem.tip))
     return PreflightError("\n".join(problem.message for problem in problems), tip=tips or None)

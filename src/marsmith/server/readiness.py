@@ -18,7 +18,7 @@ Version = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Outlook:
+class StartupStatus:
     """How far a server has come.
 
     Attributes:
@@ -45,7 +45,7 @@ def outlook(
     with_examples: Collection[Version],
     answered: Collection[Version],
     unsettled: Mapping[Version, str] | None = None,
-) -> Outlook:
+) -> StartupStatus:
     """Decide how far a server has come.
 
     Args:
@@ -69,7 +69,7 @@ def outlook(
             to_ask.append(version)
             waiting.setdefault(version, "has not answered its example yet")
     ready = tuple(version for version in expected if version not in waiting)
-    return Outlook(ready, tuple(to_ask), waiting)
+    return StartupStatus(ready, tuple(to_ask), waiting)
 
 
 def handler_facts(client: Client, model: str, version: str) -> Mapping[str, Any]:

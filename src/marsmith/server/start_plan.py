@@ -19,7 +19,7 @@ from marsmith.server import launch
 from marsmith.server.configured import configured_parameters
 from marsmith.server.java import find_java
 from marsmith.server.placeholder import write_placeholder
-from marsmith.server.preflight import Flight, refusal, unserved
+from marsmith.server.preflight import PreflightResult, refusal, unserved
 from marsmith.server.selection import Selection, in_order, select
 from marsmith.server.served import Serving, plan_serving, without_version
 from marsmith.state import served_file
@@ -39,7 +39,7 @@ class StartPlan:
         left_out: what lies in the store and is not given to the server.
     """
 
-    flight: Flight
+    flight: PreflightResult
     serving: Serving
     configured: dict[Version, Parameters]
     left_out: tuple[LeftOut, ...] = ()
@@ -52,7 +52,7 @@ class StartPlan:
 
 def plan_start(
     project: Project,
-    flight: Flight,
+    flight: PreflightResult,
     remembered: Remembered,
     on_note: Callable[[str], None] | None,
     *,
@@ -93,7 +93,7 @@ def plan_restart(project: Project) -> StartPlan:
     if home is None:
         raise PreflightError("TorchServe is not installed any more", tip="pip install 'marsmith[serve]'")
     state = served_file.load(project).state
-    flight = Flight(find_java(), home, started_with(project), Selection(), admission_policy(project))
+    flight = PreflightResult(find_java(), home, started_with(project), Selection(), admission_policy(project))
     _refuse_snapshot(project, flight, state)
     plan = _plan(flight, _with_remembered(project, flight, state), state, with_new=False)
     _refuse_to_serve_nothing(plan, strict=False)
@@ -137,7 +137,9 @@ def models_argument(project: Project, plan: StartPlan) -> list[str]:
     return ["-m", *([*placeholders, *archives, *urls] or [""])]
 
 
-def _plan(flight: Flight, selection: Selection, state: ServerState | None, *, with_new: bool = True) -> StartPlan:
+def _plan(
+    flight: PreflightResult, selection: Selection, state: ServerState | None, *, with_new: bool = True
+) -> StartPlan:
     configured = configured_parameters(flight.config, selection.served)
     serving = plan_serving(
         selection.served,
@@ -160,7 +162,7 @@ def _renewed(stored: Iterable[StoredArchive], state: ServerState | None) -> set[
     return renewed
 
 
-def _with_remembered(project: Project, flight: Flight, state: ServerState | None) -> Selection:
+def _with_remembered(project: Project, flight: PreflightResult, state: ServerState | None) -> Selection:
     """Add the archives that were served before and that the server config alone would not load."""
     found = flight.selection
     if state is None:
@@ -180,7 +182,7 @@ def _refuse_to_serve_nothing(plan: StartPlan, *, strict: bool) -> None:
         raise refusal(problems)
 
 
-def _refuse_snapshot(project: Project, flight: Flight, state: ServerState | None) -> None:
+def _refuse_snapshot(project: Project, flight: PreflightResult, state: ServerState | None) -> None:
     """Refuse a snapshot that names an archive which is not served: it decides by itself what TorchServe loads."""
     snapshot = flight.config.get("model_snapshot")
     if snapshot is None:

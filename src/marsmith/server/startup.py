@@ -20,7 +20,7 @@ from marsmith.run_state import LeftOut, RunState
 from marsmith.server.left_out_versions import take_off
 from marsmith.server.placeholder import left_out_names
 from marsmith.server.processes import exit_of, frontend
-from marsmith.server.readiness import Outlook, Version, handler_facts, outlook
+from marsmith.server.readiness import StartupStatus, Version, handler_facts, outlook
 from marsmith.server.selection import in_order
 from marsmith.server.served import Serving, refused_default, without_version
 from marsmith.server.start_logs import StartLogs, worker_died
@@ -63,7 +63,7 @@ class StartingServer:
         """What it is still to serve."""
         return self.serving.archives
 
-    def wait(self, timeout_s: float, on_progress: Callable[[Outlook], None] | None) -> tuple[VersionStatus, ...]:
+    def wait(self, timeout_s: float, on_progress: Callable[[StartupStatus], None] | None) -> tuple[VersionStatus, ...]:
         """Return what is registered when every version is ready, or left out because it does not load.
 
         Raises:
@@ -87,11 +87,11 @@ class StartingServer:
                     deadline = time.monotonic() + _TAKE_OFF_S
                 time.sleep(_POLL_S)
 
-    def _look(self, client: Client, examples: Mapping[Version, StoredExample]) -> Outlook:
+    def _look(self, client: Client, examples: Mapping[Version, StoredExample]) -> StartupStatus:
         described = _described(client)
         if described is None:
             waiting = {archive.version: "the server is starting" for archive in self.archives}
-            return Outlook((), (), waiting, listening=False)
+            return StartupStatus((), (), waiting, listening=False)
         self._leave_out_refused(described)
         self._leave_out_dead(described)
         for version in self._outlook(described, examples).to_ask:
@@ -108,7 +108,7 @@ class StartingServer:
         described: Mapping[Version, VersionStatus],
         examples: Mapping[Version, StoredExample],
         unsettled: Mapping[Version, str] | None = None,
-    ) -> Outlook:
+    ) -> StartupStatus:
         expected = [archive.version for archive in self.archives]
         return outlook(expected, described, examples.keys(), self._answered, unsettled)
 
@@ -171,7 +171,7 @@ class StartingServer:
             error = worker_died(death, version, self._logs.folder)
             self._leave_out(self._file(described[version]), f"a worker died: {death.cause}", error, version)
 
-    def _leave_out_late(self, seen: Outlook, timeout_s: float) -> None:
+    def _leave_out_late(self, seen: StartupStatus, timeout_s: float) -> None:
         """Leave out what is not ready in time, if anything else is.
 
         Raises:

@@ -32,7 +32,7 @@ from marsmith.server.worker_watch import WorkerWatch
 
 if TYPE_CHECKING:
     from marsmith.client.management import VersionStatus
-    from marsmith.server.readiness import Outlook
+    from marsmith.server.readiness import StartupStatus
 
 
 # One that has run for this long has not failed rapidly: the count begins anew.
@@ -237,7 +237,7 @@ class Supervisor:
     def _reporting(self, options: StartOptions) -> StartOptions:
         """Give signs of life while the server starts."""
 
-        def on_progress(seen: Outlook) -> None:
+        def on_progress(seen: StartupStatus) -> None:
             self.manager.alive()
             server_process.reap_orphans()
             if options.on_progress:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from marsmith.archive import Archive
-from marsmith.archive.members import Limits
+from marsmith.archive.members import ReadLimits
 from marsmith.archive.verify import verify
 from marsmith.errors import ArchiveError, FormatError, HostileArchiveError, MarsmithError
 from support.raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_tar, raw_zip, tar_member
@@ -379,7 +379,7 @@ def test_a_pipe_is_no_archive(tmp_path: Path) -> None:
 
 
 def test_too_many_members_are_refused(tmp_path: Path) -> None:
-    limits = Limits(members=3)
+    limits = ReadLimits(members=3)
     zipped = write(tmp_path, raw_zip([manifest_entry(), *(Entry(f"{i}", b"") for i in range(3))]))
     with pytest.raises(HostileArchiveError, match="4 members, above the limit of 3"):
         Archive.open(zipped, limits=limits)
@@ -394,7 +394,7 @@ def test_too_many_members_are_refused(tmp_path: Path) -> None:
 def test_more_content_than_the_limit_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, raw_zip([manifest_entry(), Entry("h.py", H)]))
     with pytest.raises(HostileArchiveError, match="above the limit of 100"):
-        Archive.open(path, limits=Limits(total_bytes=100))
+        Archive.open(path, limits=ReadLimits(total_bytes=100))
 
 
 def test_a_manifest_bomb_is_not_inflated(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from marsmith.build.optimize.graph import largest_difference, rebuild, rebuilt_o
 from marsmith.build.optimize.rebuild import Optimized, optimize
 from marsmith.build.optimize.replies import compare_replies
 from marsmith.build.optimize.source import new_config
-from marsmith.build.optimize.task import Wish
+from marsmith.build.optimize.task import OptimizeOptions
 from marsmith.client import Client
 from marsmith.config.form import BASE
 from marsmith.config.lint import lint_paths
@@ -37,7 +37,7 @@ from support.projects import copy_project
 from support.tampered_archives import entries_of, rewrite
 
 PHOTOS = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png")
-OPENVINO = Wish(precision="float32", engine="openvino")
+OPENVINO = OptimizeOptions(precision="float32", engine="openvino")
 # Two labels have one name, as two ImageNet classes are called crane.
 LABELS = {str(number): [f"n{number}", f"label {number // 2 if number < 2 else number}"] for number in range(12)}
 CUSTOM = """
@@ -122,7 +122,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def optimized(project: Project, stock: Path, photos: Path) -> Optimized:
     # So small a module may be slower there: how long it takes here and now must not decide.
-    wish = Wish(precision="float32", engine="openvino", examples=photos, must_be_faster=False)
+    wish = OptimizeOptions(precision="float32", engine="openvino", examples=photos, must_be_faster=False)
     return optimize(project, stock, wish, effort=QUICK)
 
 
@@ -164,7 +164,7 @@ def test_a_module_that_checks_values_stays_torchscript_and_checks_them(
     """White is 2.6 after normalising: the old archive refuses it, and so must the new one."""
     torch.manual_seed(0)
     old = pack(tmp_path, scripted(Checked(), tmp_path / "net.pt"))
-    wish = Wish(precision="float32", examples=photos, version="2.0", must_be_faster=False)
+    wish = OptimizeOptions(precision="float32", examples=photos, version="2.0", must_be_faster=False)
     done = optimize(project, old, wish, effort=QUICK)
     assert done.form == BASE
     reasons = {one["form"]: one["reason"] for one in done.report["candidates"] if one["verdict"] != "passed"}
@@ -224,7 +224,7 @@ def test_an_existing_archive_is_not_replaced_without_force_nor_the_old_one_ever(
     with pytest.raises(BuildError, match="already exists"):
         optimize(project, stock, OPENVINO)
     with pytest.raises(UsageError, match="would replace the old one"):
-        optimize(project, stock, Wish(output=stock, force=True))
+        optimize(project, stock, OptimizeOptions(output=stock, force=True))
     assert (optimized.path.read_bytes(), stock.read_bytes()) == before
 
 
@@ -239,7 +239,7 @@ def test_a_handler_of_the_archives_own_stays_and_its_module_takes_and_gives_the_
     old = pack(tmp_path, file, "--config-file", str(config), handler=str(tmp_path / "mine.py"))
     # Here it must be faster: more rounds, so that a pause of the machine does not decide it.
     effort = replace(QUICK, rounds=5)
-    done = optimize(project, old, Wish(precision="float32", examples=photos, version="2.0"), effort=effort)
+    done = optimize(project, old, OptimizeOptions(precision="float32", examples=photos, version="2.0"), effort=effort)
     new = contents(done.path)
     manifest = json.loads(new["MAR-INF/MANIFEST.json"])["model"]
     settings = yaml.safe_load(new["model-config.yaml"])
@@ -264,7 +264,7 @@ def test_an_engine_that_a_handler_of_its_own_cannot_run_is_refused(project: Proj
     (tmp_path / "mine.py").write_text(CUSTOM)
     old = pack(tmp_path, save(Net(), tmp_path / "net.pt"), handler=str(tmp_path / "mine.py"))
     with pytest.raises(UsageError, match="cannot run openvino"):
-        optimize(project, old, Wish(engine="openvino"))
+        optimize(project, old, OptimizeOptions(engine="openvino"))
 
 
 class Dictionary(nn.Module):
@@ -299,7 +299,7 @@ def test_what_is_no_image_classifier_is_refused_with_what_was_seen(
     write(tmp_path / "net.pt")
     old = pack(tmp_path, tmp_path / "net.pt")
     with pytest.raises(ExportError, match=message):
-        optimize(project, old, Wish(examples=photos))
+        optimize(project, old, OptimizeOptions(examples=photos))
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".mar"] == ["old.mar"]
 
 
@@ -308,7 +308,7 @@ def test_an_eager_module_is_refused_with_the_way_to_go(project: Project, tmp_pat
     torch.save({}, tmp_path / "net.pth")
     old = pack(tmp_path, tmp_path / "net.pth", "--model-file", str(tmp_path / "model.py"))
     with pytest.raises(ArchiveError, match=r"eager module: the class in model\.py") as raised:
-        optimize(project, old, Wish())
+        optimize(project, old, OptimizeOptions())
     assert "recipe" in str(raised.value.tip)
     assert "marsmith export" in str(raised.value.tip)
 
@@ -318,9 +318,9 @@ def test_other_stock_handlers_and_archives_that_marsmith_exported_are_refused(
 ) -> None:
     old = pack(tmp_path, save(Net(), tmp_path / "net.pt"), handler="object_detector")
     with pytest.raises(ArchiveError, match="object_detector"):
-        optimize(project, old, Wish())
+        optimize(project, old, OptimizeOptions())
     with pytest.raises(ArchiveError, match="exported by marsmith already"):
-        optimize(project, optimized.path, Wish())
+        optimize(project, optimized.path, OptimizeOptions())
 
 
 def test_a_hostile_archive_is_refused_and_nothing_is_written(project: Project, stock: Path, tmp_path: Path) -> None:
@@ -329,15 +329,15 @@ def test_a_hostile_archive_is_refused_and_nothing_is_written(project: Project, s
     with zipfile.ZipFile(hostile, "a") as archive:
         archive.writestr("../outside.txt", "x")
     with pytest.raises(HostileArchiveError, match="outside"):
-        optimize(project, hostile, Wish())
+        optimize(project, hostile, OptimizeOptions())
     assert [path.name for path in tmp_path.iterdir()] == ["hostile.mar"]
 
 
 def test_a_folder_without_images_is_refused(project: Project, stock: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="names no image"):
-        optimize(project, stock, Wish(examples=tmp_path, version="3"))
+        optimize(project, stock, OptimizeOptions(examples=tmp_path, version="3"))
     with pytest.raises(UsageError, match="is no folder"):
-        optimize(project, stock, Wish(examples=tmp_path / "none", version="3"))
+        optimize(project, stock, OptimizeOptions(examples=tmp_path / "none", version="3"))
 
 
 def test_the_rebuilt_module_is_eager_and_computes_the_same(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from marsmith.client.async_http import AsyncTransport
-from marsmith.client.http import Request
+from marsmith.client.http import HttpRequest
 from marsmith.errors import DeadlineError
 
 EARLY = b"HTTP/1.1 413 Request Entity Too Large\r\n%bContent-Length: 9\r\n\r\ntoo large"
@@ -50,7 +50,7 @@ def unread(answer: bytes) -> Iterator[str]:
 def test_no_connection_stays_open_for_a_body_that_is_never_read(answer: bytes) -> None:
     async def use(url: str) -> None:
         transport = AsyncTransport()
-        request = Request("POST", url, ("predictions", "echo"), body=BODY)
+        request = HttpRequest("POST", url, ("predictions", "echo"), body=BODY)
         if answer:
             reply = await transport.send(request, token=None, deadline_s=30)
             assert (reply.status, reply.body) == (413, b"too large")

@@ -22,7 +22,7 @@ from marsmith.client.failures import (
     restore_status,
     was_not_taken,
 )
-from marsmith.client.http import Reply, Request
+from marsmith.client.http import HttpReply, HttpRequest
 from marsmith.client.management import Registration, parse_version
 from marsmith.errors import (
     AuthorizationError,
@@ -45,7 +45,7 @@ BASE = "http://127.0.0.1:8081"
     st.dictionaries(st.text(min_size=1), st.text(), max_size=3),
 )
 def test_no_segment_or_parameter_can_leave_its_place(segments: list[str], parameters: dict[str, str]) -> None:
-    address = urlsplit(Request("GET", BASE, ("models", *segments), parameters).address)
+    address = urlsplit(HttpRequest("GET", BASE, ("models", *segments), parameters).address)
     assert address.netloc == "127.0.0.1:8081"
     assert [unquote(part) for part in address.path.split("/")[2:]] == segments
     assert address.fragment == ""
@@ -53,8 +53,8 @@ def test_no_segment_or_parameter_can_leave_its_place(segments: list[str], parame
 
 
 def test_a_path_never_holds_the_text_that_torchserve_takes_for_its_token_api() -> None:
-    assert Request("GET", BASE, ("models", "tokenizer", "token")).address == f"{BASE}/models/%74okenizer/%74oken"
-    assert Request("GET", BASE, ("token",), {"type": "inference"}).address == f"{BASE}/token?type=inference"
+    assert HttpRequest("GET", BASE, ("models", "tokenizer", "token")).address == f"{BASE}/models/%74okenizer/%74oken"
+    assert HttpRequest("GET", BASE, ("token",), {"type": "inference"}).address == f"{BASE}/token?type=inference"
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_a_path_never_holds_the_text_that_torchserve_takes_for_its_token_api() -
         (reply_of(404, "NoSuchImage", "the handler says so"), RequestRejectedError),
         (reply_of(408, "RequestTimeoutException", "late"), DeadlineError),
         (reply_of(503, "InternalServerException", "Prediction failed"), RequestRejectedError),
-        (Reply(502, "text/html", {}, b"<h1>Bad gateway</h1>"), RequestRejectedError),
+        (HttpReply(502, "text/html", {}, b"<h1>Bad gateway</h1>"), RequestRejectedError),
     ],
 )
-def test_a_reply_that_is_no_answer_has_a_type(reply: Reply, expected: type[ClientError]) -> None:
+def test_a_reply_that_is_no_answer_has_a_type(reply: HttpReply, expected: type[ClientError]) -> None:
     error = failure(reply, "model m")
     assert type(error) is expected
     if isinstance(error, RequestRejectedError):
@@ -78,20 +78,20 @@ def test_a_reply_that_is_no_answer_has_a_type(reply: Reply, expected: type[Clien
 
 
 def test_an_answer_is_no_failure() -> None:
-    assert failure(Reply(200, "application/json", {}, b"{}"), "model m") is None
+    assert failure(HttpReply(200, "application/json", {}, b"{}"), "model m") is None
 
 
 def test_only_the_servers_own_words_are_taken_for_its_own() -> None:
     words = "has no worker to serve inference request"
     assert was_not_taken(reply_of(503, "ServiceUnavailableException", f"Model {words}. Please"))
     assert not was_not_taken(reply_of(503, "InternalServerException", words))
-    assert not was_not_taken(Reply(200, "", {}, words.encode()))
-    assert not is_authorization_failure(Reply(200, "", {}, reply_of(400, "InvalidKeyException", "").body))
+    assert not was_not_taken(HttpReply(200, "", {}, words.encode()))
+    assert not is_authorization_failure(HttpReply(200, "", {}, reply_of(400, "InvalidKeyException", "").body))
 
 
 def test_the_problem_of_a_handler_carries_the_request_id_as_well() -> None:
     body = b'{"code": 415, "type": "a", "message": "b", "request_id": "c"}'
-    assert restore_status(Reply(200, "", {}, body)).status == 415
+    assert restore_status(HttpReply(200, "", {}, body)).status == 415
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_the_problem_of_a_handler_carries_the_request_id_as_well() -> None:
 )
 def test_only_the_exact_form_of_a_problem_is_one(body: bytes) -> None:
     assert problem_in(body) is None
-    reply = Reply(200, "", {}, body)
+    reply = HttpReply(200, "", {}, body)
     assert restore_status(reply) is reply
 
 
 def test_the_status_that_grpc_drops_is_restored_from_the_body() -> None:
     body = reply_of(413, "TooLarge", "20 MB").body
-    assert restore_status(Reply(200, "", {}, body)).status == 413
-    fine = Reply(200, "", {}, reply_of(200, "Fine", "all good").body)
+    assert restore_status(HttpReply(200, "", {}, body)).status == 413
+    fine = HttpReply(200, "", {}, reply_of(200, "Fine", "all good").body)
     assert restore_status(fine) is fine
 
 
@@ -142,7 +142,7 @@ def test_a_reply_of_describe_that_lacks_a_field_is_named() -> None:
 
 def test_a_reply_that_is_not_json_says_so() -> None:
     with pytest.raises(FormatError, match="not JSON"):
-        Reply(200, "", {}, b"<html>").json()
+        HttpReply(200, "", {}, b"<html>").json()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1:1", "http://", "http://[::1"])

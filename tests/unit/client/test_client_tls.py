@@ -18,7 +18,7 @@ import pytest
 from marsmith import AsyncClient
 from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.client.grpc import SERVICE, GrpcTarget, Tls, grpc_target, message_class
-from marsmith.client.http import Reply
+from marsmith.client.http import HttpReply
 from marsmith.config.certificate import make_pair, write_pair
 from marsmith.errors import ClientError, ConnectionFailedError, UsageError
 
@@ -99,24 +99,24 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serve
         yield servers
 
 
-def blocking(server: Served, ca_file: Path | None, way: str) -> Reply:
+def blocking(server: Served, ca_file: Path | None, way: str) -> HttpReply:
     with Client(server.rest, None, grpc=server.grpc, ca_file=ca_file, retries=NO_RETRIES, deadline_s=60) as client:
-        reply: Reply = getattr(client, way)("m", b"question")
+        reply: HttpReply = getattr(client, way)("m", b"question")
         return reply
 
 
-def on_a_loop(server: Served, ca_file: Path | None, way: str) -> Reply:
-    async def run() -> Reply:
+def on_a_loop(server: Served, ca_file: Path | None, way: str) -> HttpReply:
+    async def run() -> HttpReply:
         async with AsyncClient(
             server.rest, None, grpc=server.grpc, ca_file=ca_file, retries=NO_RETRIES, deadline_s=60
         ) as client:
-            reply: Reply = await getattr(client, way)("m", b"question")
+            reply: HttpReply = await getattr(client, way)("m", b"question")
             return reply
 
     return asyncio.run(run())
 
 
-Call = Callable[[Served, "Path | None", str], Reply]
+Call = Callable[[Served, "Path | None", str], HttpReply]
 each_client = pytest.mark.parametrize("call", [blocking, on_a_loop])
 each_way = pytest.mark.parametrize("way", ["predict", "predict_grpc"])
 

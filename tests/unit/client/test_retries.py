@@ -14,10 +14,10 @@ from marsmith.client.retries import (
     LONGEST_RETRY_AFTER_S,
     NO_RETRIES,
     RETRY_AFTER_S,
+    AttemptState,
     Failure,
     Pace,
     RetryPolicy,
-    Tries,
     kind_of,
     next_pause_s,
     retry_after_s,
@@ -63,7 +63,7 @@ def pause(
     error: ClientError, policy: RetryPolicy = DEFAULT, *, idempotent: bool = True, **tries: float
 ) -> float | None:
     had = {"sent": 1, "uncertain": 1, "elapsed_s": 0.0, "left_s": 30.0, **tries}
-    return next_pause_s(policy, error, Tries(**had), idempotent=idempotent, chance=0.5)  # type: ignore[arg-type]
+    return next_pause_s(policy, error, AttemptState(**had), idempotent=idempotent, chance=0.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("error", SAFE, ids=str)
@@ -134,7 +134,7 @@ def test_no_pause_is_negative_or_passes_the_deadline(
     sent: int, left_s: float, chance: float, first: float, longest: float, error: ClientError
 ) -> None:
     policy = RetryPolicy(pause_s=first, longest_pause_s=longest)
-    tries = Tries(sent, 1, 0.0, left_s)
+    tries = AttemptState(sent, 1, 0.0, left_s)
     waited = next_pause_s(policy, error, tries, idempotent=True, chance=chance)
     assert waited is None or 0 <= waited < left_s
     if waited is not None and not isinstance(error, OverloadedError):

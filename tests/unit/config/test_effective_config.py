@@ -15,7 +15,7 @@ from marsmith.config.effective import (
     DEFAULT,
     SERVE,
     Setting,
-    Source,
+    ValueSource,
     VersionSettings,
     server_settings,
     version_settings,
@@ -23,7 +23,7 @@ from marsmith.config.effective import (
 from marsmith.config.properties import Entry
 from marsmith.config.server_keys import KNOWN_KEYS
 from marsmith.project import Project
-from marsmith.server.differences import Difference, server_differences, version_differences
+from marsmith.server.differences import ParameterDifference, server_differences, version_differences
 from support.live_server import make_project, tiny_archive
 from support.projects import REPOSITORY
 
@@ -65,7 +65,7 @@ def test_every_key_has_a_value_and_an_origin() -> None:
 def test_the_last_line_of_a_key_overrides_the_ones_before() -> None:
     entries = [Entry("job_queue_size", "1", 3), Entry("job_queue_size", "2", 8)]
     [found] = [one for one in server_settings(PROJECT, entries, {}).values() if one.key == "job_queue_size"]
-    assert found == Setting("job_queue_size", "2", "config.properties:8", (Source("1", "config.properties:3"),))
+    assert found == Setting("job_queue_size", "2", "config.properties:8", (ValueSource("1", "config.properties:3"),))
 
 
 def test_a_variable_counts_only_where_the_file_allows_it() -> None:
@@ -74,7 +74,7 @@ def test_a_variable_counts_only_where_the_file_allows_it() -> None:
     assert closed["job_queue_size"].value == "5"
     assert closed["ts_open_inference_protocol"].value == "true"
     opened = server(environment, enable_envvars_config="true", job_queue_size="5", allowed_urls="b")
-    overrode = (Source("5", "config.properties:2"),)
+    overrode = (ValueSource("5", "config.properties:2"),)
     assert opened["job_queue_size"] == Setting("job_queue_size", "7", "$TS_JOB_QUEUE_SIZE", overrode)
     assert opened["allowed_urls"].value == "b"
 
@@ -87,7 +87,7 @@ def test_paths_are_absolute_and_references_are_filled_in() -> None:
 
 def test_a_model_config_overrides_the_server_config_with_its_line(tmp_path: Path) -> None:
     settings = version(tmp_path, "batchSize: 8\nresponseTimeout: 30\n", default_response_timeout="60")
-    overrode = (Source("60", "config.properties:1"),)
+    overrode = (ValueSource("60", "config.properties:1"),)
     assert setting(settings, "responseTimeout") == Setting(
         "responseTimeout", "30", "echo.mar/model-config.yaml:2", overrode
     )
@@ -99,12 +99,12 @@ def test_a_timeout_that_a_model_config_leaves_out_is_120_over_everything(tmp_pat
     settings = version(tmp_path, "batchSize: 8\n", {"responseTimeout": 9}, default_response_timeout="60")
     found = setting(settings, "responseTimeout")
     assert (found.value, found.origin) == ("120", ANY_MODEL_CONFIG)
-    assert found.overrode == (Source("9", "POST /models"), Source("60", "config.properties:1"))
+    assert found.overrode == (ValueSource("9", "POST /models"), ValueSource("60", "config.properties:1"))
 
 
 def test_a_batch_size_of_the_api_beats_the_model_config(tmp_path: Path) -> None:
     found = setting(version(tmp_path, "batchSize: 8\n", {"batchSize": 2}), "batchSize")
-    assert found == Setting("batchSize", "2", "POST /models", (Source("8", "echo.mar/model-config.yaml:1"),))
+    assert found == Setting("batchSize", "2", "POST /models", (ValueSource("8", "echo.mar/model-config.yaml:1"),))
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,15 @@ def status(**values: int) -> VersionStatus:
 def test_differences_name_the_version_the_key_and_both_values(tmp_path: Path) -> None:
     expected = version(tmp_path, None)
     assert version_differences([expected], [status()]) == []
-    assert version_differences([expected], [status(batch_size=4)]) == [Difference("echo:1.0", "batchSize", "1", "4")]
-    assert version_differences([expected], []) == [Difference("echo:1.0", "version", "in the store", "not registered")]
-    assert version_differences([], [status()]) == [Difference("echo:1.0", "version", "not in the store", "registered")]
+    assert version_differences([expected], [status(batch_size=4)]) == [
+        ParameterDifference("echo:1.0", "batchSize", "1", "4")
+    ]
+    assert version_differences([expected], []) == [
+        ParameterDifference("echo:1.0", "version", "in the store", "not registered")
+    ]
+    assert version_differences([], [status()]) == [
+        ParameterDifference("echo:1.0", "version", "not in the store", "registered")
+    ]
 
 
 def test_a_key_that_was_removed_since_the_start_is_a_difference() -> None:
@@ -171,4 +177,4 @@ def test_a_key_that_was_removed_since_the_start_is_a_difference() -> None:
         "debug": "true",
         "initial_worker_port": "9000",
     }
-    assert server_differences(now, started) == [Difference("server", "debug", "false", "true")]
+    assert server_differences(now, started) == [ParameterDifference("server", "debug", "false", "true")]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from marsmith.cli.lint import configure, run
 from marsmith.config.edit import Fix, apply, fix_properties, fix_yaml
-from marsmith.config.lint import RULES, Found, lint_paths, lint_project
+from marsmith.config.lint import RULES, LintResult, lint_paths, lint_project
 from marsmith.config.lint.metrics import FRONTEND_METRICS, written_metrics
 from marsmith.config.lint.model_config import check_model_config
 from marsmith.config.lint.report import as_github, as_sarif, as_text
@@ -123,11 +123,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def lint(folder: Path, name: str) -> list[Found]:
+def lint(folder: Path, name: str) -> list[LintResult]:
     return lint_paths([folder / name], folder, cores=CORES)
 
 
-def rules(results: list[Found]) -> list[str]:
+def rules(results: list[LintResult]) -> list[str]:
     return [item.finding.rule for item in results]
 
 
@@ -451,7 +451,7 @@ def test_setting_one_key_leaves_the_others(values: dict[str, str], data: st.Data
     assert fixed.count("# reason") == text.count("# reason")
 
 
-def two_findings(folder: Path) -> list[Found]:
+def two_findings(folder: Path) -> list[LintResult]:
     (folder / "config.properties").write_text(changed(SERVER, job_que_size="1", metrics_mode="log"))
     return lint(folder, "config.properties")
 

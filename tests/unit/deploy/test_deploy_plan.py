@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from marsmith.deploy.rollout.observation import (
     Items,
-    Limits,
+    RolloutLimits,
     Sample,
     Window,
     chance_of_rise,
@@ -372,7 +372,7 @@ def window(
 def test_users_errors_and_latency_are_held_against_the_time_before(
     before: Window, after: Window, says: str | None
 ) -> None:
-    found = verdict(before, after, Limits(max_error_rate=0.02, max_latency_ratio=2))
+    found = verdict(before, after, RolloutLimits(max_error_rate=0.02, max_latency_ratio=2))
     assert (says in found) if says and found else found == says
 
 
@@ -386,7 +386,7 @@ def test_the_chance_of_a_rise_is_that_of_drawing_so_many_hits(b: int, more_b: in
 
 
 def test_probes_are_compared_by_their_median() -> None:
-    limits = Limits(max_latency_ratio=2)
+    limits = RolloutLimits(max_latency_ratio=2)
     assert probes_slower([100] * 5, [150, 150, 150, 900, 900], limits) is None
     assert "300.0 ms, 3.0 times" in str(probes_slower([100] * 5, [300] * 5, limits))
     assert probes_slower([100] * 2, [300] * 5, limits) is None

@@ -18,9 +18,9 @@ from marsmith.export import ImagePreprocessing
 from marsmith.export.crops import random_crops
 from marsmith.export.image_graph import ImageGraph
 from marsmith.export.int8.engines import open_in_engine
-from marsmith.export.int8.plan import Int8Plan, SharedPlans
+from marsmith.export.int8.plan import Int8Plan, PlanCache
 from marsmith.export.int8.quantize import quantize, search_plan
-from marsmith.export.int8.search import ExpectedAgreement, give_back
+from marsmith.export.int8.search import ExpectedAgreement, restore_float_layers
 from support.vision_fixtures import photo, wake
 
 SMALL = ImagePreprocessing(resize=36, crop=(32, 32))
@@ -213,14 +213,14 @@ class Layers:
 def test_nothing_is_ranked_where_all_layers_can_be_int8():
     layers = Layers(needed=0)
 
-    assert give_back(Int8Plan(), layers.ranked, layers.agreement, 0.95, lambda step: None) == Int8Plan()
+    assert restore_float_layers(Int8Plan(), layers.ranked, layers.agreement, 0.95, lambda step: None) == Int8Plan()
     assert (layers.tried, layers.rankings) == ([0], 0)
 
 
 def test_as_few_layers_as_will_do_are_given_back():
     layers, steps = Layers(needed=4), list[str]()
 
-    plan = give_back(Int8Plan(), layers.ranked, layers.agreement, 0.95, steps.append)
+    plan = restore_float_layers(Int8Plan(), layers.ranked, layers.agreement, 0.95, steps.append)
 
     assert plan.float_layers == ("a", "b", "c", "d")
     assert layers.tried == [0, 7, 3, 4]
@@ -231,7 +231,7 @@ def test_a_search_stops_at_once_where_giving_back_does_not_help():
     layers = Layers(needed=8)
 
     with pytest.raises(ExportError, match=r"keeps 0\.9000 of the answers at best, below 0\.9500"):
-        give_back(Int8Plan(), layers.ranked, layers.agreement, 0.95, lambda step: None)
+        restore_float_layers(Int8Plan(), layers.ranked, layers.agreement, 0.95, lambda step: None)
     assert layers.tried == [0, 7]
 
 
@@ -298,19 +298,19 @@ def test_much_noise_on_one_image_does_not_count_for_all():
 
 
 def test_jobs_of_a_run_share_plans_by_engine(tmp_path):
-    first, second = SharedPlans(tmp_path, "onnxruntime"), SharedPlans(tmp_path, "openvino")
+    first, second = PlanCache(tmp_path, "onnxruntime"), PlanCache(tmp_path, "openvino")
     plan = Int8Plan(float_layers=("a",))
     assert (first.own(), second.of_others()) == (None, None)
 
     first.keep(plan)
 
     assert (first.own(), second.own(), second.of_others()) == (plan, None, plan)
-    assert SharedPlans(tmp_path, "torch").of_others() is None
+    assert PlanCache(tmp_path, "torch").of_others() is None
     second.refuse(ExportError("keeps too little", tip="take float32"))
     with pytest.raises(ExportError, match="keeps too little"):
         second.own()
-    assert SharedPlans(None, "onnxruntime").own() is None
-    SharedPlans(None, "onnxruntime").keep(plan)
+    assert PlanCache(None, "onnxruntime").own() is None
+    PlanCache(None, "onnxruntime").keep(plan)
 
 
 def test_no_calibration_images_are_refused(graph, images, tmp_path):

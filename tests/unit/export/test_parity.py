@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from marsmith.config.export_spec import DEFAULT_LIMITS, Gate, Limits
+from marsmith.config.export_spec import DEFAULT_LIMITS, Gate, GateLimits
 from marsmith.errors import ExportError
 from marsmith.export.gate import BATCH_SIZES, Parity, compare, eager_outputs, problems
 
@@ -64,7 +64,7 @@ def test_an_error_beyond_the_gate_is_said_with_its_size() -> None:
 
 
 def test_a_limit_of_a_precision_goes_over_its_default_and_null_lifts_it() -> None:
-    gate = Gate(int8=Limits(top1_agreement=0.9, max_abs_error=None))
+    gate = Gate(int8=GateLimits(top1_agreement=0.9, max_abs_error=None))
     assert gate.limits("int8").top1_agreement == 0.9
     assert gate.limits("int8").max_abs_error is None
     assert gate.limits("int8").cosine == DEFAULT_LIMITS["int8"].cosine

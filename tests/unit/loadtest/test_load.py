@@ -16,9 +16,9 @@ from marsmith.cli.bench import histogram_lines
 from marsmith.errors import ConnectionFailedError, UsageError
 from marsmith.loadtest import driver
 from marsmith.loadtest.bench import Load, SameAnswer, best_label, read_inputs, run_load
-from marsmith.loadtest.driver import Drive, Sample, arrivals, closed_loop, open_loop
+from marsmith.loadtest.driver import LatencySample, LoadRun, arrivals, closed_loop, open_loop
 from marsmith.loadtest.http import HttpLane, HttpTarget, read_reply
-from marsmith.loadtest.lane import Answer, Lane
+from marsmith.loadtest.lane import Answer, Connection
 from marsmith.loadtest.measurement import Measurement, histogram, measure, quantile
 from marsmith.loadtest.outbox import Outbox
 from marsmith.loadtest.verdict import judge
@@ -65,7 +65,7 @@ async def _echo(body: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
 
 
-def _opener(target: HttpTarget) -> Callable[[], Awaitable[Lane]]:
+def _opener(target: HttpTarget) -> Callable[[], Awaitable[Connection]]:
     outbox = Outbox(target.messages, None, None)
     return lambda: HttpLane.open(target, outbox)
 
@@ -100,7 +100,7 @@ def test_a_server_that_stalls_is_charged_for_the_requests_that_came_due_meanwhil
             await asyncio.sleep(0.3)
         await _echo(body, writer)
 
-    async def scenario() -> Drive:
+    async def scenario() -> LoadRun:
         async with Server(stall_once) as server:
             due = [index * 0.01 for index in range(20)]
             return await open_loop(_opener(server.target(b"a")), 1, due=due, most_lanes=1, first_lanes=1)
@@ -145,7 +145,7 @@ def test_what_a_server_does_to_a_request_is_what_is_counted(raw: bytes | None, v
         else:
             writer.write(raw)
 
-    async def scenario() -> Drive:
+    async def scenario() -> LoadRun:
         async with Server(respond) as server:
             return await closed_loop(_opener(server.target(b"a")), 1, clients=1, seconds=0.1)
 
@@ -216,13 +216,13 @@ def test_poisson_arrivals_have_their_rate_and_gaps_of_every_length() -> None:
 
 def test_warm_up_is_not_counted_and_failures_have_no_latency() -> None:
     samples = (
-        Sample(0.5, 0.5, 5.5, 0, "ok"),
-        Sample(1.0, 1.0, 1.1, 0, "ok"),
-        Sample(1.5, 1.5, 1.7, 0, "ok"),
-        Sample(2.0, 2.0, 9.0, 0, "503"),
-        Sample(2.5, 2.5, 3.0, 0, "ok"),
+        LatencySample(0.5, 0.5, 5.5, 0, "ok"),
+        LatencySample(1.0, 1.0, 1.1, 0, "ok"),
+        LatencySample(1.5, 1.5, 1.7, 0, "ok"),
+        LatencySample(2.0, 2.0, 9.0, 0, "503"),
+        LatencySample(2.5, 2.5, 3.0, 0, "ok"),
     )
-    measured = measure(Drive(samples, 9.0, 0.1), skip_s=1.0)
+    measured = measure(LoadRun(samples, 9.0, 0.1), skip_s=1.0)
     assert (measured.requests, measured.failed, measured.errors) == (4, 1, {"503": 1})
     assert measured.quantiles_ms[0.5] == pytest.approx(200)
     assert measured.max_ms == pytest.approx(500)
@@ -237,20 +237,20 @@ def test_a_closed_loop_has_the_rate_of_the_server_however_many_wait_in_it(client
     while waiting:
         now += 0.02
         sent = waiting.pop(0)
-        samples.append(Sample(sent, sent, now, 0, "ok"))
+        samples.append(LatencySample(sent, sent, now, 0, "ok"))
         if now < 4.0:
             waiting.append(now)
-    measured = measure(Drive(tuple(samples), now, 0.1), skip_s=1.0)
+    measured = measure(LoadRun(tuple(samples), now, 0.1), skip_s=1.0)
     assert measured.requests_per_second == pytest.approx(50, rel=0.01)
     assert measured.requests == len([sample for sample in samples if sample.due >= 1.0])
 
 
 def test_a_driver_that_is_late_or_busy_says_so() -> None:
-    late = tuple(Sample(i * 0.1, i * 0.1 + 0.02, i * 0.1 + 0.03, 0, "ok") for i in range(10))
-    assert not measure(Drive(late, 1.0, 0.1)).driver_kept_up
-    on_time = tuple(Sample(i * 0.1, i * 0.1, i * 0.1 + 0.03, 0, "ok") for i in range(10))
-    assert measure(Drive(on_time, 1.0, 0.1)).driver_kept_up
-    assert not measure(Drive(on_time, 1.0, 0.9)).driver_kept_up
+    late = tuple(LatencySample(i * 0.1, i * 0.1 + 0.02, i * 0.1 + 0.03, 0, "ok") for i in range(10))
+    assert not measure(LoadRun(late, 1.0, 0.1)).driver_kept_up
+    on_time = tuple(LatencySample(i * 0.1, i * 0.1, i * 0.1 + 0.03, 0, "ok") for i in range(10))
+    assert measure(LoadRun(on_time, 1.0, 0.1)).driver_kept_up
+    assert not measure(LoadRun(on_time, 1.0, 0.9)).driver_kept_up
 
 
 def test_quantiles_are_values_that_occurred() -> None:
@@ -304,10 +304,10 @@ def _measured(seconds: float, done: list[float], *, failed: int = 0) -> Measurem
     """Measure requests that came at equal distances within ``seconds``, and were answered at these moments."""
     count = len(done)
     samples = [
-        Sample(seconds * i / count, seconds * i / count, at, 0, "503" if i < failed else "ok")
+        LatencySample(seconds * i / count, seconds * i / count, at, 0, "503" if i < failed else "ok")
         for i, at in enumerate(done)
     ]
-    return measure(Drive(tuple(samples), max(done, default=0.0), 0.1))
+    return measure(LoadRun(tuple(samples), max(done, default=0.0), 0.1))
 
 
 def test_a_verdict_says_what_was_asked_for_what_came_of_it_and_whether_that_holds() -> None:

@@ -16,11 +16,11 @@ from marsmith.inputs import Input
 from marsmith.loadtest.driver import arrivals
 from marsmith.loadtest.tune.plot import plot_trials
 from marsmith.loadtest.tune.queue_model import latencies, predicted_rate
-from marsmith.loadtest.tune.rates import largest_rate, most_of_three, schedule
+from marsmith.loadtest.tune.rates import largest_rate, majority_of_three, schedule
 from marsmith.loadtest.tune.search import (
-    Offer,
-    Prediction,
+    LoadPrediction,
     Trial,
+    TrialLoad,
     best,
     first_rate,
     halve,
@@ -128,7 +128,7 @@ def test_cores_are_shared_out_in_every_sensible_way() -> None:
 
 def test_what_differs_in_its_delay_only_is_tried_last() -> None:
     made = [
-        Prediction(Setup(placement, batch, delay), 100 - 10 * placement.workers - delay)
+        LoadPrediction(Setup(placement, batch, delay), 100 - 10 * placement.workers - delay)
         for placement in (ONE, TWO)
         for batch in (2, 4)
         for delay in (1, 2)
@@ -139,8 +139,8 @@ def test_what_differs_in_its_delay_only_is_tried_last() -> None:
 
 
 def test_of_delays_that_are_predicted_alike_the_smallest_is_tried() -> None:
-    made = [Prediction(_setup(2, delay), rate) for delay, rate in ((20, 217), (5, 216), (1, 215))]
-    made += [Prediction(_setup(8, delay), rate) for delay, rate in ((20, 200), (1, 150))]
+    made = [LoadPrediction(_setup(2, delay), rate) for delay, rate in ((20, 217), (5, 216), (1, 215))]
+    made += [LoadPrediction(_setup(8, delay), rate) for delay, rate in ((20, 200), (1, 150))]
     assert most_promising(made, 4)[:2] == (_setup(2, 1), _setup(8, 20))
 
 
@@ -177,9 +177,9 @@ def test_the_pareto_front_holds_what_nothing_beats_in_both() -> None:
 
 
 def test_all_of_a_round_are_tried_at_one_rate_which_moves_to_where_the_best_reaches_the_limit() -> None:
-    offers: list[Offer] = []
+    offers: list[TrialLoad] = []
 
-    def attempt(setup: Setup, offer: Offer) -> Trial:
+    def attempt(setup: Setup, offer: TrialLoad) -> Trial:
         offers.append(offer)
         return _trial(setup, offer.rate, offer.rate / 2 + setup.batch_size, offer.seconds)
 
@@ -190,33 +190,33 @@ def test_all_of_a_round_are_tried_at_one_rate_which_moves_to_where_the_best_reac
 def test_one_bad_moment_of_the_machine_decides_nothing() -> None:
     moment = iter(range(100))
 
-    def attempt(setup: Setup, offer: Offer) -> Trial:
+    def attempt(setup: Setup, offer: TrialLoad) -> Trial:
         pause = 400.0 if next(moment) == 0 else 0.0
         return _trial(setup, offer.rate, 20 + setup.batch_size + pause, offer.seconds)
 
-    made = in_turns([_setup(1), _setup(8)], attempt, Offer(100, 3))
+    made = in_turns([_setup(1), _setup(8)], attempt, TrialLoad(100, 3))
     assert [(trial.p99_ms, trial.seconds) for trial in made] == [(21, 3), (28, 3)]
 
 
 def test_in_a_turn_all_meet_the_same_arrivals_and_each_goes_first_once() -> None:
     met: list[tuple[int, int]] = []
 
-    def attempt(setup: Setup, offer: Offer) -> Trial:
+    def attempt(setup: Setup, offer: TrialLoad) -> Trial:
         met.append((offer.seed, setup.batch_size))
         return _trial(setup, 100, 10, offer.seconds)
 
-    in_turns([_setup(1), _setup(8)], attempt, Offer(100, 3))
+    in_turns([_setup(1), _setup(8)], attempt, TrialLoad(100, 3))
     assert met == [(0, 1), (0, 8), (1, 8), (1, 1), (2, 1), (2, 8)]
 
 
 def test_a_set_up_that_does_not_load_is_not_tried_again() -> None:
     tries: list[Setup] = []
 
-    def attempt(setup: Setup, offer: Offer) -> Trial:
+    def attempt(setup: Setup, offer: TrialLoad) -> Trial:
         tries.append(setup)
         return _trial(setup, 0, float("nan"), offer.seconds, reason="does not load", failed=0)
 
-    (made,) = in_turns([_setup(1)], attempt, Offer(100, 3))
+    (made,) = in_turns([_setup(1)], attempt, TrialLoad(100, 3))
     assert made.reason == "does not load"
     assert len(tries) == 1
 
@@ -232,10 +232,10 @@ def test_the_rate_moves_half_the_way_and_never_far() -> None:
 
 
 def test_trials_begin_near_what_is_predicted_and_where_nothing_is_at_half_of_what_workers_can_do() -> None:
-    predictions = [Prediction(_setup(1), 100), Prediction(_setup(2), 200)]
+    predictions = [LoadPrediction(_setup(1), 100), LoadPrediction(_setup(2), 200)]
     times = {ONE: ServiceTime({1: 0.02, 8: 0.1})}
     assert first_rate(predictions, times) == pytest.approx(140)
-    assert first_rate([Prediction(_setup(), 0.0)], times) == pytest.approx(40)
+    assert first_rate([LoadPrediction(_setup(), 0.0)], times) == pytest.approx(40)
 
 
 @given(most=st.floats(5, 500), start=st.floats(5, 500))
@@ -268,7 +268,7 @@ def test_where_no_rate_holds_none_is_named() -> None:
 )
 def test_two_of_three_attempts_decide(answers: list[int | None], held: int | None, attempts: int) -> None:
     left = list(answers)
-    assert most_of_three(lambda: left.pop(0)) == held
+    assert majority_of_three(lambda: left.pop(0)) == held
     assert len(answers) - len(left) == attempts
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marsmith.archive.environment import (
-    Difference,
     Environment,
+    VersionDifference,
     compare,
     normalise,
     parse_environment,
@@ -115,9 +115,9 @@ def test_an_environment_is_equal_to_itself(tmp_path: Path) -> None:
 def test_every_difference_is_named_python_first() -> None:
     recorded = Environment("2.7.18", {"torch": "0.1", "no-such-dist": "1.0", "pyyaml": version("pyyaml")})
     assert compare(recorded) == [
-        Difference("python", "2.7.18", platform.python_version()),
-        Difference("no-such-dist", "1.0", None),
-        Difference("torch", "0.1", version("torch")),
+        VersionDifference("python", "2.7.18", platform.python_version()),
+        VersionDifference("no-such-dist", "1.0", None),
+        VersionDifference("torch", "0.1", version("torch")),
     ]
 
 

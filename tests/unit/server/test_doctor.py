@@ -21,7 +21,7 @@ from marsmith.machine import Gpu, cgroup_cores, cpu_flags
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server import launch
-from marsmith.server.doctor import Check, clear, judge
+from marsmith.server.doctor import Diagnosis, clear, judge
 from marsmith.server.java import Java
 from marsmith.server.machine_facts import Facts, Leftover, Space, gather, stale_files
 from support.live_server import make_project
@@ -54,7 +54,7 @@ SOUND = Facts(
 )
 
 
-def check(name: str, **facts: object) -> Check:
+def check(name: str, **facts: object) -> Diagnosis:
     return next(one for one in judge(replace(SOUND, **facts)) if one.name == name)  # type: ignore[arg-type]
 
 

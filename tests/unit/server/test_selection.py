@@ -20,7 +20,7 @@ from marsmith.run_state import LeftOut, RunState
 from marsmith.server import state as server_state
 from marsmith.server.java import Java
 from marsmith.server.placeholder import is_placeholder
-from marsmith.server.preflight import Flight
+from marsmith.server.preflight import PreflightResult
 from marsmith.server.selection import Selection, select
 from marsmith.server.served import next_state, plan_serving
 from marsmith.server.start_plan import StartPlan, models_argument, plan_start
@@ -176,9 +176,11 @@ def test_the_server_is_always_told_by_name_what_to_load(project: Project) -> Non
     assert arguments(project) == ["-m", ""]
 
 
-def flight(project: Project, load_models: str = "all", known: tuple[str, ...] = ()) -> Flight:
+def flight(project: Project, load_models: str = "all", known: tuple[str, ...] = ()) -> PreflightResult:
     config = {"model_store": str(project.model_store), "load_models": load_models}
-    return Flight(Java(Path("java"), 21, "test"), project.root, config, selection_of(project, load_models, known))
+    return PreflightResult(
+        Java(Path("java"), 21, "test"), project.root, config, selection_of(project, load_models, known)
+    )
 
 
 def plan(project: Project, load_models: str = "all", state: ServerState | None = None) -> StartPlan:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from marsmith.client.metrics import (
     Counters,
-    Sample,
+    CounterSample,
     Traffic,
     counters,
     is_later,
@@ -37,7 +37,7 @@ marsmith_infer_seconds_sum{ModelName="echo",ModelVersion="2.0",Hostname="vm",} 0
 label_names = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 samples = st.builds(
-    Sample,
+    CounterSample,
     st.from_regex(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,12}", fullmatch=True),
     st.floats(allow_nan=False),
     st.dictionaries(label_names, texts, max_size=3),
@@ -46,14 +46,14 @@ samples = st.builds(
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(samples, max_size=4))
-def test_samples_are_parsed_back(listed: list[Sample]) -> None:
+def test_samples_are_parsed_back(listed: list[CounterSample]) -> None:
     assert parse_exposition(render_exposition(listed)) == listed
 
 
 def test_the_exposition_of_torchserve_is_read_with_its_last_comma() -> None:
     parsed = parse_exposition(PRINTED)
     assert len(parsed) == 9
-    assert parsed[1] == Sample(
+    assert parsed[1] == CounterSample(
         "ts_inference_requests_total", 2.0, {"model_name": "echo", "model_version": "1.0", "hostname": "vm"}
     )
 
@@ -61,7 +61,7 @@ def test_the_exposition_of_torchserve_is_read_with_its_last_comma() -> None:
 def test_numbers_that_are_none_and_times_are_read() -> None:
     found = parse_exposition('a NaN\nb{x="}\\"\\n"} +Inf 1700000000\n')
     assert math.isnan(found[0].value)
-    assert found[1] == Sample("b", math.inf, {"x": '}"\n'})
+    assert found[1] == CounterSample("b", math.inf, {"x": '}"\n'})
 
 
 @pytest.mark.parametrize("line", ["a", "a one", "a{b=c} 1", 'a{b="c} 1', "1a 1"])

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from marsmith.build.optimize.graph import rebuilt_or_same
-from marsmith.config.export_spec import Gate, Limits
+from marsmith.config.export_spec import Gate, GateLimits
 from marsmith.config.form import AUTO, BASE, Form
 from marsmith.error_text import useful_line
 from marsmith.errors import MarsmithError
@@ -227,7 +227,7 @@ class _Trial:
                     return done / elapsed
 
 
-def limits_of(precision: str) -> Limits:
+def limits_of(precision: str) -> GateLimits:
     """Return the gate's limits."""
     return Gate().limits(precision)
 

@@ -20,7 +20,7 @@ from marsmith.build.optimize.photos import EXAMPLES, REQUESTS, choose_photos
 from marsmith.build.optimize.replies import Agreement, answers_of, ask, compare_replies
 from marsmith.build.optimize.source import OldArchive, new_config, opened
 from marsmith.build.optimize.stock import stock_module
-from marsmith.build.optimize.task import NewModule, Task, Wish
+from marsmith.build.optimize.task import NewModule, OptimizeOptions, Task
 from marsmith.child_processes import inductor_folder, temporary_folder
 from marsmith.config import admission_policy, model_config
 from marsmith.config.form import Form
@@ -63,7 +63,7 @@ class Optimized:
 
 
 def optimize(
-    project: Project, old: Path, wish: Wish, *, effort: Effort = USUAL_EFFORT, progress: Progress = SILENT
+    project: Project, old: Path, wish: OptimizeOptions, *, effort: Effort = USUAL_EFFORT, progress: Progress = SILENT
 ) -> Optimized:
     """Make a faster archive of one that torch-model-archiver made around a TorchScript image classifier.
 
@@ -100,7 +100,7 @@ def _module(task: Task) -> NewModule:
     return stock_module(task) if task.old.is_stock else custom_module(task)
 
 
-def _check_target(target: Path, old: Path, wish: Wish) -> None:
+def _check_target(target: Path, old: Path, wish: OptimizeOptions) -> None:
     if target.resolve() == old.resolve():
         raise UsageError("the new archive would replace the old one", tip="--output FILE takes another name")
     if target.exists() and not wish.force:

@@ -18,7 +18,7 @@ from marsmith.project import Project
 
 
 @dataclass(frozen=True)
-class Wish:
+class OptimizeOptions:
     """What is asked for.
 
     Attributes:
@@ -85,7 +85,7 @@ class Task:
     old: OldArchive
     config: NewConfig
     photos: Photos
-    wish: Wish
+    wish: OptimizeOptions
     version: str
     scratch: Path
     effort: Effort

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from marsmith.config.lint.rules import RULES, Found, Rule
+from marsmith.config.lint.rules import RULES, LintResult, Rule
 from marsmith.config.lint.run import lint_paths, lint_project
 
-__all__ = ["RULES", "Found", "Rule", "lint_paths", "lint_project"]
+__all__ = ["RULES", "LintResult", "Rule", "lint_paths", "lint_project"]

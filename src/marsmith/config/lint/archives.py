@@ -10,7 +10,7 @@ from marsmith.archive import Archive
 from marsmith.archive.describe import EXPORT
 from marsmith.archive.store import StoredArchive, archives_in, open_stored
 from marsmith.config.lint.model_config import check_model_config
-from marsmith.config.lint.rules import Found, found
+from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.lint.server_file import ServerFile
 from marsmith.config.lint.spec import check_names
 from marsmith.config.server_config import store_folder
@@ -23,7 +23,7 @@ _STOCK_TOP = 5
 _LABELS = "index_to_name.json"
 
 
-def check_archive_file(path: Path, cores: int, root: Path, *, installs_requirements: bool = False) -> list[Found]:
+def check_archive_file(path: Path, cores: int, root: Path, *, installs_requirements: bool = False) -> list[LintResult]:
     """Check one archive: whether it loads, its names, its handler and its model config.
 
     Args:
@@ -39,7 +39,7 @@ def check_archive_file(path: Path, cores: int, root: Path, *, installs_requireme
         return [found("MS501", path, 1, error.message, error.tip or "build it again")]
 
 
-def check_store(file: ServerFile) -> list[Found]:
+def check_store(file: ServerFile) -> list[LintResult]:
     """Check what a server config loads: archives that are missing, or that claim the same version."""
     if "load_models" not in file.last or "model_store" not in file.last or "$$" in file.value("model_store"):
         return []
@@ -68,7 +68,7 @@ def _open_or_none(path: Path) -> StoredArchive | None:
         return None
 
 
-def _twins(file: ServerFile, archives: Iterable[StoredArchive]) -> list[Found]:
+def _twins(file: ServerFile, archives: Iterable[StoredArchive]) -> list[LintResult]:
     versions: dict[tuple[str, str], list[str]] = {}
     for archive in archives:
         versions.setdefault(archive.version, []).append(archive.path.name)
@@ -85,7 +85,9 @@ def _twins(file: ServerFile, archives: Iterable[StoredArchive]) -> list[Found]:
     ]
 
 
-def _opened(path: Path, archive: Archive, cores: int, root: Path, *, installs_requirements: bool) -> Iterator[Found]:
+def _opened(
+    path: Path, archive: Archive, cores: int, root: Path, *, installs_requirements: bool
+) -> Iterator[LintResult]:
     manifest = archive.manifest
     for text in manifest.oddities:
         yield found("MS507", path, 1, text, "marsmith repack writes it as it should be")
@@ -94,7 +96,9 @@ def _opened(path: Path, archive: Archive, cores: int, root: Path, *, installs_re
         name = Path(manifest.config_file).name
         source = _source_of_config(archive, root)
         for item in check_model_config(path / name, archive.text(name) or "", cores):
-            yield Found(replace(item.finding, mend=f"{item.finding.mend} in {source}, and build the archive again"))
+            yield LintResult(
+                replace(item.finding, mend=f"{item.finding.mend} in {source}, and build the archive again")
+            )
     else:
         message = "the archive has no model config"
         mend = "write one with all seven keys that matter, as `marsmith archive` does"
@@ -114,7 +118,7 @@ def _source_of_config(archive: Archive, root: Path) -> str:
     return f"the {Path(archive.manifest.config_file or '').name} that was packed"
 
 
-def _stock(path: Path, archive: Archive) -> Iterator[Found]:
+def _stock(path: Path, archive: Archive) -> Iterator[LintResult]:
     handler = archive.manifest.handler
     message = f"the handler is TorchServe's own {handler}"
     yield found(

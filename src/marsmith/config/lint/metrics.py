@@ -14,7 +14,7 @@ from typing import Any
 
 from marsmith import strict_yaml
 from marsmith.config.edit import Fix
-from marsmith.config.lint.rules import Found, found
+from marsmith.config.lint.rules import LintResult, found
 from marsmith.errors import ConfigError
 from marsmith.names import did_you_mean, nearest
 
@@ -131,7 +131,7 @@ class DeclaredMetric:
     line: int
 
 
-def check_metrics(path: Path, text: str, written: Iterable[WrittenMetric] = ()) -> list[Found]:
+def check_metrics(path: Path, text: str, written: Iterable[WrittenMetric] = ()) -> list[LintResult]:
     """Check the text of a ``metrics.yaml``.
 
     Args:
@@ -149,7 +149,7 @@ def check_metrics(path: Path, text: str, written: Iterable[WrittenMetric] = ()) 
     return sorted(problems, key=lambda item: (item.finding.line, item.finding.rule))
 
 
-def _form(path: Path, data: Mapping[str, Any]) -> Iterator[Found]:
+def _form(path: Path, data: Mapping[str, Any]) -> Iterator[LintResult]:
     yield from _known(path, data, _TOP_KEYS, ())
     for section in SECTIONS:
         block = data.get(section)
@@ -162,7 +162,9 @@ def _form(path: Path, data: Mapping[str, Any]) -> Iterator[Found]:
         )
 
 
-def _known(path: Path, block: Mapping[str, Any], known: tuple[str, ...], prefix: tuple[str, ...]) -> Iterator[Found]:
+def _known(
+    path: Path, block: Mapping[str, Any], known: tuple[str, ...], prefix: tuple[str, ...]
+) -> Iterator[LintResult]:
     for key in block:
         if key not in known:
             right = nearest(str(key), known)
@@ -171,7 +173,7 @@ def _known(path: Path, block: Mapping[str, Any], known: tuple[str, ...], prefix:
             yield found("MS401", path, _line(block, key), message, f"use one of {', '.join(known)}", fix)
 
 
-def _metric_forms(path: Path, data: Mapping[str, Any]) -> Iterator[Found]:
+def _metric_forms(path: Path, data: Mapping[str, Any]) -> Iterator[LintResult]:
     for section, kind, metrics in _lists(data):
         if not isinstance(metrics, list):
             yield found("MS402", path, 1, f"{section}.{kind} is no list", "write a list of metrics")
@@ -217,7 +219,7 @@ def _declared(data: Mapping[str, Any], wanted: str) -> Iterator[DeclaredMetric]:
                 yield DeclaredMetric(section, kind, str(metric["name"]), dimensions, _line(metric, "name"))
 
 
-def _names(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[Found]:
+def _names(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[LintResult]:
     seen: dict[tuple[str, str], DeclaredMetric] = {}
     for metric in declared:
         first = seen.setdefault((metric.section, metric.name), metric)
@@ -231,7 +233,7 @@ def _names(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[Found]:
             yield found("MS407", path, metric.line, f"{wrong!r} is no name for Prometheus", mend)
 
 
-def _frontend(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[Found]:
+def _frontend(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[LintResult]:
     own = {metric.name: metric for metric in declared if metric.section == "ts_metrics"}
     for name, (kind, dimensions) in FRONTEND_METRICS.items():
         metric = own.get(name)
@@ -240,7 +242,7 @@ def _frontend(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[Found]
             yield found("MS406", path, metric.line, message, "write it as TorchServe's own metrics.yaml does")
 
 
-def _handlers(path: Path, declared: Iterable[DeclaredMetric], written: Iterable[WrittenMetric]) -> Iterator[Found]:
+def _handlers(path: Path, declared: Iterable[DeclaredMetric], written: Iterable[WrittenMetric]) -> Iterator[LintResult]:
     known = {metric.name: metric for metric in declared if metric.section == "model_metrics"}
     for metric in written:
         if metric.name not in known:

@@ -13,7 +13,7 @@ from ruamel.yaml.scalarbool import ScalarBoolean
 from marsmith import strict_yaml
 from marsmith.bounded_yaml import YamlMapping
 from marsmith.config.edit import Fix
-from marsmith.config.lint.rules import Found, found
+from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.model_config import HANDLER_KEY
 from marsmith.errors import ConfigError
 from marsmith.names import nearest
@@ -103,7 +103,7 @@ class ModelKeys:
         value = self.data.get(key)
         return int(value) if _is_whole(value) else None
 
-    def found(self, rule: str, key: str, message: str, mend: str, fix: Fix | None = None) -> Found:
+    def found(self, rule: str, key: str, message: str, mend: str, fix: Fix | None = None) -> LintResult:
         """Make what a rule found at a key."""
         return found(rule, self.path, self.line(key), message, mend, fix)
 
@@ -112,7 +112,7 @@ class ModelKeys:
         return Fix("set", (*self.prefix, key), value)
 
 
-def check_model_config(path: Path, text: str, cores: int) -> list[Found]:
+def check_model_config(path: Path, text: str, cores: int) -> list[LintResult]:
     """Check the text of a ``model-config.yaml``.
 
     Args:
@@ -144,7 +144,7 @@ def require_sound(text: str, source: str) -> None:
         raise ConfigError(source, problems, tip=f"{wrong[0].mend}; marsmith lint FILE tells more")
 
 
-def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[Found]:
+def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[LintResult]:
     """Check what the keys mean together; for a model config as for a spec."""
     yield from _batching(keys)
     yield from _workers(keys, cores)
@@ -152,19 +152,19 @@ def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[Found]:
     yield from _sequences(keys)
 
 
-def _unreadable(path: Path, problem: str) -> Found:
+def _unreadable(path: Path, problem: str) -> LintResult:
     match = _PLACE.match(problem)
     line = int(match["line"]) if match else 1
     return found("MS205", path, line, problem[match.end() :] if match else problem, "mend the file")
 
 
-def _repeated(path: Path, data: YamlMapping) -> Iterator[Found]:
+def _repeated(path: Path, data: YamlMapping) -> Iterator[LintResult]:
     for key, line in data.repeated:
         message = f"{key} stands twice, and line {data.lines[key]} counts"
         yield found("MS218", path, line, message, "remove one of the two")
 
 
-def _unknown(keys: ModelKeys) -> Iterator[Found]:
+def _unknown(keys: ModelKeys) -> Iterator[LintResult]:
     for key, value in keys.data.items():
         # A block is the handler's own, whatever its name is like: none of TorchServe's is one, but for torchrun.
         if key in KINDS or isinstance(value, Mapping):
@@ -205,7 +205,7 @@ def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool | ScalarBoolean)
 
 
-def _types(keys: ModelKeys) -> Iterator[Found]:
+def _types(keys: ModelKeys) -> Iterator[LintResult]:
     for key, kind in KINDS.items():
         value = keys.data.get(key)
         if key not in keys.data:
@@ -237,7 +237,7 @@ def _converted(value: Any, kind: Kind) -> Any:
     return None
 
 
-def _batching(keys: ModelKeys) -> Iterator[Found]:
+def _batching(keys: ModelKeys) -> Iterator[LintResult]:
     batch, delay = keys.integer("batchSize"), keys.integer("maxBatchDelay")
     if delay == 0:
         message = "maxBatchDelay is 0, which TorchServe takes for 100 ms"
@@ -259,7 +259,7 @@ def _batching(keys: ModelKeys) -> Iterator[Found]:
         yield keys.found("MS216", "maxBatchDelay", message, "write 1: under load batches form while workers are busy")
 
 
-def _workers(keys: ModelKeys, cores: int) -> Iterator[Found]:
+def _workers(keys: ModelKeys, cores: int) -> Iterator[LintResult]:
     least, most = keys.integer("minWorkers"), keys.integer("maxWorkers")
     if least is not None and (most or 0) < max(1, least):
         message = f"minWorkers is {least} and maxWorkers is {most if most is not None else 'missing'}: both are ignored"
@@ -276,7 +276,7 @@ def _workers(keys: ModelKeys, cores: int) -> Iterator[Found]:
         yield keys.found("MS211", "maxWorkers", message, f"write at most {max(1, cores // each)} workers")
 
 
-def _devices(keys: ModelKeys) -> Iterator[Found]:
+def _devices(keys: ModelKeys) -> Iterator[LintResult]:
     ids = keys.data.get("deviceIds")
     if isinstance(ids, list):
         wrong = [item for item in ids if not _is_whole(item) or item < 0]
@@ -292,7 +292,7 @@ def _devices(keys: ModelKeys) -> Iterator[Found]:
         yield keys.found("MS214", key, f"{key} alone is ignored", "write both parallelType and parallelLevel")
 
 
-def _sequences(keys: ModelKeys) -> Iterator[Found]:
+def _sequences(keys: ModelKeys) -> Iterator[LintResult]:
     given = [key for key in _SEQUENCE_KEYS if key in keys.data]
     complete = keys.data.get("sequenceBatching") is True and (keys.integer("sequenceMaxIdleMSec") or 0) > 0
     if given and not complete and keys.data.get("continuousBatching") is not True:
@@ -300,7 +300,7 @@ def _sequences(keys: ModelKeys) -> Iterator[Found]:
         yield keys.found("MS217", given[0], message, "write both, or remove these")
 
 
-def _missing(keys: ModelKeys) -> Iterator[Found]:
+def _missing(keys: ModelKeys) -> Iterator[LintResult]:
     """Check for keys whose absence is a trap; a spec writes all of them by itself."""
     for key, default in _TIMEOUTS.items():
         if key not in keys.data:

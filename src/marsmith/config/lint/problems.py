@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.config.edit import Fix, fix_yaml
-from marsmith.config.lint.rules import Found, found
+from marsmith.config.lint.rules import LintResult, found
 from marsmith.errors import FormatError
 
 _PROBLEM = re.compile(r"(?:line (?P<line>\d+): )?(?P<text>.*)", re.DOTALL)
@@ -33,7 +33,7 @@ class CheckedFile:
     parse: Callable[[str, str], object]
 
 
-def format_problem(rule: str, file: CheckedFile, problem: str, mend: str) -> Found:
+def format_problem(rule: str, file: CheckedFile, problem: str, mend: str) -> LintResult:
     """Tell one problem of a FormatError under the rule for files of this kind."""
     match = _PROBLEM.fullmatch(problem)
     line, text = (int(match["line"] or 1), match["text"]) if match else (1, problem)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from marsmith import __version__
 from marsmith.config.lint.findings import Finding
-from marsmith.config.lint.rules import RULES, Found
+from marsmith.config.lint.rules import RULES, LintResult
 
 _LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
 
@@ -107,7 +107,7 @@ def _result(result: SarifResult, index: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def as_text(results: Sequence[Found], base: Path) -> str:
+def as_text(results: Sequence[LintResult], base: Path) -> str:
     """Print each finding with its mend, then their number; files are named as seen from ``base``."""
     lines = []
     for item in results:
@@ -119,18 +119,18 @@ def as_text(results: Sequence[Found], base: Path) -> str:
     return "\n".join([*lines, _summary(results)]) + "\n"
 
 
-def as_github(results: Iterable[Found], base: Path) -> str:
+def as_github(results: Iterable[LintResult], base: Path) -> str:
     """Print the findings as annotations of a GitHub workflow."""
     return "".join(_annotation(item.finding, base) for item in results)
 
 
-def as_sarif(results: Iterable[Found], base: Path) -> str:
+def as_sarif(results: Iterable[LintResult], base: Path) -> str:
     """Print the findings, and all rules, as SARIF."""
     rules = [SarifRule(key, rule.name, rule.reason, rule.severity) for key, rule in RULES.items()]
     return render_sarif("marsmith", __version__, rules, [_sarif(item.finding, base) for item in results])
 
 
-def as_data(results: Iterable[Found], base: Path) -> dict[str, Any]:
+def as_data(results: Iterable[LintResult], base: Path) -> dict[str, Any]:
     """Return the findings as plain data for JSON."""
     listed = list(results)
     return {
@@ -151,12 +151,12 @@ def as_data(results: Iterable[Found], base: Path) -> dict[str, Any]:
     }
 
 
-def has_errors(results: Iterable[Found]) -> bool:
+def has_errors(results: Iterable[LintResult]) -> bool:
     """Tell whether there is a finding that is an error."""
     return any(item.finding.severity == "error" for item in results)
 
 
-def _summary(results: Sequence[Found]) -> str:
+def _summary(results: Sequence[LintResult]) -> str:
     counts = Counter(item.finding.severity for item in results)
     words = [f"{counts[kind]} {kind}{'' if counts[kind] == 1 else 's'}" for kind in ("error", "warning", "note")]
     return ", ".join(word for word in words if not word.startswith("0 ")) or "nothing found"

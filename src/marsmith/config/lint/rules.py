@@ -134,13 +134,13 @@ RULES: dict[str, Rule] = {
 
 
 @dataclass(frozen=True)
-class Found:
+class LintResult:
     """What a rule found, and how to mend it by itself where that is safe."""
 
     finding: Finding
     fix: Fix | None = None
 
 
-def found(rule: str, file: Path, line: int, message: str, mend: str, fix: Fix | None = None) -> Found:
+def found(rule: str, file: Path, line: int, message: str, mend: str, fix: Fix | None = None) -> LintResult:
     """Make what a rule found, with its rule's severity."""
-    return Found(Finding(rule, file, line, message, mend, RULES[rule].severity), fix)
+    return LintResult(Finding(rule, file, line, message, mend, RULES[rule].severity), fix)

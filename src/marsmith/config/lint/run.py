@@ -15,7 +15,7 @@ from marsmith.config import edit as fixes
 from marsmith.config.lint.archives import check_archive_file, check_store
 from marsmith.config.lint.metrics import WrittenMetric, check_metrics, written_metrics
 from marsmith.config.lint.model_config import KINDS, check_model_config
-from marsmith.config.lint.rules import Found
+from marsmith.config.lint.rules import LintResult
 from marsmith.config.lint.server import check_server_config
 from marsmith.config.lint.server_file import ServerFile
 from marsmith.config.lint.settings import check_settings
@@ -51,12 +51,12 @@ class Context:
     written: tuple[WrittenMetric, ...] = ()
 
 
-def lint_project(project: Project, *, cores: int | None = None) -> list[Found]:
+def lint_project(project: Project, *, cores: int | None = None) -> list[LintResult]:
     """Check every file of a project that a server or a build reads."""
     return _lint(_project_files(project), context_of(project.root, cores))
 
 
-def lint_paths(paths: Iterable[Path], root: Path, *, cores: int | None = None) -> list[Found]:
+def lint_paths(paths: Iterable[Path], root: Path, *, cores: int | None = None) -> list[LintResult]:
     """Check files, archives and folders; of a folder everything that is known in it.
 
     Args:
@@ -71,7 +71,7 @@ def lint_paths(paths: Iterable[Path], root: Path, *, cores: int | None = None) -
     return _lint(files, context_of(root, cores))
 
 
-def mend(results: Iterable[Found]) -> int:
+def mend(results: Iterable[LintResult]) -> int:
     """Apply the fixes, at most one a line, and return how many; check again to see what is left.
 
     Raises:
@@ -115,11 +115,11 @@ def kind_of(path: Path) -> FileKind | None:
     return _yaml_kind(path) if path.suffix in _YAML else None
 
 
-def _lint(files: Iterable[Path], context: Context) -> list[Found]:
+def _lint(files: Iterable[Path], context: Context) -> list[LintResult]:
     return [item for file in dict.fromkeys(files) for item in _check(file, context)]
 
 
-def _check(path: Path, context: Context) -> list[Found]:
+def _check(path: Path, context: Context) -> list[LintResult]:
     kind = kind_of(path)
     if kind == "archive":
         installs = context.installs_requirements
@@ -136,7 +136,7 @@ def _check(path: Path, context: Context) -> list[Found]:
     return check_model_config(path, text, context.cores)
 
 
-def _check_server(path: Path) -> list[Found]:
+def _check_server(path: Path) -> list[LintResult]:
     text = path.read_bytes().decode(ENCODING)
     results = check_server_config(path, text)
     if any(item.finding.rule == "MS108" for item in results):
@@ -204,7 +204,7 @@ def _yaml_kind(path: Path) -> FileKind | None:
     return "model" if keys & KINDS.keys() else None
 
 
-def _place(item: Found) -> int:
+def _place(item: LintResult) -> int:
     """Return what only one fix at a time may change: a line, or for a key that is added a place of its own."""
     assert item.fix is not None  # noqa: S101, only called where there is one
     return item.fix.line or hash(item.fix.path)

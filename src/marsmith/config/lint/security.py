@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from marsmith.config.edit import Fix
-from marsmith.config.lint.rules import Found, found
+from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.lint.server_file import ServerFile
 from marsmith.config.server_keys import variable
 from marsmith.config.tls import pair_problems
@@ -39,7 +39,7 @@ _FOREIGN = (
 )
 
 
-def check_security(file: ServerFile) -> Iterator[Found]:
+def check_security(file: ServerFile) -> Iterator[LintResult]:
     """Give what stands open."""
     yield from _open_addresses(file)
     yield from _tokens(file)
@@ -49,7 +49,7 @@ def check_security(file: ServerFile) -> Iterator[Found]:
     yield from _certificates(file)
 
 
-def _open_addresses(file: ServerFile) -> Iterator[Found]:
+def _open_addresses(file: ServerFile) -> Iterator[LintResult]:
     for listener in file.listeners.values():
         if listener.is_local:
             continue
@@ -60,7 +60,7 @@ def _open_addresses(file: ServerFile) -> Iterator[Found]:
         )
 
 
-def _tokens(file: ServerFile) -> Iterator[Found]:
+def _tokens(file: ServerFile) -> Iterator[LintResult]:
     inference, management = (file.listeners.get(f"{api}_address") for api in ("inference", "management"))
     shared = bool(inference and management and inference.port and inference.port == management.port)
     key = "disable_token_authorization"
@@ -81,14 +81,14 @@ def _tokens(file: ServerFile) -> Iterator[Found]:
         yield found("MS119", file.path, file.line("enable_model_api"), message, f"write {key}=false, or switch it off")
 
 
-def _workflows(file: ServerFile) -> Iterator[Found]:
+def _workflows(file: ServerFile) -> Iterator[LintResult]:
     if "workflow_store" not in file.last or file.value("workflow_store") == file.value("model_store"):
         message = "the model API is off, but POST /workflows still runs the code of any .war in the model store"
         line = file.line("workflow_store" if "workflow_store" in file.last else "enable_model_api")
         yield found("MS133", file.path, line, message, "write workflow_store=FOLDER, with a folder that stays empty")
 
 
-def _urls(file: ServerFile) -> Iterator[Found]:
+def _urls(file: ServerFile) -> Iterator[LintResult]:
     key = "allowed_urls"
     admitted = [url for url in _FOREIGN if any(_admits(pattern, url) for pattern in file.value(key).split(","))]
     if not admitted:
@@ -110,7 +110,7 @@ def _admits(pattern: str, url: str) -> bool:
         return False
 
 
-def _overrides(file: ServerFile) -> Iterator[Found]:
+def _overrides(file: ServerFile) -> Iterator[LintResult]:
     for key in ("enable_envvars_config", "use_env_allowed_urls"):
         if file.is_true(key):
             now = sorted(name for known in file.last if (name := variable(known)) and name in file.environment)
@@ -130,7 +130,7 @@ def _overrides(file: ServerFile) -> Iterator[Found]:
         yield found("MS131", file.path, file.line("cors_allowed_origin"), message, "name the origins that may call")
 
 
-def _transport(file: ServerFile) -> Iterator[Found]:
+def _transport(file: ServerFile) -> Iterator[LintResult]:
     secure = [listener.key for listener in file.listeners.values() if listener.secure]
     if not secure:
         return
@@ -149,7 +149,7 @@ def _has_pair(file: ServerFile) -> bool:
     return {"private_key_file", "certificate_file"} <= file.last.keys()
 
 
-def _certificates(file: ServerFile) -> Iterator[Found]:
+def _certificates(file: ServerFile) -> Iterator[LintResult]:
     if "keystore" in file.last and file.value("keystore_pass") == "changeit":
         line = file.line("keystore_pass" if "keystore_pass" in file.last else "keystore")
         yield found(

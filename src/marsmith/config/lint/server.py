@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from marsmith.config.edit import Fix
-from marsmith.config.lint.rules import Found, found
+from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.lint.security import OPENING_KEYS, check_security
 from marsmith.config.lint.server_file import ServerFile, listener_at
 from marsmith.config.properties import Entry, parse_properties
@@ -47,7 +47,7 @@ _MODELS_KEYS = frozenset(
 _SMALLEST_REPLY = 65536
 
 
-def check_server_config(path: Path, text: str, environment: Mapping[str, str] | None = None) -> list[Found]:
+def check_server_config(path: Path, text: str, environment: Mapping[str, str] | None = None) -> list[LintResult]:
     """Check the text of a ``config.properties``; relative paths count from its folder."""
     try:
         entries = parse_properties(text, str(path))
@@ -65,7 +65,7 @@ def _line(problem: str) -> int:
     return int(match[1]) if match else 1
 
 
-def _keys(file: ServerFile) -> Iterator[Found]:
+def _keys(file: ServerFile) -> Iterator[LintResult]:
     for entry in file.entries:
         if entry.key not in KNOWN_KEYS:
             right = nearest(entry.key, KNOWN_KEYS)
@@ -82,7 +82,7 @@ def _keys(file: ServerFile) -> Iterator[Found]:
             )
 
 
-def _white_space(file: ServerFile) -> Iterator[Found]:
+def _white_space(file: ServerFile) -> Iterator[LintResult]:
     for entry in file.entries:
         if entry.value != entry.value.rstrip():
             right = entry.value.rstrip()
@@ -92,7 +92,7 @@ def _white_space(file: ServerFile) -> Iterator[Found]:
             yield found("MS103", file.path, entry.line, message, "remove it", fix)
 
 
-def _values(file: ServerFile) -> Iterator[Found]:
+def _values(file: ServerFile) -> Iterator[LintResult]:
     for entry in file.last.values():
         kind = KEY_TYPES[entry.key].kind if entry.key in KEY_TYPES else "text"
         if "$$" in entry.value or entry.value != entry.value.rstrip():
@@ -103,7 +103,7 @@ def _values(file: ServerFile) -> Iterator[Found]:
             yield from _number(file, entry)
 
 
-def _truth_value(file: ServerFile, entry: Entry) -> Iterator[Found]:
+def _truth_value(file: ServerFile, entry: Entry) -> Iterator[LintResult]:
     if entry.value.lower() in {"true", "false"}:
         return
     meant = _TRUTH.get(entry.value.lower())
@@ -113,7 +113,7 @@ def _truth_value(file: ServerFile, entry: Entry) -> Iterator[Found]:
     yield found("MS104", file.path, entry.line, message, f"write {meant or 'true or false'}", fix)
 
 
-def _number(file: ServerFile, entry: Entry) -> Iterator[Found]:
+def _number(file: ServerFile, entry: Entry) -> Iterator[LintResult]:
     key = KEY_TYPES[entry.key]
     value = _decimal(entry.value) if key.kind == "decimal" else number(entry.value)
     if value is None:
@@ -133,7 +133,7 @@ def _decimal(value: str) -> float | None:
         return None
 
 
-def _addresses(file: ServerFile) -> Iterator[Found]:
+def _addresses(file: ServerFile) -> Iterator[LintResult]:
     for key in ("inference_address", "management_address", "metrics_address"):
         if key in file.last and "$$" not in file.value(key):
             listener = listener_at(key, file.value(key).rstrip())
@@ -150,7 +150,7 @@ def _addresses(file: ServerFile) -> Iterator[Found]:
             yield found("MS107", file.path, file.line(listener.key), message, "give each a port of its own")
 
 
-def _references(file: ServerFile) -> Iterator[Found]:
+def _references(file: ServerFile) -> Iterator[LintResult]:
     for entry in file.entries:
         for name in _REFERENCE.findall(entry.value):
             if name not in file.environment:
@@ -158,7 +158,7 @@ def _references(file: ServerFile) -> Iterator[Found]:
                 yield found("MS126", file.path, entry.line, message, f"set {name} where the server starts")
 
 
-def _paths(file: ServerFile) -> Iterator[Found]:
+def _paths(file: ServerFile) -> Iterator[LintResult]:
     for key in sorted(PATH_KEYS & file.last.keys()):
         yield from _existing(file, key, file.value(key).partition("*")[0])
     if "vmargs" in file.last:
@@ -167,7 +167,7 @@ def _paths(file: ServerFile) -> Iterator[Found]:
             yield from _existing(file, "vmargs", str(named))
 
 
-def _existing(file: ServerFile, key: str, value: str) -> Iterator[Found]:
+def _existing(file: ServerFile, key: str, value: str) -> Iterator[LintResult]:
     if value and "$$" not in value and not (file.root / value.rstrip()).exists():
         message = f"{key} names {value.rstrip()}, which does not exist"
         yield found(
@@ -175,7 +175,7 @@ def _existing(file: ServerFile, key: str, value: str) -> Iterator[Found]:
         )
 
 
-def _models_json(file: ServerFile) -> Iterator[Found]:
+def _models_json(file: ServerFile) -> Iterator[LintResult]:
     if "models" not in file.last:
         return
     line = file.line("models")
@@ -198,7 +198,7 @@ def _models_json(file: ServerFile) -> Iterator[Found]:
             yield found("MS128", file.path, line, message, "write a whole number above 0")
 
 
-def _settings(file: ServerFile) -> Iterator[Found]:
+def _settings(file: ServerFile) -> Iterator[LintResult]:
     """Check keys whose value is well formed and does something else than it seems to."""
     if file.is_true("async_logging"):
         mend = "set -Dlog4j2.contextSelector=... in vmargs instead"

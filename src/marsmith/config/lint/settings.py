@@ -8,14 +8,14 @@ from typing import Any
 
 from marsmith import strict_yaml
 from marsmith.config.lint.problems import CheckedFile, format_problem
-from marsmith.config.lint.rules import Found, found
+from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.project_settings import key_problems, parse_settings
 from marsmith.errors import ConfigError
 
 _MEND = "mend it as docs/41-lint-and-config.md says"
 
 
-def check_settings(path: Path, text: str, root: Path) -> list[Found]:
+def check_settings(path: Path, text: str, root: Path) -> list[LintResult]:
     """Check the text of a project's settings.
 
     Args:

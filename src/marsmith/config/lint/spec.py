@@ -15,7 +15,7 @@ from marsmith import strict_yaml
 from marsmith.config.edit import Fix
 from marsmith.config.lint.model_config import ModelKeys, check_version_keys
 from marsmith.config.lint.problems import CheckedFile, format_problem
-from marsmith.config.lint.rules import Found, found
+from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.model_spec import ModelSpec, parse_model_spec
 from marsmith.config.source_names import RecipeSource, weights_file
 from marsmith.errors import ExportError, SpecError, UsageError
@@ -24,7 +24,7 @@ from marsmith.names import check_model_name, check_model_version
 _TOKEN = "token"  # noqa: S105, the name of an API
 
 
-def check_names(path: Path, name: str, version: str, name_line: int, version_line: int) -> Iterator[Found]:
+def check_names(path: Path, name: str, version: str, name_line: int, version_line: int) -> Iterator[LintResult]:
     """Check a model's name and version; the lines are those where they stand, counted from 1."""
     for what, text, line in (("model name", name, name_line), ("version", version, version_line)):
         if text.startswith(_TOKEN):
@@ -49,7 +49,7 @@ _MEND = "mend it as docs/11-model-spec.md says"
 _DELAY_SHARE = 0.2
 
 
-def check_spec(path: Path, text: str, root: Path, cores: int, queue_size: int = 100) -> list[Found]:
+def check_spec(path: Path, text: str, root: Path, cores: int, queue_size: int = 100) -> list[LintResult]:
     """Check the text of a model spec.
 
     Args:
@@ -84,7 +84,7 @@ def _file(path: Path, text: str, data: Mapping[str, Any] | None = None) -> Check
     return CheckedFile(path, text, data or {}, parse_model_spec)
 
 
-def _unquoted_version(path: Path, text: str, data: Mapping[str, Any]) -> Iterator[Found]:
+def _unquoted_version(path: Path, text: str, data: Mapping[str, Any]) -> Iterator[LintResult]:
     if "version" not in data or isinstance(data["version"], str):
         return
     raw = next((value.value for key, value in YAML().compose(text).value if key.value == "version"), None)
@@ -94,13 +94,13 @@ def _unquoted_version(path: Path, text: str, data: Mapping[str, Any]) -> Iterato
         yield found("MS309", path, _line(data, "version"), message, f'write version: "{raw}"', fix)
 
 
-def _file_name(path: Path, spec: ModelSpec, data: Mapping[str, Any]) -> Iterator[Found]:
+def _file_name(path: Path, spec: ModelSpec, data: Mapping[str, Any]) -> Iterator[LintResult]:
     if path.stem != spec.name:
         message = f"the spec of {spec.name!r} lies in {path.name}"
         yield found("MS305", path, _line(data, "name"), message, f"call the file {spec.name}.yaml")
 
 
-def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> Iterator[Found]:
+def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> Iterator[LintResult]:
     export, handler = _block(data, "export"), _block(data, "handler")
     named: list[tuple[str, Path, int]] = []
     try:
@@ -123,7 +123,7 @@ def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> 
         yield found("MS307", path, 1, message, "name one request at least, with the label that must stand on top")
 
 
-def _service_level(path: Path, spec: ModelSpec, data: Mapping[str, Any], queue_size: int) -> Iterator[Found]:
+def _service_level(path: Path, spec: ModelSpec, data: Mapping[str, Any], queue_size: int) -> Iterator[LintResult]:
     level, serving = spec.service_level, spec.serving
     if level is None:
         return

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from marsmith.client.metrics import Sample as Line
+from marsmith.client.metrics import CounterSample as Line
 from marsmith.client.metrics import parse_exposition
 
 # Fewer answers than these make no latency.
@@ -126,7 +126,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Limits:
+class RolloutLimits:
     """What a new version may cost.
 
     Attributes:
@@ -180,7 +180,7 @@ def _items(lines: Sequence[Line], model: str) -> dict[str, Items]:
     }
 
 
-def verdict(before: Window, after: Window, limits: Limits) -> str | None:
+def verdict(before: Window, after: Window, limits: RolloutLimits) -> str | None:
     """Return in words why the new version must not stay, by the requests of its users; None where it may."""
     return (
         _too_many_failures(before, after, limits)
@@ -189,14 +189,14 @@ def verdict(before: Window, after: Window, limits: Limits) -> str | None:
     )
 
 
-def probes_slower(before: Sequence[float], after: Sequence[float], limits: Limits) -> str | None:
+def probes_slower(before: Sequence[float], after: Sequence[float], limits: RolloutLimits) -> str | None:
     """Compare two sets of latencies of the same requests, in milliseconds; None where the later ones are no slower."""
     if min(len(before), len(after)) < FEWEST_PROBES:
         return None
     return slower("the median latency of its examples", median(before), median(after), limits)
 
 
-def slower(what: str, before_ms: float | None, after_ms: float | None, limits: Limits) -> str | None:
+def slower(what: str, before_ms: float | None, after_ms: float | None, limits: RolloutLimits) -> str | None:
     """Say that a latency has grown beyond its limit; None where it has not, or one of the two is unknown."""
     if before_ms is None or after_ms is None:
         return None
@@ -230,7 +230,7 @@ def _log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def _too_many_failures(before: Window, after: Window, limits: Limits) -> str | None:
+def _too_many_failures(before: Window, after: Window, limits: RolloutLimits) -> str | None:
     """Compare failures with those to be expected from the time before; random ups and downs are no sign."""
     rate = before.failures / before.seconds if before.seconds > 0 else 0.0
     expected = rate * after.seconds
@@ -241,7 +241,7 @@ def _too_many_failures(before: Window, after: Window, limits: Limits) -> str | N
     return f"{after.failures:.0f} of {after.answers:.0f} requests failed within {after.seconds:.1f} s{usual}"
 
 
-def _too_many_refusals(before: Window, after: Window, limits: Limits) -> str | None:
+def _too_many_refusals(before: Window, after: Window, limits: RolloutLimits) -> str | None:
     """Tell a version that refuses what the old one answered from users who send what no version would answer.
 
     Users' wrong requests come as often as before; a rise must be large and not chance. The first few answers tell

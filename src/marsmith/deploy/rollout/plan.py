@@ -81,7 +81,7 @@ class Situation:
 
 
 @dataclass(frozen=True)
-class Retirement:
+class OldVersions:
     """What becomes of earlier versions.
 
     Attributes:
@@ -118,7 +118,7 @@ def tidying(target: Target, seen: Situation, keep: int) -> Iterator[Step]:
         yield Step("unregister", version, f"drain {version} and unregister it; its archive stays in the model store")
 
 
-def retirement(target: Target, seen: Situation, keep: int) -> Retirement:
+def retirement(target: Target, seen: Situation, keep: int) -> OldVersions:
     """Decide what becomes of the versions that were the default before.
 
     The latest of them keeps its workers, so that a rollback is one call. Those before it stay registered without
@@ -133,7 +133,7 @@ def retirement(target: Target, seen: Situation, keep: int) -> Retirement:
     bad = [version for version in earlier if version in left] if target.kind == "rollback" else []
     rest = [version for version in earlier if version not in bad]
     scale = tuple(version for version in rest[1:keep] if seen.workers[version])
-    return Retirement(scale, (*bad, *rest[keep:]))
+    return OldVersions(scale, (*bad, *rest[keep:]))
 
 
 def recovery(change: Change) -> Remedy:

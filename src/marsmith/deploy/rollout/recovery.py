@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from marsmith.deploy.rollout.plan import Step, Target, recovery, taken_over, tidying, untouched
-from marsmith.deploy.rollout.site import Site
+from marsmith.deploy.rollout.site import ModelServer
 from marsmith.deploy.rollout.store import take_back
 from marsmith.state.journal import Change, Journal, Release
 
@@ -14,7 +14,7 @@ from marsmith.state.journal import Change, Journal, Release
 _UNUSED = frozenset({"store", "register", "ready", "probe"})
 
 
-def recover(site: Site, journal: Journal) -> Journal:
+def recover(site: ModelServer, journal: Journal) -> Journal:
     """Undo or finish what was interrupted, and return the journal with nothing under way.
 
     What somebody has done on purpose since stays: then the change is only ended.
@@ -33,7 +33,7 @@ def recover(site: Site, journal: Journal) -> Journal:
     return undo(site, journal, change) if recovery(change) == "undo" else finish(site, journal, change)
 
 
-def undo(site: Site, journal: Journal, change: Change) -> Journal:
+def undo(site: ModelServer, journal: Journal, change: Change) -> Journal:
     """Bring back what was there before the change: the default version, what was registered, and the model store."""
     version = change.target.version
     if change.before and site.situation(journal).default == version:
@@ -48,7 +48,7 @@ def undo(site: Site, journal: Journal, change: Change) -> Journal:
     return _end(site, journal)
 
 
-def finish(site: Site, journal: Journal, change: Change) -> Journal:
+def finish(site: ModelServer, journal: Journal, change: Change) -> Journal:
     """Do what was left to do after a version had been accepted."""
     version = change.target.version
     if site.situation(journal).default != version:
@@ -65,7 +65,7 @@ def finish(site: Site, journal: Journal, change: Change) -> Journal:
     return _end(site, journal)
 
 
-def tidy(site: Site, step: Step) -> str | None:
+def tidy(site: ModelServer, step: Step) -> str | None:
     """Do one of the steps after a version has been accepted; work in hand is waited for and never cut."""
     left = site.drained(step.version)
     if left:
@@ -77,7 +77,7 @@ def tidy(site: Site, step: Step) -> str | None:
     return None
 
 
-def _end(site: Site, journal: Journal) -> Journal:
+def _end(site: ModelServer, journal: Journal) -> Journal:
     ended = journal.ended()
     site.file.write(ended)
     return ended
@@ -90,7 +90,7 @@ def _leaving(change: Change) -> Step:
     return Step("unregister", version, f"drain {version} and unregister it")
 
 
-def _make_default(site: Site, release: Release) -> None:
+def _make_default(site: ModelServer, release: Release) -> None:
     """Switch to a version; a server that was restarted since may not have it."""
     if release.version not in site.versions():
         site.register(release)
@@ -98,7 +98,7 @@ def _make_default(site: Site, release: Release) -> None:
     site.client.set_default(site.model, release.version)
 
 
-def _leave(site: Site, change: Change) -> str | None:
+def _leave(site: ModelServer, change: Change) -> str | None:
     """Take the new version off, or leave it as it was before; what users asked of it is answered first."""
     version = change.target.version
     left = None if change.step in _UNUSED else site.drained(version)

@@ -49,12 +49,12 @@ class Event:
     note: str = ""
 
 
-def unheard(_event: Event) -> None:
+def ignore_event(_event: Event) -> None:
     """Take no notice."""
 
 
 @dataclass
-class Site:
+class ModelServer:
     """One model of one project's running server.
 
     Attributes:
@@ -69,7 +69,7 @@ class Site:
     project: Project
     client: Client
     file: JournalFile
-    on_event: Callable[[Event], None] = unheard
+    on_event: Callable[[Event], None] = ignore_event
     events: list[Event] = field(default_factory=list)
     contents: dict[Version, ArchiveBytes] = field(default_factory=dict)
 

@@ -9,13 +9,13 @@ from marsmith.archive.admit import admit
 from marsmith.archive.verify import Verification, environment_checks
 from marsmith.client.blocking_client import VersionStatus
 from marsmith.config import admission_policy
-from marsmith.deploy.rollout.observation import Limits, Sample, Window, probes_slower
+from marsmith.deploy.rollout.observation import RolloutLimits, Sample, Window, probes_slower
 from marsmith.deploy.rollout.plan import Action, Situation, Step, Target
 from marsmith.deploy.rollout.probes import Prober
 from marsmith.deploy.rollout.recovery import tidy, undo
-from marsmith.deploy.rollout.site import Site
+from marsmith.deploy.rollout.site import ModelServer
 from marsmith.deploy.rollout.store import Deployable, copy_into_store
-from marsmith.deploy.rollout.watch import Observer, Watch, died_since
+from marsmith.deploy.rollout.watch import Observer, RolloutWatch, died_since
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.names import ModelVersion
 from marsmith.server import state as server_state
@@ -38,7 +38,7 @@ class Options:
 
     keep: int = KEEP
     watch_s: float = 10.0
-    limits: Limits = field(default_factory=Limits)
+    limits: RolloutLimits = field(default_factory=RolloutLimits)
     workers: int | None = None
 
 
@@ -56,7 +56,7 @@ class Rollout:
         deployable: the archive; None where a registered version is rolled back to.
     """
 
-    site: Site
+    site: ModelServer
     target: Target
     seen: Situation
     options: Options
@@ -172,7 +172,9 @@ class Rollout:
         if self._first is None:
             return ""
         before = self._before or Window(self._first, self._first, self.seen.default)
-        watch = Watch(self.observer, self.prober, before, self._latencies, self.options.limits, self.options.watch_s)
+        watch = RolloutWatch(
+            self.observer, self.prober, before, self._latencies, self.options.limits, self.options.watch_s
+        )
         seen = watch.run(self._described())
         if seen.trouble:
             raise ServerError(seen.trouble, tip=self._logs())
@@ -241,7 +243,7 @@ class Rollout:
         return f"what its workers printed: {self.site.project.run / 'logs' / 'model_log.log'}"
 
 
-def scale_up(site: Site, step: Step, release: Release, journal: Journal) -> None:
+def scale_up(site: ModelServer, step: Step, release: Release, journal: Journal) -> None:
     """Give the default version more workers; those that it has go on, and stay alone where the others fail.
 
     Raises:

@@ -9,9 +9,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from marsmith.client.blocking_client import VersionStatus
-from marsmith.client.http import Request, Transport
+from marsmith.client.http import HttpRequest, Transport
 from marsmith.client.management import READY
-from marsmith.deploy.rollout.observation import Items, Limits, Sample, Window, probes_slower, read_counters, verdict
+from marsmith.deploy.rollout.observation import (
+    Items,
+    RolloutLimits,
+    Sample,
+    Window,
+    probes_slower,
+    read_counters,
+    verdict,
+)
 from marsmith.deploy.rollout.probes import Probe, Prober
 from marsmith.errors import ClientError, FormatError
 from marsmith.run_state import RunState
@@ -68,7 +76,7 @@ class Observer:
 
     def sample(self) -> Sample:
         """Read the counters now; where the server does not tell them they are those of the sample before."""
-        request = Request("GET", self._state.metrics, ("metrics",))
+        request = HttpRequest("GET", self._state.metrics, ("metrics",))
         with suppress(ClientError, FormatError):
             reply = self._transport.send(request, token=None, deadline_s=_METRICS_DEADLINE_S)
             self._counters = read_counters(reply.body.decode("utf-8", "replace"), self._model)
@@ -106,7 +114,7 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class Watch:
+class RolloutWatch:
     """What a new version is compared with, and for how long.
 
     Attributes:
@@ -122,7 +130,7 @@ class Watch:
     prober: Prober
     before: Window
     latencies_before: tuple[float, ...]
-    limits: Limits
+    limits: RolloutLimits
     seconds: float
 
     def run(self, status: VersionStatus) -> Watched:
@@ -130,7 +138,7 @@ class Watch:
         # What was asked before the switch must not count as what came after it.
         first = self.observer.settled() if self.prober.refused else self.observer.sample()
         late = time.monotonic() + self.seconds
-        asking = Asking(self.prober, status.model_version)
+        asking = ExamplePoller(self.prober, status.model_version)
         try:
             while True:
                 last = time.monotonic() >= late
@@ -152,7 +160,7 @@ class Watch:
         return verdict(self.before, after, self.limits) or probes_slower(self.latencies_before, latencies, self.limits)
 
 
-class Asking:
+class ExamplePoller:
     """Asks a version one example after the other without waiting for it: one that hangs must not stop the watch.
 
     Attributes:

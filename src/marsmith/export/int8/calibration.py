@@ -55,7 +55,7 @@ def batches(images: Sequence[torch.Tensor]) -> Iterator[Array]:
         yield torch.stack(list(images[start : start + BATCH_SIZE])).numpy()
 
 
-class Probe:
+class ActivationProbe:
     """Runs a model and shows tensors inside it.
 
     Args:
@@ -91,7 +91,7 @@ def observe(model: onnx.ModelProto, names: Sequence[str], images: Sequence[torch
     """
     if not images:
         raise ExportError("int8 needs calibration images", tip="name some in the spec: export.calibration")
-    probe = Probe(model, names)
+    probe = ActivationProbe(model, names)
     seen: dict[str, list[Observed]] = {name: [] for name in names}
     for batch in batches(images):
         for name, values in probe(batch).items():

@@ -95,7 +95,7 @@ _ALIKE = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
-class SharedPlans:
+class PlanCache:
     """What the jobs of a run have found for each engine.
 
     Attributes:

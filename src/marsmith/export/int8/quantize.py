@@ -12,7 +12,7 @@ from marsmith.child_processes import temporary_folder
 from marsmith.config.form import Form
 from marsmith.errors import ExportError
 from marsmith.export.int8.plan import Int8Plan
-from marsmith.export.int8.search import ExpectedAgreement, Forward, Judge, best_settings, give_back
+from marsmith.export.int8.search import ExpectedAgreement, Forward, Judge, best_settings, restore_float_layers
 
 # One in so many calibration images judges settings and layers instead of calibrating.
 _JUDGING = 4
@@ -103,7 +103,7 @@ def search_plan(
             if reached >= wanted:
                 return known
         plan = best_settings(trials.settings(), trials.noise_db, on_step)
-        found = give_back(
+        found = restore_float_layers(
             plan, lambda: trials.ranked(plan), lambda tried: validate(trials.forward(tried)), wanted, on_step
         )
     return replace(found, images=len(fitting))

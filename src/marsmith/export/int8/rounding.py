@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch.nn.functional import pad
 
-from marsmith.export.int8.calibration import Probe, batches
+from marsmith.export.int8.calibration import ActivationProbe, batches
 from marsmith.export.int8.graph import Array, Graph, Layer, attribute, attributes
 
 # Products of more inputs are rounded one by one: the matrix would grow with their square, and their errors average out.
@@ -35,7 +35,7 @@ def second_moments(model: onnx.ModelProto, images: Sequence[torch.Tensor]) -> di
     """
     graph = Graph(model)
     chosen = [layer for layer in graph.layers if _fits(graph, layer)]
-    probe = Probe(model, list(dict.fromkeys(layer.input for layer in chosen)))
+    probe = ActivationProbe(model, list(dict.fromkeys(layer.input for layer in chosen)))
     sums: dict[str, Array] = {}
     count = 0
     for batch in batches(images):

@@ -129,7 +129,7 @@ def describe(plan: Int8Plan) -> str:
     return ", ".join(words)
 
 
-def give_back(
+def restore_float_layers(
     plan: Int8Plan,
     ranked: Callable[[], Sequence[tuple[str, ...]]],
     agreement: Callable[[Int8Plan], float],

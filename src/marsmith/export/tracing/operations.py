@@ -42,7 +42,7 @@ class Sighting:
 
 
 @dataclass
-class Watch:
+class OperationWatch:
     """What was seen.
 
     Attributes:
@@ -57,7 +57,7 @@ class Watch:
 
 
 class _Follower(TorchDispatchMode):
-    def __init__(self, seen: Watch) -> None:
+    def __init__(self, seen: OperationWatch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen = seen
         self.derived = WeakIdKeyDictionary(dict.fromkeys(seen.inputs, True))
@@ -78,9 +78,9 @@ class _Follower(TorchDispatchMode):
 
 
 @contextmanager
-def watch(*inputs: torch.Tensor) -> Iterator[Watch]:
+def watch(*inputs: torch.Tensor) -> Iterator[OperationWatch]:
     """Watch the operations that run in the context, following what is computed from ``inputs``."""
-    seen = Watch(inputs)
+    seen = OperationWatch(inputs)
     with _Follower(seen):
         yield seen
 

@@ -48,7 +48,7 @@ def largest_rate(
     return low, held
 
 
-def most_of_three(attempt: Callable[[], Evidence | None]) -> Evidence | None:
+def majority_of_three(attempt: Callable[[], Evidence | None]) -> Evidence | None:
     """Make two attempts, and a third where they disagree; return what one that held saw, if most did.
 
     One pause of the machine is enough to spoil a 99th percentile of some seconds, and must not decide.

@@ -25,7 +25,7 @@ LEAST_MOVE, MOST_MOVE = 0.5, 1.25
 
 
 @dataclass(frozen=True)
-class Prediction:
+class LoadPrediction:
     """What a set-up should do: the largest rate, in requests per second, that holds the limit."""
 
     setup: Setup
@@ -33,7 +33,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Offer:
+class TrialLoad:
     """The load of a trial: random arrivals.
 
     Attributes:
@@ -47,7 +47,7 @@ class Offer:
     seed: int = 0
 
 
-Attempt = Callable[[Setup, Offer], "Trial"]
+Attempt = Callable[[Setup, TrialLoad], "Trial"]
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class Trial:
 
 def predict(
     candidates: Sequence[Setup], times: Mapping[Placement, ServiceTime], p99_ms: float
-) -> tuple[Prediction, ...]:
+) -> tuple[LoadPrediction, ...]:
     """Predict every set-up whose placement was measured, best first; of equals the smaller batch and delay."""
     made = [
-        Prediction(
+        LoadPrediction(
             setup,
             predicted_rate(
                 times[setup.placement],
@@ -102,7 +102,7 @@ def predict(
     return tuple(sorted(made, key=lambda each: (-each.rate, each.setup.batch_size, each.setup.max_batch_delay_ms)))
 
 
-def most_promising(predictions: Sequence[Prediction], count: int) -> tuple[Setup, ...]:
+def most_promising(predictions: Sequence[LoadPrediction], count: int) -> tuple[Setup, ...]:
     """Return the set-ups to try: the best ones, and different ones first.
 
     Of set-ups that differ in their delay only, one comes first and the others last: the best, or one that is alike and
@@ -121,9 +121,9 @@ def most_promising(predictions: Sequence[Prediction], count: int) -> tuple[Setup
     return tuple((chosen[:count] + left)[:count])
 
 
-def _least_delays(predictions: Sequence[Prediction]) -> set[Setup]:
+def _least_delays(predictions: Sequence[LoadPrediction]) -> set[Setup]:
     """Return of each placement and batch size the set-up with the smallest delay that is alike to the best."""
-    groups: dict[tuple[Placement, int], list[Prediction]] = {}
+    groups: dict[tuple[Placement, int], list[LoadPrediction]] = {}
     for each in predictions:
         groups.setdefault((each.setup.placement, each.setup.batch_size), []).append(each)
     alike = (
@@ -158,7 +158,7 @@ def halve(
     trials: list[Trial] = []
     left = list(setups)
     while left:
-        made = in_turns(left, attempt, Offer(rate, seconds))
+        made = in_turns(left, attempt, TrialLoad(rate, seconds))
         trials += made
         ranked = sorted(made, key=lambda trial: -trial.score(p99_ms))
         keep = 0 if len(left) <= 2 else math.ceil(len(left) / 2)
@@ -170,7 +170,7 @@ def halve(
     return tuple(trials)
 
 
-def in_turns(setups: Sequence[Setup], attempt: Attempt, offer: Offer) -> list[Trial]:
+def in_turns(setups: Sequence[Setup], attempt: Attempt, offer: TrialLoad) -> list[Trial]:
     """Try set-ups in turns, and return one trial of each: medians over its turns.
 
     In a turn all meet the same arrivals, the next turn has others and goes the other way round.
@@ -182,7 +182,7 @@ def in_turns(setups: Sequence[Setup], attempt: Attempt, offer: Offer) -> list[Tr
     """
     made: dict[Setup, list[Trial]] = {setup: [] for setup in setups}
     for turn in range(TURNS):
-        share = Offer(offer.rate, offer.seconds / TURNS, offer.seed + turn)
+        share = TrialLoad(offer.rate, offer.seconds / TURNS, offer.seed + turn)
         for setup in setups if turn % 2 == 0 else reversed(setups):
             if not any(trial.reason for trial in made[setup]):
                 made[setup].append(attempt(setup, share))
@@ -224,7 +224,7 @@ def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     return tuple(sorted(front, key=lambda trial: trial.requests_per_second))
 
 
-def first_rate(predictions: Sequence[Prediction], times: Mapping[Placement, ServiceTime]) -> float:
+def first_rate(predictions: Sequence[LoadPrediction], times: Mapping[Placement, ServiceTime]) -> float:
     """Return the rate to try set-ups at first, in requests per second: near what the best one should hold."""
     hoped_for = HOPED_FOR * max(each.rate for each in predictions)
     most = max(time.most_per_second * placement.workers for placement, time in times.items())

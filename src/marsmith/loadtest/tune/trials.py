@@ -16,7 +16,7 @@ from marsmith.errors import ClientError, MarsmithError
 from marsmith.inputs import Input
 from marsmith.loadtest.bench import Load, http_target, run_load
 from marsmith.loadtest.measurement import Measurement
-from marsmith.loadtest.tune.search import Offer, Trial
+from marsmith.loadtest.tune.search import Trial, TrialLoad
 from marsmith.loadtest.tune.setup import Placement, ServiceTime, Setup
 from marsmith.loadtest.tune.variant import VariantMaker
 from marsmith.project import Project
@@ -102,7 +102,7 @@ class LiveTrials:
             clients = 2 * setup.placement.workers * setup.batch_size
             self.load(setup, Load(clients=clients, seconds=seconds, warm_up_s=0.0))
 
-    def attempt(self, setup: Setup, offer: Offer) -> Trial:
+    def attempt(self, setup: Setup, offer: TrialLoad) -> Trial:
         """Try a set-up; what fails is part of the result."""
         try:
             self.register(setup)

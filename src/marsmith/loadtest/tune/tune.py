@@ -18,11 +18,11 @@ from marsmith.errors import MarsmithError, ServerError
 from marsmith.inputs import Input
 from marsmith.loadtest.bench import Load
 from marsmith.loadtest.measurement import Measurement
-from marsmith.loadtest.tune.rates import VERIFYING_RATES, largest_rate, most_of_three, schedule
+from marsmith.loadtest.tune.rates import VERIFYING_RATES, largest_rate, majority_of_three, schedule
 from marsmith.loadtest.tune.search import (
-    Offer,
-    Prediction,
+    LoadPrediction,
     Trial,
+    TrialLoad,
     best,
     first_rate,
     halve,
@@ -33,7 +33,7 @@ from marsmith.loadtest.tune.search import (
 from marsmith.loadtest.tune.setup import BATCH_SIZES, DELAYS_MS, Placement, ServiceTime, Setup, placements, setups
 from marsmith.loadtest.tune.trials import LiveTrials, measure_service_time
 from marsmith.loadtest.tune.variant import VariantMaker
-from marsmith.loadtest.verdict import Check, Verdict, judge
+from marsmith.loadtest.verdict import Verdict, VerdictLine, judge
 from marsmith.project import Project
 from marsmith.server.scratch import scratch_server
 
@@ -87,7 +87,7 @@ class Tuning:
 
     wanted: Wanted
     times: dict[Placement, ServiceTime]
-    predictions: tuple[Prediction, ...]
+    predictions: tuple[LoadPrediction, ...]
     trials: tuple[Trial, ...]
     chosen: Trial
     held_rps: float
@@ -110,7 +110,7 @@ class Tuning:
             return judge(self.at_rps, p99_ms=limit, rps=self.wanted.rps, seconds=self.verify_s)
         if self.held:
             return judge(self.held, p99_ms=limit)
-        return Verdict((Check("p99Ms", limit, self.chosen.p99_ms, held=False),), targets=True)
+        return Verdict((VerdictLine("p99Ms", limit, self.chosen.p99_ms, held=False),), targets=True)
 
     def serving(self) -> dict[str, Any]:
         """Return the keys for the block ``serving`` of the spec."""
@@ -183,7 +183,7 @@ def _on_server(
     server: Project,
     makers: Sequence[VariantMaker],
     times: dict[Placement, ServiceTime],
-    predictions: tuple[Prediction, ...],
+    predictions: tuple[LoadPrediction, ...],
     begun: float,
     left_s: float,
     on_step: Callable[[str], None],
@@ -192,7 +192,7 @@ def _on_server(
     plan = schedule(wanted.minutes, left_s=left_s, rate=rate, setups=len(predictions))
     live = LiveTrials(server, makers, wanted.inputs)
 
-    def attempt(setup: Setup, offer: Offer) -> Trial:
+    def attempt(setup: Setup, offer: TrialLoad) -> Trial:
         on_step(f"trying {setup} at {offer.rate:.3g} requests per second, {offer.seconds:.3g} s")
         return live.attempt(setup, offer)
 
@@ -215,7 +215,9 @@ def _on_server(
 
         live.register(winner.setup)
         start = next_rate(winner.requests_per_second, winner, wanted.p99_ms)
-        held_rps, held = largest_rate(lambda rate: most_of_three(lambda: held_at(rate)), start, steps=VERIFYING_RATES)
+        held_rps, held = largest_rate(
+            lambda rate: majority_of_three(lambda: held_at(rate)), start, steps=VERIFYING_RATES
+        )
         at_rps = at(wanted.rps) if wanted.rps else None
     finally:
         live.close()
