@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,17 +119,10 @@ def _onnx(graph: torch.nn.Module, form: Form, images: Sequence[torch.Tensor], fo
 def _torchscript(
     graph: torch.nn.Module, images: Sequence[torch.Tensor], folder: Path, method: str, device: str = "cpu"
 ) -> Path:
-    raw, target = folder / f".raw.{os.getpid()}", folder / TORCHSCRIPT_FILE
     placed = graph if device == "cpu" else copy.deepcopy(graph).to(device)
     module = to_torchscript(placed, [image.to(device) for image in images], method)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torchscript_file.save(module, raw)
-        torchscript_file.normalise(raw, target)
-    finally:
-        raw.unlink(missing_ok=True)
-    return target
+    torchscript_file.save_normalised(module, folder / TORCHSCRIPT_FILE)
+    return folder / TORCHSCRIPT_FILE
 
 
 def _int8(

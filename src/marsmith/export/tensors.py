@@ -5,7 +5,6 @@ The exported graph around a module that takes and returns tensors of any kind: t
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -196,7 +195,7 @@ class TensorJob:
         check_eager_call(self.eager, self.rows, method=self.spec.method)
         self.on_step(f"converting to TorchScript ({self.spec.method}, frozen)")
         target = Path(self.request.folder) / SERIALIZED_FILE
-        _save(self._convert(), target)
+        torchscript_file.save_normalised(self._convert(), target)
         try:
             return self._compared(target, names, weights)
         except BaseException:
@@ -312,14 +311,3 @@ def _built(recipe: TensorRecipe) -> torch.nn.Module:
     if not isinstance(module, torch.nn.Module):
         raise ExportError(f"build() of the recipe returns {type(module).__name__}, not a torch.nn.Module")
     return module.eval()
-
-
-def _save(module: torch.jit.ScriptModule, target: Path) -> None:
-    raw = target.with_name(f".raw.{os.getpid()}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torchscript_file.save(module, raw)
-        torchscript_file.normalise(raw, target)
-    finally:
-        raw.unlink(missing_ok=True)

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -49,6 +51,22 @@ def save(module: torch.jit.ScriptModule, path: Path) -> None:
 
     with path.open("wb") as file:
         torch.jit.save(module, file)
+
+
+def save_normalised(module: torch.jit.ScriptModule, target: Path) -> None:
+    """Write a module so that the same model gives the same bytes, whole or not at all; see ``normalise``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    raw = target.with_name(f".raw.{os.getpid()}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            save(module, raw)
+        normalise(raw, target)
+    finally:
+        raw.unlink(missing_ok=True)
 
 
 def normalise(source: Path, target: Path) -> None:

@@ -7,7 +7,6 @@ Everything around it takes ONNX's way (``int8_onnx``); when torch.ao goes, so do
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,15 +44,10 @@ def write_int8_torchscript(
     """
     quantized = quantize_module(graph, plan, calibration, images)
     example = torch.stack([images[0], images[-1]])
-    staged = target.with_name(f".{target.name}.{os.getpid()}")
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         frozen = torch.jit.freeze(torch.jit.trace(quantized, example, check_trace=False).eval())
-        try:
-            torchscript_file.save(frozen, staged)
-            torchscript_file.normalise(staged, target)
-        finally:
-            staged.unlink(missing_ok=True)
+        torchscript_file.save_normalised(frozen, target)
 
 
 def layers(graph: torch.nn.Module) -> list[str]:
