@@ -17,11 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from marsmith import run_state
 from marsmith.client.async_http import AsyncTransport
 from marsmith.client.calls import Calls, Prediction, sent_headers
 from marsmith.client.deadline import RENEWING, Deadline
-from marsmith.client.endpoint import Endpoint
+from marsmith.client.endpoint import Endpoint, server_of
 from marsmith.client.grpc import grpc_target
 from marsmith.client.http import HttpReply, HttpRequest, Transport, missed
 from marsmith.client.management import RegisteredModel, Registration, VersionStatus
@@ -82,16 +81,7 @@ class AsyncClient:
         Raises:
             NotRunningError: none does.
         """
-        state = run_state.read(project)
-        return cls(
-            state.inference,
-            state.management,
-            key_file=state.key_file if state.tokens else None,
-            grpc=state.grpc_inference,
-            deadline_s=deadline_s,
-            ca_file=state.ca_file,
-            retries=retries,
-        )
+        return cls(**server_of(project), deadline_s=deadline_s, retries=retries)
 
     async def __aenter__(self) -> Self:
         return self

@@ -16,10 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from marsmith import run_state
 from marsmith.client.blocking import BlockingCarrier, BlockingInference, BlockingTokens, each, finished
 from marsmith.client.calls import Calls, Prediction, sent_headers
-from marsmith.client.endpoint import Endpoint
+from marsmith.client.endpoint import Endpoint, server_of
 from marsmith.client.grpc import grpc_target
 from marsmith.client.http import HttpReply, Transport
 from marsmith.client.management import RegisteredModel, Registration, VersionStatus, Worker
@@ -85,16 +84,7 @@ class Client:
         Raises:
             NotRunningError: none does.
         """
-        state = run_state.read(project)
-        return cls(
-            state.inference,
-            state.management,
-            key_file=state.key_file if state.tokens else None,
-            grpc=state.grpc_inference,
-            deadline_s=deadline_s,
-            ca_file=state.ca_file,
-            retries=retries,
-        )
+        return cls(**server_of(project), deadline_s=deadline_s, retries=retries)
 
     def __enter__(self) -> Self:
         return self

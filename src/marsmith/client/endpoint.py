@@ -9,14 +9,17 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Protocol, TypedDict, TypeVar
 
+from marsmith import run_state
 from marsmith.client.deadline import Deadline
 from marsmith.client.failures import is_authorization_failure
 from marsmith.client.http import HttpReply, HttpRequest, missed
 from marsmith.client.retries import SURELY_NOT_EXECUTED, AttemptState, RetryPolicy, kind_of, next_pause_s
 from marsmith.client.tokens import Role
 from marsmith.errors import ClientError, DeadlineError
+from marsmith.project import Project
 
 T = TypeVar("T")
 
@@ -96,6 +99,32 @@ async def insist(
         await pause(seconds)
         if not deadline.left_s:
             raise failure
+
+
+class Server(TypedDict):
+    """Where a project's server listens, and what a client needs to be heard: the arguments of both clients."""
+
+    inference: str
+    management: str
+    key_file: Path | None
+    grpc: str | None
+    ca_file: Path | None
+
+
+def server_of(project: Project) -> Server:
+    """Return where the server of a project listens.
+
+    Raises:
+        NotRunningError: none runs.
+    """
+    state = run_state.read(project)
+    return {
+        "inference": state.inference,
+        "management": state.management,
+        "key_file": state.key_file if state.tokens else None,
+        "grpc": state.grpc_inference,
+        "ca_file": state.ca_file,
+    }
 
 
 @dataclass(frozen=True)
