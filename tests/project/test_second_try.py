@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.projects import REPOSITORY
+
 SUITE = """
 from pathlib import Path
 
