@@ -73,7 +73,7 @@ $(VENV)/.bench-installed: benchmarks/requirements.txt $(VENV)/.installed
 	@tools/venv.sh add "$(VENV)" benchmarks/requirements.txt
 	@touch "$@"
 
-bench: archive $(VENV)/.bench-installed  ## every benchmark, side by side, into docs/benchmarks.md (BENCH=--quick: shorter)
+bench: archive $(VENV)/.bench-installed  ## every benchmark, side by side, into docs/explanation/benchmarks.md (BENCH=--quick: shorter)
 	@"$(VENV)/bin/python" benchmarks/run_all.py $(BENCH)
 
 check: setup  ## types, lint, format, the direction of imports, code that stands twice

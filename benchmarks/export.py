@@ -1,4 +1,4 @@
-"""Which form of which model is how fast, and which passes the gate: the table in docs/export-table.md, by one command.
+"""Which form of which model is how fast, and which passes the gate: docs/explanation/export-table.md, by one command.
 
     python benchmarks/export.py                              # all four models, all forms
     python benchmarks/export.py --models efficientnet_lite0 --quick
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-TABLE = REPOSITORY / "docs" / "export-table.md"
+TABLE = REPOSITORY / "docs" / "explanation" / "export-table.md"
 MODELS = ("resnet18", "resnet50", "mobilenet_v3_large", "efficientnet_lite0")
 NAMES = ("astronaut", "camera", "chelsea", "coffee", "motorcycle_left", "rocket")
 PHOTOS = [f"package:skimage/data/{name}.{'jpg' if name == 'rocket' else 'png'}" for name in NAMES]
@@ -122,10 +122,10 @@ def render(found: list[tuple[ExportLock, str]]) -> str:
             "# Models, forms, engines: speed and the gate's verdict",
             "",
             "Made by `python benchmarks/export.py`; how to read it, and what the gate asks, is told in",
-            "[the gate and the lock](14-gate-and-lock.md). Images per second are medians of turns taken side by side;",
+            "[the gate and the lock](gate-and-lock.md). Images per second are medians of turns taken side by side;",
             "the speed-up is the geometric mean over the batch sizes 1 and 8, against the eager float32 module of the",
             "same run. Errors are those of probabilities. How random weights were made fit to be judged is told under",
-            "[int8](13-int8.md), ResNets.",
+            "[int8](int8.md), ResNets.",
             "",
             _machine([lock for lock, _ in found]),
             "",

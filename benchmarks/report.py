@@ -14,7 +14,7 @@ HEAD = """# Benchmarks
 
 Written by `make bench` (`benchmarks/run_all.py`); every figure is from the run whose machine is named, measured side
 by side, in turns. Ratios of one run can be compared; figures of two machines, or of two runs, cannot. What each file
-asks stands in [benchmarks/README.md](../benchmarks/README.md).
+asks stands in [benchmarks/README.md](../../benchmarks/README.md).
 
 Machine: {machine}.
 """
@@ -40,7 +40,7 @@ GPU = """## On a GPU
 
 
 def render_page(results: Mapping[str, Result], plots: Path) -> str:
-    """Render docs/benchmarks.md from the results by name; plots go into the folder ``plots``.
+    """Render docs/explanation/benchmarks.md from the results by name; plots go into the folder ``plots``.
 
     Raises:
         ValueError: the results are of different machines.

@@ -1,4 +1,4 @@
-"""Every benchmark of serving, one after the other, and the page that they end on: docs/benchmarks.md.
+"""Every benchmark of serving, one after the other, and the page that they end on: docs/explanation/benchmarks.md.
 
 Run: make bench              (about two hours on 2 cores; nothing else should run)
      make bench BENCH=--quick
@@ -22,7 +22,7 @@ from report import hardware, render_page
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-PAGE = HERE.parent / "docs" / "benchmarks.md"
+PAGE = HERE.parent / "docs" / "explanation" / "benchmarks.md"
 # How closed loops are counted; results that do not say so were measured before.
 RATES = "every answer after the warm-up"
 # In this order; the first is short, so that what is not set up shows soon.

@@ -1,7 +1,8 @@
 """Memory that the worker has freed stays with it, because the next batch needs as much again.
 
 glibc hands large blocks back to the system at once, and a model's intermediate results are large blocks: each batch
-then pays for fresh pages, which the system clears one by one. docs/35-handler-benchmark.md says what that costs.
+then pays for fresh pages, which the system clears one by one. The page on the handler's
+speed says what that costs.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 To a worker a metric is a line of output, flushed at once; each wakes a thread of the frontend, on the cores that the
 model needs and while the caller waits for the reply. Gathered, the same lines reach the frontend in one write.
-docs/benchmarks.md says what that saves.
+docs/explanation/benchmarks.md says what that saves.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def decode_image(
         max_pixels: the most pixels of the picture, and of its resized form.
         max_bytes: the most bytes of the file; ``None`` for no limit.
         dct_scaling: decode a large JPEG at 1/2, 1/4 or 1/8 of its size where the shorter side stays at least twice
-            ``resize``. Faster; the pixels then differ from the reference (see docs/32-images.md).
+            ``resize``. Faster; the pixels then differ from the reference (see docs/explanation/images.md).
 
     Returns:
         uint8 tensor (3, height, width), RGB, contiguous.

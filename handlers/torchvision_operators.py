@@ -2,7 +2,7 @@
 
 Decoding JPEG takes one operator, and detectors in TorchScript take others (``torchvision::nms``). ``import
 torchvision`` brings all models and transforms along, and with them torch's compiler: more than a second in each worker
-that starts, as much as torch itself (docs/32-images.md).
+that starts, as much as torch itself (docs/explanation/images.md).
 """
 
 from __future__ import annotations

@@ -277,7 +277,8 @@ def test_the_handler_of_the_documentation_passes_the_test_of_the_documentation(t
     import re
 
     root = REPOSITORY
-    blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "30-write-a-handler.md").read_text(), re.DOTALL)
+    page = (root / "docs" / "how-to" / "write-a-handler.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "mood_handler.py").write_text(blocks[0], encoding="utf-8")
     (tmp_path / "test_mood_handler.py").write_text(blocks[1], encoding="utf-8")
     paths = f"{tmp_path}:{root / 'handlers'}:{root / 'src'}"

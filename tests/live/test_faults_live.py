@@ -1,4 +1,4 @@
-"""What happens to requests when something breaks under a real TorchServe; docs/70-faults.md has the figures."""
+"""What happens to requests when something breaks under a real TorchServe; the page on faults has the figures."""
 
 from __future__ import annotations
 

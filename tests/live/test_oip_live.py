@@ -178,7 +178,7 @@ CALLS: dict[str, Callable[[Caller, Labels], Any]] = {
 
 
 def documented() -> dict[str, bool]:
-    text = (REPOSITORY / "docs" / "51-kserve-and-oip.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "reference" / "kserve-and-oip.md").read_text(encoding="utf-8")
     return {call: works == "yes" for call, works in re.findall(r"^\| (\w+: .+?) \| (yes|no) \|$", text, re.MULTILINE)}
 
 

@@ -17,7 +17,7 @@ def curl_lines() -> list[tuple[str, list[str]]]:
     pages = [
         REPOSITORY / "README.md",
         REPOSITORY / "handlers" / "README.md",
-        *sorted((REPOSITORY / "docs").glob("*.md")),
+        *sorted((REPOSITORY / "docs").rglob("*.md")),
     ]
     found = []
     for page in pages:

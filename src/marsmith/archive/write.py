@@ -1,7 +1,7 @@
 """Writing a model archive: same members, same bytes; never half a file; every source read once.
 
 The manifest comes first, then the members sorted by name, and ``MAR-INF/SHA256SUMS`` last, since it holds the digests
-of all the others. ``docs/20-archive-format.md`` is the specification.
+of all the others. ``docs/reference/archive-format.md`` is the specification.
 """
 
 from __future__ import annotations

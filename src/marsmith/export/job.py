@@ -267,7 +267,7 @@ def _classes(outputs: torch.Tensor) -> int:
         raise ExportError(
             f"for {len(outputs)} images the module gives outputs of the shape {tuple(outputs.shape)}, and an image "
             "classifier gives (N, classes)",
-            tip="any other module is exported with a TensorRecipe: docs/15-recipes.md",
+            tip="any other module is exported with a TensorRecipe: docs/how-to/recipes.md",
         )
     return int(outputs.shape[1])
 

@@ -41,8 +41,8 @@ def check_takes_form(runner: Runner, handler: str, report: Mapping[str, Any]) ->
             raise HandlerError(
                 f"the handler {handler} takes {what}, and cannot give it to what was exported, which takes "
                 f"{_shown(report['inputs'])}: {message}",
-                tip="export what this handler feeds (a TensorRecipe, docs/15-recipes.md), or take a handler for this "
-                "export; if both are right, name a request that it answers under examples in the spec",
+                tip="export what this handler feeds (a TensorRecipe, docs/how-to/recipes.md), or take a handler for "
+                "this export; if both are right, name a request that it answers under examples in the spec",
             )
 
 

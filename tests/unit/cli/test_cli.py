@@ -52,6 +52,6 @@ def test_every_verb_explains_itself_without_torch(verb: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_documented(verb: str) -> None:
     pages = "".join(
-        path.read_text() for path in [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "README.md"]
+        path.read_text() for path in [*sorted((REPOSITORY / "docs").rglob("*.md")), REPOSITORY / "README.md"]
     )
     assert f"marsmith {verb}" in pages

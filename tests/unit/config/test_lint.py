@@ -321,7 +321,7 @@ def test_two_archives_of_one_version_are_found_together(folder: Path) -> None:
 def test_every_rule_has_a_case_here_and_a_line_in_the_docs() -> None:
     cases = [SERVER_CASES, MODEL_CASES, SPEC_CASES, METRICS_CASES, SETTINGS_CASES, HANDLER_CASES, ARCHIVE_CASES]
     assert STORE_RULES.union(*cases) == RULES.keys()
-    docs = (REPOSITORY / "docs" / "41-lint-and-config.md").read_text()
+    docs = (REPOSITORY / "docs" / "reference" / "lint-and-config.md").read_text()
     assert [rule for rule in RULES if f"| {rule} |" not in docs] == []
 
 

@@ -17,7 +17,7 @@ from marsmith.runtime.runner import Request, Runner
 from support.export_fixtures import write_tiny
 from support.projects import REPOSITORY
 
-PAGE = (REPOSITORY / "docs" / "30-write-a-handler.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "how-to" / "write-a-handler.md").read_text(encoding="utf-8")
 
 
 def from_the_page(start: str) -> str:

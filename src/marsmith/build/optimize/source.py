@@ -100,7 +100,7 @@ def _check_kind(archive: Archive) -> None:
     if manifest.model_file:
         raise ArchiveError(
             f"{name} holds an eager module: the class in {manifest.model_file} and a state dict",
-            tip="write a recipe that builds this class (docs/15-recipes.md), then: marsmith export MODEL",
+            tip="write a recipe that builds this class (docs/how-to/recipes.md), then: marsmith export MODEL",
         )
     if not manifest.serialized_file:
         raise ArchiveError(f"{name} has no serialized file: there is nothing to optimize")
@@ -109,7 +109,7 @@ def _check_kind(archive: Archive) -> None:
         raise ArchiveError(
             f"{name} has TorchServe's own handler {manifest.handler!r}; optimize knows {STOCK_HANDLER!r}, "
             "and handlers that lie in the archive",
-            tip="docs/34-handlers.md names our counterpart; build with it from a spec",
+            tip="docs/reference/handlers.md names our counterpart; build with it from a spec",
         )
     if not builtin and manifest.handler.partition(":")[0] not in archive.members:
         raise ArchiveError(f"{name}: the handler {manifest.handler!r} is not in the archive")

@@ -9,7 +9,7 @@ from typing import Literal
 Severity = Literal["error", "warning", "note"]
 
 # An error is what a server answers with failures, a warning what it answers with failures at times, a note what is
-# worth knowing. Each rule is explained in docs/31-check-a-handler.md.
+# worth knowing. Each rule is explained in docs/how-to/check-a-handler.md.
 RULES: dict[str, Severity] = {
     "not-python": "error",
     "one-class": "error",

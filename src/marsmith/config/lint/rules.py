@@ -1,6 +1,6 @@
 """The rules of `marsmith lint`, and what a rule finds.
 
-Each rule is explained, with its mend, in docs/41-lint-and-config.md.
+Each rule is explained, with its mend, in docs/reference/lint-and-config.md.
 """
 
 from __future__ import annotations

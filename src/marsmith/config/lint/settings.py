@@ -12,7 +12,7 @@ from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.project_settings import key_problems, parse_settings
 from marsmith.errors import ConfigError
 
-_MEND = "mend it as docs/41-lint-and-config.md says"
+_MEND = "mend it as docs/reference/lint-and-config.md says"
 
 
 def check_settings(path: Path, text: str, root: Path) -> list[LintResult]:

@@ -44,7 +44,7 @@ def check_names(path: Path, name: str, version: str, name_line: int, version_lin
 
 
 _SERVING = "serving"
-_MEND = "mend it as docs/11-model-spec.md says"
+_MEND = "mend it as docs/reference/model-spec.md says"
 # More of the 99th percentile than this should not be spent on waiting for a batch.
 _DELAY_SHARE = 0.2
 

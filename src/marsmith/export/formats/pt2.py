@@ -1,7 +1,7 @@
 """An eager module to a ``.pt2`` file: torch.export, compiled ahead of time by AOTInductor. Imports torch.
 
 The file holds machine code. It is made for the instruction set of this machine's CPU, which is recorded in it, and for
-this release of torch. Two builds on one machine give the same code and weights; docs/12-formats-and-engines.md says
+this release of torch. Two builds on one machine give the same code and weights; the page on formats and engines says
 what may differ.
 """
 

@@ -151,7 +151,7 @@ def load_recipe(path: Path, root: Path | None = None) -> AnyRecipe:
         ) from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe | TensorRecipe):
-        raise ExportError(f"{path} defines no RECIPE = Recipe(...)", tip="see docs/15-recipes.md")
+        raise ExportError(f"{path} defines no RECIPE = Recipe(...)", tip="see docs/how-to/recipes.md")
     return recipe
 
 
