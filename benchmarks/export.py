@@ -35,6 +35,7 @@ from marsmith.export.lock import Candidate, ExportLock
 from marsmith.export.machine import versions
 from marsmith.export.measure import Effort, Progress
 from marsmith.project import Project
+from prose import fold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,21 +118,20 @@ def _with_photos(spec: ModelSpec) -> ModelSpec:
 
 def render(found: list[tuple[ExportLock, str]]) -> str:
     """Return the page with the tables."""
-    return "\n".join(
-        [
-            "# Models, forms, engines: speed and the gate's verdict",
-            "",
-            "Made by `python benchmarks/export.py`; how to read it, and what the gate asks, is told in",
-            "[the gate and the lock](gate-and-lock.md). Images per second are medians of turns taken side by side;",
-            "the speed-up is the geometric mean over the batch sizes 1 and 8, against the eager float32 module of the",
-            "same run. Errors are those of probabilities. How random weights were made fit to be judged is told under",
-            "[int8](int8.md), ResNets.",
-            "",
-            _machine([lock for lock, _ in found]),
-            "",
-            *[line for lock, weights in found for line in _section(lock, weights)],
-        ]
-    )
+    lines = [
+        "# Models, forms, engines: speed and the gate's verdict",
+        "",
+        "Made by `python benchmarks/export.py`; how to read it, and what the gate asks, is told in",
+        "[the gate and the lock](gate-and-lock.md). Images per second are medians of turns taken side by side;",
+        "the speed-up is the geometric mean over the batch sizes 1 and 8, against the eager float32 module of the",
+        "same run. Errors are those of probabilities. How random weights were made fit to be judged is told under",
+        "[int8](int8.md), ResNets.",
+        "",
+        _machine([lock for lock, _ in found]),
+        "",
+        *[line for lock, weights in found for line in _section(lock, weights)],
+    ]
+    return fold("\n".join(lines))
 
 
 def _machine(locks: list[ExportLock]) -> str:

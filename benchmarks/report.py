@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine_line
+from prose import fold
 from targets import busiest, most_of_limit, targets
 
 Result = Mapping[str, Any]
@@ -58,7 +59,7 @@ def render_page(results: Mapping[str, Result], plots: Path) -> str:
         parts.append(f"Not measured on this machine yet: {', '.join(missing)}.\n")
     parts += [render(results[name], plots) for name, render in SECTIONS.items() if name in results]
     parts.append(GPU)
-    return "\n".join(parts)
+    return fold("\n".join(parts))
 
 
 def hardware(machine: Mapping[str, Any]) -> tuple[str, ...]:
