@@ -81,7 +81,7 @@ check: setup  ## types, lint, format, the direction of imports, code that stands
 	@"$(VENV)/bin/python" -c 'from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))'
 	@$(RUN) pylint --disable=all --enable=duplicate-code src/marsmith
 
-fix: setup  ## mend what lint and format can mend, and render the schemas anew
+fix: setup  ## fix what lint and format can fix, and render the schemas anew
 	@$(RUN) ruff check --fix . ; $(RUN) ruff format .
 	@"$(VENV)/bin/python" -c 'from marsmith.config.model_spec import model_spec_schema; print(model_spec_schema(), end="")' \
 	  > config/model-spec.schema.json

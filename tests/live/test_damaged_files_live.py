@@ -161,18 +161,18 @@ def test_a_version_with_a_slash_cannot_be_asked_for_and_that_is_said(project: Pr
 DAMAGE = ["", "[", "[" * 100_000, "{}", '{"pid": "1"}', '{"pid": 99999999999999999999, "created": 1}', "\xff", "null"]
 
 
-def test_the_supervisor_outlives_a_damaged_state_and_mends_it(project: Project) -> None:
+def test_the_supervisor_outlives_a_damaged_state_and_fixes_it(project: Project) -> None:
     before, watched = run_state.read(project), supervisor_pid(project)
     for damage in DAMAGE:
         (project.run / run_state.FILE_NAME).write_bytes(damage.encode("latin-1"))
 
-        def mended() -> bool:
+        def fixed() -> bool:
             try:
                 return run_state.read(project) == before
             except MarsmithError:
                 return False
 
-        until(mended, 60)
+        until(fixed, 60)
     assert supervisor_pid(project) == watched
 
 

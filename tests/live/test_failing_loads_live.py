@@ -198,11 +198,11 @@ def test_after_a_crash_the_same_are_left_out(project: Project) -> None:
     runs_as_planned(project)
 
 
-def test_mended_it_is_registered_in_its_place_and_is_the_default_again(project: Project) -> None:
+def test_fixed_it_is_registered_in_its_place_and_is_the_default_again(project: Project) -> None:
     install(project)
-    mended = marsmith(project, "register", "tiny-2.0.mar")
-    assert mended.returncode == 0, mended.stderr
-    assert mended.stdout == "tiny:2.0 is ready: 1/1 workers, batch size 2, default version\n"
+    fixed = marsmith(project, "register", "tiny-2.0.mar")
+    assert fixed.returncode == 0, fixed.stderr
+    assert fixed.stdout == "tiny:2.0 is ready: 1/1 workers, batch size 2, default version\n"
     assert answers(project)
     found = registered(project)
     assert {version for name, version in found if name == "tiny"} == {"1.0", "2.0"}

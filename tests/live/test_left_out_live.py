@@ -88,7 +88,7 @@ def test_a_default_that_is_left_out_answers_503_and_no_other_takes_its_place_not
     assert remembered.file(("echo", "2.0")) == "echo-2.0.mar"
 
 
-def test_when_it_is_mended_it_is_the_default_again(project: Project) -> None:
+def test_when_it_is_fixed_it_is_the_default_again(project: Project) -> None:
     assert marsmith(project, "stop").returncode == 0
     shutil.copy(project.root.parent / "two.mar", project.model_store / "echo-2.0.mar")
     started = marsmith(project, "serve")
@@ -111,12 +111,12 @@ def left_out(project: Project) -> set[str]:
     return {each["file"] for each in json.loads(marsmith(project, "status", "--json").stdout)["left_out"]}
 
 
-def test_mended_it_is_registered_on_the_running_server_in_place_of_what_stood_in(project: Project) -> None:
+def test_fixed_it_is_registered_on_the_running_server_in_place_of_what_stood_in(project: Project) -> None:
     serve_broken(project)
     assert "echo-2.0.mar" in left_out(project)
     shutil.copy(project.root.parent / "two.mar", project.model_store / "echo-2.0.mar")
-    mended = marsmith(project, "register", "echo-2.0.mar")
-    assert (mended.returncode, mended.stdout.endswith("default version\n")) == (0, True), mended.stderr
+    fixed = marsmith(project, "register", "echo-2.0.mar")
+    assert (fixed.returncode, fixed.stdout.endswith("default version\n")) == (0, True), fixed.stderr
     assert (asked(project, "echo"), asked(project, "echo/2.0"), asked(project, "echo/1.0")) == (200, 200, 200)
     assert "echo-2.0.mar" not in left_out(project)
 

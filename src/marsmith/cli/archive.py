@@ -59,4 +59,4 @@ def run(args: argparse.Namespace) -> None:
     }
     print_json(result) if args.json else print_fields(result)
     for problem in policy_problems(Archive.open(built.path), policy):
-        note(f"not served before that is mended: {problem}")
+        note(f"not served before that is fixed: {problem}")

@@ -66,7 +66,7 @@ def _print(found: list[Finding]) -> None:
         print(printable(f"{item.file}:{item.line}: {item.severity}: {item.message} [{item.rule}]"))
         for line in item.detail.rstrip().splitlines():
             print(printable(f"    | {line}"))
-        print(printable(f"    mend: {item.mend}"))
+        print(printable(f"    fix: {item.fix}"))
     counts = Counter(item.severity for item in found)
     words = [f"{counts[kind]} {kind}{'' if counts[kind] == 1 else 's'}" for kind in ("error", "warning", "note")]
     print(", ".join(word for word in words if not word.startswith("0 ")) or "nothing found")

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Examine, mend where asked, print, and return 1 where something fails."""
+    """Examine, fix where asked, print, and return 1 where something fails."""
     from marsmith.server.doctor import clear, judge
     from marsmith.server.machine_facts import gather
 
@@ -50,5 +50,5 @@ def run(args: argparse.Namespace) -> int:
 def _print(checks: Sequence[Diagnosis]) -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
-        mend = f" -> {check.mend}" if check.mend else ""
-        print(f"{check.status:<4}  {check.name:<{width}}  {check.found}{mend}")
+        fix = f" -> {check.fix}" if check.fix else ""
+        print(f"{check.status:<4}  {check.name:<{width}}  {check.found}{fix}")

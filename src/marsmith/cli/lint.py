@@ -4,7 +4,7 @@ Without a path everything of the project is checked. Exits 1 where there is an e
 
     marsmith lint
     marsmith lint config.properties model_store/resnet18-1.0.mar
-    marsmith lint --fix                  # mend what can be mended safely, then show what is left
+    marsmith lint --fix                  # fix what can be fixed safely, then show what is left
     marsmith lint --format github        # annotations in a pull request; also: sarif, json
 """
 
@@ -29,18 +29,18 @@ _MOST_PASSES = 5
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="file, archive or folder")
-    parser.add_argument("--fix", action="store_true", help="mend what can be mended safely")
+    parser.add_argument("--fix", action="store_true", help="fix what can be fixed safely")
     parser.add_argument("--format", choices=("text", "json", "sarif", "github"), default="text", help="(%(default)s)")
     add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, mend where asked, print, and return 1 where there is an error."""
+    """Check, fix where asked, print, and return 1 where there is an error."""
     from marsmith.config.lint.report import has_errors
 
     results = _lint(args.paths)
     if args.fix:
-        results = _mend(results, args.paths)
+        results = _fix(results, args.paths)
     _print(results, "json" if args.json else args.format)
     return int(has_errors(results))
 
@@ -57,20 +57,20 @@ def _lint(paths: list[Path]) -> list[LintResult]:
     return lint_paths(paths, root)
 
 
-def _mend(results: list[LintResult], paths: list[Path]) -> list[LintResult]:
-    from marsmith.config.lint.run import mend
+def _fix(results: list[LintResult], paths: list[Path]) -> list[LintResult]:
+    from marsmith.config.lint.run import fix
 
-    mended = 0
+    fixed = 0
     for _ in range(_MOST_PASSES):
         try:
-            count = mend(results)
+            count = fix(results)
         except OSError as error:
-            raise MarsmithError(f"cannot mend {error.filename}: {error.strerror}") from None
+            raise MarsmithError(f"cannot fix {error.filename}: {error.strerror}") from None
         if not count:
             break
-        mended += count
+        fixed += count
         results = _lint(paths)
-    note(f"mended {mended}")
+    note(f"fixed {fixed}")
     return results
 
 

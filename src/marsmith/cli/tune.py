@@ -203,9 +203,9 @@ def _write(project: Project, model: str | None, tuning: Tuning) -> None:
     """Put the result into the spec; its comments and other keys stay."""
     from marsmith.config.edit import apply
     from marsmith.config.model_spec import load_spec
-    from marsmith.loadtest.tune.tune import spec_fixes
+    from marsmith.loadtest.tune.tune import spec_edits
 
     if model is None:
         return
-    apply(project.spec(model), spec_fixes(load_spec(project, model), tuning))
+    apply(project.spec(model), spec_edits(load_spec(project, model), tuning))
     note(f"wrote {project.spec(model)}; next: marsmith archive {model}")

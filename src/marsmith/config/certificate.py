@@ -170,15 +170,15 @@ def config_changes(project: Project, config: Mapping[str, str], key: Path, certi
 
 def changed_text(text: str, changes: Mapping[str, str]) -> str:
     """Return the text of a server config with ``changes`` made; comments and all other lines stay as they are."""
-    from marsmith.config.edit import Fix, fix_properties
+    from marsmith.config.edit import Edit, edit_properties
 
     last = {entry.key: entry for entry in parse_properties(text)}
-    fixes = [
-        Fix("set", (key,), value, last[key].line)
+    edits = [
+        Edit("set", (key,), value, last[key].line)
         for key, value in changes.items()
         if key in last and last[key].value != value
     ]
-    changed = fix_properties(text, fixes)
+    changed = edit_properties(text, edits)
     added = render_properties({key: value for key, value in changes.items() if key not in last})
     if not added:
         return changed

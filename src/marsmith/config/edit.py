@@ -23,7 +23,7 @@ _FLUSH_SEQUENCE = re.compile(r"^( *)[^\s#-][^\n]*:[ ]*\n\1- ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Fix:
+class Edit:
     """One change of one file.
 
     Attributes:
@@ -39,41 +39,41 @@ class Fix:
     line: int = 0
 
 
-def apply(file: Path, fixes: Iterable[Fix]) -> None:
+def apply(file: Path, edits: Iterable[Edit]) -> None:
     """Change ``file`` as the fixes say, whole or not at all.
 
     Raises:
         OSError: it cannot be read or written.
     """
-    wanted: list[Fix] = []
-    for fix in fixes:
+    wanted: list[Edit] = []
+    for edit in edits:
         # A value may be a mapping, which has no hash.
-        if fix not in wanted:
-            wanted.append(fix)
+        if edit not in wanted:
+            wanted.append(edit)
     if file.suffix == ".properties":
-        text = fix_properties(file.read_bytes().decode(ENCODING), wanted)
+        text = edit_properties(file.read_bytes().decode(ENCODING), wanted)
         _write(file, text.encode(ENCODING))
     else:
-        _write(file, fix_yaml(file.read_text(encoding="utf-8"), wanted).encode())
+        _write(file, edit_yaml(file.read_text(encoding="utf-8"), wanted).encode())
 
 
-def fix_properties(text: str, fixes: Iterable[Fix]) -> str:
+def edit_properties(text: str, edits: Iterable[Edit]) -> str:
     """Return the text with lines changed, removed, or added at the end; all other lines are kept byte for byte."""
     lines = re.split(r"(?<=\n)", text)
     starts = {entry.line: entry for entry in parse_properties(text)}
     added = []
-    for fix in fixes:
-        key = fix.path[-1]
-        if fix.line == 0:
-            added.append(render_properties({key: fix.value}))
+    for edit in edits:
+        key = edit.path[-1]
+        if edit.line == 0:
+            added.append(render_properties({key: edit.value}))
             continue
-        entry = starts[fix.line]
-        first, last = fix.line - 1, _last_line(lines, fix.line - 1)
+        entry = starts[edit.line]
+        first, last = edit.line - 1, _last_line(lines, edit.line - 1)
         content = {
-            "set": {key: fix.value},
-            "rename": {str(fix.value): entry.value},
+            "set": {key: edit.value},
+            "rename": {str(edit.value): entry.value},
             "remove": {},
-        }[fix.action]
+        }[edit.action]
         ending = "\r\n" if lines[last].endswith("\r\n") else "\n"
         # Lines are replaced by as many, so that the numbers of later ones stay right.
         lines[first : last + 1] = [render_properties(content).replace("\n", ending), *[""] * (last - first)]
@@ -82,7 +82,7 @@ def fix_properties(text: str, fixes: Iterable[Fix]) -> str:
     return body + separator + "".join(added)
 
 
-def fix_yaml(text: str, fixes: Iterable[Fix]) -> str:
+def edit_yaml(text: str, edits: Iterable[Edit]) -> str:
     """Return the text with keys set or renamed; comments, quotes and the order of keys stay."""
     yaml = YAML(typ="rt")
     yaml.preserve_quotes = True
@@ -90,14 +90,18 @@ def fix_yaml(text: str, fixes: Iterable[Fix]) -> str:
     if not _FLUSH_SEQUENCE.search(text):
         yaml.indent(mapping=2, sequence=4, offset=2)
     data = yaml.load(text)
-    for fix in fixes:
-        parent = _parent(data, fix.path)
-        if fix.action == "set":
-            _set(parent, fix.path[-1], DoubleQuotedScalarString(fix.value) if isinstance(fix.value, str) else fix.value)
-        elif fix.action == "rename":
-            _rename(parent, fix.path[-1], str(fix.value))
+    for edit in edits:
+        parent = _parent(data, edit.path)
+        if edit.action == "set":
+            _set(
+                parent,
+                edit.path[-1],
+                DoubleQuotedScalarString(edit.value) if isinstance(edit.value, str) else edit.value,
+            )
+        elif edit.action == "rename":
+            _rename(parent, edit.path[-1], str(edit.value))
         else:
-            del parent[fix.path[-1]]
+            del parent[edit.path[-1]]
     stream = StringIO()
     yaml.dump(data, stream)
     return stream.getvalue()
@@ -160,9 +164,9 @@ def _write(file: Path, content: bytes) -> None:
         raise
 
 
-def grouped(fixes: Iterable[tuple[Path, Fix]]) -> Mapping[Path, list[Fix]]:
+def grouped(edits: Iterable[tuple[Path, Edit]]) -> Mapping[Path, list[Edit]]:
     """Return the fixes by file."""
-    by_file: dict[Path, list[Fix]] = {}
-    for file, fix in fixes:
-        by_file.setdefault(file, []).append(fix)
+    by_file: dict[Path, list[Edit]] = {}
+    for file, edit in edits:
+        by_file.setdefault(file, []).append(edit)
     return by_file

@@ -244,7 +244,7 @@ def _in_its_place(version: str) -> Step:
 
 
 def _bring_back(site: ModelServer, deployable: Deployable, options: Options) -> Outcome:
-    """Register a version that was left out, once it is mended; it becomes the default again when it has answered.
+    """Register a version that was left out, once it is fixed; it becomes the default again when it has answered.
 
     Raises:
         ServerError: it does not; it is left out as before.

@@ -82,7 +82,7 @@ def _as_member(item: Finding, folder: Path, archive: Path) -> Finding:
     file = item.file.resolve()
     file = file.relative_to(folder) if file.is_relative_to(folder) else item.file
     message = item.message.replace(f"{folder}/", "").replace(str(folder), str(archive))
-    return replace(item, file=file, message=message, mend=item.mend.replace(f"{folder}/", ""))
+    return replace(item, file=file, message=message, fix=item.fix.replace(f"{folder}/", ""))
 
 
 def _own_examples(folder: Path) -> list[TrialRequest]:
@@ -125,7 +125,7 @@ def _try_out(
     except HandlerError as error:
         reason, _, traceback = error.message.partition("\n")
         where = _place_in(traceback, place)
-        return [finding("load-fails", *where, reason, error.tip or "mend what the traceback shows", traceback)]
+        return [finding("load-fails", *where, reason, error.tip or "fix what the traceback shows", traceback)]
 
 
 def _send(
@@ -142,13 +142,13 @@ def _send(
     sent = f"a batch of {len(requests)}" if len(requests) > 1 else f"{requests[0].name} alone"
     if _MISMATCH in text or _NO_LIST in text:
         message = f"answers {sent} with something other than a list of {len(requests)}"
-        mend = "return a list with one reply a request, in the order of data"
-        return replies, [finding("reply-count", *place, message, mend)]
+        fix = "return a list with one reply a request, in the order of data"
+        return replies, [finding("reply-count", *place, message, fix)]
     traceback = runner.last_traceback or ""
     reason = (summary(traceback) if traceback else "") or runner.last_failure or text.strip()
     message = f"answers {sent} with status {failed.status}: {reason}"
-    mend = "mend what the traceback shows; a bad request must not fail its neighbours"
-    return replies, [finding("batch-fails", *_place_in(traceback, place), message, mend, traceback)]
+    fix = "fix what the traceback shows; a bad request must not fail its neighbours"
+    return replies, [finding("batch-fails", *_place_in(traceback, place), message, fix, traceback)]
 
 
 def _compare(
@@ -162,8 +162,8 @@ def _compare(
         problem = _difference(alone, reply, request.tolerance)
         if problem:
             message = f"answers {request.name} otherwise in a batch of {len(requests)} than alone: {problem}"
-            mend = "keep requests and replies in one order, and let no request change what its neighbours get"
-            return [finding("batch-changes-answers", *place, message, mend)]
+            fix = "keep requests and replies in one order, and let no request change what its neighbours get"
+            return [finding("batch-changes-answers", *place, message, fix)]
     return []
 
 

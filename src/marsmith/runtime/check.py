@@ -17,7 +17,7 @@ from marsmith.runtime import handler_probe
 from marsmith.runtime.check_rules import check_calls, read_by_frontend
 from marsmith.runtime.entry_points import check_entry_point
 from marsmith.runtime.import_statements import parse_python
-from marsmith.runtime.imports import ImportProblem, follow_imports, mend_missing, resolve
+from marsmith.runtime.imports import ImportProblem, fix_missing, follow_imports, resolve
 
 # As long as TorchServe gives a model to start, by default.
 IMPORT_TIMEOUT_S = 120.0
@@ -74,7 +74,7 @@ def _by_text(handler: Path, function: str | None) -> list[Finding]:
 
 
 def _of_import(problem: ImportProblem) -> Finding:
-    return finding(problem.rule, problem.file, problem.line, problem.message, problem.mend)
+    return finding(problem.rule, problem.file, problem.line, problem.message, problem.fix)
 
 
 def _not_python(handler: Path, error: HandlerError) -> Finding:
@@ -82,7 +82,7 @@ def _not_python(handler: Path, error: HandlerError) -> Finding:
     place, _, reason = error.message.partition(": ")
     path, _, line = place.rpartition(":")
     file = Path(path) if line.isdigit() else handler
-    return finding("not-python", file, int(line) if line.isdigit() else 1, reason, "mend the syntax of that line")
+    return finding("not-python", file, int(line) if line.isdigit() else 1, reason, "fix the syntax of that line")
 
 
 def _by_import(handler: Path, function: str | None, timeout_s: float) -> list[Finding]:
@@ -119,7 +119,7 @@ def _judged(handler: Path, function: str | None, outcome: dict[str, Any]) -> lis
     if error:
         file = _as_given(handler, Path(error["file"])) if error["file"] else handler
         message = f"{error['type']}: {error['message']}"
-        return [finding("import-fails", file, error["line"], message, _mend(error, handler), error["traceback"])]
+        return [finding("import-fails", file, error["line"], message, _fix(error, handler), error["traceback"])]
     names = outcome["names"]
     if (function or "handle") in names or len(outcome["classes"]) == 1:
         return []
@@ -128,12 +128,12 @@ def _judged(handler: Path, function: str | None, outcome: dict[str, Any]) -> lis
     return [finding("one-class", handler, 1, message, "move all but the handler to modules beside it, and import them")]
 
 
-def _mend(error: dict[str, Any], handler: Path) -> str:
+def _fix(error: dict[str, Any], handler: Path) -> str:
     if error["missing"]:
-        return mend_missing(error["missing"].partition(".")[0], handler)
+        return fix_missing(error["missing"].partition(".")[0], handler)
     if error["type"] in {"ImportError", "ModuleNotFoundError"}:
         return "import a name that is there; TorchServe would say \"No module named 'ts.torch_handler....'\" instead"
-    return "mend that line; a module should only define things when it is imported"
+    return "fix that line; a module should only define things when it is imported"
 
 
 def _printed(handler: Path, output: str) -> list[Finding]:

@@ -49,11 +49,11 @@ def _check_output(file: Path, call: ast.Call) -> Iterator[Finding]:
     lines = [line for text in texts for line in text.splitlines()]
     if any(map(read_by_frontend, lines)):
         message = f"prints what TorchServe's frontend takes for a message to itself: {texts[0]!r}"
-        mend = "use context.metrics for metrics, and begin other lines with other words"
-        yield finding("frontend-print", file, call.lineno, message, mend)
+        fix = "use context.metrics for metrics, and begin other lines with other words"
+        yield finding("frontend-print", file, call.lineno, message, fix)
     elif ast.unparse(call.func) == "print" and not any(keyword.arg == "file" for keyword in call.keywords):
-        mend = "use logging, which can be switched off"
-        yield finding("print", file, call.lineno, "prints a line to the model's log, without time or level", mend)
+        fix = "use logging, which can be switched off"
+        yield finding("print", file, call.lineno, "prints a line to the model's log, without time or level", fix)
 
 
 def _check_load(file: Path, call: ast.Call) -> Iterator[Finding]:
@@ -62,8 +62,8 @@ def _check_load(file: Path, call: ast.Call) -> Iterator[Finding]:
         message = "torch.load without weights_only=True runs any code that the file holds"
         if given is None:
             message += "; it is the default only from torch 2.6 on"
-        mend = "write torch.load(path, weights_only=True, map_location=...), or load a TorchScript file or safetensors"
-        yield finding("unsafe-load", file, call.lineno, message, mend)
+        fix = "write torch.load(path, weights_only=True, map_location=...), or load a TorchScript file or safetensors"
+        yield finding("unsafe-load", file, call.lineno, message, fix)
 
 
 def _check_wire_text(file: Path, call: ast.Call, position: int, keyword: str) -> Iterator[Finding]:
@@ -71,15 +71,15 @@ def _check_wire_text(file: Path, call: ast.Call, position: int, keyword: str) ->
     argument = by_keyword or (call.args[position] if len(call.args) > position else None)
     text = _text(argument) if argument else ""
     if not text.isascii():
-        mend = "use ASCII here, and put the text into the body"
+        fix = "use ASCII here, and put the text into the body"
         if "header" in ast.unparse(call.func):
             message = f"{text!r} is not ASCII, and HTTP headers carry nothing else for sure"
-            yield finding("non-ascii-header", file, call.lineno, message, mend)
+            yield finding("non-ascii-header", file, call.lineno, message, fix)
         else:
             message = (
                 f"{text!r} is not ASCII: the worker dies, for TorchServe gives its length in characters, not bytes"
             )
-            yield finding("non-ascii-wire", file, call.lineno, message, mend)
+            yield finding("non-ascii-wire", file, call.lineno, message, fix)
 
 
 def _text(node: ast.expr) -> str:

@@ -71,20 +71,20 @@ def _class_count(file: Path, classes: dict[str, ast.stmt], function: str | None)
     if not classes:
         missing = f"no function {function!r} and " if function else ""
         message = f"{missing}no class in the module: TorchServe has nothing to call"
-        mend = "write a class with initialize(self, context) and handle(self, data, context), or handle(data, context)"
-        return finding("one-class", file, 1, message, mend)
+        fix = "write a class with initialize(self, context) and handle(self, data, context), or handle(data, context)"
+        return finding("one-class", file, 1, message, fix)
     lines = ", ".join(f"{name} (line {node.lineno})" for name, node in classes.items())
     message = f"{len(classes)} classes in the module, where TorchServe wants one: {lines}"
-    mend = "move all but the handler to modules beside it, and import them"
-    return finding("one-class", file, list(classes.values())[1].lineno, message, mend)
+    fix = "move all but the handler to modules beside it, and import them"
+    return finding("one-class", file, list(classes.values())[1].lineno, message, fix)
 
 
 def _check_function(file: Path, function: _FunctionNode) -> list[Finding]:
     found = _check_handle(file, function, bound=0)
     if not found and not _mentions_in_a_test(function, function.args.args[0].arg):
         message = f"{function.name} is called with data None when the model is loaded, and does not look for it"
-        mend = f"begin it with `if {function.args.args[0].arg} is None: return None`, and load the model there"
-        found.append(finding("load-call", file, function.lineno, message, mend))
+        fix = f"begin it with `if {function.args.args[0].arg} is None: return None`, and load the model there"
+        found.append(finding("load-call", file, function.lineno, message, fix))
     return found
 
 
@@ -93,17 +93,17 @@ def _check_class(file: Path, tree: ast.Module, owner: ast.ClassDef) -> list[Find
     handle = _method(file, tree, owner, "handle")
     initialize = _method(file, tree, owner, "initialize")
     if handle.known and handle.node is None:
-        mend = "write `def handle(self, data, context)`; it returns a list with one reply a request"
-        found.append(finding("no-handle", file, owner.lineno, f"the class {owner.name} has no handle", mend))
+        fix = "write `def handle(self, data, context)`; it returns a list with one reply a request"
+        found.append(finding("no-handle", file, owner.lineno, f"the class {owner.name} has no handle", fix))
     if initialize.known and initialize.node is None:
-        mend = "write `def initialize(self, context)`, and load the model there"
+        fix = "write `def initialize(self, context)`, and load the model there"
         message = f"the class {owner.name} has no initialize, which TorchServe calls at load"
-        found.append(finding("no-initialize", file, owner.lineno, message, mend))
+        found.append(finding("no-initialize", file, owner.lineno, message, fix))
     if handle.node in owner.body and handle.node:
         found += _check_handle(file, handle.node, bound=1)
     if initialize.node in owner.body and initialize.node and not _takes(initialize.node, 2):
-        message, mend = "initialize must take one argument: context", "write `def initialize(self, context)`"
-        found.append(finding("signature", file, initialize.node.lineno, message, mend))
+        message, fix = "initialize must take one argument: context", "write `def initialize(self, context)`"
+        found.append(finding("signature", file, initialize.node.lineno, message, fix))
     return found
 
 
@@ -121,21 +121,21 @@ def _check_handle(file: Path, function: _FunctionNode, *, bound: int) -> list[Fi
 
 
 def _check_returns(file: Path, function: ast.FunctionDef, *, may_return_none: bool) -> list[Finding]:
-    mend = "return a list with one reply a request, in the order of data"
+    fix = "return a list with one reply a request, in the order of data"
     own = list(_own_nodes(function))
     for node in own:
         if isinstance(node, ast.Yield | ast.YieldFrom):
             return [
-                finding("returns-no-list", file, node.lineno, f"{function.name} yields, so it returns no list", mend)
+                finding("returns-no-list", file, node.lineno, f"{function.name} yields, so it returns no list", fix)
             ]
     returns = [node for node in own if isinstance(node, ast.Return)]
     if not returns and not any(isinstance(node, ast.Raise) for node in own):
         message = f"{function.name} returns nothing"
-        return [finding("returns-no-list", file, function.lineno, message, mend)]
+        return [finding("returns-no-list", file, function.lineno, message, fix)]
     wrong = [(node, kind) for node in returns if (kind := _no_list(node.value))]
     return [
         finding(
-            "returns-no-list", file, node.lineno, f"{function.name} returns {kind}, and TorchServe wants a list", mend
+            "returns-no-list", file, node.lineno, f"{function.name} returns {kind}, and TorchServe wants a list", fix
         )
         for node, kind in wrong
         if not (may_return_none and kind == "None")

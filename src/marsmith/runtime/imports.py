@@ -36,14 +36,14 @@ class ImportProblem:
         file: where it stands.
         line: counted from 1.
         message: what is wrong.
-        mend: what to do.
+        fix: what to do.
     """
 
     rule: str
     file: Path
     line: int
     message: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.message}"
@@ -151,8 +151,8 @@ def is_reserved(name: str) -> bool:
 
 def _raise_all(problems: list[ImportProblem]) -> None:
     if problems:
-        mends = dict.fromkeys(problem.mend for problem in problems)
-        raise HandlerError("\n".join(map(str, problems)), tip="; ".join(mends))
+        fixes = dict.fromkeys(problem.fix for problem in problems)
+        raise HandlerError("\n".join(map(str, problems)), tip="; ".join(fixes))
 
 
 def _misplaced(root: Path, statement: ImportStatement) -> ImportProblem | None:
@@ -185,11 +185,11 @@ def _unresolved(statement: ImportStatement) -> ImportProblem:
         message = f"the module {name!r} ({origin}) belongs to no installed distribution, so no server can be given it"
     else:
         message = f"the module {name!r} is neither beside the handler nor installed"
-    mend = mend_missing(name, statement.file, installed=origin is not None)
-    return ImportProblem("unresolved-import", statement.file, statement.line, message, mend)
+    fix = fix_missing(name, statement.file, installed=origin is not None)
+    return ImportProblem("unresolved-import", statement.file, statement.line, message, fix)
 
 
-def mend_missing(name: str, handler: Path, *, installed: bool = False) -> str:
+def fix_missing(name: str, handler: Path, *, installed: bool = False) -> str:
     """Return what to do about a module that an archive would lack.
 
     Args:

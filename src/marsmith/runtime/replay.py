@@ -120,7 +120,7 @@ def _validated(runner: Runner, request: ExampleRequest) -> ValidatedExample:
         came = f"{top!r} came out on top" if top is not None else f"the reply names none: {_shown(reply)}"
         raise HandlerError(
             f"the example {name!r} expects {expect!r}, but {came}",
-            tip="mend the weights, the labels or the handler, or change 'expect' in the model spec",
+            tip="fix the weights, the labels or the handler, or change 'expect' in the model spec",
         )
     return example
 

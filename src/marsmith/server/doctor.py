@@ -1,4 +1,4 @@
-"""Whether this machine can run a server well: one judgement a fact, each with its mend."""
+"""Whether this machine can run a server well: one judgement a fact, each with its fix."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Diagnosis:
         name: what was looked at.
         status: ok, warn or fail.
         found: what is there.
-        mend: what to do; empty where nothing is to be done.
+        fix: what to do; empty where nothing is to be done.
     """
 
     name: str
     status: Status
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def judge(facts: Facts) -> list[Diagnosis]:
@@ -155,8 +155,8 @@ def _gpu(facts: Facts) -> Diagnosis:
     if facts.torch_cuda is None:
         return Diagnosis("gpu", "warn", f"{found}; torch is built for the CPU", "install a CUDA build of torch")
     if facts.driver_cuda and Version(facts.driver_cuda).major < Version(facts.torch_cuda).major:
-        mend = f"update the driver, or install a torch for CUDA {Version(facts.driver_cuda).major}"
-        return Diagnosis("gpu", "fail", f"{found}; torch needs CUDA {facts.torch_cuda}", mend)
+        fix = f"update the driver, or install a torch for CUDA {Version(facts.driver_cuda).major}"
+        return Diagnosis("gpu", "fail", f"{found}; torch needs CUDA {facts.torch_cuda}", fix)
     return Diagnosis("gpu", "ok", found)
 
 
@@ -183,8 +183,8 @@ def _cores(facts: Facts) -> Diagnosis:
     if facts.cgroup_cores is not None and facts.cgroup_cores < facts.usable_cores:
         found += f", and a quota of {facts.cgroup_cores:g}"
         threads = max(1, int(facts.cgroup_cores))
-        mend = f"torch does not see the quota: set handler.settings.threads, or OMP_NUM_THREADS={threads}"
-        return Diagnosis("cores", "warn", found, mend)
+        fix = f"torch does not see the quota: set handler.settings.threads, or OMP_NUM_THREADS={threads}"
+        return Diagnosis("cores", "warn", found, fix)
     return Diagnosis("cores", "ok", found)
 
 
@@ -221,8 +221,8 @@ def _shared_memory(facts: Facts) -> Diagnosis:
 
 def _open_files(facts: Facts) -> Diagnosis:
     if 0 <= facts.open_files < FEWEST_OPEN_FILES:
-        mend = "each connection is one: ulimit -n 65536, or LimitNOFILE=65536 in the unit"
-        return Diagnosis("open files", "warn", str(facts.open_files), mend)
+        fix = "each connection is one: ulimit -n 65536, or LimitNOFILE=65536 in the unit"
+        return Diagnosis("open files", "warn", str(facts.open_files), fix)
     return Diagnosis("open files", "ok", "unlimited" if facts.open_files < 0 else str(facts.open_files))
 
 

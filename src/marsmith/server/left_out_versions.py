@@ -1,4 +1,4 @@
-"""A version that a running server leaves out: it is taken off, no other takes its place, and mended it comes back."""
+"""A version that a running server leaves out: it is taken off, no other takes its place, and fixed it comes back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refuse_left_out(project: Project, status: VersionStatus) -> None:
     if holds_place(project, status):
         raise UsageError(
             f"{status.model_name}:{status.model_version} is left out of the running server",
-            tip="marsmith status says why; when that is mended: marsmith register ARCHIVE",
+            tip="marsmith status says why; when that is fixed: marsmith register ARCHIVE",
         )
 
 

@@ -71,7 +71,7 @@ def stands_in(status: VersionStatus, left_out: Collection[str]) -> bool:
 
 
 def still_left_out(left_out: Iterable[LeftOut], registered: Iterable[VersionStatus]) -> tuple[LeftOut, ...]:
-    """Return what is left out of a server for which this is registered: what has been mended meanwhile is served."""
+    """Return what is left out of a server for which this is registered: what has been fixed meanwhile is served."""
     answering = [status for status in registered if status.ready_workers and not is_placeholder(status)]
     served = {name for status in answering for name in left_out_names(status)}
     return tuple(each for each in left_out if each.file not in served)

@@ -127,7 +127,7 @@ def _bind_problem(endpoint: ListenAddress, error: OSError) -> PreflightProblem:
     where = f"{endpoint.host}:{endpoint.port} ({endpoint.key})"
     if error.errno != errno.EADDRINUSE:
         return PreflightProblem(
-            f"cannot listen at {where}: {error.strerror or error}", "mend the address in config.properties"
+            f"cannot listen at {where}: {error.strerror or error}", "fix the address in config.properties"
         )
     owner = _owner(endpoint.port)
     by = f" by {owner}" if owner else ""

@@ -157,7 +157,7 @@ class Supervisor:
         Whatever is wrong with an archive, a file of the run or a reply, the watch goes on.
         """
         try:
-            self._mend_state(state)
+            self._fix_state(state)
             if self._client is None:
                 self._client = Client.for_project(self.project, deadline_s=_DEADLINE_S)
             return server_state.look(self.project, self._client)
@@ -167,7 +167,7 @@ class Supervisor:
             self._tell_once(f"cannot see what is served: {error!r}")
             return None
 
-    def _mend_state(self, state: RunState) -> None:
+    def _fix_state(self, state: RunState) -> None:
         """Write the state of the server that is watched anew when somebody has damaged its file."""
         try:
             run_state.read(self.project)

@@ -199,10 +199,10 @@ def test_the_new_archive_answers_a_live_server_as_the_old_one_does(
     optimized: Optimized, stock: Path, tmp_path: Path, photos: Path
 ) -> None:
     # A delay of 0 is an error of lint's, and serve leaves such an archive out.
-    mended = Path(shutil.copy(stock, tmp_path / "mended.mar"))
-    config = entries_of(mended)["run.yaml"].replace(b"maxBatchDelay: 0", b"maxBatchDelay: 1")
-    rewrite(mended, {**entries_of(mended), "run.yaml": config})
-    archives = {"old-1.0.mar": mended, optimized.path.name: optimized.path}
+    fixed = Path(shutil.copy(stock, tmp_path / "fixed.mar"))
+    config = entries_of(fixed)["run.yaml"].replace(b"maxBatchDelay: 0", b"maxBatchDelay: 1")
+    rewrite(fixed, {**entries_of(fixed), "run.yaml": config})
+    archives = {"old-1.0.mar": fixed, optimized.path.name: optimized.path}
     project = make_project(tmp_path / "project", archives, load_models="all")
     with running(project) as state, Client.for_project(project) as client:
         assert state.left_out == ()

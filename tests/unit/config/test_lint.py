@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marsmith.cli.lint import configure, run
-from marsmith.config.edit import Fix, apply, fix_properties, fix_yaml
+from marsmith.config.edit import Edit, apply, edit_properties, edit_yaml
 from marsmith.config.lint import RULES, LintResult, lint_paths, lint_project
 from marsmith.config.lint.metrics import FRONTEND_METRICS, written_metrics
 from marsmith.config.lint.model_config import check_model_config
 from marsmith.config.lint.report import as_github, as_sarif, as_text
-from marsmith.config.lint.run import mend
+from marsmith.config.lint.run import fix
 from marsmith.config.model_config import ModelConfig, render_model_config
 from marsmith.config.model_spec import parse_model_spec
 from marsmith.config.properties import as_mapping, parse_properties, render_properties
@@ -284,12 +284,12 @@ def test_this_repository_has_no_finding() -> None:
 
 
 @pytest.mark.parametrize(("rule", "name", "text"), TEXT_CASES)
-def test_a_rule_finds_its_trap_with_a_line_and_a_mend(folder: Path, rule: str, name: str, text: str) -> None:
+def test_a_rule_finds_its_trap_with_a_line_and_a_fix(folder: Path, rule: str, name: str, text: str) -> None:
     (folder / name).write_text(text)
     [first, *_] = [item.finding for item in lint(folder, name) if item.finding.rule == rule]
     assert 1 <= first.line <= max(1, text.count("\n"))
     assert first.file == folder / name
-    assert first.mend
+    assert first.fix
     assert first.message
 
 
@@ -384,17 +384,17 @@ FIXES: list[tuple[str, str, Callable[[str], bool]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "text", "mended"), FIXES)
+@pytest.mark.parametrize(("name", "text", "fixed"), FIXES)
 def test_a_fix_leaves_a_sound_file_and_every_other_line_as_it_was(
-    folder: Path, name: str, text: str, mended: Callable[[str], bool]
+    folder: Path, name: str, text: str, fixed: Callable[[str], bool]
 ) -> None:
     text = f"# why this file is here\n{text}"
     (folder / name).write_text(text)
     before = lint(folder, name)
     assert before
-    assert mend(before) >= 1
+    assert fix(before) >= 1
     after = (folder / name).read_text()
-    assert mended(after)
+    assert fixed(after)
     assert lint(folder, name) == []
     assert len(set(text.splitlines()) - set(after.splitlines())) <= 1
     assert sorted(path.name for path in (folder / name).parent.iterdir() if path.name.startswith(".")) == []
@@ -408,18 +408,20 @@ def test_a_fix_opens_nothing_that_a_mistake_keeps_closed(folder: Path, line: str
     (folder / "config.properties").write_text(f"{SERVER}{line}\n")
     results = lint(folder, "config.properties")
     assert len(results) == 1
-    assert mend(results) == 0
+    assert fix(results) == 0
 
 
 def test_a_rename_keeps_the_comment_beside_the_key() -> None:
     text = "# top\nserving:\n  # above\n  batchsize: 8  # beside\n  minWorkers: 1\nlist:\n- a\n- b\n"
-    fixed = fix_yaml(text, [Fix("rename", ("serving", "batchsize"), "batchSize")])
+    fixed = edit_yaml(text, [Edit("rename", ("serving", "batchsize"), "batchSize")])
     assert fixed == text.replace("batchsize", "batchSize")
 
 
 def test_a_key_that_is_added_stands_with_its_block_and_not_behind_the_empty_line() -> None:
     text = "handler:\n  settings:\n    top_k: 5\n\n# What it must answer.\nexamples:\n  - a: 1  # one\n"
-    fixed = fix_yaml(text, [Fix("set", ("handler", "settings", "threads"), 1), Fix("set", ("examples", "0", "b"), 2)])
+    fixed = edit_yaml(
+        text, [Edit("set", ("handler", "settings", "threads"), 1), Edit("set", ("examples", "0", "b"), 2)]
+    )
     assert fixed == text.replace("top_k: 5\n", "top_k: 5\n    threads: 1\n") + "    b: 2\n"
 
 
@@ -427,14 +429,14 @@ def test_a_block_is_added_once_and_not_behind_the_empty_line(tmp_path: Path) -> 
     text = "handler:\n  entry_point: a.py\n\n# What it must answer.\nexamples: []\n"
     file = tmp_path / "m.yaml"
     file.write_text(text)
-    block = Fix("set", ("handler", "settings"), {"threads": 1, "top_k": 3})
+    block = Edit("set", ("handler", "settings"), {"threads": 1, "top_k": 3})
     apply(file, [block, block])
     assert file.read_text() == text.replace("a.py\n", "a.py\n  settings:\n    threads: 1\n    top_k: 3\n")
 
 
 def test_a_line_that_goes_on_below_is_replaced_whole() -> None:
     text = "# top\nallowed_urls=http://a,\\\n   http://b\n# end\nport=1\n"
-    fixed = fix_properties(text, [Fix("set", ("allowed_urls",), "(?!)", 2), Fix("set", ("new",), "x y")])
+    fixed = edit_properties(text, [Edit("set", ("allowed_urls",), "(?!)", 2), Edit("set", ("new",), "x y")])
     assert fixed == "# top\nallowed_urls=(?!)\n# end\nport=1\nnew=x y\n"
     assert as_mapping(parse_properties(fixed)) == {"allowed_urls": "(?!)", "port": "1", "new": "x y"}
 
@@ -446,7 +448,7 @@ KEYS = st.text("abc_. =:#!\\\u00e9", min_size=1, max_size=6)
 def test_setting_one_key_leaves_the_others(values: dict[str, str], data: st.DataObject) -> None:
     text = "# reason\n".join(["", *(render_properties({key: value}) for key, value in values.items())])
     chosen = data.draw(st.sampled_from(parse_properties(text)))
-    fixed = fix_properties(text, [Fix("set", (chosen.key,), "new", chosen.line)])
+    fixed = edit_properties(text, [Edit("set", (chosen.key,), "new", chosen.line)])
     assert as_mapping(parse_properties(fixed)) == values | {chosen.key: "new"}
     assert fixed.count("# reason") == text.count("# reason")
 
@@ -456,7 +458,7 @@ def two_findings(folder: Path) -> list[LintResult]:
     return lint(folder, "config.properties")
 
 
-def test_text_names_place_reason_and_mend(folder: Path) -> None:
+def test_text_names_place_reason_and_fix(folder: Path) -> None:
     assert as_text(two_findings(folder), folder) == (REPOSITORY / "tests" / "golden" / "lint.txt").read_text()
 
 
@@ -544,12 +546,12 @@ def test_a_block_of_the_handlers_own_is_left_alone_whatever_it_is_called(folder:
     file = folder / "model-config.yaml"
     file.write_text(MODEL + block)
     assert lint(folder, "model-config.yaml") == []
-    assert mend(lint(folder, "model-config.yaml")) == 0
+    assert fix(lint(folder, "model-config.yaml")) == 0
     assert file.read_text() == MODEL + block
 
 
 @pytest.mark.parametrize(
-    ("line", "rule", "mended"),
+    ("line", "rule", "fixed"),
     [
         ("batchsize: 4", "MS201", "batchSize: 4"),
         ("max_retry_timeout: 30", "MS201", "maxRetryTimeoutInSec: 30"),
@@ -564,25 +566,25 @@ def test_a_block_of_the_handlers_own_is_left_alone_whatever_it_is_called(folder:
         ("max_length: 50", "MS202", None),
     ],
 )
-def test_only_what_could_stand_there_is_renamed(folder: Path, line: str, rule: str, mended: str | None) -> None:
+def test_only_what_could_stand_there_is_renamed(folder: Path, line: str, rule: str, fixed: str | None) -> None:
     file = folder / "model-config.yaml"
-    base = changed(MODEL, **{(mended or "x").partition(":")[0]: None})
+    base = changed(MODEL, **{(fixed or "x").partition(":")[0]: None})
     file.write_text(base + line + "\n")
     found = [item for item in lint(folder, "model-config.yaml") if item.finding.rule == rule]
     assert len(found) == 1
-    assert mend(found) == (1 if mended else 0)
+    assert fix(found) == (1 if fixed else 0)
     after = file.read_text()
-    assert (mended or line) in after
+    assert (fixed or line) in after
 
 
 def test_a_block_in_a_spec_is_refused_and_never_renamed_to_what_it_cannot_be(folder: Path) -> None:
     file = folder / "config" / "models" / "m.yaml"
     file.write_text(in_serving(micro_batching="{micro_batch_size: 4}"))
     [found] = lint(folder, "config/models/m.yaml")
-    assert (found.finding.rule, found.fix) == ("MS301", None)
+    assert (found.finding.rule, found.edit) == ("MS301", None)
     file.write_text(in_serving(batchsize="4").replace("  batchSize: 8\n", ""))
     [found] = lint(folder, "config/models/m.yaml")
-    assert mend([found]) == 1
+    assert fix([found]) == 1
     assert lint(folder, "config/models/m.yaml") == []
 
 
@@ -673,6 +675,6 @@ def test_a_finding_in_an_archive_names_the_file_to_edit(folder: Path) -> None:
     write_archive(folder / "store" / "m-1.0.mar", None, {**config, "MAR-INF/export.json": "{}"})
     [built] = lint(folder, "store/m-1.0.mar")
     again = "and build the archive again"
-    assert packed.finding.mend == f"write maxRetryTimeoutInSec: 30 in the model-config.yaml that was packed, {again}"
+    assert packed.finding.fix == f"write maxRetryTimeoutInSec: 30 in the model-config.yaml that was packed, {again}"
     spec = "the block serving of config/models/m.yaml"
-    assert built.finding.mend == f"write maxRetryTimeoutInSec: 30 in {spec}, {again}"
+    assert built.finding.fix == f"write maxRetryTimeoutInSec: 30 in {spec}, {again}"

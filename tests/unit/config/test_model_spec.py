@@ -43,7 +43,7 @@ def test_every_shipped_spec_is_valid_and_its_files_exist(path: Path) -> None:
         ("name: m", "name: [", "not valid YAML"),
     ],
 )
-def test_a_wrong_spec_is_refused_with_the_line_and_the_mend(old: str, new: str, message: str) -> None:
+def test_a_wrong_spec_is_refused_with_the_line_and_the_fix(old: str, new: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         parse_model_spec(GOOD.replace(old, new), "m.yaml")
 

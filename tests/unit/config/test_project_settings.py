@@ -67,7 +67,7 @@ def test_a_text_without_keys_leaves_every_default(text: str) -> None:
         ("archives: [\n", "not valid YAML"),
     ],
 )
-def test_a_wrong_text_is_refused_with_the_line_and_the_mend(text: str, message: str) -> None:
+def test_a_wrong_text_is_refused_with_the_line_and_the_fix(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_settings(text, "config/marsmith.yaml")
 

@@ -200,13 +200,13 @@ def test_an_async_handle_is_found(tmp_path: Path) -> None:
     assert check(tmp_path, text) == [("async-handle", "handler.py", 5)]
 
 
-def test_import_problems_are_found_once_with_file_line_and_mend(tmp_path: Path) -> None:
+def test_import_problems_are_found_once_with_file_line_and_fix(tmp_path: Path) -> None:
     files = {"beside.py": "\nimport no_such_module\n", "json.py": ""}
     path = lay(tmp_path, f"import beside\nimport json\nfrom .beside import x\n{GOOD}", files)
     found = check_handler(path)
     assert shown(found)[-2:] == [("name-clash", "handler.py", 2), ("relative-import", "handler.py", 3)]
     assert [item for item in shown(found) if item[1] == "beside.py"] == [("unresolved-import", "beside.py", 2)]
-    assert all(item.mend for item in found)
+    assert all(item.fix for item in found)
 
 
 def test_an_import_error_is_found_where_it_happens(tmp_path: Path) -> None:
@@ -352,13 +352,13 @@ def test_the_archives_own_examples_are_sent(tmp_path: Path) -> None:
 # The command.
 
 
-def test_the_command_prints_file_line_and_mend_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_file_line_and_fix_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = lay(tmp_path, GOOD.replace("def initialize", "def start"))
     assert main(["check", str(path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{path}:1: error: the class Handler has no initialize")
     assert lines[0].endswith("[no-initialize]")
-    assert lines[1].strip() == "mend: write `def initialize(self, context)`, and load the model there"
+    assert lines[1].strip() == "fix: write `def initialize(self, context)`, and load the model there"
     assert lines[-1] == "1 error"
 
 

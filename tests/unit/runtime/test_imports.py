@@ -103,7 +103,7 @@ def test_a_module_imported_by_a_literal_name_is_found(tmp_path: Path) -> None:
     assert local_names(lay(tmp_path, {"handler.py": text, "beside.py": ""})) == ["beside.py"]
 
 
-def test_every_relative_import_is_named_with_its_line_and_its_mend(tmp_path: Path) -> None:
+def test_every_relative_import_is_named_with_its_line_and_its_fix(tmp_path: Path) -> None:
     entry = lay(tmp_path, {"handler.py": "from .beside import thing\nfrom . import a, b\n", "beside.py": ""})
     with pytest.raises(HandlerError) as error:
         local_imports(entry)

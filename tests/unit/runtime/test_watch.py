@@ -154,8 +154,8 @@ def test_each_edit_is_answered_by_the_new_code_with_the_weights_that_are_there(e
         assert 'File "local_part.py", line 1' in str(broken["error"])
 
         write(local, "def word():\n    return 'third'\n")
-        (mended,) = watcher.outcome()["replies"]  # type: ignore[misc]
-        assert mended["word"] == "third"
+        (fixed,) = watcher.outcome()["replies"]  # type: ignore[misc]
+        assert fixed["word"] == "third"
 
 
 def test_a_change_of_a_local_import_is_noticed_and_of_another_file_not(edited: tuple[Path, Path]) -> None:

@@ -62,8 +62,8 @@ def without(*packages: str) -> dict[str, str | None]:
     return {name: None if name in packages else version for name, version in SOUND.versions.items()}
 
 
-def test_a_sound_machine_has_nothing_to_mend() -> None:
-    assert {(one.status, one.mend) for one in judge(SOUND)} == {("ok", "")}
+def test_a_sound_machine_has_nothing_to_fix() -> None:
+    assert {(one.status, one.fix) for one in judge(SOUND)} == {("ok", "")}
 
 
 CASES: list[tuple[str, str, str, dict[str, object]]] = [
@@ -102,13 +102,13 @@ CASES: list[tuple[str, str, str, dict[str, object]]] = [
 
 
 @pytest.mark.parametrize(("name", "status", "found", "facts"), CASES)
-def test_a_fact_is_judged_and_what_is_wrong_has_a_mend(
+def test_a_fact_is_judged_and_what_is_wrong_has_a_fix(
     name: str, status: str, found: str, facts: dict[str, object]
 ) -> None:
     result = check(name, **facts)
     assert result.status == status
     assert found in result.found
-    assert bool(result.mend) == (status != "ok")
+    assert bool(result.fix) == (status != "ok")
 
 
 def test_the_quota_of_a_container_is_read_in_both_versions_of_cgroups(tmp_path: Path) -> None:

@@ -96,13 +96,11 @@ def _opened(
         name = Path(manifest.config_file).name
         source = _source_of_config(archive, root)
         for item in check_model_config(path / name, archive.text(name) or "", cores):
-            yield LintResult(
-                replace(item.finding, mend=f"{item.finding.mend} in {source}, and build the archive again")
-            )
+            yield LintResult(replace(item.finding, fix=f"{item.finding.fix} in {source}, and build the archive again"))
     else:
         message = "the archive has no model config"
-        mend = "write one with all seven keys that matter, as `marsmith archive` does"
-        yield found("MS502", path, 1, message, mend)
+        fix = "write one with all seven keys that matter, as `marsmith archive` does"
+        yield found("MS502", path, 1, message, fix)
     if manifest.requirements_file and not installs_requirements:
         message = f"{manifest.requirements_file} is not installed by the server"
         yield found("MS503", path, 1, message, "install what it names where the server runs, before it starts")

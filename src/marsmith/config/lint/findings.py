@@ -45,7 +45,7 @@ class Finding:
         file: where it stands.
         line: counted from 1.
         message: what is wrong.
-        mend: what to do.
+        fix: what to do.
         severity: error, warning or note.
         detail: further lines, such as a traceback; empty where there are none.
     """
@@ -54,11 +54,11 @@ class Finding:
     file: Path
     line: int
     message: str
-    mend: str
+    fix: str
     severity: Severity
     detail: str = ""
 
 
-def finding(rule: str, file: Path, line: int, message: str, mend: str, detail: str = "") -> Finding:
+def finding(rule: str, file: Path, line: int, message: str, fix: str, detail: str = "") -> Finding:
     """Make a finding with its rule's severity."""
-    return Finding(rule, file, line, message, mend, RULES[rule], detail)
+    return Finding(rule, file, line, message, fix, RULES[rule], detail)

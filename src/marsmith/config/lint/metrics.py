@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from marsmith import strict_yaml
-from marsmith.config.edit import Fix
+from marsmith.config.edit import Edit
 from marsmith.config.lint.rules import LintResult, found
 from marsmith.errors import ConfigError
 from marsmith.names import did_you_mean, nearest
@@ -142,7 +142,7 @@ def check_metrics(path: Path, text: str, written: Iterable[WrittenMetric] = ()) 
     try:
         data = strict_yaml.load_mapping(text, str(path), ConfigError)
     except ConfigError as error:
-        return [found("MS401", path, 1, problem, "mend the file") for problem in error.problems]
+        return [found("MS401", path, 1, problem, "fix the file") for problem in error.problems]
     problems = [*_form(path, data), *_metric_forms(path, data)]
     declared = [metric for section in SECTIONS for metric in _declared(data, section)]
     problems += [*_names(path, declared), *_frontend(path, declared), *_handlers(path, declared, written)]
@@ -168,9 +168,9 @@ def _known(
     for key in block:
         if key not in known:
             right = nearest(str(key), known)
-            fix = Fix("rename", (*prefix, key), right) if right and right not in block else None
+            edit = Edit("rename", (*prefix, key), right) if right and right not in block else None
             message = f"unknown key {'.'.join((*prefix, str(key)))!r}{did_you_mean(str(key), known)}"
-            yield found("MS401", path, _line(block, key), message, f"use one of {', '.join(known)}", fix)
+            yield found("MS401", path, _line(block, key), message, f"use one of {', '.join(known)}", edit)
 
 
 def _metric_forms(path: Path, data: Mapping[str, Any]) -> Iterator[LintResult]:
@@ -181,8 +181,8 @@ def _metric_forms(path: Path, data: Mapping[str, Any]) -> Iterator[LintResult]:
         for position, metric in enumerate(metrics):
             line = int(metrics.lc.item(position)[0]) + 1 if hasattr(metrics, "lc") else 1
             for problem in _metric_problems(metric):
-                mend = "write name and unit as texts and dimensions as a list"
-                yield found("MS402", path, line, f"{section}.{kind}: {problem}", mend)
+                fix = "write name and unit as texts and dimensions as a list"
+                yield found("MS402", path, line, f"{section}.{kind}: {problem}", fix)
 
 
 def _metric_problems(metric: Any) -> Iterator[str]:
@@ -229,8 +229,8 @@ def _names(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[LintResul
         labels = [label for label in metric.dimensions if not _LABEL.fullmatch(label)]
         if not _PROMETHEUS_NAME.fullmatch(metric.name) or labels:
             wrong = labels[0] if labels else metric.name
-            mend = "use letters, digits and '_', and begin with a letter"
-            yield found("MS407", path, metric.line, f"{wrong!r} is no name for Prometheus", mend)
+            fix = "use letters, digits and '_', and begin with a letter"
+            yield found("MS407", path, metric.line, f"{wrong!r} is no name for Prometheus", fix)
 
 
 def _frontend(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[LintResult]:
@@ -247,8 +247,8 @@ def _handlers(path: Path, declared: Iterable[DeclaredMetric], written: Iterable[
     for metric in written:
         if metric.name not in known:
             message = f"the metric {metric.name} is not declared in the model_metrics of {path.name}"
-            mend = f"declare it there as a {metric.type or 'counter, gauge or histogram'}"
-            yield found("MS403", metric.file, metric.line, message, mend)
+            fix = f"declare it there as a {metric.type or 'counter, gauge or histogram'}"
+            yield found("MS403", metric.file, metric.line, message, fix)
         elif metric.type and known[metric.name].type != metric.type:
             message = f"{metric.name} is written as a {metric.type} and declared as a {known[metric.name].type}"
             yield found("MS404", metric.file, metric.line, message, f"declare it as a {metric.type}")

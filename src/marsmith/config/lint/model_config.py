@@ -12,7 +12,7 @@ from ruamel.yaml.scalarbool import ScalarBoolean
 
 from marsmith import strict_yaml
 from marsmith.bounded_yaml import YamlMapping
-from marsmith.config.edit import Fix
+from marsmith.config.edit import Edit
 from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.model_config import HANDLER_KEY
 from marsmith.errors import ConfigError
@@ -103,13 +103,13 @@ class ModelKeys:
         value = self.data.get(key)
         return int(value) if _is_whole(value) else None
 
-    def found(self, rule: str, key: str, message: str, mend: str, fix: Fix | None = None) -> LintResult:
+    def found(self, rule: str, key: str, message: str, fix: str, edit: Edit | None = None) -> LintResult:
         """Make what a rule found at a key."""
-        return found(rule, self.path, self.line(key), message, mend, fix)
+        return found(rule, self.path, self.line(key), message, fix, edit)
 
-    def set(self, key: str, value: Any) -> Fix:
+    def set(self, key: str, value: Any) -> Edit:
         """Make the fix that sets a key."""
-        return Fix("set", (*self.prefix, key), value)
+        return Edit("set", (*self.prefix, key), value)
 
 
 def check_model_config(path: Path, text: str, cores: int) -> list[LintResult]:
@@ -141,7 +141,7 @@ def require_sound(text: str, source: str) -> None:
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         problems = [f"line {each.line}: {each.message}" for each in wrong]
-        raise ConfigError(source, problems, tip=f"{wrong[0].mend}; marsmith lint FILE tells more")
+        raise ConfigError(source, problems, tip=f"{wrong[0].fix}; marsmith lint FILE tells more")
 
 
 def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[LintResult]:
@@ -155,7 +155,7 @@ def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[LintResult]:
 def _unreadable(path: Path, problem: str) -> LintResult:
     match = _PLACE.match(problem)
     line = int(match["line"]) if match else 1
-    return found("MS205", path, line, problem[match.end() :] if match else problem, "mend the file")
+    return found("MS205", path, line, problem[match.end() :] if match else problem, "fix the file")
 
 
 def _repeated(path: Path, data: YamlMapping) -> Iterator[LintResult]:
@@ -171,9 +171,9 @@ def _unknown(keys: ModelKeys) -> Iterator[LintResult]:
             continue
         right = _likely(str(key), value)
         if right:
-            fix = Fix("rename", (key,), right) if right not in keys.data else None
+            edit = Edit("rename", (key,), right) if right not in keys.data else None
             message = f"unknown key {key!r}; did you mean {right!r}?"
-            yield keys.found("MS201", key, message, f"write {right}", fix)
+            yield keys.found("MS201", key, message, f"write {right}", edit)
         else:
             message = f"TorchServe does not read {key!r}; the handler may, through context.model_yaml_config"
             yield keys.found("MS202", key, message, "put what the handler reads into a block of its own, as `handler:`")
@@ -212,9 +212,9 @@ def _types(keys: ModelKeys) -> Iterator[LintResult]:
             continue
         if not _is(value, kind):
             right = _converted(value, kind)
-            fix = None if right is None else keys.set(key, right)
+            edit = None if right is None else keys.set(key, right)
             message = f"{key} is {value!r}, not {_WORDS[kind]}, so TorchServe takes its default"
-            yield keys.found("MS203", key, message, f"write {_WORDS[kind]}", fix)
+            yield keys.found("MS203", key, message, f"write {_WORDS[kind]}", edit)
         elif kind is int and isinstance(value, int) and not MIN_JAVA_INTEGER <= value <= MAX_JAVA_INTEGER:
             message = f"{key} is {value}, which is too large a number for TorchServe, so it takes its default"
             yield keys.found("MS203", key, message, f"write at most {MAX_JAVA_INTEGER}")

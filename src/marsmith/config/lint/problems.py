@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marsmith.config.edit import Fix, fix_yaml
+from marsmith.config.edit import Edit, edit_yaml
 from marsmith.config.lint.rules import LintResult, found
 from marsmith.errors import FormatError
 
@@ -33,14 +33,14 @@ class CheckedFile:
     parse: Callable[[str, str], object]
 
 
-def format_problem(rule: str, file: CheckedFile, problem: str, mend: str) -> LintResult:
+def format_problem(rule: str, file: CheckedFile, problem: str, fix: str) -> LintResult:
     """Tell one problem of a FormatError under the rule for files of this kind."""
     match = _PROBLEM.fullmatch(problem)
     line, text = (int(match["line"] or 1), match["text"]) if match else (1, problem)
-    return found(rule, file.path, line, text, mend, _renaming(text, file))
+    return found(rule, file.path, line, text, fix, _renaming(text, file))
 
 
-def _renaming(text: str, file: CheckedFile) -> Fix | None:
+def _renaming(text: str, file: CheckedFile) -> Edit | None:
     unknown = _UNKNOWN.fullmatch(text)
     if not unknown:
         return None
@@ -48,16 +48,16 @@ def _renaming(text: str, file: CheckedFile) -> Fix | None:
     parent: Any = file.data
     for part in parents:
         parent = parent[int(part)] if isinstance(parent, list) else parent[part]
-    rename = Fix("rename", (*parents, key), unknown["right"])
+    rename = Edit("rename", (*parents, key), unknown["right"])
     fits = key in parent and unknown["right"] not in parent and _mends(file, rename)
     return rename if fits else None
 
 
-def _mends(file: CheckedFile, rename: Fix) -> bool:
+def _mends(file: CheckedFile, rename: Edit) -> bool:
     """Tell whether a key of another name could have the value that stands there."""
     place = f"{'.'.join((*rename.path[:-1], str(rename.value)))}"
     try:
-        file.parse(fix_yaml(file.text, [rename]), "")
+        file.parse(edit_yaml(file.text, [rename]), "")
     except FormatError as error:
         return not any(re.search(rf"(^|: |')({re.escape(place)})['.:]", problem) for problem in error.problems)
     return True

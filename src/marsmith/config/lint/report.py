@@ -66,7 +66,7 @@ class SarifResult:
     Attributes:
         rule: id of its rule.
         level: ``error``, ``warning`` or ``note``.
-        message: what is wrong, and the mend.
+        message: what is wrong, and the fix.
         uri: the file, relative to the repository's root, with ``/``.
         line: counted from 1.
     """
@@ -108,14 +108,14 @@ def _result(result: SarifResult, index: Mapping[str, int]) -> dict[str, Any]:
 
 
 def as_text(results: Sequence[LintResult], base: Path) -> str:
-    """Print each finding with its mend, then their number; files are named as seen from ``base``."""
+    """Print each finding with its fix, then their number; files are named as seen from ``base``."""
     lines = []
     for item in results:
         finding = item.finding
         place = f"{_name(finding.file, base)}:{finding.line}"
         lines.append(f"{place}: {finding.severity}: {finding.message} [{finding.rule}]")
         lines.append(f"    why: {RULES[finding.rule].reason}")
-        lines.append(f"    mend: {finding.mend}{' (--fix)' if item.fix else ''}")
+        lines.append(f"    fix: {finding.fix}{' (--fix)' if item.edit else ''}")
     return "\n".join([*lines, _summary(results)]) + "\n"
 
 
@@ -143,8 +143,8 @@ def as_data(results: Iterable[LintResult], base: Path) -> dict[str, Any]:
                 "line": item.finding.line,
                 "message": item.finding.message,
                 "reason": RULES[item.finding.rule].reason,
-                "mend": item.finding.mend,
-                "fixable": item.fix is not None,
+                "fix": item.finding.fix,
+                "fixable": item.edit is not None,
             }
             for item in listed
         ],
@@ -163,13 +163,13 @@ def _summary(results: Sequence[LintResult]) -> str:
 
 
 def _annotation(finding: Finding, base: Path) -> str:
-    message = f"{finding.message}\nmend: {finding.mend}"
+    message = f"{finding.message}\nfix: {finding.fix}"
     title = f"{finding.rule} {RULES[finding.rule].name}"
     return render_annotation(finding.severity, _name(finding.file, base), finding.line, title, message)
 
 
 def _sarif(finding: Finding, base: Path) -> SarifResult:
-    text = f"{finding.message}; mend: {finding.mend}"
+    text = f"{finding.message}; fix: {finding.fix}"
     uri = quote(Path(_name(finding.file, base)).as_posix())
     return SarifResult(finding.rule, finding.severity, text, uri, finding.line)
 

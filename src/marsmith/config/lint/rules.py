@@ -1,6 +1,6 @@
 """The rules of `marsmith lint`, and what a rule finds.
 
-Each rule is explained, with its mend, in docs/reference/lint-and-config.md.
+Each rule is explained, with its fix, in docs/reference/lint-and-config.md.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from marsmith.config.edit import Fix
+from marsmith.config.edit import Edit
 from marsmith.config.lint.findings import Finding, Severity
 
 
@@ -135,12 +135,12 @@ RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class LintResult:
-    """What a rule found, and how to mend it by itself where that is safe."""
+    """What a rule found, and how to fix it by itself where that is safe."""
 
     finding: Finding
-    fix: Fix | None = None
+    edit: Edit | None = None
 
 
-def found(rule: str, file: Path, line: int, message: str, mend: str, fix: Fix | None = None) -> LintResult:
+def found(rule: str, file: Path, line: int, message: str, fix: str, edit: Edit | None = None) -> LintResult:
     """Make what a rule found, with its rule's severity."""
-    return LintResult(Finding(rule, file, line, message, mend, RULES[rule].severity), fix)
+    return LintResult(Finding(rule, file, line, message, fix, RULES[rule].severity), edit)

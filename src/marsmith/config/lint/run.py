@@ -11,7 +11,7 @@ from typing import Literal
 
 from marsmith import strict_yaml
 from marsmith.archive.store import SUFFIXES
-from marsmith.config import edit as fixes
+from marsmith.config import edit as edits
 from marsmith.config.lint.archives import check_archive_file, check_store
 from marsmith.config.lint.metrics import WrittenMetric, check_metrics, written_metrics
 from marsmith.config.lint.model_config import KINDS, check_model_config
@@ -71,24 +71,24 @@ def lint_paths(paths: Iterable[Path], root: Path, *, cores: int | None = None) -
     return _lint(files, context_of(root, cores))
 
 
-def mend(results: Iterable[LintResult]) -> int:
+def fix(results: Iterable[LintResult]) -> int:
     """Apply the fixes, at most one a line, and return how many; check again to see what is left.
 
     Raises:
         OSError: a file cannot be written.
     """
-    chosen: dict[tuple[Path, int], tuple[Path, fixes.Fix]] = {}
+    chosen: dict[tuple[Path, int], tuple[Path, edits.Edit]] = {}
     added = []
     for item in results:
-        if item.fix is None:
+        if item.edit is None:
             continue
-        if item.fix.line == 0 and item.finding.file.suffix == ".properties":
-            added.append((item.finding.file, item.fix))
+        if item.edit.line == 0 and item.finding.file.suffix == ".properties":
+            added.append((item.finding.file, item.edit))
         else:
-            chosen.setdefault((item.finding.file, _place(item)), (item.finding.file, item.fix))
+            chosen.setdefault((item.finding.file, _place(item)), (item.finding.file, item.edit))
     todo = [*chosen.values(), *added]
-    for file, changes in fixes.grouped(todo).items():
-        fixes.apply(file, changes)
+    for file, changes in edits.grouped(todo).items():
+        edits.apply(file, changes)
     return len(todo)
 
 
@@ -206,8 +206,8 @@ def _yaml_kind(path: Path) -> FileKind | None:
 
 def _place(item: LintResult) -> int:
     """Return what only one fix at a time may change: a line, or for a key that is added a place of its own."""
-    assert item.fix is not None  # noqa: S101, only called where there is one
-    return item.fix.line or hash(item.fix.path)
+    assert item.edit is not None  # noqa: S101, only called where there is one
+    return item.edit.line or hash(item.edit.path)
 
 
 def _text(path: Path) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from marsmith.config.edit import Fix
+from marsmith.config.edit import Edit
 from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.lint.server_file import ServerFile
 from marsmith.config.server_keys import variable
 from marsmith.config.tls import pair_problems
 
 CLOSED = "(?!)"
-# A wrong line about one of these has no effect; mending it could open what has been closed until now.
+# A wrong line about one of these has no effect; fixing it could open what has been closed until now.
 OPENING_KEYS = frozenset(
     {
         "allowed_urls",
@@ -65,8 +65,8 @@ def _tokens(file: ServerFile) -> Iterator[LintResult]:
     shared = bool(inference and management and inference.port and inference.port == management.port)
     key = "disable_token_authorization"
     if file.is_true(key):
-        fix = None if shared else Fix("set", (key,), "false", file.line(key))
-        yield found("MS112", file.path, file.line(key), "tokens are off", f"write {key}=false", fix)
+        edit = None if shared else Edit("set", (key,), "false", file.line(key))
+        yield found("MS112", file.path, file.line(key), "tokens are off", f"write {key}=false", edit)
     elif shared:
         message = "management and inference share a port, where no management request is accepted"
         yield found("MS113", file.path, file.line("management_address"), message, "give each a port of its own")
@@ -95,10 +95,15 @@ def _urls(file: ServerFile) -> Iterator[LintResult]:
         return
     loads_from_url = "://" in file.value("load_models")
     line = file.line(key)
-    fix = None if loads_from_url else Fix("set", (key,), CLOSED, line if key in file.last else 0)
+    edit = None if loads_from_url else Edit("set", (key,), CLOSED, line if key in file.last else 0)
     message = f"allowed_urls admits {admitted[0]}" + ("" if key in file.last else ", because it is missing")
     yield found(
-        "MS114", file.path, line, message, f"write {key}={CLOSED}, which admits nothing, or the one host you trust", fix
+        "MS114",
+        file.path,
+        line,
+        message,
+        f"write {key}={CLOSED}, which admits nothing, or the one host you trust",
+        edit,
     )
 
 
@@ -115,16 +120,16 @@ def _overrides(file: ServerFile) -> Iterator[LintResult]:
         if file.is_true(key):
             now = sorted(name for known in file.last if (name := variable(known)) and name in file.environment)
             message = f"{key} is on" + (f"; set right now: {', '.join(now)}" if now else "")
-            fix = Fix("set", (key,), "false", file.line(key))
-            yield found("MS115", file.path, file.line(key), message, f"write {key}=false", fix)
+            edit = Edit("set", (key,), "false", file.line(key))
+            yield found("MS115", file.path, file.line(key), message, f"write {key}=false", edit)
     if file.is_true("install_py_dep_per_model"):
         message = "archives may install packages when they are loaded"
-        mend = "install what archives need before, and write install_py_dep_per_model=false"
-        yield found("MS116", file.path, file.line("install_py_dep_per_model"), message, mend)
+        fix = "install what archives need before, and write install_py_dep_per_model=false"
+        yield found("MS116", file.path, file.line("install_py_dep_per_model"), message, fix)
     if not file.is_true("limit_max_image_pixels"):
         message = "limit_max_image_pixels is off, so Pillow opens an image of any size"
-        fix = Fix("set", ("limit_max_image_pixels",), "true", file.line("limit_max_image_pixels"))
-        yield found("MS132", file.path, file.line("limit_max_image_pixels"), message, "remove the line", fix)
+        edit = Edit("set", ("limit_max_image_pixels",), "true", file.line("limit_max_image_pixels"))
+        yield found("MS132", file.path, file.line("limit_max_image_pixels"), message, "remove the line", edit)
     if file.value("cors_allowed_origin").strip() == "*":
         message = "cors_allowed_origin admits every web page"
         yield found("MS131", file.path, file.line("cors_allowed_origin"), message, "name the origins that may call")
@@ -138,8 +143,8 @@ def _transport(file: ServerFile) -> Iterator[LintResult]:
     plain = [each.key for each in file.listeners.values() if not each.secure and each.key != "metrics_address"]
     if plain:
         message = f"{', '.join(secure)} speak TLS, but {', '.join(plain)} not"
-        mend = "write https:// in every address, and enable_grpc_ssl=true"
-        yield found("MS134", file.path, file.line(plain[0]), message, mend)
+        fix = "write https:// in every address, and enable_grpc_ssl=true"
+        yield found("MS134", file.path, file.line(plain[0]), message, fix)
     if "keystore" not in file.last and not _has_pair(file):
         message = f"{', '.join(secure)}: TLS with a certificate that TorchServe makes up at each start"
         yield found("MS129", file.path, file.line(secure[0]), message, "name private_key_file and certificate_file")
@@ -157,8 +162,8 @@ def _certificates(file: ServerFile) -> Iterator[LintResult]:
         )
     if "keystore" in file.last and file.is_true("enable_grpc_ssl") and not _has_pair(file):
         message = "enable_grpc_ssl with a keystore and without private_key_file and certificate_file"
-        mend = "name both files; openssl pkcs12 -in KEYSTORE -nodes prints what goes into them"
-        yield found("MS135", file.path, file.line("enable_grpc_ssl"), message, mend)
+        fix = "name both files; openssl pkcs12 -in KEYSTORE -nodes prints what goes into them"
+        yield found("MS135", file.path, file.line("enable_grpc_ssl"), message, fix)
     hosts = sorted({each.client_host for each in file.listeners.values() if each.secure})
     key, certificate = (file.root / file.value(name) for name in ("private_key_file", "certificate_file"))
     # What does not exist is found by another rule.

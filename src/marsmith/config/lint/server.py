@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from marsmith.config.edit import Fix
+from marsmith.config.edit import Edit
 from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.lint.security import OPENING_KEYS, check_security
 from marsmith.config.lint.server_file import ServerFile, listener_at
@@ -52,7 +52,7 @@ def check_server_config(path: Path, text: str, environment: Mapping[str, str] | 
     try:
         entries = parse_properties(text, str(path))
     except ConfigError as error:
-        return [found("MS108", path, _line(problem), problem, "mend the line") for problem in error.problems]
+        return [found("MS108", path, _line(problem), problem, "fix the line") for problem in error.problems]
     seen = os.environ if environment is None else environment
     file = ServerFile(path, path.resolve().parent, tuple(entries), seen)
     rules = (_keys, _white_space, _values, _addresses, _references, _paths, _models_json, _settings, check_security)
@@ -70,15 +70,15 @@ def _keys(file: ServerFile) -> Iterator[LintResult]:
         if entry.key not in KNOWN_KEYS:
             right = nearest(entry.key, KNOWN_KEYS)
             safe = right and right not in file.last and right not in OPENING_KEYS
-            fix = Fix("rename", (entry.key,), right, entry.line) if safe else None
+            edit = Edit("rename", (entry.key,), right, entry.line) if safe else None
             message = f"unknown key {entry.key!r}{did_you_mean(entry.key, KNOWN_KEYS)}"
-            mend = f"write {right}" if right else "remove the line"
-            yield found("MS101", file.path, entry.line, message, mend, fix)
+            fix = f"write {right}" if right else "remove the line"
+            yield found("MS101", file.path, entry.line, message, fix, edit)
         elif file.last[entry.key] is not entry:
             counts = file.last[entry.key].line
             message = f"{entry.key} stands again in line {counts}, which is the one that counts"
             yield found(
-                "MS102", file.path, entry.line, message, "keep one", Fix("remove", (entry.key,), line=entry.line)
+                "MS102", file.path, entry.line, message, "keep one", Edit("remove", (entry.key,), line=entry.line)
             )
 
 
@@ -87,9 +87,9 @@ def _white_space(file: ServerFile) -> Iterator[LintResult]:
         if entry.value != entry.value.rstrip():
             right = entry.value.rstrip()
             safe = entry.key not in OPENING_KEYS or right == "false"
-            fix = Fix("set", (entry.key,), right, entry.line) if safe else None
+            edit = Edit("set", (entry.key,), right, entry.line) if safe else None
             message = f"the value of {entry.key} ends in white space, and TorchServe keeps it"
-            yield found("MS103", file.path, entry.line, message, "remove it", fix)
+            yield found("MS103", file.path, entry.line, message, "remove it", edit)
 
 
 def _values(file: ServerFile) -> Iterator[LintResult]:
@@ -108,9 +108,9 @@ def _truth_value(file: ServerFile, entry: Entry) -> Iterator[LintResult]:
         return
     meant = _TRUTH.get(entry.value.lower())
     safe = meant == "false" or (meant and entry.key not in OPENING_KEYS)
-    fix = Fix("set", (entry.key,), meant, entry.line) if safe else None
+    edit = Edit("set", (entry.key,), meant, entry.line) if safe else None
     message = f"{entry.key} is {entry.value!r}, which TorchServe takes for false"
-    yield found("MS104", file.path, entry.line, message, f"write {meant or 'true or false'}", fix)
+    yield found("MS104", file.path, entry.line, message, f"write {meant or 'true or false'}", edit)
 
 
 def _number(file: ServerFile, entry: Entry) -> Iterator[LintResult]:
@@ -120,8 +120,8 @@ def _number(file: ServerFile, entry: Entry) -> Iterator[LintResult]:
         what = "a number" if key.kind == "decimal" else "a whole number below 2^31"
         yield found("MS104", file.path, entry.line, f"{entry.key} is {entry.value!r}, not {what}", f"write {what}")
     elif value < key.lowest or (key.kind == "decimal" and value <= 0):
-        mend = f"write at least {max(1, key.lowest)}"
-        yield found("MS105", file.path, entry.line, f"{entry.key} is {entry.value}, which is too small", mend)
+        fix = f"write at least {max(1, key.lowest)}"
+        yield found("MS105", file.path, entry.line, f"{entry.key} is {entry.value}, which is too small", fix)
     elif key.kind == "port" and value > LARGEST_PORT:
         yield found("MS105", file.path, entry.line, f"{entry.key} is {entry.value}, not a port", "write 1024 to 65534")
 
@@ -171,7 +171,7 @@ def _existing(file: ServerFile, key: str, value: str) -> Iterator[LintResult]:
     if value and "$$" not in value and not (file.root / value.rstrip()).exists():
         message = f"{key} names {value.rstrip()}, which does not exist"
         yield found(
-            "MS125", file.path, file.line(key), message, "make it, or mend the path (it counts from the file's folder)"
+            "MS125", file.path, file.line(key), message, "make it, or fix the path (it counts from the file's folder)"
         )
 
 
@@ -186,8 +186,8 @@ def _models_json(file: ServerFile) -> Iterator[LintResult]:
         ]
         named = [(f"{name}:{number}", key, value) for name, number, keys in versions for key, value in keys.items()]
     except (ValueError, AttributeError):
-        mend = 'write {"name": {"version": {"minWorkers": 1, ...}}}'
-        yield found("MS128", file.path, line, "models is not JSON of names, versions and keys", mend)
+        fix = 'write {"name": {"version": {"minWorkers": 1, ...}}}'
+        yield found("MS128", file.path, line, "models is not JSON of names, versions and keys", fix)
         return
     for version, key, value in named:
         if key not in _MODELS_KEYS:
@@ -201,25 +201,25 @@ def _models_json(file: ServerFile) -> Iterator[LintResult]:
 def _settings(file: ServerFile) -> Iterator[LintResult]:
     """Check keys whose value is well formed and does something else than it seems to."""
     if file.is_true("async_logging"):
-        mend = "set -Dlog4j2.contextSelector=... in vmargs instead"
-        yield found("MS117", file.path, file.line("async_logging"), "async_logging has no effect in 0.12.0", mend)
+        fix = "set -Dlog4j2.contextSelector=... in vmargs instead"
+        yield found("MS117", file.path, file.line("async_logging"), "async_logging has no effect in 0.12.0", fix)
     if re.sub(r"\s", "", file.value("metrics_mode")).lower() not in {"prometheus", "legacy"}:
-        fix = Fix(
+        edit = Edit(
             "set", ("metrics_mode",), "prometheus", file.line("metrics_mode") if "metrics_mode" in file.last else 0
         )
         message = f"metrics_mode is {file.value('metrics_mode')!r}: the metrics API is empty"
-        yield found("MS118", file.path, file.line("metrics_mode"), message, "write metrics_mode=prometheus", fix)
+        yield found("MS118", file.path, file.line("metrics_mode"), message, "write metrics_mode=prometheus", edit)
     size = number(file.value("max_response_size"))
     if size is not None and 0 < size < _SMALLEST_REPLY:
         message = f"max_response_size is {size} bytes"
-        mend = "write at least 65536; TorchServe's default is 6553500"
-        yield found("MS121", file.path, file.line("max_response_size"), message, mend)
+        fix = "write at least 65536; TorchServe's default is 6553500"
+        yield found("MS121", file.path, file.line("max_response_size"), message, fix)
     if number(file.value("default_workers_per_model")) == 0 and not is_true(file.value("debug")):
         message = "default_workers_per_model is not set, so a model without its own workers gets one a core"
-        mend = "write default_workers_per_model=1"
+        fix = "write default_workers_per_model=1"
         line = file.line("default_workers_per_model")
-        fix = Fix("set", ("default_workers_per_model",), "1", line if "default_workers_per_model" in file.last else 0)
-        yield found("MS123", file.path, line, message, mend, fix)
+        edit = Edit("set", ("default_workers_per_model",), "1", line if "default_workers_per_model" in file.last else 0)
+        yield found("MS123", file.path, line, message, fix, edit)
     if "model_snapshot" in file.last and "load_models" in file.last:
         message = "model_snapshot is set, so load_models is not read"
         yield found("MS124", file.path, file.line("load_models"), message, "remove one of the two")

@@ -12,7 +12,7 @@ from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.project_settings import key_problems, parse_settings
 from marsmith.errors import ConfigError
 
-_MEND = "mend it as docs/reference/lint-and-config.md says"
+_FIX = "fix it as docs/reference/lint-and-config.md says"
 
 
 def check_settings(path: Path, text: str, root: Path) -> list[LintResult]:
@@ -28,7 +28,7 @@ def check_settings(path: Path, text: str, root: Path) -> list[LintResult]:
         settings = parse_settings(text, str(path))
     except ConfigError as error:
         file = CheckedFile(path, text, data, parse_settings)
-        return [format_problem("MS701", file, problem, _MEND) for problem in error.problems]
+        return [format_problem("MS701", file, problem, _FIX) for problem in error.problems]
     return [
         found("MS702", path, _line(data, index), message, "name a public key in PEM; the path counts from the project")
         for index, message in key_problems(settings, root).items()

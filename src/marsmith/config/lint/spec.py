@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from marsmith import strict_yaml
-from marsmith.config.edit import Fix
+from marsmith.config.edit import Edit
 from marsmith.config.lint.model_config import ModelKeys, check_version_keys
 from marsmith.config.lint.problems import CheckedFile, format_problem
 from marsmith.config.lint.rules import LintResult, found
@@ -44,7 +44,7 @@ def check_names(path: Path, name: str, version: str, name_line: int, version_lin
 
 
 _SERVING = "serving"
-_MEND = "mend it as docs/reference/model-spec.md says"
+_FIX = "fix it as docs/reference/model-spec.md says"
 # More of the 99th percentile than this should not be spent on waiting for a batch.
 _DELAY_SHARE = 0.2
 
@@ -62,13 +62,13 @@ def check_spec(path: Path, text: str, root: Path, cores: int, queue_size: int = 
     try:
         data = strict_yaml.load_mapping(text, str(path), SpecError)
     except SpecError as error:
-        return [format_problem("MS301", _file(path, text), problem, _MEND) for problem in error.problems]
+        return [format_problem("MS301", _file(path, text), problem, _FIX) for problem in error.problems]
     version = list(_unquoted_version(path, text, data))
     try:
         spec = parse_model_spec(text, str(path))
     except SpecError as error:
         problems = [problem for problem in error.problems if not (version and ": version:" in f": {problem}")]
-        return [*version, *(format_problem("MS301", _file(path, text, data), each, _MEND) for each in problems)]
+        return [*version, *(format_problem("MS301", _file(path, text, data), each, _FIX) for each in problems)]
     keys = ModelKeys(path, _block(data, _SERVING), (_SERVING,))
     rules = (
         check_names(path, spec.name, spec.version, _line(data, "name"), _line(data, "version")),
@@ -90,8 +90,8 @@ def _unquoted_version(path: Path, text: str, data: Mapping[str, Any]) -> Iterato
     raw = next((value.value for key, value in YAML().compose(text).value if key.value == "version"), None)
     if isinstance(raw, str) and raw:
         message = f"version {raw} is a number to YAML"
-        fix = Fix("set", ("version",), raw)
-        yield found("MS309", path, _line(data, "version"), message, f'write version: "{raw}"', fix)
+        edit = Edit("set", ("version",), raw)
+        yield found("MS309", path, _line(data, "version"), message, f'write version: "{raw}"', edit)
 
 
 def _file_name(path: Path, spec: ModelSpec, data: Mapping[str, Any]) -> Iterator[LintResult]:
@@ -107,7 +107,7 @@ def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> 
         recipe = RecipeSource.parse(spec.export.recipe).path
         named += [(recipe, root / recipe, _line(export, "recipe"))] if recipe else []
     except ExportError as error:
-        yield found("MS301", path, _line(export, "recipe"), error.message, error.tip or "mend the recipe")
+        yield found("MS301", path, _line(export, "recipe"), error.message, error.tip or "fix the recipe")
     weights = weights_file(spec.export.weights, root)
     named += [(spec.export.weights, weights.path, _line(export, "weights"))] if weights else []
     named.append((spec.handler.entry_point, root / spec.handler.entry_point, _line(handler, "entry_point")))
@@ -117,7 +117,7 @@ def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> 
     for name, file, line in named:
         if not file.is_file():
             what = "is a folder" if file.is_dir() else "does not exist"
-            yield found("MS306", path, line, f"{name} {what} in {root}", "mend the path (it counts from the project)")
+            yield found("MS306", path, line, f"{name} {what} in {root}", "fix the path (it counts from the project)")
     if not spec.examples:
         message = "the spec has no examples"
         yield found("MS307", path, 1, message, "name one request at least, with the label that must stand on top")
@@ -133,20 +133,20 @@ def _service_level(path: Path, spec: ModelSpec, data: Mapping[str, Any], queue_s
     line = _line(block, "jobQueueSize") if "jobQueueSize" in block else _line(data, "service_level")
     if serving.batch_size > 1 and serving.max_batch_delay_ms > _DELAY_SHARE * level.p99_ms:
         message = f"maxBatchDelay of {serving.max_batch_delay_ms} ms of a 99th percentile of {level.p99_ms:g} ms"
-        mend = f"write at most {max(1, int(_DELAY_SHARE * level.p99_ms))}"
-        yield found("MS302", path, _line(block, "maxBatchDelay"), message, mend)
+        fix = f"write at most {max(1, int(_DELAY_SHARE * level.p99_ms))}"
+        yield found("MS302", path, _line(block, "maxBatchDelay"), message, fix)
     needed = level.requests_per_second * p99_s
     if queue < needed:
         message = (
             f"{level.requests_per_second:g} requests per second within {level.p99_ms:g} ms are {needed:.0f} at a time"
         )
-        mend = f"write jobQueueSize: {int(needed) + 1} or more; it is {queue}"
-        yield found("MS303", path, line, message, mend)
+        fix = f"write jobQueueSize: {int(needed) + 1} or more; it is {queue}"
+        yield found("MS303", path, line, message, fix)
     drained_s = queue / level.requests_per_second
     if drained_s > serving.response_timeout_s:
         message = f"a queue of {queue} takes {drained_s:.0f} s at {level.requests_per_second:g} requests per second"
-        mend = f"write jobQueueSize: {int(level.requests_per_second * serving.response_timeout_s)} or less"
-        yield found("MS304", path, line, message, mend)
+        fix = f"write jobQueueSize: {int(level.requests_per_second * serving.response_timeout_s)} or less"
+        yield found("MS304", path, line, message, fix)
     if serving.response_timeout_s < p99_s:
         message = (
             f"responseTimeout of {serving.response_timeout_s} s is below the 99th percentile of {level.p99_ms:g} ms"

@@ -2,7 +2,7 @@
 
 ``torch.jit.save`` writes a zip. Between two exports of one model it differs in the name of its top folder (that of the
 file), ``.data/serialization_id``, the paths of source files in ``*.debug_pkl``, and the order of constants in the code
-of scripted modules (that of a Python set). All of this is mended on the level of the zip, where every record is also
+of scripted modules (that of a Python set). All of this is fixed on the level of the zip, where every record is also
 stored, so that no zlib has a say; nothing is unpickled, no code is run, and torch is not needed.
 
 What remains: names mangled by a counter of the process (``__torch__.___torch_mangle_3``) if more than one model is

@@ -52,12 +52,12 @@ def requirements(files: Sequence[Path], root: Path) -> Requirements:
             missing.setdefault(statement.top, statement)
     if missing:
         places = [f"{one.file}:{one.line}: the module {name!r} is not installed" for name, one in missing.items()]
-        tips = [mend_missing_in_recipe(name, one.file) for name, one in missing.items()]
+        tips = [fix_missing_in_recipe(name, one.file) for name, one in missing.items()]
         raise ExportError("\n".join(places), tip="; ".join(tips))
     return Requirements(tuple(sorted({*map(normalise, names)} - {_OURS})), loose)
 
 
-def mend_missing_in_recipe(module: str, file: Path) -> str:
+def fix_missing_in_recipe(module: str, file: Path) -> str:
     """Return what to do about a module that a file of a recipe imports and that is not found."""
     elsewhere = lies_in_project(module, file)
     if elsewhere:

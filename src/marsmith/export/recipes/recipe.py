@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from marsmith.errors import ExportError
-from marsmith.export.recipes.imports import mend_missing_in_recipe
+from marsmith.export.recipes.imports import fix_missing_in_recipe
 from marsmith.export.recipes.modules import find_in
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _tip(error: Exception, path: Path) -> str | None:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing and missing.startswith("marsmith."):
         return "what a recipe needs comes from one place: from marsmith.export import Recipe, TensorRecipe"
-    return mend_missing_in_recipe(missing.partition(".")[0], path) if missing else None
+    return fix_missing_in_recipe(missing.partition(".")[0], path) if missing else None
 
 
 def load_image_recipe(path: Path) -> Recipe:

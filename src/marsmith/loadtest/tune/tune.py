@@ -12,7 +12,7 @@ from typing import Any
 from marsmith.archive.admit import admit
 from marsmith.child_processes import temporary_folder
 from marsmith.config import admission_policy
-from marsmith.config.edit import Fix
+from marsmith.config.edit import Edit
 from marsmith.config.model_spec import ModelSpec
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.inputs import Input
@@ -244,14 +244,14 @@ def advice(tuning: Tuning) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def spec_fixes(spec: ModelSpec, tuning: Tuning) -> list[Fix]:
+def spec_edits(spec: ModelSpec, tuning: Tuning) -> list[Edit]:
     """Return what to change in a spec, so that its archive is run as the tuning chose."""
     blocks = {("serving",): tuning.serving(), ("handler", "settings"): tuning.handler_settings()}
     present = {("serving",): "serving" in spec.model_fields_set, ("handler", "settings"): bool(spec.handler.settings)}
-    fixes = []
+    edits = []
     for path, values in blocks.items():
         if present[path]:
-            fixes += [Fix("set", (*path, key), value) for key, value in values.items()]
+            edits += [Edit("set", (*path, key), value) for key, value in values.items()]
         else:
-            fixes.append(Fix("set", path, values))
-    return fixes
+            edits.append(Edit("set", path, values))
+    return edits
