@@ -14,7 +14,7 @@ WEIGHTS ?=
 # For pytest: make test OPTIONS='-k deploy -x'
 OPTIONS ?=
 
-.PHONY: help setup export archive serve status stop test test-lowest check fix lock bench clean distclean
+.PHONY: help setup export archive serve status stop test test-lowest check fix pages lock bench clean distclean
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ fix: setup  ## fix what lint and format can fix, and render the schemas anew
 	  > config/model-spec.schema.json
 	@"$(VENV)/bin/python" -c 'from marsmith.config.project_settings import settings_schema; print(settings_schema(), end="")' \
 	  > config/marsmith.schema.json
+
+pages: setup  ## write the parts of docs/ that are made from the code: command line, Python API, drawing, links
+	@"$(VENV)/bin/python" tools/pages
 
 lock: setup  ## write requirements.txt anew from pyproject.toml, and that of the benchmarks
 	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \

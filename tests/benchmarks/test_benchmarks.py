@@ -313,7 +313,8 @@ def test_the_page_shows_what_the_results_say(tmp_path: Path) -> None:
 
     results = stored_results()
     assert set(results) == set(SECTIONS)
-    assert render_page(results, tmp_path) == (REPOSITORY / "docs" / "explanation" / "benchmarks.md").read_text()
+    page = (REPOSITORY / "docs" / "explanation" / "benchmarks.md").read_text(encoding="utf-8")
+    assert render_page(results, tmp_path).rstrip() == page.partition("<!-- navigation")[0].rstrip()
 
 
 # A cloud gives processors of several generations the same name.

@@ -67,7 +67,8 @@ def _overview() -> str:
     return f"{usage}\n\n{lines}\n\n{EPILOG}"
 
 
-def _verb_parser(verb: str) -> argparse.ArgumentParser:
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """Return the parser of a verb's arguments; the generated reference and the tests of the pages read it too."""
     module = import_module(f"marsmith.cli.{verb.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"marsmith {verb}",
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("TIP: marsmith --help", file=sys.stderr)
         return 2
     try:
-        parsed = _verb_parser(verb).parse_args(arguments[1:])
+        parsed = verb_parser(verb).parse_args(arguments[1:])
         return int(parsed.run(parsed) or 0)
     except MarsmithError as error:
         _report(error)

@@ -1,7 +1,7 @@
 """Build the model archive of a spec, in the model store.
 
     marsmith archive efficientnet_lite0
-    marsmith archive resnet18 --version 2.0 --weights resnet18.pth
+    marsmith archive efficientnet_lite0 --version 2.0
 
 Exports first where that is needed, lets the handler answer the spec's examples, and writes NAME-VERSION.mar into the
 model store, with the replies inside. Nothing is done when nothing changed. The same inputs give the same bytes.

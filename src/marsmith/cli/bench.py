@@ -2,7 +2,7 @@
 
     marsmith bench efficientnet_lite0                                  # closed loops of 1, 8 and 32 clients
     marsmith bench efficientnet_lite0 --rps 50 --seconds 60 --p99-ms 50
-    marsmith bench resnet18:2.0 --clients 8 --input photos/ --grpc --json
+    marsmith bench efficientnet_lite0:2.0 --clients 8 --input photos/ --grpc --json
 
 With --rps requests come at random (Poisson) whether or not earlier ones are answered, and latency counts from when a
 request was due, so that a server that stalls cannot hide it. The driver watches itself: when it, and not the server,

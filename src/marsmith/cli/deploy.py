@@ -1,7 +1,8 @@
 """Bring a new version into service with no request lost, or leave everything as it was and say why.
 
-    marsmith deploy resnet18-2.0.mar --plan     # print the steps, do nothing
-    marsmith deploy resnet18-2.0.mar
+    marsmith archive efficientnet_lite0 --version 2.0
+    marsmith deploy efficientnet_lite0-2.0.mar --plan     # print the steps, do nothing
+    marsmith deploy efficientnet_lite0-2.0.mar
 
 The archive is verified, registered beside the version that answers now, and asked its own examples. Only then does it
 become the default version. Errors and latency are watched for a while; on any trouble the old version is the default

@@ -2,7 +2,7 @@
 
     marsmith export efficientnet_lite0
     marsmith export efficientnet_lite0 --relock --report export.html
-    marsmith export resnet18 --weights resnet18.pth --precision bfloat16
+    marsmith export resnet18 --weights random --precision bfloat16
     marsmith export resnet18 --weights random --format auto --precision auto --engine auto
 
 The export lies in .marsmith/exports/MODEL/. It is compared with the eager float32 module, and refused where it is

@@ -1,6 +1,6 @@
 """Show what an archive holds, of ours or of any other tool: .mar, .tar.gz or a folder.
 
-    marsmith inspect model_store/resnet18-1.0.mar
+    marsmith inspect model_store/efficientnet_lite0-1.0.mar
     marsmith inspect old.mar --json
 
 Nothing of it is proved: an archive can claim what it likes. `marsmith verify` proves.

@@ -3,7 +3,7 @@
 Without a path everything of the project is checked. Exits 1 where there is an error.
 
     marsmith lint
-    marsmith lint config.properties model_store/resnet18-1.0.mar
+    marsmith lint config.properties model_store/efficientnet_lite0-1.0.mar
     marsmith lint --fix                  # fix what can be fixed safely, then show what is left
     marsmith lint --format github        # annotations in a pull request; also: sarif, json
 """

@@ -1,7 +1,7 @@
 """Turn an archive made by the stock tool into the fastest form that still gives the same answers.
 
-    marsmith optimize old/resnet18.mar
-    marsmith optimize old/resnet18.mar --examples photos --output model_store/resnet18-2.0.mar --version 2.0
+    marsmith optimize old/classifier.mar
+    marsmith optimize old/classifier.mar --examples photos --output model_store/efficientnet_lite0-2.0.mar --version 2.0
 
 OLD holds a TorchScript image classifier with TorchServe's own handler image_classifier, whose place our handler takes,
 or with a handler of its own, which stays. Both archives are asked the same photos at the end and must agree; OLD is

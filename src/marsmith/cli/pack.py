@@ -1,6 +1,6 @@
 """Build a model archive from loose files, with torch-model-archiver's flags.
 
-    marsmith pack --model-name resnet18 --version 1.0 --serialized-file resnet18.pt --handler image_classifier
+    marsmith pack --model-name classifier --version 1.0 --serialized-file model.pt --handler image_classifier
 
 Prints the path of the archive. Weights are never deflated, an existing archive is kept unless --force is given, and two
 different files of one name are an error.

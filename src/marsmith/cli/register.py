@@ -1,7 +1,8 @@
 """Register an archive with the running server, and wait until its workers are ready.
 
-    marsmith register resnet18-2.0.mar
-    marsmith register model_store/resnet18-2.0.mar --set-default
+    marsmith archive efficientnet_lite0 --version 2.0
+    marsmith register efficientnet_lite0-2.0.mar
+    marsmith register model_store/efficientnet_lite0-2.0.mar --set-default
 
 The archive must lie in the project's model store, and have the bytes that its version is bound to, if it is bound. A
 version beside it keeps answering, and --set-default switches at the end. A version that the server left out takes its

@@ -1,6 +1,6 @@
 """Turn an archive made by the stock tool into one of ours.
 
-    marsmith repack old/resnet18.mar --output model_store/resnet18-1.0.mar
+    marsmith repack old/classifier.mar --output model_store/efficientnet_lite0-1.0.mar
 
 Every file keeps its bytes; they are stored, with their digests, in an archive that is the same each time. Without
 --output it is written beside the old one, as NAME-VERSION.mar. Prints its digest and path, as sha256sum does.

@@ -1,8 +1,8 @@
 """Go back to the version that was the default before.
 
-    marsmith rollback resnet18 --plan
-    marsmith rollback resnet18
-    marsmith rollback resnet18 --to 1.2
+    marsmith rollback efficientnet_lite0 --plan
+    marsmith rollback efficientnet_lite0
+    marsmith rollback efficientnet_lite0 --to 1.2
 
 The earlier version gets its workers back where it has none, answers the examples of its archive, and becomes the
 default; one that is no longer registered comes from the model store. The version that is left is drained and

@@ -1,8 +1,8 @@
 """Set how many workers a version has, and wait until they are ready.
 
-    marsmith scale resnet18 --workers 2
-    marsmith scale resnet18 --version 1.0 --workers 1 --max 4
-    marsmith scale resnet18:1.0 --workers 0         # registered still, and answers nothing
+    marsmith scale efficientnet_lite0 --workers 2
+    marsmith scale efficientnet_lite0 --version 1.0 --workers 1 --max 4
+    marsmith scale efficientnet_lite0:1.0 --workers 0         # registered still, and answers nothing
 
 Without a version, the default version is scaled. Scaling down ends workers at once, with what they have in hand:
 --drain waits first until the version has nothing to do.

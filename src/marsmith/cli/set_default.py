@@ -1,8 +1,8 @@
 """Choose the version that answers when none is named.
 
-    marsmith set-default resnet18 2.0
+    marsmith set-default efficientnet_lite0 2.0
 
-Both versions stay registered, and each can still be called by its name, as resnet18:1.0.
+Both versions stay registered, and each can still be called by its name, as efficientnet_lite0:1.0.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     openssl ecparam -name prime256v1 -genkey -noout -out private.pem
     openssl ec -in private.pem -pubout -out public.pem
-    marsmith sign model_store/resnet18-1.0.mar --key private.pem
-    marsmith verify model_store/resnet18-1.0.mar --key public.pem
+    marsmith sign model_store/efficientnet_lite0-1.0.mar --key private.pem
+    marsmith verify model_store/efficientnet_lite0-1.0.mar --key public.pem
 
 The signature follows the OpenSSF model-signing format; `model_signing verify key` accepts it too. No network is used.
 """

@@ -1,6 +1,6 @@
 """Print a token for curl; an expired one is renewed first.
 
-    curl -H "Authorization: Bearer $(marsmith token inference)" -T photo.jpg http://127.0.0.1:8080/predictions/resnet18
+    curl -H "Authorization: Bearer $(marsmith token inference)" -T photo.jpg http://127.0.0.1:8080/predictions/efficientnet_lite0
 
 Only the token is printed. The inference token is for predictions and ping, the management token for everything under
 /models, the api token for /token, which makes new ones of the others. With --rotate the old token is refused from then

@@ -1,8 +1,8 @@
 """Unregister a version, once it has answered all that was sent to it.
 
-    marsmith unregister resnet18:1.0
-    marsmith unregister resnet18:1.0 --now          # cut what it has in hand
-    marsmith unregister resnet18:1.0 --forget       # also let no rollback go back to it
+    marsmith unregister efficientnet_lite0:1.0
+    marsmith unregister efficientnet_lite0:1.0 --now          # cut what it has in hand
+    marsmith unregister efficientnet_lite0:1.0 --forget       # also let no rollback go back to it
 
 Its archive stays in the model store. The default version is refused, unless it is the only one: choose another with
 `marsmith set-default` first. Name the version where there are several. When no server runs, the next start leaves the

@@ -1,7 +1,7 @@
 """Prove that an archive is whole and safe, and on request that it still answers as it did when it was built.
 
-    marsmith verify model_store/resnet18-1.0.mar
-    marsmith verify model_store/resnet18-1.0.mar --replay --key public.pem
+    marsmith verify model_store/efficientnet_lite0-1.0.mar
+    marsmith verify model_store/efficientnet_lite0-1.0.mar --replay --key public.pem
 
 Checked are its structure, manifest, digests and examples, the recorded environment against this Python (differences
 are warnings), whether config/marsmith.yaml admits it, and on request the signature beside it and the replies of its
