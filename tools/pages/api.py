@@ -38,6 +38,7 @@ def _name(package: str, name: str, thing: Any) -> str:
         "",
         "```pyi",
         f"from marsmith.{package} import {name}",
+        "",
         _signature(name, thing),
         "```",
         "",
