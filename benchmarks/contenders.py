@@ -21,7 +21,7 @@ from marsmith import run_state
 from marsmith.archive import Archive
 from marsmith.errors import ClientError
 from marsmith.inputs import Input
-from marsmith.loadtest.bench import ask_each, http_target
+from marsmith.loadtest.bench import http_target, predict_each
 from marsmith.loadtest.http import HttpTarget
 from marsmith.loadtest.tune.setup import Setup
 from marsmith.loadtest.tune.variant import VariantMaker
@@ -160,7 +160,7 @@ def _until_it_answers(server: subprocess.Popen[bytes], target: HttpTarget, log: 
         if server.poll() is not None:
             break
         with suppress(ClientError, ValueError):
-            (answer,) = ask_each(first)
+            (answer,) = predict_each(first)
             if answer.is_ok:
                 json.loads(answer.body)
                 return

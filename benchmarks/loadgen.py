@@ -25,9 +25,9 @@ from typing import Any
 
 import mlperf_loadgen as lg
 
-from marsmith.loadtest.bench import lanes_to
+from marsmith.loadtest.bench import connections_to
+from marsmith.loadtest.connection import Connection
 from marsmith.loadtest.http import HttpTarget
-from marsmith.loadtest.lane import Connection
 from marsmith.loadtest.tune.rates import largest_rate, majority_of_three
 
 CONNECTIONS = 32
@@ -82,7 +82,7 @@ class HttpSystem:
         self._thread.join()
 
     async def _open(self) -> None:
-        opener = await self._opened.enter_async_context(lanes_to(self._target))
+        opener = await self._opened.enter_async_context(connections_to(self._target))
         self._free = [await opener() for _ in range(CONNECTIONS)]
 
     async def _close(self) -> None:

@@ -32,7 +32,7 @@ from machine import machine_record
 from marsmith.build.optimize.rebuild import Optimized, optimize
 from marsmith.build.optimize.task import OptimizeOptions
 from marsmith.export.measure import USUAL_EFFORT, Effort, Progress
-from marsmith.loadtest.bench import Load, ask_each, best_label, run_load
+from marsmith.loadtest.bench import Load, best_label, predict_each, run_load
 from marsmith.loadtest.http import HttpTarget
 from marsmith.project import Project
 from photos import NAMES, photos, write_photos
@@ -122,7 +122,7 @@ def _same_answers(servers: dict[str, HttpTarget]) -> int:
     firsts = [
         replace(one, bodies=one.bodies[:count], content_types=one.content_types[:count]) for one in servers.values()
     ]
-    before, after = map(ask_each, firsts)
+    before, after = map(predict_each, firsts)
     return sum(best_label(old.body) == best_label(new.body) for old, new in zip(before, after, strict=True))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from contenders import Contender
 from marsmith.loadtest import Measurement
 from marsmith.loadtest.bench import Load, SameAnswer, run_load
-from marsmith.loadtest.lane import Answer
+from marsmith.loadtest.connection import Answer
 
 OURS = "marsmith"
 # A set-up this far below its server's best in every column has shown in one round that it will not become it.

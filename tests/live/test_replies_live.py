@@ -20,7 +20,7 @@ from marsmith.client import tokens
 from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.errors import RequestRejectedError
 from marsmith.inputs import Input
-from marsmith.loadtest.bench import Load, ask_each, grpc_target, http_target, run_load
+from marsmith.loadtest.bench import Load, grpc_target, http_target, predict_each, run_load
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.run_state import RunState
 from support.reply_server import PICTURE, asked, reply_server
@@ -111,7 +111,7 @@ def test_an_answer_that_only_looks_like_an_error_is_an_answer(ask: Ask, reply: o
 def test_the_load_driver_counts_a_refusal_as_what_it_is(state: RunState, make: Callable[..., Any]) -> None:
     bodies = [b"fine", b"refuse", V2]
     inputs = [Input("x", None, body, "application/json" if body[:1] == b"{" else "text/plain") for body in bodies]
-    answers = ask_each(make(state, "ours", None, inputs))
+    answers = predict_each(make(state, "ours", None, inputs))
     assert [answer.verdict for answer in answers] == ["ok", "422", "422"]
     assert json.loads(answers[0].body) == {"text": "fine"}
 
@@ -167,7 +167,7 @@ def test_no_proxy_stands_before_a_server_on_this_machine(
     asyncio.run(on_a_loop())
     target = [Input("x", None, b"fine", "text/plain")]
     for make in (http_target, grpc_target):
-        assert ask_each(make(state, "ours", None, target))[0].is_ok
+        assert predict_each(make(state, "ours", None, target))[0].is_ok
     (tmp_path / "in.txt").write_text("fine")
     for line in (
         ["predict", "ours", str(tmp_path / "in.txt")],

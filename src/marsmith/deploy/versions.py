@@ -257,7 +257,7 @@ def _bring_back(site: ModelServer, deployable: Deployable, options: Options) -> 
         with in_its_place(site.project, site.client, version):
             path = site.store / deployable.file_name
             status = register_stored(site.project, site.client, path, workers=options.workers or None)
-            if problem := Prober(site.client, site.model, examples).ask_each(version.version):
+            if problem := Prober(site.client, site.model, examples).predict_each(version.version):
                 raise ServerError(f"{version} was not deployed: {problem}")
         return f"{status.ready_workers} workers, {len(examples)} examples answered as validated"
 

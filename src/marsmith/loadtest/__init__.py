@@ -1,8 +1,8 @@
-"""Load on a server, and what came of it: arrivals, lanes that carry requests, a driver, and the measurement.
+"""Load tests: request arrivals, connections, a load driver, measurements and tuning.
 
-Latency counts from the moment at which a request was *due*, not from when the driver came round to sending it, so that
-a server that stalls is charged for every request that would have come meanwhile (no coordinated omission; Gil Tene,
-"How NOT to Measure Latency").
+Latency counts from the time when a request was *due*, not from the time when the driver sent it. A server that stalls
+is thus charged for every request that was due meanwhile (no coordinated omission; Gil Tene, "How NOT to Measure
+Latency").
 """
 
 from __future__ import annotations

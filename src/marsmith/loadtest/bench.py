@@ -1,4 +1,4 @@
-"""A load test on a server that runs: what is sent, how, and what came of it."""
+"""Load test of a running server: the load, the targets and the run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from marsmith.client.tokens import TokenAccess
 from marsmith.errors import UsageError
 from marsmith.inputs import Input, read_input
 from marsmith.json_reader import read_json
+from marsmith.loadtest.connection import Answer, OpenConnection
 from marsmith.loadtest.driver import Check, Kind, LoadRun, arrivals, closed_loop, open_loop
-from marsmith.loadtest.grpc import GrpcLane, GrpcTarget
-from marsmith.loadtest.http import HttpLane, HttpTarget
-from marsmith.loadtest.lane import Answer, OpenLane
+from marsmith.loadtest.grpc import GrpcConnection, GrpcTarget
+from marsmith.loadtest.http import HttpConnection, HttpTarget
 from marsmith.loadtest.measurement import Measurement, measure
 from marsmith.loadtest.outbox import Outbox
 from marsmith.names import check_model_name, check_named_version
@@ -30,15 +30,16 @@ Target = HttpTarget | GrpcTarget
 
 @dataclass(frozen=True)
 class Load:
-    """How requests come.
+    """The load of a test: a closed loop of clients, or an open loop of arrivals.
 
     Attributes:
-        clients: of a closed loop: each sends its next request when it has the answer; None: an open loop.
-        rps: requests per second of an open loop; None: a closed loop.
-        seconds: how long requests are sent, after the warm-up.
-        warm_up_s: sent before, and not counted, in seconds.
-        arrivals: of an open loop.
-        seed: of the arrivals.
+        clients: number of clients of a closed loop; each sends its next request when it has its reply. None for an open
+            loop.
+        rps: requests per second of an open loop. None for a closed loop.
+        seconds: duration after the warm-up, in seconds.
+        warm_up_s: duration of the warm-up, in seconds; its requests are not counted.
+        arrivals: process of the arrivals of an open loop.
+        seed: seed of the arrivals.
     """
 
     clients: int | None = None
@@ -49,10 +50,10 @@ class Load:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a load that is none.
+        """Refuse inconsistent options.
 
         Raises:
-            UsageError: both or neither of clients and rps, or a number that is not positive.
+            UsageError: both or neither of clients and rps are given, or a number is not positive.
         """
         if (self.clients is None) == (self.rps is None):
             raise UsageError("a load has either clients (closed loop) or requests per second (open loop)")
@@ -60,7 +61,7 @@ class Load:
             raise UsageError("clients, requests per second and seconds must be positive")
 
     def __str__(self) -> str:
-        """Say it in words."""
+        """Return a description."""
         if self.rps is None:
             return f"{self.clients} client{'' if self.clients == 1 else 's'}, closed loop"
         return f"{self.rps:g} requests/s, {self.arrivals} arrivals"
@@ -70,73 +71,73 @@ def run_load(target: Target, load: Load, *, check: Check | None = None) -> Measu
     """Put ``load`` on ``target`` and measure.
 
     Raises:
-        ConnectionFailedError: nothing listens there.
-        MissingDependencyError: gRPC without grpcio.
+        ConnectionFailedError: the server does not accept connections.
+        MissingDependencyError: the target is gRPC and grpcio is not installed.
     """
     return measure(drive(target, load, check=check), skip_s=load.warm_up_s)
 
 
 def drive(target: Target, load: Load, *, check: Check | None = None) -> LoadRun:
-    """Put ``load`` on ``target`` and return every sample, those of the warm-up too."""
+    """Put ``load`` on ``target`` and return every sample, including those of the warm-up."""
     return asyncio.run(_drive(target, load, check))
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Let asyncio report what it finds at its end, but not the signal that has ended the command."""
+    """Pass asyncio's errors on, except for the interrupt that ended the command."""
     if not isinstance(context.get("exception"), KeyboardInterrupt):
         loop.default_exception_handler(context)
 
 
 async def _drive(target: Target, load: Load, check: Check | None) -> LoadRun:
     asyncio.get_running_loop().set_exception_handler(_report)
-    async with lanes_to(target) as open_lane:
+    async with connections_to(target) as open_connection:
         seconds, inputs = load.warm_up_s + load.seconds, len(target.bodies)
         if load.clients is not None:
-            return await closed_loop(open_lane, inputs, clients=load.clients, seconds=seconds, check=check)
+            return await closed_loop(open_connection, inputs, clients=load.clients, seconds=seconds, check=check)
         due = arrivals(load.arrivals, load.rps or 0.0, seconds, seed=load.seed)
-        return await open_loop(open_lane, inputs, due=due, check=check)
+        return await open_loop(open_connection, inputs, due=due, check=check)
 
 
-def ask_each(target: Target) -> list[Answer]:
+def predict_each(target: Target) -> list[Answer]:
     """Send every input once, one after the other, and return the answers.
 
     Raises:
-        ConnectionFailedError: nothing listens there.
+        ConnectionFailedError: the server does not accept connections.
     """
 
     async def ask() -> list[Answer]:
-        async with lanes_to(target) as open_lane:
-            lane = await open_lane()
+        async with connections_to(target) as open_connection:
+            connection = await open_connection()
             try:
-                return [await lane.call(index) for index in range(len(target.bodies))]
+                return [await connection.call(index) for index in range(len(target.bodies))]
             finally:
-                await lane.close()
+                await connection.close()
 
     return asyncio.run(ask())
 
 
 @asynccontextmanager
-async def lanes_to(target: Target) -> AsyncIterator[OpenLane]:
-    """Give what opens connections to ``target``; the requests are put together once, and again for each new token."""
+async def connections_to(target: Target) -> AsyncIterator[OpenConnection]:
+    """Yield a function that opens connections to ``target``; requests are built once, and again for each new token."""
     with target.tokens.opened() if target.tokens else nullcontext() as source:
         tokens = AsyncTokens(source) if source else None
         if isinstance(target, HttpTarget):
-            yield await _http_lanes(target, tokens)
+            yield await _http_connections(target, tokens)
         else:
-            yield await _grpc_lanes(target, tokens)
+            yield await _grpc_connections(target, tokens)
 
 
-async def _http_lanes(target: HttpTarget, tokens: AsyncTokens | None) -> OpenLane:
+async def _http_connections(target: HttpTarget, tokens: AsyncTokens | None) -> OpenConnection:
     outbox = await Outbox.open(target.messages, tokens, target.deadline_s)
-    return lambda: HttpLane.open(target, outbox)
+    return lambda: HttpConnection.open(target, outbox)
 
 
-async def _grpc_lanes(target: GrpcTarget, tokens: AsyncTokens | None) -> OpenLane:
-    outbox = await Outbox.open(GrpcLane.metadata, tokens, target.deadline_s)
+async def _grpc_connections(target: GrpcTarget, tokens: AsyncTokens | None) -> OpenConnection:
+    outbox = await Outbox.open(GrpcConnection.metadata, tokens, target.deadline_s)
     messages = target.messages()
 
-    async def open_channel() -> GrpcLane:
-        return GrpcLane(target, messages, outbox)
+    async def open_channel() -> GrpcConnection:
+        return GrpcConnection(target, messages, outbox)
 
     return open_channel
 
@@ -144,7 +145,7 @@ async def _grpc_lanes(target: GrpcTarget, tokens: AsyncTokens | None) -> OpenLan
 def http_target(
     state: RunState, model: str, version: str | None, inputs: Sequence[Input], *, deadline_s: float = 30.0
 ) -> HttpTarget:
-    """Return the REST resource of a model on the project's server, with its tokens."""
+    """Return the target for a model over REST, with the tokens of the project's server."""
     names = (check_model_name(model), *((quote(check_named_version(version), safe=""),) if version else ()))
     return HttpTarget(
         url=f"{state.inference}/predictions/{'/'.join(names)}",
@@ -159,7 +160,7 @@ def http_target(
 def grpc_target(
     state: RunState, model: str, version: str | None, inputs: Sequence[Input], *, deadline_s: float = 30.0
 ) -> GrpcTarget:
-    """Return the same model over gRPC."""
+    """Return the target for a model over gRPC, with the tokens of the project's server."""
     return GrpcTarget(
         address=state.grpc_inference,
         model=check_model_name(model),
@@ -172,7 +173,7 @@ def grpc_target(
 
 
 def read_inputs(references: Sequence[str], root: Path) -> list[Input]:
-    """Read inputs; a folder stands for the files in it, in the order of their names.
+    """Read inputs; a folder means all files in it, sorted by name.
 
     Raises:
         UsageError: a file or folder is missing, or a folder has no files.
@@ -192,19 +193,19 @@ def read_inputs(references: Sequence[str], root: Path) -> list[Input]:
 
 @dataclass
 class SameAnswer:
-    """Calls an answer wrong whose best label differs from that of the first answer to the same input."""
+    """Marks an answer as wrong if its best label differs from that of the first answer to the same input."""
 
     label_of: Callable[[bytes], str | None] = field(default=lambda body: best_label(body))
     _first: dict[int, str | None] = field(default_factory=dict)
 
     def __call__(self, body: int, answer: Answer) -> Answer:
-        """Return ``answer``, or one that is wrong."""
+        """Return ``answer``, or a wrong answer if the label differs."""
         label = self.label_of(answer.body)
         return answer if self._first.setdefault(body, label) == label else Answer("wrong answer", answer.body)
 
 
 def best_label(body: bytes) -> str | None:
-    """Return the first key of a JSON mapping: classifiers put the most probable label first; None for other bodies."""
+    """Return the first key of a JSON mapping (the most probable label of classifiers), or None for other bodies."""
     try:
         value = read_json(body)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Where a request's time goes: what the client waited for, split by what the server and the handler have counted.
+"""Breakdown of the latency of a request into stages.
 
-The client knows the whole; TorchServe counts from the arrival of a request to its reply, and how long it queued; our
-handlers measure the stages of each batch. What is left between them is the network with HTTP on one side, and on the
-other the frontend's own work and its pipe to the worker.
+The client measures the whole latency. TorchServe measures the time from a request's arrival to its reply, and its time
+in the queue. Our handlers measure the stages of each batch. The rest is split in two: network and HTTP, and the
+frontend with its pipe to the worker.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from marsmith.loadtest.measurement import Measurement
 from marsmith.run_state import RunState
 
 BAR = 30
-# Workers gather their metric lines for half of it (handlers/gathered_lines.py).
+# Workers buffer their metric lines for half of this time (handlers/gathered_lines.py).
 _SETTLE_S = 0.4
-# A version that fills its batches to this share has no batch that waits for company.
+# A version that fills its batches to this share does not wait for further requests.
 FULL = 0.9
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Mean times of a request, in milliseconds; those of a batch count in full for each request in it.
+    """Mean times of a request, in milliseconds. The time of a batch counts in full for each request in it.
 
     Attributes:
-        total_ms: from when the request was due to its whole answer.
-        network_ms: the driver, the network, HTTP.
-        queue_ms: waiting for a worker, and for a batch to fill.
-        batch_wait_ms: at most this much of the queue is waiting for company.
-        decode_ms, infer_ms, encode_ms: the handler's stages.
-        frontend_ms: the frontend's work and its pipe to the worker.
-        batch_items: requests in a batch.
-        workers: how many the version has.
+        total_ms: from when the request was due until its reply was complete.
+        network_ms: driver, network and HTTP.
+        queue_ms: wait for a worker and for the batch to fill.
+        batch_wait_ms: upper bound of the wait for the batch to fill; part of ``queue_ms``.
+        decode_ms, infer_ms, encode_ms: stages of the handler.
+        frontend_ms: frontend and its pipe to the worker.
+        batch_items: mean number of requests in a batch.
+        workers: number of workers of the version.
     """
 
     total_ms: float
@@ -54,9 +54,9 @@ class Breakdown:
 
     @property
     def bottleneck(self) -> tuple[str, str]:
-        """The stage that limits, and what moves it.
+        """The stage that limits throughput, and the settings that speed it up.
 
-        A long queue is the sign of a busy worker, so the worker's own longest stage is named then.
+        A long queue means that the workers are busy. The longest stage of the worker is returned then.
         """
         worker = {"decode": self.decode_ms, "infer": self.infer_ms, "encode": self.encode_ms}
         outside = {"network": self.network_ms, "frontend": self.frontend_ms}
@@ -69,14 +69,14 @@ class Breakdown:
         return longest, _MOVES[longest]
 
     def record(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return it as a JSON object."""
         stages = {name: round(value, 3) for name, value in self._stages().items()}
         stage, setting = self.bottleneck
         named = {"bottleneck": stage, "setting": setting, "batchItems": round(self.batch_items, 2)}
         return {"meanMs": round(self.total_ms, 3), "stagesMs": stages, "batchWaitAtMostMs": self.batch_wait_ms, **named}
 
     def lines(self) -> list[str]:
-        """Draw it as lines of text."""
+        """Return it as lines of text, with bars."""
         total = max(self.total_ms, 1e-9)
         lines = [
             f"{name:<9} {value:>8.2f} ms {value / total:>5.0%}  {'#' * round(BAR * max(value, 0) / total)}".rstrip()
@@ -101,7 +101,7 @@ class Breakdown:
 
 _MOVES = {
     "network": "send smaller inputs, keep connections open, or use gRPC",
-    "frontend": "it is TorchServe's own: fewer and larger requests (several inputs in one), fewer declared metrics",
+    "frontend": "TorchServe's own work: send fewer, larger requests (several inputs in one), fewer declared metrics",
     "batch wait": "a smaller serving.maxBatchDelay, or serving.batchSize: 1",
     "decode": "handler.settings.dct_scaling: true for large JPEG photos, or more decode_threads",
     "infer": "a faster form (marsmith export --precision auto --engine auto); marsmith tune for workers and threads",
@@ -110,10 +110,10 @@ _MOVES = {
 
 
 def split(total_ms: float, seen: Traffic, *, batch_size: int, max_batch_delay_ms: float, workers: int) -> Breakdown:
-    """Split the mean latency that a client measured by what the server counted meanwhile.
+    """Split the mean latency that a client measured by the server's counters.
 
     Raises:
-        ServerError: the server counted nothing of it.
+        ServerError: the server counted no request.
     """
     if seen.latency_ms is None or seen.queue_ms is None:
         raise ServerError(
@@ -139,11 +139,11 @@ def split(total_ms: float, seen: Traffic, *, batch_size: int, max_batch_delay_ms
 
 @contextmanager
 def watch_stages(state: RunState, model: str, version: str | None) -> Iterator[Callable[[Measurement], Breakdown]]:
-    """Note what the server has counted; give a function that splits what a client has measured since.
+    """Read the server's counters; return a function that splits what a client has measured since then.
 
     Raises:
-        ServerError: its metrics API does not answer in the form of Prometheus.
-        NotFoundError: no such model or version is registered.
+        ServerError: the metrics API does not answer in the format of Prometheus.
+        NotFoundError: the model or version is not registered.
     """
     with Client(state.inference, state.management, key_file=_key_file(state), ca_file=state.ca_file) as client:
         described = client.describe(model, version)

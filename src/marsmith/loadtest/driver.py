@@ -1,6 +1,7 @@
-"""Driving load: closed loops, where each client waits for its answer, and an open one, where requests come when due.
+"""Load driver: closed and open loops, and arrivals.
 
-When requests are due in an open loop: they come whether or not earlier ones have been answered.
+In a closed loop each client waits for its reply before it sends its next request. In an open loop requests are sent
+when they are due, whether or not earlier ones have been answered.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
-from marsmith.loadtest.lane import Answer, Connection, OpenLane
+from marsmith.loadtest.connection import Answer, Connection, OpenConnection
 
 MAX_CONNECTIONS = 512
 
 
 @dataclass(frozen=True)
 class LatencySample:
-    """One request, all times in seconds from the start.
+    """One request. All times are in seconds since the start of the run.
 
     Attributes:
-        due: when it should have been sent; in a closed loop when it was.
+        due: when it should have been sent; the same as ``sent`` in a closed loop.
         sent: when it was sent.
-        done: when its answer was whole.
+        done: when its reply was complete.
         body: index of the input.
-        verdict: ``ok``, or what went wrong.
+        verdict: ``ok``, or a short description of the failure.
     """
 
     due: float
@@ -39,18 +40,18 @@ class LatencySample:
 
     @property
     def latency_s(self) -> float:
-        """From when it was due to when it was answered, in seconds."""
+        """Time from due to done, in seconds."""
         return self.done - self.due
 
 
 @dataclass(frozen=True)
 class LoadRun:
-    """What one run gave.
+    """The samples of one run.
 
     Attributes:
-        samples: in the order of their answers.
-        seconds: how long the run took, from the first request to the last answer.
-        driver_cpu: share of one core that the driver itself used, 0 to 1.
+        samples: in the order of their replies.
+        seconds: duration from the first request to the last reply.
+        driver_cpu: share of one core that the driver used, 0 to 1.
     """
 
     samples: tuple[LatencySample, ...]
@@ -62,7 +63,7 @@ Check = Callable[[int, Answer], Answer]
 
 
 class _Run:
-    """The samples of one run, and its clock."""
+    """The samples and the clock of a run in progress."""
 
     def __init__(self, bodies: int, check: Check | None) -> None:
         self._numbers = count()
@@ -75,10 +76,10 @@ class _Run:
     def now(self) -> float:
         return time.perf_counter() - self._start
 
-    async def send(self, lane: Connection, due: float | None = None) -> LatencySample:
+    async def send(self, connection: Connection, due: float | None = None) -> LatencySample:
         body = next(self._numbers) % self._bodies
         sent = self.now()
-        answer = await lane.call(body)
+        answer = await connection.call(body)
         done = self.now()
         if self._check and answer.is_ok:
             answer = self._check(body, answer)
@@ -92,66 +93,66 @@ class _Run:
 
 
 async def closed_loop(
-    open_lane: OpenLane, bodies: int, *, clients: int, seconds: float, check: Check | None = None
+    open_connection: OpenConnection, bodies: int, *, clients: int, seconds: float, check: Check | None = None
 ) -> LoadRun:
-    """Let ``clients`` send one request after the other for ``seconds``; those under way at the end are waited for.
+    """Run ``clients`` for ``seconds``; each sends one request after the other. Waits for the requests still in flight.
 
     Args:
-        open_lane: opens a connection.
-        bodies: how many inputs there are; they are sent in turn.
-        clients: how many connections, each with a request at a time.
-        seconds: how long requests are begun.
-        check: looks at each good answer and may call it bad.
+        open_connection: opens a connection.
+        bodies: number of inputs; they are sent in turn.
+        clients: number of connections, each with one request at a time.
+        seconds: duration in which requests are started.
+        check: judges each good answer and may replace it by a failure.
     """
-    lanes = [await open_lane() for _ in range(clients)]
+    connections = [await open_connection() for _ in range(clients)]
 
-    async def client(run: _Run, lane: Connection) -> None:
+    async def client(run: _Run, connection: Connection) -> None:
         while run.now() < seconds:
-            sample = await run.send(lane)
+            sample = await run.send(connection)
             if sample.verdict != "ok" and sample.done - sample.sent < 0.01:
-                # A server that refuses at once would be asked as fast as the driver can.
+                # Without a pause, a server that refuses at once would get requests as fast as the driver can send them.
                 await asyncio.sleep(0.01)
 
     async def all_of_them(run: _Run) -> None:
-        await asyncio.gather(*(client(run, lane) for lane in lanes))
+        await asyncio.gather(*(client(run, connection) for connection in connections))
 
-    return await _drive(lanes, bodies, check, all_of_them)
+    return await _drive(connections, bodies, check, all_of_them)
 
 
 async def open_loop(
-    open_lane: OpenLane,
+    open_connection: OpenConnection,
     bodies: int,
     *,
     due: Sequence[float],
     check: Check | None = None,
-    most_lanes: int = MAX_CONNECTIONS,
-    first_lanes: int = 8,
+    max_connections: int = MAX_CONNECTIONS,
+    first_connections: int = 8,
 ) -> LoadRun:
-    """Send a request at each time of ``due``, in seconds from the start, whether or not others are answered.
+    """Send a request at each time of ``due``, in seconds since the start, whether or not others are answered.
 
-    A request that is due takes a free connection or opens one more, up to ``most_lanes``; beyond that it waits for one,
-    and the wait counts as latency.
+    A request that is due takes a free connection or opens a new one, up to ``max_connections``. Beyond that it waits
+    for a free one, and the wait counts as latency.
     """
-    lanes = [await open_lane() for _ in range(min(first_lanes, most_lanes))]
+    connections = [await open_connection() for _ in range(min(first_connections, max_connections))]
     free: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
-    for lane in lanes:
-        free.put_nowait(lane)
+    for connection in connections:
+        free.put_nowait(connection)
     opening = asyncio.Lock()
 
     async def take() -> Connection:
         if free.empty():
             async with opening:
-                if free.empty() and len(lanes) < most_lanes:
-                    lanes.append(await open_lane())
-                    return lanes[-1]
+                if free.empty() and len(connections) < max_connections:
+                    connections.append(await open_connection())
+                    return connections[-1]
         return await free.get()
 
     async def one(run: _Run, moment: float) -> None:
-        lane = await take()
+        connection = await take()
         try:
-            await run.send(lane, moment)
+            await run.send(connection, moment)
         finally:
-            free.put_nowait(lane)
+            free.put_nowait(connection)
 
     async def all_of_them(run: _Run) -> None:
         running: set[asyncio.Task[None]] = set()
@@ -165,11 +166,11 @@ async def open_loop(
         while running:
             await asyncio.gather(*running)
 
-    return await _drive(lanes, bodies, check, all_of_them)
+    return await _drive(connections, bodies, check, all_of_them)
 
 
 async def _drive(
-    lanes: Sequence[Connection], bodies: int, check: Check | None, work: Callable[[_Run], Awaitable[None]]
+    connections: Sequence[Connection], bodies: int, check: Check | None, work: Callable[[_Run], Awaitable[None]]
 ) -> LoadRun:
     gc.collect()
     gc.freeze()
@@ -179,20 +180,20 @@ async def _drive(
         return run.result()
     finally:
         gc.unfreeze()
-        await asyncio.gather(*(lane.close() for lane in lanes))
+        await asyncio.gather(*(connection.close() for connection in connections))
 
 
 Kind = Literal["poisson", "constant"]
 
 
 def arrivals(kind: Kind, rate: float, seconds: float, *, seed: int = 0) -> list[float]:
-    """Return when requests are due, in seconds from the start, ascending, all below ``seconds``.
+    """Return when requests are due, in seconds since the start, ascending, all below ``seconds``.
 
     Args:
-        kind: ``poisson``: independent users, the gaps are exponential; ``constant``: one every 1 / rate.
+        kind: ``poisson``: independent users, exponential gaps; ``constant``: one request every 1 / rate seconds.
         rate: mean requests per second.
-        seconds: how long.
-        seed: of the gaps; the same seed gives the same arrivals.
+        seconds: duration.
+        seed: seed of the gaps; the same seed gives the same arrivals.
     """
     if kind == "constant":
         return [index / rate for index in range(int(rate * seconds))]

@@ -1,4 +1,4 @@
-"""Requests over gRPC: ``Predictions`` of TorchServe's inference API."""
+"""gRPC connections of a load test: ``Predictions`` of TorchServe's inference API."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from marsmith.client.grpc import (
 from marsmith.client.http import HttpReply
 from marsmith.client.tokens import TokenAccess
 from marsmith.errors import ConnectionFailedError, DeadlineError
-from marsmith.loadtest.lane import OK, TOKEN_REFUSED, Answer, answer_of
+from marsmith.loadtest.connection import OK, TOKEN_REFUSED, Answer, answer_of
 from marsmith.loadtest.outbox import Outbox
 
-# By default the channels of a process share one connection, and a lane is a connection.
+# By default gRPC channels of a process share one connection; here each channel needs its own.
 _OF_ITS_OWN = (("grpc.use_local_subchannel_pool", 1),)
 
 
 @dataclass(frozen=True)
 class GrpcTarget:
-    """Where requests go.
+    """A model on a gRPC server, with the inputs to send.
 
     Attributes:
         address: ``host:port``.
         model: model name.
         version: model version; None: the default version.
         bodies: the inputs.
-        tokens: where the token comes from; None where the server asks for none.
-        deadline_s: how long a reply may take, in seconds.
-        ca_file: certificates to trust, in PEM, for a server with TLS; None: without TLS.
+        tokens: source of tokens; None if the server requires none.
+        deadline_s: time limit for a reply, in seconds.
+        ca_file: trusted certificates in PEM for a server with TLS. None for a server without TLS.
     """
 
     address: str
@@ -51,7 +51,7 @@ class GrpcTarget:
     ca_file: Path | None = None
 
     def messages(self) -> list[bytes]:
-        """Return each request as it goes over the wire."""
+        """Return each request, serialized."""
         request = message_class("PredictionsRequest")
         named: Mapping[str, Any] = {"model_name": self.model, "model_version": self.version or ""}
         return [bytes(request(**named, input={INPUT_KEY: body}).SerializeToString()) for body in self.bodies]
@@ -60,8 +60,8 @@ class GrpcTarget:
 Metadata = tuple[tuple[str, str], ...]
 
 
-class GrpcLane:
-    """One channel with a connection of its own."""
+class GrpcConnection:
+    """A gRPC channel with a connection of its own."""
 
     def __init__(self, target: GrpcTarget, messages: Sequence[bytes], outbox: Outbox[Metadata]) -> None:
         """Create a channel; it connects at the first call.
@@ -83,11 +83,11 @@ class GrpcLane:
 
     @classmethod
     def metadata(cls, token: str | None) -> Metadata:
-        """Return what is sent with each request."""
+        """Return the metadata of each request."""
         return metadata(token)
 
     async def call(self, body: int) -> Answer:
-        """Send the input of that index; once more where the token was refused and there is a newer one."""
+        """Send the input of that index. If the token is refused and there is a newer one, send it once more."""
         answer = await self._send(body, self._target.deadline_s)
         if answer.verdict != TOKEN_REFUSED:
             return answer
@@ -109,7 +109,7 @@ class GrpcLane:
 
 
 def _judged(address: str, error: Any, deadline_s: float) -> Answer:
-    """Judge a failed call as the client does."""
+    """Turn a failed call into an answer, as the client does."""
     try:
         return answer_of(failed_reply(address, error, deadline_s))
     except DeadlineError:

@@ -1,7 +1,7 @@
-"""Requests over HTTP/1.1 on a connection that is kept open.
+"""HTTP/1.1 connections of a load test, kept open.
 
-A general client spends more on one request than a small model does, on the very cores that are measured; this one
-writes bytes that were put together beforehand and reads no more of a reply than it must.
+A general client spends more processor time on a request than a small model does, on the cores that are measured. This
+one writes requests that were built beforehand and parses only the necessary parts of a reply.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from marsmith.client.failures import ANSWERED
 from marsmith.client.http import HttpReply, check_address, missed, no_address, sendable
 from marsmith.client.tokens import TokenAccess
 from marsmith.errors import ConnectionFailedError
-from marsmith.loadtest.lane import OK, TOKEN_REFUSED, Answer, answer_of
+from marsmith.loadtest.connection import OK, TOKEN_REFUSED, Answer, answer_of
 from marsmith.loadtest.outbox import Outbox
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
 _CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
 _GOODBYE_S = 1.0
-# What is quoted already stays so.
+# Characters that stay as they are when a path is quoted.
 _IN_A_PATH = "/?%:@!$&'()*+,;=~"
 
 
 @dataclass(frozen=True)
 class HttpTarget:
-    """Where requests go.
+    """A REST resource of a model, with the inputs to send.
 
     Attributes:
-        url: of the resource, as ``http://127.0.0.1:8080/predictions/resnet18``.
+        url: URL of the resource, such as ``http://127.0.0.1:8080/predictions/resnet18``.
         bodies: the inputs.
         content_types: one for each input.
         headers: sent with each request.
-        deadline_s: how long a reply may take, in seconds.
-        tls: how certificates are checked, for https.
-        tokens: where the token comes from that is sent with each request; None: no more is sent than ``headers`` say.
+        deadline_s: time limit for a reply, in seconds.
+        tls: TLS settings for https.
+        tokens: source of tokens. None: requests carry only ``headers``.
     """
 
     url: str
@@ -53,15 +53,15 @@ class HttpTarget:
 
     @property
     def parts(self) -> SplitResult:
-        """The URL, split."""
+        """The parsed URL."""
         return urlsplit(self.url)
 
     def messages(self, token: str | None = None) -> list[bytes]:
-        """Return the whole request for each input, as it goes over the wire.
+        """Return the complete bytes of the request for each input.
 
         Raises:
-            UsageError: a header cannot be sent.
-            ConnectionFailedError: the URL is none.
+            UsageError: a header is invalid.
+            ConnectionFailedError: the URL is invalid.
         """
         headers = {**self.headers, **({"Authorization": f"Bearer {token}"} if token else {})}
         fixed = "".join(f"{name}: {sendable(name, value)}\r\n" for name, value in headers.items())
@@ -77,16 +77,16 @@ class HttpTarget:
         return quote(f"{self.parts.path or '/'}{query}", safe=_IN_A_PATH)
 
     def _authority(self) -> str:
-        """Return the host and port to name in a request, once it is sure that the URL is one."""
+        """Return the host and port for the ``Host`` header, after the URL is validated."""
         check_address(self.url)
         authority = self.parts.netloc.rpartition("@")[2]
         if not authority.isascii():
-            raise no_address(self.url, "its host is not ASCII; its other form begins with xn--")
+            raise no_address(self.url, "its host is not ASCII; use the form that begins with xn--")
         return authority
 
 
-class HttpLane(asyncio.Protocol):
-    """One connection to an HTTP server; it is opened anew where the server has closed it."""
+class HttpConnection(asyncio.Protocol):
+    """One connection to an HTTP server; it reconnects if the server has closed it."""
 
     def __init__(self, target: HttpTarget, outbox: Outbox[list[bytes]]) -> None:
         self._target = target
@@ -97,24 +97,24 @@ class HttpLane(asyncio.Protocol):
         self._lost = asyncio.Event()
 
     @classmethod
-    async def open(cls, target: HttpTarget, outbox: Outbox[list[bytes]]) -> HttpLane:
+    async def open(cls, target: HttpTarget, outbox: Outbox[list[bytes]]) -> HttpConnection:
         """Connect.
 
         Raises:
-            ConnectionFailedError: nothing listens there.
-            DeadlineError: the connection did not come about in time.
+            ConnectionFailedError: the server does not accept connections.
+            DeadlineError: the connection was not established in time.
         """
-        lane = cls(target, outbox)
+        connection = cls(target, outbox)
         try:
-            await asyncio.wait_for(lane._connect(), target.deadline_s)
+            await asyncio.wait_for(connection._connect(), target.deadline_s)
         except TimeoutError:
             raise missed(target.url, target.deadline_s, CONNECTING) from None
         except OSError as error:
             raise ConnectionFailedError(f"nothing answers at {target.url}: {error}", tip="marsmith serve") from None
-        return lane
+        return connection
 
     async def call(self, body: int) -> Answer:
-        """Send the input of that index; once more where the token was refused and there is a newer one."""
+        """Send the input of that index. If the token is refused and there is a newer one, send it once more."""
         answer = await self._send(body, self._target.deadline_s)
         if answer.verdict != TOKEN_REFUSED:
             return answer
@@ -132,7 +132,8 @@ class HttpLane(asyncio.Protocol):
             return Answer("connection lost")
         loop = asyncio.get_running_loop()
         self._waiting = loop.create_future()
-        # Not asyncio.wait_for: its futures and callbacks take time from the model, on the cores that are measured.
+        # Not asyncio.wait_for: its futures and callbacks take processor time from the model, on the cores that are
+        # measured.
         deadline = loop.call_later(deadline_s, self._give_up)
         try:
             self._transport.write(self._outbox.content[body])
@@ -141,7 +142,7 @@ class HttpLane(asyncio.Protocol):
             deadline.cancel()
 
     async def close(self) -> None:
-        """Close the connection, and wait until it is: TLS says goodbye first, which takes turns of the event loop."""
+        """Close the connection, and wait until it is closed: TLS needs some turns of the event loop to shut down."""
         if self._transport is None:
             return
         self._transport.close()
@@ -152,7 +153,7 @@ class HttpLane(asyncio.Protocol):
             await self._lost.wait()
 
     async def _connect(self) -> None:
-        # The end of the old connection, told late, would be taken for the end of the new one.
+        # A late connection_lost of the old connection would be mistaken for that of the new one.
         await self.close()
         parts = self._target.parts
         secure = parts.scheme == "https"
@@ -160,7 +161,7 @@ class HttpLane(asyncio.Protocol):
         port = parts.port or (443 if secure else 80)
         await asyncio.get_running_loop().create_connection(lambda: self, parts.hostname or "", port, ssl=context)
 
-    # What asyncio calls ---------------------------------------------------------------------------------------------
+    # Callbacks of asyncio ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -170,7 +171,7 @@ class HttpLane(asyncio.Protocol):
         self._buffer.clear()
 
     def data_received(self, data: bytes) -> None:
-        """Gather the reply, and pass it on when it is whole."""
+        """Collect the reply, and return it to the caller when it is complete."""
         self._buffer += data
         found = read_reply(self._buffer)
         if found is None:
@@ -182,7 +183,7 @@ class HttpLane(asyncio.Protocol):
         self._settle(Answer(OK, body) if status in ANSWERED else answer_of(HttpReply(status, "", {}, body)))
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002, asyncio names it
-        """Whoever waits waits for nothing."""
+        """End the wait of the caller with a lost connection."""
         self._transport = None
         self._lost.set()
         self._settle(Answer("connection lost"))
@@ -190,7 +191,7 @@ class HttpLane(asyncio.Protocol):
     def _give_up(self) -> None:
         self._settle(Answer("timeout"))
         if self._transport:
-            # What still comes would be taken for the next answer.
+            # Bytes that still arrive would be mistaken for the next reply.
             self._transport.abort()
 
     def _settle(self, answer: Answer) -> None:
@@ -199,7 +200,10 @@ class HttpLane(asyncio.Protocol):
 
 
 def read_reply(data: bytes | bytearray) -> tuple[int, bytes, bool] | None:
-    """Read an HTTP reply: status, body, and whether the server closes the connection; None while it is not whole."""
+    """Parse an HTTP reply: status, body, and whether the server closes the connection.
+
+    None if it is not complete yet.
+    """
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return None

@@ -1,4 +1,4 @@
-"""What samples say: rates, percentiles, errors, and whether the driver itself kept up."""
+"""Statistics of a run: rates, percentiles, errors, and whether the driver kept up."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from marsmith.loadtest.connection import OK
 from marsmith.loadtest.driver import LatencySample, LoadRun
-from marsmith.loadtest.lane import OK
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
-# A driver that takes more of a core, or sends later than this, measures itself.
+# Above these limits the figures describe the driver, not the server.
 DRIVER_CPU_LIMIT = 0.7
 DRIVER_LAG_LIMIT_MS = 5.0
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run came to; latencies in milliseconds, of good answers only.
+    """Result of one run. Latencies are in milliseconds, of good answers only.
 
     Attributes:
-        requests: sent and answered, one way or the other.
-        errors: what went wrong, and how often.
-        seconds: over which rates are reckoned.
-        requests_per_second: good answers a second, from the end of the warm-up to the last; those to requests of the
-            warm-up too, which the server still worked on.
-        mean_ms: mean latency; NaN without a good answer, as the next ones.
-        quantiles_ms: quantile, 0 to 1, to latency.
-        max_ms: the largest.
-        lag_p99_ms: how late the driver sent, 99th percentile.
-        driver_cpu: share of one core that the driver used.
-        histogram: ascending buckets: upper bound in ms, and how many good answers.
+        requests: number of requests sent, whether they succeeded or failed.
+        errors: number of failures by verdict.
+        seconds: duration that rates refer to.
+        requests_per_second: good answers per second, from the end of the warm-up to the last answer. Answers after the
+            warm-up count even if their request was due before its end: the server still worked on them.
+        mean_ms: mean latency. NaN without a good answer, like the next ones.
+        quantiles_ms: latency by quantile, 0 to 1.
+        max_ms: largest latency.
+        lag_p99_ms: 99th percentile of how late the driver sent a request.
+        driver_cpu: share of one core that the driver used, 0 to 1.
+        histogram: ascending buckets, each with its upper bound in ms and its number of good answers.
     """
 
     requests: int
@@ -53,20 +53,20 @@ class Measurement:
 
     @property
     def failed(self) -> int:
-        """How many requests got no good answer."""
+        """Number of requests without a good answer."""
         return sum(self.errors.values())
 
     @property
     def driver_kept_up(self) -> bool:
-        """Whether the figures are the server's, and not the driver's."""
+        """Whether the driver was fast enough for the figures to describe the server."""
         return self.driver_cpu <= DRIVER_CPU_LIMIT and self.lag_p99_ms <= DRIVER_LAG_LIMIT_MS
 
     def holds(self, p99_ms: float) -> bool:
-        """Tell whether every request was answered and the 99th percentile is within ``p99_ms``."""
+        """Return whether every request succeeded and the 99th percentile is within ``p99_ms``."""
         return self.requests > 0 and not self.failed and self.p99_ms <= p99_ms
 
     def record(self) -> dict[str, Any]:
-        """Return the measurement as JSON."""
+        """Return it as a JSON object."""
         return {
             "requests": self.requests,
             "errors": self.errors,
@@ -87,7 +87,7 @@ class Measurement:
 
 
 def measure(drive: LoadRun, *, skip_s: float = 0.0) -> Measurement:
-    """Sum up a run, without the requests that were due in its first ``skip_s`` seconds."""
+    """Compute the statistics of a run, without the requests that were due in its first ``skip_s`` seconds."""
     answered = sum(sample.verdict == OK and sample.done >= skip_s for sample in drive.samples)
     samples = [sample for sample in drive.samples if sample.due >= skip_s]
     good = sorted(sample.latency_s * 1000 for sample in samples if sample.verdict == OK)
@@ -109,20 +109,23 @@ def measure(drive: LoadRun, *, skip_s: float = 0.0) -> Measurement:
 
 
 def _span(samples: Sequence[LatencySample], skip_s: float, seconds: float) -> float:
-    """From the end of the warm-up to the last answer, in seconds."""
+    """Return the time from the end of the warm-up to the last answer, in seconds."""
     last = max((sample.done for sample in samples), default=0.0)
     return max(last - skip_s, 1e-9) if samples else seconds
 
 
 def quantile(ascending: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least ``share`` of the values do not exceed (nearest rank); NaN for none."""
+    """Return the smallest value that at least ``share`` of the values do not exceed (nearest rank).
+
+    NaN if there are none.
+    """
     if not ascending:
         return math.nan
     return ascending[min(len(ascending) - 1, max(0, math.ceil(share * len(ascending)) - 1))]
 
 
 def histogram(ascending: Sequence[float], buckets_per_doubling: int = 2) -> tuple[tuple[float, int], ...]:
-    """Count latencies in buckets whose bounds grow by the same factor, from the first that is used to the last."""
+    """Count latencies in buckets with geometrically growing bounds, from the first bucket in use to the last."""
     counts = Counter(math.ceil(buckets_per_doubling * math.log2(max(value, 1e-3))) for value in ascending)
     if not counts:
         return ()

@@ -1,4 +1,4 @@
-"""What the connections of one load test send: put together once, and again when the token is a new one."""
+"""Requests shared by all connections of a load test: built once, and again after a token is renewed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from marsmith.client.endpoint import Tokens, with_token
 from marsmith.client.http import missed
 from marsmith.client.tokens import Role
 from marsmith.errors import ClientError
-from marsmith.loadtest.lane import TOKEN_REFUSED, Answer
+from marsmith.loadtest.connection import TOKEN_REFUSED, Answer
 
 Content = TypeVar("Content")
 
 
 class Outbox(Generic[Content]):
-    """What all connections send, with the token that is good now.
+    """The requests that all connections send, with the current token.
 
     Attributes:
-        content: what they send; another object after a renewal.
+        content: the requests; a new object after a renewal.
     """
 
     def __init__(self, write: Callable[[str | None], Content], tokens: Tokens | None, token: str | None) -> None:
@@ -34,20 +34,23 @@ class Outbox(Generic[Content]):
     async def open(
         cls, write: Callable[[str | None], Content], tokens: Tokens | None, deadline_s: float
     ) -> Outbox[Content]:
-        """Get a token, where the server asks for one, and put together what is sent.
+        """Get a token, if the server requires one, and build the requests.
 
         Args:
-            write: puts it together, with a token.
-            tokens: where it comes from; None: the server asks for none, or it is never renewed.
-            deadline_s: how long that may take, in seconds.
+            write: builds the requests for a token.
+            tokens: source of tokens. None: the server requires none, or the token is never renewed.
+            deadline_s: time limit for the token, in seconds.
 
         Raises:
-            ClientError: there is no token.
+            ClientError: no token could be obtained.
         """
         return cls(write, tokens, await tokens.get("inference", Deadline(deadline_s)) if tokens else None)
 
     async def again(self, refused: Answer, send: Callable[[float], Awaitable[Answer]], deadline_s: float) -> Answer:
-        """Send a request again whose token was refused, with a newer one; ``refused`` where there is none."""
+        """Retry a request with a newer token after its token was refused.
+
+        Return ``refused`` if there is no newer token.
+        """
         if self._tokens is None:
             return refused
         deadline = Deadline(deadline_s)
@@ -63,13 +66,13 @@ class Outbox(Generic[Content]):
             return refused
 
     async def get(self, role: Role, deadline: Deadline) -> str:  # noqa: ARG002, as ``Tokens`` has it
-        """Return the token that is sent now."""
+        """Return the current token."""
         return self._token or ""
 
     async def after_refusal(self, role: Role, refused: str, deadline: Deadline) -> str | None:
-        """Return another token than the one that was refused, and send that from now on; None where there is none.
+        """Return a newer token than the refused one, and use it from now on. None if there is none.
 
-        The first connection that is refused renews it for all; the others wait for that.
+        The first connection that is refused renews the token for all; the others wait for it.
         """
         try:
             async with asyncio.timeout(deadline.left_s), self._renewing:

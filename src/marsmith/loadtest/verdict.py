@@ -1,4 +1,4 @@
-"""Whether a measurement holds what was asked for, line by line, and so that nobody has to guess from an exit code."""
+"""Verdict on a measurement: each limit with its result, for reports and exit codes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from marsmith.loadtest.measurement import Measurement
 
-# Of the requests that came, so many must have been answered at the rate at which they came.
+# This share of the requests must be answered at the rate at which they arrived.
 LEAST_SHARE_OF_RATE = 0.95
 
 
 @dataclass(frozen=True)
 class VerdictLine:
-    """One thing that was asked for.
+    """The result of one limit.
 
     Attributes:
         what: ``p99Ms``, ``requestsPerSecond`` or ``failed``.
-        limit: what was asked for.
-        measured: what came of it; NaN where nothing did.
-        held: whether the one meets the other.
+        limit: the limit.
+        measured: the measured value; NaN if there is none.
+        held: whether the measured value meets the limit.
     """
 
     what: str
@@ -29,7 +29,7 @@ class VerdictLine:
     held: bool
 
     def __str__(self) -> str:
-        """Say it as a line: what was measured, the limit, the verdict."""
+        """Return a line with the measured value, the limit and the verdict."""
         verdict = "held" if self.held else "not held"
         if self.what == "failed":
             nothing_came = not self.measured and not self.held
@@ -41,18 +41,18 @@ class VerdictLine:
         return f"{self.measured:.1f} of {self.limit:g} requests/s answered: {verdict}"
 
     def record(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return it as a JSON object."""
         measured = None if math.isnan(self.measured) else round(self.measured, 3)
         return {"what": self.what, "limit": self.limit, "measured": measured, "held": self.held}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a measurement holds of what was asked for.
+    """The verdict on a measurement.
 
     Attributes:
-        checks: each thing that was asked for; a failed request is never asked for.
-        targets: whether there was a limit or a rate to hold at all.
+        checks: one line for each limit, and one for failed requests.
+        targets: whether there is a limit or a rate to hold.
     """
 
     checks: tuple[VerdictLine, ...]
@@ -60,16 +60,16 @@ class Verdict:
 
     @property
     def held(self) -> bool:
-        """Whether all of it is held."""
+        """Whether all checks are held."""
         return all(check.held for check in self.checks)
 
     def lines(self) -> list[str]:
-        """Say it in words, one line for each thing that was judged."""
+        """Return one line of text for each check."""
         told = [str(check) for check in self.checks if self.targets or not check.held]
         return told or ["measured and not judged: neither a limit nor a rate was asked for"]
 
     def record(self) -> dict[str, Any]:
-        """Return it as JSON; ``held`` is null where there was nothing to hold and nothing failed."""
+        """Return it as a JSON object; ``held`` is null if there was no limit and nothing failed."""
         held = self.held if self.targets or not self.held else None
         return {"held": held, "checks": [check.record() for check in self.checks]}
 
@@ -80,10 +80,10 @@ def judge(
     """Judge a measurement.
 
     Args:
-        measured: what came of a load.
-        p99_ms: limit of the 99th percentile, in milliseconds; None: there is none.
-        rps: rate at which requests came, in requests per second; None: they waited for each other.
-        seconds: for how long they came.
+        measured: result of a load.
+        p99_ms: limit of the 99th percentile, in milliseconds. None: no limit.
+        rps: rate of the arrivals, in requests per second. None for a closed loop.
+        seconds: duration of the arrivals, in seconds.
     """
     checks = [VerdictLine("failed", 0, measured.failed, not measured.failed and measured.requests > 0)]
     if p99_ms is not None:
@@ -96,10 +96,10 @@ def judge(
 
 
 def _kept_up(measured: Measurement, seconds: float) -> bool:
-    """Tell whether requests were answered as fast as they came.
+    """Return whether requests were answered as fast as they arrived.
 
-    The last are answered after the end, by about the median of all. Where answers fall behind the requests, they end
-    later than that: the median is only half of what the last one waits.
+    The last requests are answered after the end, about one median latency later. If the server falls behind, they end
+    later still: the median is only half of the wait of the last one.
     """
     if not measured.requests or math.isnan(measured.quantiles_ms[0.5]):
         return False

@@ -16,9 +16,9 @@ from marsmith.cli.bench import histogram_lines
 from marsmith.errors import ConnectionFailedError, UsageError
 from marsmith.loadtest import driver
 from marsmith.loadtest.bench import Load, SameAnswer, best_label, read_inputs, run_load
+from marsmith.loadtest.connection import Answer, Connection
 from marsmith.loadtest.driver import LatencySample, LoadRun, arrivals, closed_loop, open_loop
-from marsmith.loadtest.http import HttpLane, HttpTarget, read_reply
-from marsmith.loadtest.lane import Answer, Connection
+from marsmith.loadtest.http import HttpConnection, HttpTarget, read_reply
 from marsmith.loadtest.measurement import Measurement, histogram, measure, quantile
 from marsmith.loadtest.outbox import Outbox
 from marsmith.loadtest.verdict import judge
@@ -67,7 +67,7 @@ async def _echo(body: bytes, writer: asyncio.StreamWriter) -> None:
 
 def _opener(target: HttpTarget) -> Callable[[], Awaitable[Connection]]:
     outbox = Outbox(target.messages, None, None)
-    return lambda: HttpLane.open(target, outbox)
+    return lambda: HttpConnection.open(target, outbox)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_server_that_stalls_is_charged_for_the_requests_that_came_due_meanwhil
     async def scenario() -> LoadRun:
         async with Server(stall_once) as server:
             due = [index * 0.01 for index in range(20)]
-            return await open_loop(_opener(server.target(b"a")), 1, due=due, most_lanes=1, first_lanes=1)
+            return await open_loop(_opener(server.target(b"a")), 1, due=due, max_connections=1, first_connections=1)
 
     # One connection: all wait for the first. A driver that counted from the sending would report one slow request.
     first, *others = asyncio.run(scenario()).samples
@@ -122,7 +122,7 @@ def test_an_open_loop_opens_connections_instead_of_waiting() -> None:
             await _echo(body, writer)
 
         async with Server(answer_when_all_came) as server:
-            await open_loop(_opener(server.target(b"a")), 1, due=[0.0] * 12, first_lanes=1)
+            await open_loop(_opener(server.target(b"a")), 1, due=[0.0] * 12, first_connections=1)
             assert server.connections == 12
 
     asyncio.run(scenario())
@@ -166,7 +166,7 @@ def test_a_reply_that_never_comes_is_a_timeout_and_its_connection_is_not_used_ag
     async def scenario() -> None:
         async with Server(silent) as server:
             target = HttpTarget(f"http://127.0.0.1:{server.port}/", [b"a"], ["text/plain"], deadline_s=0.05)
-            lane = await HttpLane.open(target, Outbox(target.messages, None, None))
+            lane = await HttpConnection.open(target, Outbox(target.messages, None, None))
             assert (await lane.call(0)).verdict == "timeout"
             await asyncio.sleep(0.01)
             assert (await lane.call(0)).verdict == "timeout"

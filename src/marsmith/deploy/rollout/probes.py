@@ -69,7 +69,7 @@ class Prober:
     def _problem(self, version: str, example: StoredExample, status: int, body: bytes) -> str | None:
         return example.judge(status, body, lambda: handler_facts(self.client, self.model, version)).problem
 
-    def ask_each(self, version: str) -> str | None:
+    def predict_each(self, version: str) -> str | None:
         """Send every example alone; return the first problem."""
         return _first_problem(self.ask(version, example) for example in self.examples)
 

@@ -139,7 +139,7 @@ class Rollout:
 
     def _probe(self, step: Step) -> str:
         status, deploying = self._described(), self.target.kind == "deploy"
-        problem = self.prober.ask_each(step.version)
+        problem = self.prober.predict_each(step.version)
         if deploying:
             problem = problem or self.prober.ask_together(status)
         problem = problem or died_since(status, self.site.describe(step.version))

@@ -1,6 +1,7 @@
-"""Finding workers, threads and batching that hold a latency limit.
+"""Tuning: find the workers, threads and batching that meet a latency limit.
 
-How long a batch of each size takes is measured first, with as many workers at once as the set-up has. A simulation of
-TorchServe's batching then predicts every set-up, and only the most promising ones are tried on a live server, those
-that do well for longer (successive halving; Jamieson and Talwalkar, "Non-stochastic Best Arm Identification", 2016).
+First, the time of a batch of each size is measured, with as many workers in parallel as the set-up has. Then a
+simulation of TorchServe's batching predicts the rate of every set-up. Only the most promising set-ups are tried on a
+live server, and the better ones for longer (successive halving; Jamieson and Talwalkar, "Non-stochastic Best Arm
+Identification", 2016).
 """

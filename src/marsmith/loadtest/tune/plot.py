@@ -1,4 +1,4 @@
-"""A picture of the trials: latency against throughput, with the Pareto front."""
+"""Plot of the trials: latency against throughput, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from marsmith.loadtest.tune.search import Trial, pareto_front
 
 
 def plot_trials(trials: Sequence[Trial], p99_ms: float, path: Path) -> None:
-    """Draw trials into ``path``, an .svg, .png or .pdf file.
+    """Plot trials into ``path``, an .svg, .png or .pdf file.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
-        UsageError: another kind of file, or it cannot be written.
+        UsageError: the file has another suffix or cannot be written.
     """
     if path.suffix not in {".svg", ".png", ".pdf"}:
         raise UsageError(f"cannot draw {path}", tip="name a file that ends with .svg, .png or .pdf")

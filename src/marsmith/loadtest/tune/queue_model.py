@@ -1,7 +1,7 @@
-"""A simulation of TorchServe's batching, to predict set-ups without a server.
+"""Simulation of TorchServe's batching, to predict set-ups without a server.
 
-As in ``BatchAggregator`` and ``Model.pollBatch`` of TorchServe 0.12: one worker at a time holds the model's lock; it
-waits for a first job, then takes further ones until the batch is full or the delay has passed since the first.
+It follows ``BatchAggregator`` and ``Model.pollBatch`` of TorchServe 0.12. One worker at a time holds the model's lock.
+It waits for a first job, then takes further ones until the batch is full or the delay since the first job has passed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from marsmith.loadtest.driver import arrivals
 from marsmith.loadtest.measurement import quantile
 
-# Long enough for a 99th percentile, short enough to predict a hundred set-ups in seconds.
+# Enough for a 99th percentile, and few enough to predict a hundred set-ups in seconds.
 REQUESTS = 1500
 BISECTIONS = 8
 
@@ -20,14 +20,14 @@ BISECTIONS = 8
 def latencies(
     due: Sequence[float], service_s: Callable[[int], float], *, workers: int, batch_size: int, max_batch_delay_s: float
 ) -> list[float]:
-    """Return how long each request takes, from its arrival to its answer, in seconds.
+    """Return the time of each request from its arrival to its reply, in seconds.
 
     Args:
-        due: arrivals, ascending, in seconds.
-        service_s: how long a worker takes for a batch of that size, in seconds, while the others work too.
-        workers: how many there are.
-        batch_size: most requests in a batch.
-        max_batch_delay_s: how long a batch that is not full waits, in seconds.
+        due: arrival times, ascending, in seconds.
+        service_s: time of a batch of the given size in one worker while the others are busy, in seconds.
+        workers: number of workers.
+        batch_size: maximum number of requests in a batch.
+        max_batch_delay_s: maximum wait for a batch to fill, in seconds.
     """
     free = [0.0] * workers
     lock_free, first, taken = 0.0, 0, []
@@ -48,7 +48,10 @@ def latencies(
 def predicted_rate(
     service_s: Callable[[int], float], *, workers: int, batch_size: int, max_batch_delay_s: float, p99_s: float
 ) -> float:
-    """Return the largest rate of Poisson arrivals, per second, whose 99th percentile is within ``p99_s``; 0: none."""
+    """Return the largest rate of Poisson arrivals, per second, whose 99th percentile is within ``p99_s``.
+
+    0 if there is none.
+    """
 
     def holds(rate: float) -> bool:
         due = arrivals("poisson", rate, REQUESTS / rate)

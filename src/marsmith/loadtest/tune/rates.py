@@ -1,6 +1,6 @@
-"""Search for the largest rate of requests at which something still holds, with few attempts.
+"""Search for the largest rate that meets a limit, and the schedule of the tuner.
 
-How the tuner spends its time: how many set-ups it tries, and for how long.
+The search needs few attempts. The schedule says how many set-ups are tried, and for how long.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import TypeVar
 Evidence = TypeVar("Evidence")
 
 FIRST_STEP = 1.15
-# Closer together than this, rates cannot be told apart: measurements differ by more.
+# Rates closer together than this cannot be distinguished: measurements differ by more.
 CLOSE = 1.03
 
 
 def largest_rate(
     attempt: Callable[[float], Evidence | None], start: float, *, steps: int
 ) -> tuple[float, Evidence | None]:
-    """Return the largest rate that held, with what was seen at it; 0 and None where none did.
+    """Return the largest rate that held, with the evidence for it. 0 and None if no rate held.
 
-    From ``start`` it goes up or down by steps that grow, until one rate holds and a larger one does not; then between
-    the two.
+    From ``start`` the rate goes up or down by growing steps, until one rate holds and a larger one does not. Then the
+    search continues between the two.
 
     Args:
-        attempt: tries so many requests per second; returns what it saw where they held, else None.
-        start: where to look first, in requests per second; the nearer, the better the answer.
-        steps: most attempts.
+        attempt: tries a rate in requests per second; returns evidence if the rate held, else None.
+        start: first rate, in requests per second; the nearer to the result, the better.
+        steps: maximum number of attempts.
     """
     low, high, held = 0.0, math.inf, None
     rate, step = start, FIRST_STEP
@@ -49,9 +49,9 @@ def largest_rate(
 
 
 def majority_of_three(attempt: Callable[[], Evidence | None]) -> Evidence | None:
-    """Make two attempts, and a third where they disagree; return what one that held saw, if most did.
+    """Make two attempts, and a third if they disagree. Return the evidence of one that held, if most of them held.
 
-    One pause of the machine is enough to spoil a 99th percentile of some seconds, and must not decide.
+    One pause of the machine can spoil a 99th percentile of a few seconds. It must not decide the result.
     """
     first, second = attempt(), attempt()
     if (first is None) == (second is None):
@@ -59,17 +59,17 @@ def majority_of_three(attempt: Callable[[], Evidence | None]) -> Evidence | None
     return (first or second) if attempt() is not None else None
 
 
-# What a set-up costs besides its load: registering it, in seconds; torch alone takes two to import.
+# Overhead of a set-up besides its load, in seconds: registration, where the import of torch alone takes two.
 REGISTERING_S = 7.0
-# Of a 99th percentile from fewer, the slowest request alone decides.
+# A 99th percentile of fewer requests is decided by the slowest one alone.
 FEWEST_REQUESTS = 50
 SHORTEST_TRIAL_S, USUAL_TRIAL_S, LONGEST_TRIAL_S = 1.0, 4.5, 15.0
-# Between the turns of a trial, all of them together.
+# Pause between the turns of a trial, all pauses together.
 BETWEEN_TURNS_S = 1.5
 LONGEST_WARM_UP_S = 8.0
 VERIFYING_SHARE = 0.3
 VERIFYING_RATES = 5
-# Two or three for each rate, and those of the rate that was asked for.
+# Two or three loads for each rate, and those at the requested rate.
 VERIFYING_LOADS = 2.3 * (VERIFYING_RATES + 1)
 LONGEST_VERIFYING_S = 20.0
 FEWEST_TRIALS, MOST_TRIALS = 2, 16
@@ -77,13 +77,13 @@ FEWEST_TRIALS, MOST_TRIALS = 2, 16
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is done for how long, in seconds.
+    """Durations, in seconds.
 
     Attributes:
-        trials: how many set-ups are tried.
-        warm_up_s: of the server, before the first.
-        trial_s: of each set-up in the first round.
-        verify_s: of each load that verifies the winner.
+        trials: number of set-ups to try.
+        warm_up_s: warm-up of the server, before the first trial.
+        trial_s: each set-up in the first round.
+        verify_s: each load that verifies the winner.
     """
 
     trials: int
@@ -93,20 +93,20 @@ class Schedule:
 
 
 def schedule(minutes: float, *, left_s: float, rate: float, setups: int) -> Schedule:
-    """Share the time out.
+    """Divide the time among warm-up, trials and verification.
 
-    A slow model gets longer trials, and fewer: it needs time for as many requests.
+    A slow model gets fewer and longer trials, because it needs more time for the same number of requests.
 
     Args:
-        minutes: that were given for everything.
-        left_s: what is left of them, in seconds.
-        rate: that set-ups are tried at first, in requests per second.
-        setups: how many there are.
+        minutes: total time limit, in minutes.
+        left_s: remaining time, in seconds.
+        rate: rate of the first trials, in requests per second.
+        setups: number of set-ups to choose from.
     """
     enough_s = FEWEST_REQUESTS / rate
     trial_s = min(max(0.9 * minutes, SHORTEST_TRIAL_S), USUAL_TRIAL_S)
     trial_s = min(max(trial_s, enough_s), LONGEST_TRIAL_S)
-    # Halving adds about two rounds to each one's first.
+    # Halving adds about two rounds to the first.
     each_s = REGISTERING_S + 3 * (trial_s + BETWEEN_TURNS_S)
     trials = int(left_s * (1 - VERIFYING_SHARE) / each_s)
     return Schedule(

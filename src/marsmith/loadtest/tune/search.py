@@ -1,4 +1,4 @@
-"""Which set-ups are tried, for how long, and which one wins: decisions only, trials are somebody else's."""
+"""Decisions of the search: the set-ups to try, for how long, and the winner. Callers run the trials."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from marsmith.loadtest.tune.queue_model import predicted_rate
 from marsmith.loadtest.tune.setup import Placement, ServiceTime, Setup
 
-# A placement whose times were measured a little too kindly must not take every place.
+# A placement whose times were measured as too short must not take every place.
 MOST_OF_ONE_PLACEMENT = 0.5
-# Predictions count neither the frontend nor the driver, which need the cores too.
+# Predictions include neither the frontend nor the driver, which use the cores too.
 HOPED_FOR = 0.7
-# Of what workers do when they are never idle; for trials where no set-up should hold the limit.
+# Share of the rate of workers that are never idle; for trials in which no set-up is expected to hold the limit.
 WITHOUT_HOPE = 0.5
-# Predicted rates that are closer are alike.
+# Predicted rates within this factor count as equal.
 ALIKE = 1.05
-# A pause of the machine spoils the 99th percentile of one turn; the median of three does not see it.
+# A pause of the machine spoils the 99th percentile of one turn, but not the median of three.
 TURNS = 3
-# Between rounds the rate moves at most so much: a bad moment of the machine must not decide it.
+# Limits of the change of the rate between rounds: a pause of the machine must not decide it.
 LEAST_MOVE, MOST_MOVE = 0.5, 1.25
 
 
 @dataclass(frozen=True)
 class LoadPrediction:
-    """What a set-up should do: the largest rate, in requests per second, that holds the limit."""
+    """Prediction for a set-up: the largest rate, in requests per second, that holds the limit."""
 
     setup: Setup
     rate: float
@@ -34,12 +34,12 @@ class LoadPrediction:
 
 @dataclass(frozen=True)
 class TrialLoad:
-    """The load of a trial: random arrivals.
+    """The load of a trial, with Poisson arrivals.
 
     Attributes:
         rate: requests per second.
-        seconds: how long.
-        seed: of the arrivals; the same seed gives the same ones.
+        seconds: duration, in seconds.
+        seed: seed of the arrivals; the same seed gives the same arrivals.
     """
 
     rate: float
@@ -52,15 +52,15 @@ Attempt = Callable[[Setup, TrialLoad], "Trial"]
 
 @dataclass(frozen=True)
 class Trial:
-    """What a set-up did on the live server under random arrivals.
+    """Result of a set-up on the live server, under Poisson arrivals.
 
     Attributes:
         setup: what was tried.
-        seconds: how long.
-        requests_per_second: answers; the rate at which requests came, unless that was too much.
+        seconds: duration, in seconds.
+        requests_per_second: answers per second; the rate of the load unless the set-up was overloaded.
         p99_ms: 99th percentile of the latency, in milliseconds.
-        failed: requests without an answer.
-        reason: why it could not be tried; empty where it was.
+        failed: number of requests without an answer.
+        reason: why the trial failed; empty if it ran.
     """
 
     setup: Setup
@@ -71,10 +71,10 @@ class Trial:
     reason: str = ""
 
     def score(self, p99_ms: float) -> float:
-        """Return what is to be large: the rate, as often as the 99th percentile fits into the limit; 0 for failures.
+        """Return a score, larger is better: the rate times the ratio of limit to 99th percentile. 0 for failures.
 
-        Set-ups are compared at one rate, so that this orders them by their 99th percentile, and those that could not
-        keep up by both.
+        Set-ups are compared at one rate. The score thus orders them by their 99th percentile, and overloaded ones by
+        both.
         """
         if self.reason or self.failed or not self.p99_ms > 0:
             return 0.0
@@ -84,7 +84,10 @@ class Trial:
 def predict(
     candidates: Sequence[Setup], times: Mapping[Placement, ServiceTime], p99_ms: float
 ) -> tuple[LoadPrediction, ...]:
-    """Predict every set-up whose placement was measured, best first; of equals the smaller batch and delay."""
+    """Predict every set-up whose placement was measured, best first.
+
+    Of equal ones, the smaller batch and delay comes first.
+    """
     made = [
         LoadPrediction(
             setup,
@@ -103,11 +106,11 @@ def predict(
 
 
 def most_promising(predictions: Sequence[LoadPrediction], count: int) -> tuple[Setup, ...]:
-    """Return the set-ups to try: the best ones, and different ones first.
+    """Return the set-ups to try: the best ones, with different ones first.
 
-    Of set-ups that differ in their delay only, one comes first and the others last: the best, or one that is alike and
-    has a smaller delay, which everybody waits for while there is little to do. And no placement gets more than half of
-    the places while there are others.
+    Of set-ups that differ only in their delay, one comes first and the others last. That one has the smallest delay of
+    those that are about as good as the best, because a delay adds latency at low load. No placement gets more than half
+    of the places while there are others.
     """
     first_of = _least_delays(predictions)
     share = max(1, math.ceil(MOST_OF_ONE_PLACEMENT * count))
@@ -122,7 +125,7 @@ def most_promising(predictions: Sequence[LoadPrediction], count: int) -> tuple[S
 
 
 def _least_delays(predictions: Sequence[LoadPrediction]) -> set[Setup]:
-    """Return of each placement and batch size the set-up with the smallest delay that is alike to the best."""
+    """Return, for each placement and batch size, the smallest-delay set-up that is about as good as the best."""
     groups: dict[tuple[Placement, int], list[LoadPrediction]] = {}
     for each in predictions:
         groups.setdefault((each.setup.placement, each.setup.batch_size), []).append(each)
@@ -142,18 +145,18 @@ def halve(
     seconds: float,
     on_done: Callable[[Setup], None] = lambda _: None,
 ) -> tuple[Trial, ...]:
-    """Try all, then the better half for twice as long, until two are left; return every trial, in order.
+    """Try all set-ups, then the better half for twice as long, until two are left. Return every trial, in order.
 
-    All of a round are tried at one rate, which moves from round to round to where the best of them reaches the limit:
-    a set-up that is quick while there is little to do may be the first that cannot keep up.
+    All set-ups of a round are tried at one rate. From round to round it moves towards the rate at which the best one
+    reaches the limit: a set-up that is fast at low load may be the first to be overloaded.
 
     Args:
-        setups: to try, the most promising first.
-        attempt: tries one.
-        p99_ms: the limit that scores count against, in milliseconds.
-        rate: of the first round, in requests per second.
-        seconds: of each set-up in the first round, all its turns together.
-        on_done: is told each set-up that is out of the race.
+        setups: set-ups to try, the most promising first.
+        attempt: runs one trial.
+        p99_ms: latency limit of the score, in milliseconds.
+        rate: rate of the first round, in requests per second.
+        seconds: duration of each set-up in the first round, all its turns together.
+        on_done: called with each set-up that is eliminated.
     """
     trials: list[Trial] = []
     left = list(setups)
@@ -173,12 +176,12 @@ def halve(
 def in_turns(setups: Sequence[Setup], attempt: Attempt, offer: TrialLoad) -> list[Trial]:
     """Try set-ups in turns, and return one trial of each: medians over its turns.
 
-    In a turn all meet the same arrivals, the next turn has others and goes the other way round.
+    Within a turn all set-ups get the same arrivals. The next turn has other arrivals and the reverse order.
 
     Args:
-        setups: to try.
-        attempt: tries one.
-        offer: to each set-up, all its turns together.
+        setups: set-ups to try.
+        attempt: runs one trial.
+        offer: load of each set-up, all its turns together.
     """
     made: dict[Setup, list[Trial]] = {setup: [] for setup in setups}
     for turn in range(TURNS):
@@ -201,7 +204,7 @@ def _together(trials: Sequence[Trial]) -> Trial:
 
 
 def best(trials: Sequence[Trial], p99_ms: float) -> Trial | None:
-    """Return the trial with the best score among the longest ones; None where nothing worked."""
+    """Return the trial with the best score among the longest ones; None if nothing worked."""
     good = [trial for trial in trials if trial.score(p99_ms) > 0]
     longest = max((trial.seconds for trial in good), default=0.0)
     finalists = [trial for trial in good if trial.seconds == longest]
@@ -209,7 +212,7 @@ def best(trials: Sequence[Trial], p99_ms: float) -> Trial | None:
 
 
 def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """Return the trials that no other beats in both rate and latency, slowest rate first."""
+    """Return the trials that no other beats in both rate and latency, lowest rate first."""
     good = [trial for trial in trials if not trial.reason and not trial.failed]
     front = [
         trial
@@ -225,14 +228,14 @@ def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 
 
 def first_rate(predictions: Sequence[LoadPrediction], times: Mapping[Placement, ServiceTime]) -> float:
-    """Return the rate to try set-ups at first, in requests per second: near what the best one should hold."""
+    """Return the rate of the first round, in requests per second: close to the predicted rate of the best set-up."""
     hoped_for = HOPED_FOR * max(each.rate for each in predictions)
     most = max(time.most_per_second * placement.workers for placement, time in times.items())
     return hoped_for or WITHOUT_HOPE * most
 
 
 def next_rate(rate: float, best: Trial, p99_ms: float) -> float:
-    """Return the rate of the next round: half the way, in proportion, to where the best set-up reaches the limit."""
+    """Return the next rate: halfway, in proportion, to the rate at which the best set-up reaches the limit."""
     if not best.score(p99_ms) > 0:
         return rate
     return rate * min(max(math.sqrt(p99_ms / best.p99_ms), LEAST_MOVE), MOST_MOVE)

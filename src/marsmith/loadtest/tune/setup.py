@@ -1,26 +1,23 @@
-"""One way to run a version: what the tuner chooses among.
-
-How long a worker takes for a batch, by the size of the batch.
-"""
+"""Set-ups that the tuner chooses from, and the measured time of a batch by its size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-# The small ones side by side: where latency has a limit, it is decided among them.
+# Small sizes without gaps: under a latency limit, the best size is among them.
 BATCH_SIZES = (1, 2, 3, 4, 8, 16, 32)
 DELAYS_MS = (1, 2, 5, 10, 20)
 
 
 @dataclass(frozen=True, order=True)
 class Placement:
-    """How the cores are used, and by which archive.
+    """How an archive uses the cores.
 
     Attributes:
-        archive: index of the archive, where several are compared.
-        workers: worker processes.
-        threads: of each worker, within one operation.
+        archive: index of the archive, if several are compared.
+        workers: number of worker processes.
+        threads: threads of each worker within one operation.
     """
 
     archive: int
@@ -30,7 +27,7 @@ class Placement:
 
 @dataclass(frozen=True, order=True)
 class Setup:
-    """Everything that is tuned.
+    """All settings that are tuned.
 
     Attributes:
         placement: archive, workers and threads.
@@ -43,7 +40,7 @@ class Setup:
     max_batch_delay_ms: int
 
     def __str__(self) -> str:
-        """Say it in short."""
+        """Return a short description."""
         at = self.placement
         return f"{at.workers} x {at.threads} threads, batch {self.batch_size}, delay {self.max_batch_delay_ms} ms"
 
@@ -55,9 +52,9 @@ class Setup:
 
 
 def placements(cores: int, archives: int = 1) -> list[Placement]:
-    """Return the ways to share ``cores`` out: all to one worker, one to each, and what lies between.
+    """Return the ways to divide ``cores``: all for one worker, one for each worker, and steps between.
 
-    Fewer threads than cores are among them: decoding and TorchServe's frontend need a core too.
+    They include ones with fewer threads than cores: decoding and TorchServe's frontend need a core too.
     """
     shares = {(workers, cores // workers) for workers in _powers(cores)}
     shares |= {(1, threads) for threads in _powers(cores)} | {(cores, 1)}
@@ -71,7 +68,7 @@ def _powers(most: int) -> list[int]:
 def setups(
     where: Iterable[Placement], batch_sizes: Sequence[int] = BATCH_SIZES, delays_ms: Sequence[int] = DELAYS_MS
 ) -> list[Setup]:
-    """Return every set-up of these placements; without batches there is no delay to choose."""
+    """Return every set-up of these placements. A batch size of 1 needs no choice of delays."""
     return [
         Setup(placement, size, delay)
         for placement in where
@@ -82,10 +79,10 @@ def setups(
 
 @dataclass(frozen=True)
 class ServiceTime:
-    """Medians measured at some batch sizes; between them the time is taken to be linear.
+    """Median batch times measured at some sizes; times between them are interpolated linearly.
 
     Attributes:
-        seconds: batch size, ascending, to seconds for the batch.
+        seconds: time of a batch in seconds, by batch size, ascending.
     """
 
     seconds: Mapping[int, float]
@@ -96,12 +93,12 @@ class ServiceTime:
         below = max((each for each in known if each <= size), default=known[0])
         above = min((each for each in known if each >= size), default=known[-1])
         if below == above or size < known[0]:
-            # Beyond the largest one: as much an item as there.
+            # Beyond the largest size: the time per item stays the same.
             return self.seconds[below] * max(1.0, size / below)
         share = (size - below) / (above - below)
         return self.seconds[below] + share * (self.seconds[above] - self.seconds[below])
 
     @property
     def most_per_second(self) -> float:
-        """Items a second of one worker that is never idle, at the best batch size."""
+        """Items per second of one worker that is never idle, at the best batch size."""
         return max(size / seconds for size, seconds in self.seconds.items())

@@ -1,4 +1,4 @@
-"""Measuring set-ups: batches in workers without a server, and load on a live one."""
+"""Measurements of set-ups: batches in workers without a server, and load on a live server."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from marsmith.runtime.runner import Request, Runner
 
 WARM_UP_S = 0.5
 REPEATS = 5
-# TorchScript specialises on the second run of a new size.
+# TorchScript specialises in the second run of a new size.
 UNTIMED = 3
-# Every size is warmed up where it is measured; a slow model would be warmed up for longer than it is measured.
+# Every size is warmed up when it is measured. A longer warm-up of a slow model would exceed its measurement.
 WARM_UP_OF_WORKERS_S = 0.1
-# Of one placement; long batches are repeated less often.
+# Time limit of one placement; long batches are repeated less often.
 MEASURING_LIMIT_S = 6.0
 
 
 def measure_service_time(
     maker: VariantMaker, placement: Placement, inputs: Sequence[Input], batch_sizes: Sequence[int], scratch: Path
 ) -> ServiceTime:
-    """Measure how long a worker takes for a batch while the other workers of the placement are busy too.
+    """Measure the time of a batch in one worker while the other workers of the placement are busy.
 
     Raises:
         HandlerError: the handler does not load with this many workers.
@@ -49,7 +49,7 @@ def measure_service_time(
         stopped = threading.Event()
 
         def stop() -> None:
-            """Leave the pool, which waits for its threads, nothing to wait for: this one may be interrupted."""
+            """Stop the threads, because the pool waits for them. This wait may be interrupted."""
             stopped.set()
             for runner in runners:
                 runner.cut()
@@ -80,7 +80,7 @@ def _times(runner: Runner, batch: Sequence[Request], stopped: threading.Event) -
 
 
 class LiveTrials:
-    """Tries set-ups on a server: each is registered once, and stays until it is out of the race."""
+    """Tries set-ups on a server. Each is registered once, and stays registered until it is eliminated."""
 
     def __init__(self, server: Project, makers: Sequence[VariantMaker], inputs: Sequence[Input]) -> None:
         """Prepare trials on the server of that project."""
@@ -95,15 +95,15 @@ class LiveTrials:
         self._client.close()
 
     def warm_up(self, setup: Setup, seconds: float) -> None:
-        """Keep the server busy for so many seconds: the JVM compiles meanwhile, which no trial is to pay for."""
-        # What is wrong with the set-up, its trial tells.
+        """Put load on the server for some seconds: the JVM compiles meanwhile, at no trial's expense."""
+        # The trial of the set-up reports its errors.
         with suppress(MarsmithError):
             self.register(setup)
             clients = 2 * setup.placement.workers * setup.batch_size
             self.load(setup, Load(clients=clients, seconds=seconds, warm_up_s=0.0))
 
     def attempt(self, setup: Setup, offer: TrialLoad) -> Trial:
-        """Try a set-up; what fails is part of the result."""
+        """Try a set-up. A failure is returned as part of the result."""
         try:
             self.register(setup)
             load = Load(rps=offer.rate, seconds=offer.seconds, warm_up_s=WARM_UP_S, seed=offer.seed)
@@ -113,13 +113,13 @@ class LiveTrials:
         return Trial(setup, offer.seconds, measured.requests_per_second, measured.p99_ms, measured.failed)
 
     def load(self, setup: Setup, load: Load) -> Measurement:
-        """Put any load on a set-up that is registered."""
+        """Put a load on a registered set-up."""
         state = run_state.read(self._server)
         model = self._makers[setup.placement.archive].model_name
         return run_load(http_target(state, model, setup.version, self._inputs), load)
 
     def register(self, setup: Setup) -> None:
-        """Register a set-up, unless it is, and wait until its workers are ready."""
+        """Register a set-up if it is not registered, and wait until its workers are ready."""
         if setup in self._registered:
             return
         file = f"{setup.version}.mar"
@@ -136,6 +136,6 @@ class LiveTrials:
         try:
             self._client.unregister(model, setup.version)
         except ClientError:
-            # The default version can go only as the last one: it stays, idle.
+            # TorchServe unregisters the default version only as the last one, so it stays registered and idle.
             return
         (model_store(self._server) / f"{setup.version}.mar").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Finding how to run a version: measure, predict, try, verify; see ``marsmith.loadtest.tune``."""
+"""The tuner: measure, predict, try, verify. See ``marsmith.loadtest.tune``."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ from marsmith.loadtest.verdict import Verdict, VerdictLine, judge
 from marsmith.project import Project
 from marsmith.server.scratch import scratch_server
 
-# A queue that takes longer than this to work off answers nobody in time.
+# A queue that takes longer than this to process does not answer anyone in time.
 QUEUE_S = 2.0
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is tuned, and for what.
+    """What to tune, and the limits to meet.
 
     Attributes:
-        archives: of one model; several compare precisions or engines.
+        archives: archives of one model; several of them compare precisions or engines.
         inputs: requests to measure with.
-        p99_ms: the limit of the 99th percentile, in milliseconds.
-        rps: the rate to be held, in requests per second; None: as much as the limit allows.
-        minutes: about how long it may take.
-        cores: of this machine.
-        batch_sizes, delays_ms: to choose among.
-        most_trials: most set-ups that are tried on the server; None: as many as the time allows.
+        p99_ms: limit of the 99th percentile, in milliseconds.
+        rps: rate to hold, in requests per second. None: as much as the limit allows.
+        minutes: approximate time limit, in minutes.
+        cores: number of cores of this machine.
+        batch_sizes, delays_ms: values to choose from; delays in milliseconds.
+        most_trials: maximum number of set-ups to try on the server. None: as many as the time allows.
     """
 
     archives: tuple[Path, ...]
@@ -69,20 +69,20 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What came of it.
+    """Result of a tuning.
 
     Attributes:
-        wanted: what was asked for.
-        times: how long batches take, for each placement that loads.
+        wanted: the options.
+        times: batch times of each placement that loads.
         predictions: every set-up, best first.
-        trials: those on the server, in their order.
-        chosen: the best one.
-        held_rps: largest rate of Poisson arrivals that the chosen one held the limit at, in requests per second.
-        held: the measurement at that rate; None where no rate was held.
-        at_rps: the measurement at the rate that was asked for; None where none was.
-        seconds: how long all of it took.
-        verify_s: for how long requests came at a rate that was verified.
-        advice: what would hold a limit that is not held.
+        trials: trials on the server, in order.
+        chosen: the best trial.
+        held_rps: largest rate of Poisson arrivals at which the chosen set-up held the limit, in requests per second.
+        held: measurement at that rate; None if no rate held.
+        at_rps: measurement at the requested rate; None if no rate was requested.
+        seconds: total duration, in seconds.
+        verify_s: duration of each verification, in seconds.
+        advice: what to change to meet a limit that is not met.
     """
 
     wanted: Wanted
@@ -99,12 +99,12 @@ class Tuning:
 
     @property
     def is_met(self) -> bool:
-        """Whether the limit is held, at the rate that was asked for."""
+        """Whether the limit is held, at the requested rate if there is one."""
         return self.verdict.held
 
     @property
     def verdict(self) -> Verdict:
-        """What is held of what was asked for."""
+        """The verdict on the limit and the requested rate."""
         limit = self.wanted.p99_ms
         if self.at_rps:
             return judge(self.at_rps, p99_ms=limit, rps=self.wanted.rps, seconds=self.verify_s)
@@ -130,7 +130,7 @@ class Tuning:
 
 
 def tune(project: Project, wanted: Wanted, on_step: Callable[[str], None] = lambda _: None) -> Tuning:
-    """Search on a server of its own; a server that runs is left alone, but takes cores while this measures.
+    """Tune on a separate server. A running server is not changed, but competes for the cores.
 
     Raises:
         ServerError: no set-up works.
@@ -227,7 +227,7 @@ def _on_server(
 
 
 def advice(tuning: Tuning) -> tuple[str, ...]:
-    """Say what would meet a level that was not met."""
+    """Return suggestions to meet a limit that is not met."""
     wanted, one = tuning.wanted, min(time_of(1) for time_of in tuning.times.values()) * 1000
     if one > wanted.p99_ms:
         faster = "a faster form does (marsmith export --precision auto --engine auto), or a smaller model or input"
@@ -245,7 +245,7 @@ def advice(tuning: Tuning) -> tuple[str, ...]:
 
 
 def spec_edits(spec: ModelSpec, tuning: Tuning) -> list[Edit]:
-    """Return what to change in a spec, so that its archive is run as the tuning chose."""
+    """Return the edits of a spec that apply the chosen set-up."""
     blocks = {("serving",): tuning.serving(), ("handler", "settings"): tuning.handler_settings()}
     present = {("serving",): "serving" in spec.model_fields_set, ("handler", "settings"): bool(spec.handler.settings)}
     edits = []

@@ -1,4 +1,4 @@
-"""Archives that differ in how they are run only."""
+"""Variants of an archive that differ only in how they are run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _REWRITTEN = frozenset({manifest_format.FILE_NAME, sums.FILE_NAME})
 
 
 class VariantMaker:
-    """Makes variants of one archive; its members are unpacked once."""
+    """Writes variants of one archive. Its members are unpacked once."""
 
     def __init__(self, archive: Path, scratch: Path) -> None:
         """Unpack ``archive``, which the caller has admitted, below ``scratch``.
 
         Raises:
-            ArchiveError: it is damaged or hostile.
+            ArchiveError: the archive is damaged or hostile.
         """
         opened = Archive.open(archive)
         self._manifest = opened.manifest
@@ -41,12 +41,12 @@ class VariantMaker:
         return self._manifest.model_name
 
     def write(self, setup: Setup, target: Path, *, warm_up_s: float | None = None) -> Path:
-        """Write the archive with the workers, threads and batching of ``setup``, as a version of that name.
+        """Write the archive with the workers, threads and batching of ``setup``, as a version named after the set-up.
 
         Args:
-            setup: how it is run.
-            target: where.
-            warm_up_s: after which the handler stops warming up, in seconds; None: as the archive says.
+            setup: the set-up to write.
+            target: path of the archive.
+            warm_up_s: time limit of the handler's warm-up, in seconds. None: as in the archive.
         """
         config_name = self._manifest.config_file or _free_name(self._names)
         text = self._text(config_name)
@@ -65,13 +65,16 @@ class VariantMaker:
 
 
 def _free_name(taken: Collection[str]) -> str:
-    """Return a name for a model config: a member of the usual name that the manifest does not name is not one."""
+    """Return a name for a model config.
+
+    A member with the usual name that the manifest does not name is another file.
+    """
     names = (MODEL_CONFIG, *(f"{number}-{MODEL_CONFIG}" for number in range(len(taken))))
     return next(name for name in names if name not in taken)
 
 
 def changed_config(text: str, setup: Setup, handler_settings: Mapping[str, Any] | None = None) -> str:
-    """Return a model-config.yaml with what ``setup`` and ``handler_settings`` say; everything else stays."""
+    """Return a model-config.yaml with the values of ``setup`` and ``handler_settings``. Everything else stays."""
     config: dict[str, Any] = dict(strict_yaml.load_model_config(text, MODEL_CONFIG, ConfigError))
     workers, threads = setup.placement.workers, setup.placement.threads
     config |= {

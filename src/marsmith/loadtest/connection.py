@@ -1,4 +1,4 @@
-"""What carries requests to a server, one at a time each."""
+"""Connections of a load test, and the answers that they return."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ TOKEN_REFUSED = "token refused"  # noqa: S105, in words what went wrong
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one request.
+    """The outcome of one request.
 
     Attributes:
-        verdict: ``ok``, or in a few words what went wrong: ``503``, ``timeout``, ``connection lost``.
-        body: of the reply; empty where there was none.
+        verdict: ``ok``, or a short description of the failure: ``503``, ``timeout``, ``connection lost``.
+        body: body of the reply; empty if there was no reply.
     """
 
     verdict: str
@@ -27,25 +27,25 @@ class Answer:
 
     @property
     def is_ok(self) -> bool:
-        """Whether the request was answered as it should be."""
+        """Whether the request succeeded."""
         return self.verdict == OK
 
 
 def answer_of(reply: HttpReply) -> Answer:
-    """Judge a reply as the client does."""
+    """Turn a reply into an answer, as the client does."""
     if is_answer(reply):
         return Answer(OK, reply.body)
     return Answer(TOKEN_REFUSED if is_authorization_failure(reply) else str(reply.status), reply.body)
 
 
 class Connection(Protocol):
-    """One connection; it carries a request at a time."""
+    """One connection; it carries one request at a time."""
 
     async def call(self, body: int) -> Answer:
-        """Send the input of that index and return the answer; errors are answers too."""
+        """Send the input of that index and return the answer. Failures are returned as answers too."""
 
     async def close(self) -> None:
         """Close the connection."""
 
 
-OpenLane = Callable[[], Awaitable[Connection]]
+OpenConnection = Callable[[], Awaitable[Connection]]
