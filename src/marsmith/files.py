@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 _LOOK_S = 0.05
 _CHUNK_BYTES = 1 << 20
@@ -27,21 +28,22 @@ class LockedError(Exception):
         self.holder = holder
 
 
-def write_atomically(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
+def write_atomically(path: Path, content: bytes | str, *, mode: int | None = None, follow_links: bool = True) -> None:
     """Write a file whole or not at all; it is on the disk when this returns. Folders above it are made.
 
     Args:
-        path: the file; if it is a link, what it points to is written.
+        path: the file.
         content: its bytes, or its text, which is written in UTF-8.
         mode: permissions, from the first byte on; None: those of the file that is replaced, else the usual ones.
+        follow_links: whether what a link points to is written; else the file takes the place of the link.
 
     Raises:
         OSError: it cannot be written; a file that was there is as it was.
     """
-    target = path.resolve()
+    target = path.resolve() if follow_links else path
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    if mode is None:
+    if mode is None and not target.is_symlink():
         with suppress(FileNotFoundError):
             mode = target.stat().st_mode & 0o777
     try:
@@ -59,9 +61,24 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int | None = Non
     sync_folder(target.parent)
 
 
+def publish(finished: Path, target: Path) -> None:
+    """Give a finished file its final name, in the same folder; after a loss of power it is whole or not there.
+
+    Raises:
+        OSError: the disk refuses; the file keeps its name.
+    """
+    _sync(finished)
+    finished.replace(target)
+    sync_folder(target.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make sure that a rename in ``folder`` survives a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -116,22 +133,48 @@ def made_folder(folder: Path) -> Iterator[None]:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex, in constant memory."""
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(stream: BinaryIO) -> str:
+    """Return the SHA-256 of what is left of a stream, in hex, in constant memory."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
+    while chunk := stream.read(_CHUNK_BYTES):
+        digest.update(chunk)
     return digest.hexdigest()
+
+
+def copy(source: Path, target: Path) -> str:
+    """Copy the content of a file, and return the SHA-256 of what was copied, in hex, in constant memory."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            writer.write(chunk)
+    return digest.hexdigest()
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file, and return whether nobody else holds it; who closes the file gives the lock back.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _locked(path: Path) -> int | None:
     """Open and lock the file; None if another process holds it, or has removed it meanwhile."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
+        with suppress(FileNotFoundError):
+            if try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
     except BaseException:
         os.close(descriptor)
         raise

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from marsmith import files
 from marsmith.errors import NotRunningError, ServerError
 from marsmith.json_reader import read_json
 from marsmith.project import Project
@@ -105,12 +106,8 @@ def check_process(pid: Any, created: Any) -> None:
 
 def write(project: Project, state: RunState) -> None:
     """Write the state whole or not at all, readable by the owner only."""
-    project.run.mkdir(parents=True, exist_ok=True)
-    path = project.run / FILE_NAME
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(state), indent=2, default=str) + "\n", encoding="utf-8")
-    temporary.chmod(0o600)
-    temporary.replace(path)
+    text = json.dumps(asdict(state), indent=2, default=str) + "\n"
+    files.write_atomically(project.run / FILE_NAME, text, mode=0o600)
 
 
 def remove(project: Project) -> None:

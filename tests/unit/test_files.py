@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from marsmith.files import LockedError, lock, made_folder, sha256, write_atomically
+from marsmith.files import (
+    LockedError,
+    copy,
+    lock,
+    made_folder,
+    publish,
+    sha256,
+    sha256_of,
+    try_lock,
+    write_atomically,
+)
 
 HOLDER = """
 import sys
@@ -110,3 +120,42 @@ def test_a_digest_is_that_of_the_whole_file(tmp_path: Path) -> None:
     content = os.urandom(3_000_000)
     (tmp_path / "file").write_bytes(content)
     assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_takes_the_place_of_a_link_where_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "real").chmod(0o640)
+    (tmp_path / "link").symlink_to("real")
+    write_atomically(tmp_path / "link", "new", mode=0o600, follow_links=False)
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "link").read_text() == "new"
+    assert (tmp_path / "real").read_text() == "old"
+
+
+def test_a_finished_file_gets_its_name_or_keeps_its_own(tmp_path: Path) -> None:
+    (tmp_path / "part").write_text("new")
+    (tmp_path / "file").write_text("old")
+    publish(tmp_path / "part", tmp_path / "file")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "new"}
+    (tmp_path / "part").write_text("newer")
+    with pytest.raises(OSError, match="absent"):
+        publish(tmp_path / "part", tmp_path / "absent" / "file")
+    assert (tmp_path / "part").read_text() == "newer"
+
+
+def test_a_copy_gives_the_digest_of_what_was_copied(tmp_path: Path) -> None:
+    content = os.urandom((1 << 20) + 7)
+    (tmp_path / "source").write_bytes(content)
+    assert copy(tmp_path / "source", tmp_path / "target") == hashlib.sha256(content).hexdigest()
+    assert (tmp_path / "target").read_bytes() == content
+    with (tmp_path / "target").open("rb") as stream:
+        stream.seek(9)
+        assert sha256_of(stream) == hashlib.sha256(content[9:]).hexdigest()
+
+
+def test_a_lock_is_refused_as_long_as_another_holds_it(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as first, (tmp_path / "file").open("w") as second:
+        assert try_lock(first.fileno())
+        assert not try_lock(second.fileno())
+        first.close()
+        assert try_lock(second.fileno())

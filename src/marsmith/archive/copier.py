@@ -97,14 +97,3 @@ def open_source(source: Path | bytes) -> BinaryIO:
         return cast("BinaryIO", source.open("rb", buffering=0))
     except OSError as error:
         raise BuildError(f"{source}: cannot be read: {error.strerror}") from None
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    buffer = bytearray(CHUNK_BYTES)
-    view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
-    return digest.hexdigest()

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
+from marsmith import files
 from marsmith.archive.copier import Content, Copier
 from marsmith.archive.members import (
     MemberInfo,
@@ -134,8 +135,4 @@ class FolderWriter:
         """Give every folder its mode, and bring their lists of files to the disk."""
         for folder, _, _ in os.walk(self._folder):
             Path(folder).chmod(0o755)
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            files.sync_folder(Path(folder))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
+from marsmith import files
 from marsmith.errors import HostileArchiveError
 from marsmith.names import is_hidden
 
@@ -40,11 +41,7 @@ class Member:
         """Return the SHA-256 of the content, in hex, reading a file in constant memory."""
         if isinstance(self.source, bytes):
             return hashlib.sha256(self.source).hexdigest()
-        digest = hashlib.sha256()
-        with self.source.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        return digest.hexdigest()
+        return files.sha256(self.source)
 
 
 def name_problem(name: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from marsmith import files
 from marsmith.archive import manifest as manifest_format
 from marsmith.archive import sums as sums_format
 from marsmith.archive.manifest import Manifest, parse_manifest
 from marsmith.archive.members import CHUNK_BYTES, Kind, Member, MemberInfo, MemberSource, ReadLimits
+from marsmith.archive.staging import staged
 from marsmith.archive.sums import parse_sums, render_sums
 from marsmith.errors import ArchiveError
 from marsmith.names import did_you_mean
@@ -149,23 +150,21 @@ class Archive:
             ArchiveError: the folder is not empty or cannot be written, or a member is damaged.
         """
         target = Path(folder)
-        scratch = target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
         try:
-            scratch.mkdir(parents=True)
-            for name, stream in self.walk():
-                _unpack(stream, scratch / name)
-            scratch.replace(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with staged(target, folder=True) as stage:
+                for name, stream in self.walk():
+                    _unpack(stream, stage.path / name)
+                # Unlike ``publish``, this takes the place of an empty folder.
+                stage.path.replace(target)
         except OSError as error:
             raise ArchiveError(f"cannot unpack into {target}: {error.strerror}", tip="name a new folder") from None
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         return target
 
     def digest(self) -> str:
         """Return the SHA-256 in hex: of the file, or for a folder of the ``SHA256SUMS`` that its files should have."""
         if self.kind != "folder":
-            with self.path.open("rb") as file:
-                return sha256_of(file)
+            return files.sha256(self.path)
         digests = self.member_digests()
         digests.pop(sums_format.FILE_NAME, None)
         return hashlib.sha256(render_sums(digests).encode()).hexdigest()
@@ -176,15 +175,7 @@ class Archive:
         Raises:
             ArchiveError: a member is damaged.
         """
-        return {name: sha256_of(stream) for name, stream in self.walk()}
-
-
-def sha256_of(stream: BinaryIO) -> str:
-    """Return the SHA-256 in hex of what is left of a stream, in bounded memory."""
-    digest = hashlib.sha256()
-    while chunk := stream.read(CHUNK_BYTES):
-        digest.update(chunk)
-    return digest.hexdigest()
+        return {name: files.sha256_of(stream) for name, stream in self.walk()}
 
 
 def _open_source(path: Path, limits: ReadLimits) -> tuple[Kind, MemberSource]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marsmith import files
 from marsmith.errors import ArchiveError, MissingDependencyError, UsageError, VerificationError
 from marsmith.json_reader import read_json
 
@@ -263,25 +263,17 @@ def _file_digest(archive: Path) -> str:
     if archive.is_dir():
         raise UsageError(f"{archive}: a folder is not signed", tip="pack it into a .mar first, and sign that")
     try:
-        digest = hashlib.sha256()
-        with archive.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        return files.sha256(archive)
     except OSError as error:
         raise ArchiveError(f"{archive}: {error.strerror}") from None
-    return digest.hexdigest()
 
 
 def _write(target: Path, text: bytes) -> None:
     """Put a whole file in place of whatever is there."""
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
-        scratch.write_bytes(text)
-        scratch.replace(target)
+        files.write_atomically(target, text, follow_links=False)
     except OSError as error:
         raise ArchiveError(f"{target}: the signature cannot be written: {error.strerror}") from None
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _read_key(path: Path) -> bytes:

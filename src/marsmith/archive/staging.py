@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from marsmith import files
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD = -100
@@ -63,7 +64,7 @@ class Staged:
             _replace_folder(self.path, self.target)
         else:
             self.path.replace(self.target)
-        _sync_folder(self.target.parent)
+        files.sync_folder(self.target.parent)
 
 
 @contextmanager
@@ -97,10 +98,11 @@ def _remove_if_abandoned(path: Path) -> None:
     except OSError:
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove(path)
+        # If it is locked, its builder lives.
+        if files.try_lock(descriptor):
+            _remove(path)
     except OSError:
-        # Locked: its builder lives. Or this file system has no locks, and nobody can tell.
+        # This file system has no locks, and nobody can tell.
         return
     finally:
         os.close(descriptor)
@@ -119,12 +121,17 @@ def _create(target: Path, folder: bool) -> tuple[Path, int]:
             if not path.parent.is_dir():
                 raise
             continue
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Another builder may have taken it for litter in the moment before it was locked.
-        if path.exists():
+        if _claimed(path, descriptor):
             return path, descriptor
         os.close(descriptor)
+
+
+def _claimed(path: Path, descriptor: int) -> bool:
+    """Lock what was created; False if another builder took it for litter in the moment before."""
+    # If this file system has no locks, nobody takes it.
+    with suppress(OSError):
+        return files.try_lock(descriptor) and path.exists()
+    return True
 
 
 def _remove(path: Path) -> None:
@@ -162,11 +169,3 @@ def _rename(source: Path, target: Path, flag: int) -> None:
         target.rename(old)
         source.rename(target)
         _remove(old)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

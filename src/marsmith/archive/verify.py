@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from marsmith import files
 from marsmith.archive import environment as environment_format
 from marsmith.archive import examples as examples_format
 from marsmith.archive import manifest as manifest_format
@@ -18,7 +19,7 @@ from marsmith.archive import sums as sums_format
 from marsmith.archive.environment import compare, parse_environment
 from marsmith.archive.examples import ValidatedExample, parse_examples
 from marsmith.archive.manifest import render_manifest
-from marsmith.archive.read import Archive, sha256_of
+from marsmith.archive.read import Archive
 from marsmith.archive.sums import render_sums
 from marsmith.errors import ArchiveError, FormatError, VerificationError
 from marsmith.names import MODEL_NAME, MODEL_VERSION
@@ -131,14 +132,14 @@ def _manifest(archive: Archive) -> list[Check]:
         problems.append(f"modelName: TorchServe refuses {manifest.model_name!r}")
     if archive.is_ours:
         problems += _our_manifest(archive)
-    files = {
+    fields = {
         "serializedFile": manifest.serialized_file,
         "modelFile": manifest.model_file,
         "requirementsFile": manifest.requirements_file,
         "configFile": manifest.config_file,
         "handler": _handler_file(manifest.handler),
     }
-    named = {key: name if archive.is_ours else Path(name).name for key, name in files.items() if name}
+    named = {key: name if archive.is_ours else Path(name).name for key, name in fields.items() if name}
     problems += [f"{key}: no member {name!r}" for key, name in named.items() if name not in names]
     return _results("manifest", problems, f"{manifest.model_name} version {manifest.model_version}")
 
@@ -196,14 +197,14 @@ def _contents(archive: Archive) -> Iterator[tuple[str, str | ArchiveError]]:
     if archive.kind == "tar.gz":
         try:
             for name, stream in archive.walk():
-                yield name, sha256_of(stream)
+                yield name, files.sha256_of(stream)
         except ArchiveError as error:
             yield "", error
         return
     for name in archive.members:
         try:
             with archive.open_member(name) as stream:
-                yield name, sha256_of(stream)
+                yield name, files.sha256_of(stream)
         except ArchiveError as error:  # each member is judged for itself
             yield name, error
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
+from marsmith import files
 from marsmith.archive import manifest as manifest_format
 from marsmith.archive import sums
-from marsmith.archive.copier import Content, Copier, file_sha256, open_source
+from marsmith.archive.copier import Content, Copier, open_source
 from marsmith.archive.folder import FolderWriter
 from marsmith.archive.manifest import Manifest, render_manifest
 from marsmith.archive.members import Member
@@ -123,7 +124,7 @@ class _Built:
     digests: Mapping[str, str]
 
     def digest(self) -> str:
-        return _folder_digest(self.digests) if self.stage.path.is_dir() else file_sha256(self.stage.path)
+        return _folder_digest(self.digests) if self.stage.path.is_dir() else files.sha256(self.stage.path)
 
     def publish(self, *, force: bool) -> None:
         target, is_file = self.stage.target, not self.stage.path.is_dir()
@@ -226,9 +227,9 @@ def _check_target(target: Path, force: bool) -> None:
 def _digest_of(path: Path) -> str:
     """Return the digest of a finished archive, as ``write_archive`` gives it."""
     if not path.is_dir():
-        return file_sha256(path)
-    files = [file for file in path.rglob("*") if file.is_file()]
-    digests = {file.relative_to(path).as_posix(): file_sha256(file) for file in files}
+        return files.sha256(path)
+    inside = [file for file in path.rglob("*") if file.is_file()]
+    digests = {file.relative_to(path).as_posix(): files.sha256(file) for file in inside}
     digests.pop(sums.FILE_NAME, None)
     return _folder_digest(digests)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marsmith import files
 from marsmith.archive.environment import Environment, render_environment
 from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
@@ -101,7 +102,7 @@ def build_from_spec(
     stamp = project.root / ".marsmith" / "archives" / f"{target.name}.json"
     inputs = {**_inputs(spec, export, record), "archive": _shown(target, project)}
     if build_stamp.is_current(stamp, inputs, project.root):
-        digest = build_stamp.file_sha256(target)
+        digest = files.sha256(target)
         # An archive may be changed without a new size or time.
         if digest == build_stamp.recorded_digest(stamp, target, project.root):
             return BuiltArchive(target, digest, reused=True)

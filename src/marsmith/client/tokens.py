@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
+from marsmith import files
 from marsmith.client.deadline import RENEWING, Deadline
 from marsmith.client.failures import failure
 from marsmith.client.http import HttpRequest, Transport, missed
@@ -233,7 +234,7 @@ class TokenSource:
             gone = f"no server runs: {self._path} is gone"
             raise ConnectionFailedError(gone, refused=True, tip="marsmith serve") from None
         with file:
-            while not _locked(file):
+            while not files.try_lock(file.fileno()):
                 if deadline.left_s <= 0:
                     raise self._too_late(deadline)
                 time.sleep(min(LOCK_PAUSE_S, deadline.left_s))
@@ -344,13 +345,3 @@ def _patiently(read: Callable[[], Result], deadline: Deadline) -> Result:
             break
         time.sleep(READ_PAUSE_S)
     return read()
-
-
-def _locked(file: IO[bytes]) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

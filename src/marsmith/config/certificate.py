@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from marsmith import files
 from marsmith.config.properties import ENCODING, parse_properties, render_properties
 from marsmith.config.server_config import DEFAULT_ADDRESSES
 from marsmith.config.tls import pair_problems
@@ -145,8 +145,8 @@ def write_pair(folder: Path, pair: Pair, *, force: bool = False) -> tuple[Path, 
         verb = "exist" if len(there) > 1 else "exists"
         raise UsageError(f"{' and '.join(there)} {verb} already", tip="--write uses them, --force replaces them")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _write(key, pair.key, 0o600)
-    _write(certificate, pair.certificate, 0o644)
+    files.write_atomically(key, pair.key, mode=0o600, follow_links=False)
+    files.write_atomically(certificate, pair.certificate, mode=0o644, follow_links=False)
     return key, certificate
 
 
@@ -190,7 +190,7 @@ def write_changes(project: Project, changes: Mapping[str, str]) -> None:
     """Make ``changes`` in the project's server config, whole or not at all."""
     path = project.server_config
     text = changed_text(path.read_bytes().decode(ENCODING), changes)
-    _write(path, text.encode(ENCODING), path.stat().st_mode & 0o777)
+    files.write_atomically(path, text.encode(ENCODING))
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -232,21 +232,3 @@ def _general_name(host: str) -> GeneralName:
     from cryptography import x509
 
     return x509.IPAddress(ip_address(host)) if _is_address(host) else x509.DNSName(host)
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Write the file whole or not at all, with its mode from the first byte on."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode & 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from io import StringIO
@@ -15,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from marsmith import files
 from marsmith.config.properties import ENCODING, parse_properties, render_properties
 
 _WIDTH = 4096
@@ -52,9 +51,9 @@ def apply(file: Path, edits: Iterable[Edit]) -> None:
             wanted.append(edit)
     if file.suffix == ".properties":
         text = edit_properties(file.read_bytes().decode(ENCODING), wanted)
-        _write(file, text.encode(ENCODING))
+        files.write_atomically(file, text.encode(ENCODING))
     else:
-        _write(file, edit_yaml(file.read_text(encoding="utf-8"), wanted).encode())
+        files.write_atomically(file, edit_yaml(file.read_text(encoding="utf-8"), wanted))
 
 
 def edit_properties(text: str, edits: Iterable[Edit]) -> str:
@@ -146,22 +145,6 @@ def _last_line(lines: list[str], first: int) -> int:
 def _continues(line: str) -> bool:
     content = line.rstrip("\r\n")
     return (len(content) - len(content.rstrip("\\"))) % 2 == 1
-
-
-def _write(file: Path, content: bytes) -> None:
-    mode = file.stat().st_mode & 0o7777
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(mode)
-        temporary.replace(file.resolve())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def grouped(edits: Iterable[tuple[Path, Edit]]) -> Mapping[Path, list[Edit]]:

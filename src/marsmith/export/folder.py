@@ -100,7 +100,7 @@ def publish(folder: Path, product: Product, model: str) -> Export:
     (folder / STAMP_FILE).unlink(missing_ok=True)
     made = [Path(product.result.serialized_file), *map(Path, product.result.companions)]
     for path in made:
-        path.replace(folder / path.name)
+        files.publish(path, folder / path.name)
     report = {"formatVersion": 1, "model": model, **product.report}
     export = Export(folder, report, reused=False, measured=product.measured)
     files.write_atomically(export.report_file, json.dumps(report, indent=2) + "\n")

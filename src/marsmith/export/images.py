@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from marsmith import files
 from marsmith.errors import ExportError, UsageError
-from marsmith.export.stamp import file_sha256
 from marsmith.inputs import PACKAGE, read_input
 from marsmith.json_reader import read_json
 from marsmith.stand_ins import pointer_at
@@ -122,8 +122,8 @@ def _images(paths: Iterable[Path]) -> list[Path]:
 
 def _not_among(wanted: Sequence[Path], used: Sequence[Path]) -> list[Path]:
     """Return the files of ``wanted`` whose content is not in ``used``."""
-    seen = {file_sha256(path) for path in used}
-    return [path for path in wanted if file_sha256(path) not in seen]
+    seen = {files.sha256(path) for path in used}
+    return [path for path in wanted if files.sha256(path) not in seen]
 
 
 def read_labels(path: Path) -> dict[str, int | str]:
@@ -144,4 +144,4 @@ def read_labels(path: Path) -> dict[str, int | str]:
 
 def digests(paths: Sequence[Path]) -> list[dict[str, str]]:
     """Return name and SHA-256 of files, in their order: what a lock records about a set of images."""
-    return [{"name": path.name, "sha256": file_sha256(path)} for path in paths]
+    return [{"name": path.name, "sha256": files.sha256(path)} for path in paths]

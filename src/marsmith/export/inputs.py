@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marsmith import files
 from marsmith.config.export_spec import ExportSpec
 from marsmith.config.form import Form
 from marsmith.config.model_spec import ModelSpec
@@ -66,8 +67,8 @@ class ExportInputs:
         """Return what a lock is compared with; see ``formats.export_lock.Fits``."""
         sets = self.images
         images = [digests(paths) for paths in (sets.examples, sets.calibration, sets.validation)]
-        labels = build_stamp.file_sha256(self.labels) if self.labels else ""
-        recipe = [build_stamp.file_sha256(path) for path in self.sources]
+        labels = files.sha256(self.labels) if self.labels else ""
+        recipe = [files.sha256(path) for path in self.sources]
         return {
             # What the command line says for one run is no part of what a lock fits.
             "export": export_digest(self.spec.export),
@@ -125,7 +126,7 @@ class ExportInputs:
         return (self.project.root / self.spec.handler.entry_point).parent
 
     def _engines_digest(self) -> str:
-        return digest_of([build_stamp.file_sha256(path) for path in sorted(self._handlers().glob("*engine*.py"))])
+        return digest_of([files.sha256(path) for path in sorted(self._handlers().glob("*engine*.py"))])
 
     def _image_paths(self) -> Mapping[str, Iterable[Path]]:
         fields: dict[str, Any] = {**vars(self.images)}

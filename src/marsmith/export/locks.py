@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from marsmith import files
 from marsmith.config.export_spec import ExportSpec
 from marsmith.errors import ExportError
 from marsmith.export.lock import SUFFIX, ExportLock, Fits, parse_export_lock, render_export_lock
@@ -45,12 +45,7 @@ def read_lock(project: Project, model: str) -> ExportLock | None:
 def write_lock(project: Project, lock: ExportLock) -> Path:
     """Write a lock beside its spec."""
     path = lock_path(project, lock.model)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        staged.write_text(render_export_lock(lock), encoding="utf-8")
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
+    files.write_atomically(path, render_export_lock(lock))
     return path
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import marsmith
+from marsmith.files import sha256, write_atomically
 from marsmith.json_reader import read_json
 
 
@@ -34,7 +34,7 @@ class FileStamp:
         real = path.resolve()
         name = real.relative_to(root) if real.is_relative_to(root) else real
         status = real.stat()
-        return cls(str(name), status.st_size, status.st_mtime_ns, file_sha256(real))
+        return cls(str(name), status.st_size, status.st_mtime_ns, sha256(real))
 
     def holds(self, root: Path) -> bool:
         """Whether the file still has the content that was stamped."""
@@ -45,16 +45,7 @@ class FileStamp:
             return False
         if status.st_size != self.size:
             return False
-        return status.st_mtime_ns == self.mtime_ns or file_sha256(path) == self.sha256
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex, in constant memory."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return status.st_mtime_ns == self.mtime_ns or sha256(path) == self.sha256
 
 
 @lru_cache(maxsize=1)
@@ -71,9 +62,7 @@ def code_digest() -> str:
 def write_stamp(path: Path, inputs: Mapping[str, Any], files: Iterable[Path], root: Path) -> None:
     """Record what was built from ``inputs`` (any JSON) and ``files`` (products too: a changed product is stale)."""
     stamps = [asdict(FileStamp.of(file, root)) for file in sorted(set(files))]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"inputs": dict(inputs), "files": stamps}, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps({"inputs": dict(inputs), "files": stamps}, indent=1))
 
 
 def recorded_digest(path: Path, file: Path, root: Path) -> str | None:

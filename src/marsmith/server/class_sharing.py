@@ -8,7 +8,6 @@ Java checks by itself that the file fits, and does without it where it does not.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import math
 import os
@@ -22,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marsmith import files
+from marsmith.files import LockedError
 from marsmith.server import processes as server_process
 
 # Whoever sets one of these has plans of his own, or replaces classes so that a file of them would not be used.
@@ -94,22 +95,22 @@ class ClassSharing:
         """
         classes = class_list.read_bytes()
         folder = self.file.parent
-        with (folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            _clear(folder)
-            if self.file.exists():
-                return True
-            partial, whole_lines = self.file.with_suffix(".partial"), self.file.with_suffix(".classes")
-            try:
-                # The server goes on writing: the last line may be half one.
-                whole_lines.write_bytes(classes[: classes.rfind(b"\n") + 1])
-                return self._dump(whole_lines, partial)
-            finally:
-                whole_lines.unlink(missing_ok=True)
-                partial.unlink(missing_ok=True)
+        try:
+            with files.lock(folder / "lock", wait_s=0):
+                _clear(folder)
+                return self.file.exists() or self._make(classes)
+        except LockedError:
+            return False
+
+    def _make(self, classes: bytes) -> bool:
+        partial, whole_lines = self.file.with_suffix(".partial"), self.file.with_suffix(".classes")
+        try:
+            # The server goes on writing: the last line may be half one.
+            whole_lines.write_bytes(classes[: classes.rfind(b"\n") + 1])
+            return self._dump(whole_lines, partial)
+        finally:
+            whole_lines.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
     def _dump(self, class_list: Path, partial: Path) -> bool:
         command = [self.java, *self.options, "-Xshare:dump", f"-XX:SharedClassListFile={class_list}"]
@@ -119,10 +120,8 @@ class ClassSharing:
         )
         if done.returncode == 0 and partial.exists():
             partial.chmod(0o600)
-            # After a loss of power it is whole or not there: Java would do without a damaged one for ever.
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(self.file)
+            # Java would do without a damaged one for ever.
+            files.publish(partial, self.file)
             return True
         # One that was ended with its server, by whatever signal, says nothing about the next one.
         if 0 < done.returncode < 128:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Literal
 
 from packaging.version import Version
 
+from marsmith import files
 from marsmith.errors import PreflightError
+from marsmith.files import LockedError
 from marsmith.project import Project
 from marsmith.server import launch, lifecycle
 from marsmith.server.machine_facts import Facts, gather
@@ -75,18 +76,21 @@ def clear(project: Project) -> list[Path]:
     """
     launch.make_private(project.run)
     # `marsmith serve` holds the same lock while it starts, when its files look like leftovers.
-    with (project.run / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PreflightError(f"a server is being started for {project.root}", tip="try again later") from None
-        facts = gather(project)
-        if facts.server_runs:
-            return []
-        lifecycle.stop(project)
-        for leftover in facts.leftovers:
-            _remove(leftover.path)
-        return [leftover.path for leftover in facts.leftovers]
+    try:
+        with files.lock(project.run / "lock", wait_s=0):
+            return _cleared(project)
+    except LockedError:
+        raise PreflightError(f"a server is being started for {project.root}", tip="try again later") from None
+
+
+def _cleared(project: Project) -> list[Path]:
+    facts = gather(project)
+    if facts.server_runs:
+        return []
+    lifecycle.stop(project)
+    for leftover in facts.leftovers:
+        _remove(leftover.path)
+    return [leftover.path for leftover in facts.leftovers]
 
 
 def _remove(path: Path) -> None:

@@ -6,7 +6,6 @@ projects on one host do not meet.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -16,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from marsmith import child_processes, run_state
+from marsmith import child_processes, files, run_state
 from marsmith.config.properties import render_properties
 from marsmith.config.server_config import FILE_NAME as CONFIG_FILE
 from marsmith.config.server_config import addresses, uses_tokens
 from marsmith.config.tls import ca_file
 from marsmith.errors import FatalArchiveError, NotRunningError, PreflightError, ServerError
+from marsmith.files import LockedError
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server import launch, preflight, supervisor_state
@@ -179,12 +179,11 @@ def stop_was_asked(project: Project) -> bool:
 def _lock(project: Project) -> Iterator[None]:
     """Let one process at a time start a server for the project."""
     launch.make_private(project.run)
-    with (project.run / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PreflightError(f"another `marsmith serve` is starting a server for {project.root}") from None
-        yield
+    try:
+        with files.lock(project.run / "lock", wait_s=0):
+            yield
+    except LockedError:
+        raise PreflightError(f"another `marsmith serve` is starting a server for {project.root}") from None
 
 
 @contextmanager

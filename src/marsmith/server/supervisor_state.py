@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from marsmith import files
 from marsmith.json_reader import read_json
 from marsmith.project import Project
 from marsmith.run_state import check_process
@@ -65,11 +66,7 @@ def read(project: Project) -> SupervisorState | None:
 
 def write(project: Project, state: SupervisorState) -> None:
     """Write the state whole or not at all."""
-    path = _path(project)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
-    temporary.chmod(0o600)
-    temporary.replace(path)
+    files.write_atomically(_path(project), json.dumps(asdict(state), indent=2) + "\n", mode=0o600)
 
 
 def remove(project: Project) -> None:

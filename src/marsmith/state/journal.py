@@ -7,17 +7,16 @@ The journal of a model's deploys on disk, and the lock that lets one process at 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
+from marsmith import files
 from marsmith.errors import FormatError, ServerError
+from marsmith.files import LockedError
 from marsmith.json_reader import read_json
 from marsmith.names import check_model_name
 from marsmith.project import Project
@@ -234,9 +233,6 @@ def _typed(data: Mapping[str, Any], key: str, *kinds: type) -> Any:
     return data[key]
 
 
-_POLL_S = 0.1
-
-
 @dataclass(frozen=True)
 class JournalFile:
     """Where the journal of one model lies.
@@ -281,15 +277,8 @@ class JournalFile:
         Raises:
             ServerError: it cannot be written, as on a full disk; the journal before it is kept.
         """
-        temporary = self.path.with_suffix(".tmp")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(render_journal(journal))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-            sync_folder(self.path.parent)
+            files.write_atomically(self.path, render_journal(journal))
         except OSError as error:
             raise ServerError(f"cannot write the journal {self.path}: {error.strerror}") from None
 
@@ -319,47 +308,15 @@ class JournalFile:
         Raises:
             ServerError: another process deploys it; the message names it.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(".lock").open("a+") as file:
-            _acquire(file, self.model, wait_s)
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+        try:
+            with files.lock(self.path.with_suffix(".lock"), wait_s=wait_s):
+                yield
+        except LockedError as error:
+            raise ServerError(
+                f"{self.model} is being deployed or rolled back by another process, pid {error.holder or 'unknown'}",
+                tip="wait for it to end, or let this command wait: --wait SECONDS",
+            ) from None
 
 
 def _folder(project: Project) -> Path:
     return project.root / ".marsmith" / "deploy"
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure that a rename in ``folder`` survives a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _acquire(file: TextIO, model: str, wait_s: float) -> None:
-    late = time.monotonic() + wait_s
-    while not _try_lock(file):
-        if time.monotonic() >= late:
-            raise _busy(file, model)
-        time.sleep(_POLL_S)
-
-
-def _try_lock(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _busy(file: TextIO, model: str) -> ServerError:
-    file.seek(0)
-    return ServerError(
-        f"{model} is being deployed or rolled back by another process, pid {file.read().strip() or 'unknown'}",
-        tip="wait for it to end, or let this command wait: --wait SECONDS",
-    )

@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from marsmith.export.stamp import file_sha256, is_current, recorded_digest, write_stamp
+from marsmith.export.stamp import is_current, recorded_digest, write_stamp
+from marsmith.files import sha256
 
 
 def _stamped(folder: Path) -> tuple[Path, Path]:
@@ -50,11 +51,11 @@ def test_a_moved_project_is_still_current(tmp_path: Path) -> None:
 
 def test_a_product_that_was_changed_without_a_new_size_or_time_is_told_by_its_digest(tmp_path: Path) -> None:
     file, stamp = _stamped(tmp_path)
-    assert recorded_digest(stamp, file, tmp_path) == file_sha256(file)
+    assert recorded_digest(stamp, file, tmp_path) == sha256(file)
     times = file.stat()
     file.write_text("b")
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert is_current(stamp, {"version": "1"}, tmp_path), "reading every input anew would cost seconds"
-    assert recorded_digest(stamp, file, tmp_path) != file_sha256(file)
+    assert recorded_digest(stamp, file, tmp_path) != sha256(file)
     assert recorded_digest(stamp, tmp_path / "other", tmp_path) is None
     assert recorded_digest(tmp_path / "none", file, tmp_path) is None

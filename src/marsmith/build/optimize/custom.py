@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marsmith import files
 from marsmith.archive import Member
 from marsmith.build.optimize.task import NewModule, Task
 from marsmith.config.form import AUTO
@@ -16,7 +17,6 @@ from marsmith.export.images import digests
 from marsmith.export.lock import Candidate, ExportLock
 from marsmith.export.machine import Machine, versions
 from marsmith.export.record import SEEDS
-from marsmith.export.stamp import file_sha256
 from marsmith.runtime import environment
 from marsmith.runtime.imports import local_imports
 from marsmith.runtime.runner import Request
@@ -121,7 +121,7 @@ def _lock(task: Task, found: ModuleFound, chosen: Candidate) -> ExportLock:
     """Return what was measured, in the form of a lock: its digests are of the old module and the photos."""
     from marsmith.build.optimize.module import limits_of
 
-    module = file_sha256(task.old.serialized_file)
+    module = files.sha256(task.old.serialized_file)
     limits = limits_of(chosen.what.precision).model_dump(exclude_none=True)
     sets = task.photos.sets
     images = {"calibration": digests(sets.calibration), "validation": digests(sets.validation)}
@@ -152,7 +152,7 @@ def _lock(task: Task, found: ModuleFound, chosen: Candidate) -> ExportLock:
 
 def _weights(task: Task) -> dict[str, str]:
     path = task.old.serialized_file
-    return {"source": "recipe", "file": path.name, "sha256": file_sha256(path)}
+    return {"source": "recipe", "file": path.name, "sha256": files.sha256(path)}
 
 
 def _report(task: Task, found: ModuleFound, lock: ExportLock) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from marsmith import files
 from marsmith.archive import Manifest, Member, write_archive
 from marsmith.build.assembly import ProvedExamples, environment_members, linked_folder, proved_examples
 from marsmith.build.optimize.custom import custom_module
@@ -28,7 +29,6 @@ from marsmith.errors import BuildError, ExportError, UsageError
 from marsmith.export.lock import ExportLock
 from marsmith.export.machine import Machine
 from marsmith.export.measure import SILENT, USUAL_EFFORT, Effort, Progress
-from marsmith.export.stamp import file_sha256
 from marsmith.inputs import read_input
 from marsmith.names import ModelVersion, archive_file_name
 from marsmith.project import Project
@@ -93,7 +93,7 @@ def optimize(
         progress.step(f"measuring with {photos.source}")
         task = Task(project, source, config, photos, wish, version, place, effort, progress)
         module = _module(task)
-        return _assembled(task, module, target, file_sha256(old) if old.is_file() else None)
+        return _assembled(task, module, target, files.sha256(old) if old.is_file() else None)
 
 
 def _module(task: Task) -> NewModule:
@@ -191,7 +191,7 @@ def _origin(old: OldArchive, digest: str | None) -> dict[str, Any]:
         "modelVersion": manifest.model_version,
         "handler": manifest.handler,
         "serializedFile": manifest.serialized_file,
-        "serializedFileSha256": file_sha256(old.serialized_file),
+        "serializedFileSha256": files.sha256(old.serialized_file),
     }
     return {key: value for key, value in found.items() if value is not None}
 

@@ -5,14 +5,13 @@ Nothing that somebody else has put into the store is ever replaced or removed, a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from marsmith import files
 from marsmith.archive import Archive
-from marsmith.archive.copier import file_sha256
 from marsmith.archive.signature import signature_path
 from marsmith.archive.staging import remove_litter, staged
 from marsmith.archive.store import archives_in
@@ -116,7 +115,7 @@ def copy_into_store(project: Project, deployable: Deployable, on_copy: Callable[
     source = deployable.archive.path
     try:
         if signature_path(source).is_file():
-            _put(signature_path(source), signature_path(target), file_sha256(signature_path(source)), on_copy)
+            _put(signature_path(source), signature_path(target), files.sha256(signature_path(source)), on_copy)
         # Last: from now on a server may load it.
         _put(source, target, deployable.digest, on_copy)
     except OSError as error:
@@ -185,7 +184,7 @@ def _put(source: Path, target: Path, digest: str, on_copy: Callable[[Copy], None
         OSError: it cannot be written.
     """
     with staged(target) as stage:
-        if _copy(source, stage.path) != digest:
+        if files.copy(source, stage.path) != digest:
             raise ServerError(f"{source} changed while it was copied", tip="deploy it again")
         stage.sync()
         if not target.exists():
@@ -193,26 +192,17 @@ def _put(source: Path, target: Path, digest: str, on_copy: Callable[[Copy], None
         try:
             stage.publish(force=False)
         except FileExistsError:
-            if file_sha256(target) != digest:
+            if files.sha256(target) != digest:
                 raise ServerError(
                     f"{target} is there already, with other bytes than {source}",
                     tip=f"look at whose it is, then move it away: mv {target} ELSEWHERE",
                 ) from None
 
 
-def _copy(source: Path, target: Path) -> str:
-    digest = hashlib.sha256()
-    with source.open("rb") as reader, target.open("wb") as writer:
-        while chunk := reader.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            writer.write(chunk)
-    return digest.hexdigest()
-
-
 def _take_back(copy: Copy) -> str | None:
     path = Path(copy.path)
     with suppress(FileNotFoundError):
-        if path.stat().st_ino != copy.inode or file_sha256(path) != copy.sha256:
+        if path.stat().st_ino != copy.inode or files.sha256(path) != copy.sha256:
             return f"{path} is left: it is not what was put there"
         if not _holds(Path(copy.source), copy.sha256):
             return f"{path} is left: {copy.source}, which it was copied from, is gone"
@@ -222,6 +212,6 @@ def _take_back(copy: Copy) -> str | None:
 
 def _holds(path: Path, digest: str) -> bool:
     try:
-        return file_sha256(path) == digest
+        return files.sha256(path) == digest
     except OSError:
         return False

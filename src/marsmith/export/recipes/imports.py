@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from marsmith import files
 from marsmith.archive.environment import normalise
 from marsmith.errors import ExportError
-from marsmith.export.stamp import file_sha256
 from marsmith.packages import install_tip, lies_in_project, module_origin
 from marsmith.runtime.import_statements import ImportStatement
 from marsmith.runtime.imports import foreign_imports, provided
@@ -68,5 +68,5 @@ def fix_missing_in_recipe(module: str, file: Path) -> str:
 def _digests(origin: Path) -> dict[str, str]:
     """Return the digests of a module's source, by path from its folder."""
     folder = origin.parent if origin.name == "__init__.py" else origin
-    files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]
-    return {file.relative_to(folder.parent).as_posix(): file_sha256(file) for file in files if file.is_file()}
+    modules = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder]
+    return {file.relative_to(folder.parent).as_posix(): files.sha256(file) for file in modules if file.is_file()}

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from marsmith import files
 from marsmith.config.source_names import MLFLOW_SCHEME, weights_file
 from marsmith.errors import ExportError
 from marsmith.export.recipes.checkpoint import read_checkpoint
 from marsmith.export.recipes.mlflow import mlflow_weights
 from marsmith.export.recipes.recipe import AdaptWeights, AnyRecipe
 from marsmith.export.recipes.state_dicts import advice, problems, unwrapped, without_prefix
-from marsmith.export.stamp import file_sha256
 from marsmith.names import did_you_mean
 
 RANDOM_SEED = 0
@@ -158,7 +158,7 @@ def _inside_torchscript(source: str, path: Path) -> Weights:
         )
     if not path.is_file():
         raise ExportError(f"no TorchScript file at {path}", tip="name it from the project's root")
-    return Weights(None, {"source": "recipe", "file": path.name, "sha256": file_sha256(path)}, path.resolve())
+    return Weights(None, {"source": "recipe", "file": path.name, "sha256": files.sha256(path)}, path.resolve())
 
 
 def _from_hub(recipe: AnyRecipe) -> Weights:
@@ -176,7 +176,7 @@ def _from_file(name: str, root: Path, source: str, allow_pickle: bool) -> Weight
     if file is None or not file.path.is_file():
         raise _no_weights(file.path if file else Path(name))
     path, read = file.path, read_checkpoint(file.path, entry=file.entry, allow_pickle=allow_pickle)
-    record = {"source": source, "file": path.name, "sha256": file_sha256(path), **read.record}
+    record = {"source": source, "file": path.name, "sha256": files.sha256(path), **read.record}
     return Weights(read.state, record, path.resolve())
 
 
