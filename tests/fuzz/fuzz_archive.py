@@ -28,6 +28,7 @@ with atheris.instrument_imports(include=["marsmith"]):
     from marsmith.archive.members import ReadLimits
     from marsmith.archive.signature import read_signature
     from marsmith.archive.verify import verify
+    from marsmith.archive.write import write_archive
     from marsmith.errors import MarsmithError
 
 WORK = Path(tempfile.mkdtemp(prefix="marsmith-fuzz-"))
@@ -107,7 +108,7 @@ def seeds(folder: Path) -> None:
     manifest = Manifest(model_name="m", model_version="1", handler="h.py")
     members = [Member("h.py", b"def handle(data, context): return data\n" * 4), Member("é/x", b"")]
     for archive_format, name in (("zip-store", "a.mar"), ("default", "b.mar"), ("tgz", "c.tar.gz")):
-        Archive.build(manifest, members, folder / name, archive_format=archive_format, force=True)
+        write_archive(manifest, members, folder / name, archive_format=archive_format, force=True)
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(b"\0" + content)
         if name.endswith("gz"):

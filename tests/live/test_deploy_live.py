@@ -24,6 +24,7 @@ from marsmith.errors import ServerError, UsageError
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server import lifecycle
+from marsmith.server.lifecycle import StartOptions
 from marsmith.state.journal import JournalFile
 from support.deploy_fixtures import CRASH, LOAD, MODEL, SLOW, WRONG, Reigns, after, write_version
 from support.live_server import make_project, running
@@ -351,7 +352,7 @@ def test_a_deploy_is_finished_though_the_server_was_restarted_meanwhile(arena: A
     old, new = arena.default(), arena.next_version()
     deploy_and_die(arena, write_version(arena.folder, new), "drain begin")
     lifecycle.stop(arena.project)
-    lifecycle.start(arena.project, timeout_s=240)
+    lifecycle.start(arena.project, StartOptions(timeout_s=240))
     next_run(arena, new)
     assert arena.default() == new
     assert old not in arena.versions()

@@ -27,6 +27,7 @@ from marsmith.errors import ClientError, FormatError, NotRunningError, ServerErr
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.run_state import RunState
 from marsmith.server import lifecycle, startup
+from marsmith.server.lifecycle import StartOptions
 from marsmith.server.processes import processes_of
 from marsmith.server.readiness import StartupStatus
 from marsmith.server.status import server_status
@@ -241,7 +242,7 @@ def test_a_worker_that_leaves_without_a_word_is_noticed_at_once(project: Project
     (project.model_store / "echo-1.0.mar").unlink()
     tiny_archive(project.model_store / "bad-1.0.mar", name="bad", handler=LEAVES)
     with pytest.raises(WorkerDiedError, match=r"a worker of bad:1\.0 died: it printed no traceback"):
-        lifecycle.start(project, timeout_s=240)
+        lifecycle.start(project, StartOptions(timeout_s=240))
     assert left_over(project) == []
 
 
@@ -264,7 +265,7 @@ def test_a_start_that_takes_too_long_says_what_it_waited_for(project: Project, m
             clock.monotonic = lambda: 8.5
 
     with pytest.raises(ServerError, match=r"not ready after 8 s\n(?s:.*)slow:1\.0: 0 of 1 workers ready"):
-        lifecycle.start(project, timeout_s=8, on_progress=on_progress)
+        lifecycle.start(project, StartOptions(timeout_s=8, on_progress=on_progress))
     assert left_over(project) == []
 
 

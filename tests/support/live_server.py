@@ -22,6 +22,7 @@ from marsmith.config.properties import ENCODING, as_mapping, parse_properties, r
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server import lifecycle
+from marsmith.server.lifecycle import StartOptions
 from support.projects import REPOSITORY
 
 ECHO = """
@@ -112,7 +113,7 @@ def make_project(root: Path, archives: Mapping[str, Path] | None = None, **prope
 @contextmanager
 def running(project: Project, *, timeout_s: float = 280.0) -> Iterator[RunState]:
     """Serve the project's store, and end the server by force at the end: a kind end takes two seconds."""
-    state = lifecycle.start(project, timeout_s=timeout_s)
+    state = lifecycle.start(project, StartOptions(timeout_s=timeout_s))
     try:
         yield state
     finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.archive import Archive, Manifest, Member
+from marsmith.archive.write import write_archive
 
 MANIFEST = b'{"runtime": "python", "model": {"modelName": "m", "modelVersion": "1.0", "handler": "h.py"}}'
 MANIFEST_NAME = "MAR-INF/MANIFEST.json"
@@ -138,4 +139,10 @@ def ours(target: Path, **options: Any) -> Archive:
         Member("index_to_name.json", '{"0": "Löwe"}'.encode()),
         *options.pop("more", []),
     ]
-    return Archive.build(manifest, members, target, **options)
+    return written(manifest, members, target, **options)
+
+
+def written(manifest: Manifest, members: Sequence[Member], target: Path, **options: Any) -> Archive:
+    """Write an archive and open it."""
+    write_archive(manifest, members, target, **options)
+    return Archive.open(target)

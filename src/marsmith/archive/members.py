@@ -167,7 +167,7 @@ def check_collisions(path: Path, files: Iterable[str], folders: Iterable[str] = 
     for name in folders:
         _claim_folders(path, f"{name}/", parents)
     for name in files:
-        key = _folded(name)
+        key = folded(name)
         if key in seen:
             problem = "the name stands twice" if seen[key] == name else _differs_only(name, seen[key])
             raise hostile(path, problem, name)
@@ -183,18 +183,14 @@ def _claim_folders(path: Path, name: str, parents: dict[str, str]) -> None:
     parts = name.split("/")[:-1]
     for depth in range(1, len(parts) + 1):
         folder = "/".join(parts[:depth])
-        known = parents.setdefault(_folded(folder), folder)
+        known = parents.setdefault(folded(folder), folder)
         if known != folder:
             raise hostile(path, _differs_only(folder, known), name)
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
 def _differs_only(name: str, other: str) -> str:
-    folded = unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other)
-    return f"the name differs from {other!r} by {'Unicode normalisation' if folded else 'case'} only"
+    same = unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other)
+    return f"the name differs from {other!r} by {'Unicode normalisation' if same else 'case'} only"
 
 
 def check_expansion(path: Path, limits: ReadLimits, expanded: int, packed: int, member: str | None = None) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from marsmith import files
 from marsmith.archive import manifest as manifest_format
 from marsmith.archive import sums as sums_format
 from marsmith.archive.manifest import Manifest, parse_manifest
-from marsmith.archive.members import CHUNK_BYTES, Kind, Member, MemberInfo, MemberSource, ReadLimits
+from marsmith.archive.members import CHUNK_BYTES, Kind, MemberInfo, MemberSource, ReadLimits
 from marsmith.archive.staging import staged
 from marsmith.archive.sums import parse_sums, render_sums
 from marsmith.errors import ArchiveError
@@ -66,18 +66,6 @@ class Archive:
         sums = _read_text(source, path, sums_format.FILE_NAME, limits)
         parsed = None if sums is None else parse_sums(sums, f"{path.name}/{sums_format.FILE_NAME}")
         return cls(path, kind, manifest, parsed, source, limits)
-
-    @staticmethod
-    def build(manifest: Manifest, members: Iterable[Member], target: Path, **options: Any) -> Archive:
-        """Write an archive and open it; see ``marsmith.archive.write.write_archive`` for the options.
-
-        Raises:
-            BuildError: the inputs are wrong, or ``target`` exists.
-        """
-        from marsmith.archive.write import write_archive
-
-        write_archive(manifest, list(members), target, **options)
-        return Archive.open(target)
 
     @property
     def members(self) -> Mapping[str, MemberInfo]:

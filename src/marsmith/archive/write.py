@@ -53,6 +53,7 @@ def write_archive(
     root: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     accept: Callable[[str], None] | None = None,
+    digest: bool = True,
 ) -> str:
     """Write an archive and return the SHA-256, in hex, of the finished file.
 
@@ -66,9 +67,12 @@ def write_archive(
         root: every source must lie in this folder, links followed; None: anywhere.
         on_progress: is told bytes of content written, and bytes in all.
         accept: is told the digest before the archive gets its name; what it raises keeps the archive from it.
+        digest: whether the finished file is read once more for its digest, which takes half the time of a large
+            archive; its members have their digests in it all the same. With ``accept`` it always is.
 
     Returns:
-        The digest of the file; for ``no-archive`` that of its ``MAR-INF/SHA256SUMS``, which covers the rest.
+        The digest of the file; for ``no-archive`` that of its ``MAR-INF/SHA256SUMS``, which covers the rest. Empty if
+        nobody wanted it.
 
     Raises:
         BuildError: wrong members, an existing target without ``force``, a full disk, no permission; the folder of
@@ -76,33 +80,11 @@ def write_archive(
     """
     request = _Request(manifest, tuple(members), target, archive_format, force, root, on_progress)
     with _built(request) as built:
-        digest = built.digest()
+        found = built.digest() if digest or accept else ""
         if accept:
-            accept(digest)
+            accept(found)
         built.publish(force=force)
-    return digest
-
-
-def write_archive_undigested(
-    manifest: Manifest,
-    members: Iterable[Member],
-    target: Path,
-    *,
-    archive_format: ArchiveFormat = "zip-store",
-    force: bool = False,
-    root: Path | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-    accept: Callable[[str], None] | None = None,
-) -> None:
-    """Write an archive as ``write_archive`` does, but do not read it once more for the digest of the whole file.
-
-    The digests of its members are inside all the same. A large archive takes half the time. With ``accept`` it is read.
-    """
-    request = _Request(manifest, tuple(members), target, archive_format, force, root, on_progress)
-    with _built(request) as built:
-        if accept:
-            accept(built.digest())
-        built.publish(force=force)
+    return found
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ HAS_DESCRIPTOR: Final = 0x8
 METHODS: Final[dict[int, Method]] = {0: "stored", 8: "deflated"}
 
 _DESCRIPTOR = struct.Struct("<4s3L")
-_END = struct.Struct("<4s4H2LH")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR64 = struct.Struct("<4sLQL")
+END: Final = struct.Struct("<4s4H2LH")
+END64: Final = struct.Struct("<4sQ2H2L4Q")
+LOCATOR64: Final = struct.Struct("<4sLQL")
 _ZIP64_VERSION = 45
 _ALL_ONES_32 = 0xFFFFFFFF
 _ALL_ONES_16 = 0xFFFF
@@ -90,17 +90,17 @@ def find_central_directory(file: BinaryIO, path: Path) -> CentralDirectory:
         HostileArchiveError: something follows it, it spans disks, or it disagrees with its zip64 record.
     """
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _END.size))
-    raw = file.read(_END.size)
-    if len(raw) < _END.size or raw[:4] != b"PK\x05\x06":
+    file.seek(max(0, size - END.size))
+    raw = file.read(END.size)
+    if len(raw) < END.size or raw[:4] != b"PK\x05\x06":
         raise _no_end_record(file, path, size)
-    _, disk, first_disk, here, count, length, offset, comment = _END.unpack(raw)
+    _, disk, first_disk, here, count, length, offset, comment = END.unpack(raw)
     if comment:
         raise ArchiveError(f"{path.name}: the file is cut off: its end record announces {comment:,} more bytes")
-    end = size - _END.size
-    if end >= _LOCATOR64.size:
-        file.seek(end - _LOCATOR64.size)
-        locator = file.read(_LOCATOR64.size)
+    end = size - END.size
+    if end >= LOCATOR64.size:
+        file.seek(end - LOCATOR64.size)
+        locator = file.read(LOCATOR64.size)
         if locator[:4] == b"PK\x06\x07":
             return _zip64_directory(file, path, locator, end, (disk, first_disk, here, count, length, offset))
     if _ALL_ONES_32 in {length, offset} or _ALL_ONES_16 in {disk, here, count}:
@@ -123,7 +123,7 @@ def _no_end_record(file: BinaryIO, path: Path, size: int) -> ArchiveError:
     """Tell apart: no zip at all, a zip that is cut off, a zip with something behind it."""
     file.seek(0)
     start = file.read(4)
-    file.seek(max(0, size - _END.size - _ALL_ONES_16))
+    file.seek(max(0, size - END.size - _ALL_ONES_16))
     tail = file.read()
     if b"PK\x05\x06" in tail:
         return hostile(path, "there is a comment or other data after its end record")
@@ -133,15 +133,15 @@ def _no_end_record(file: BinaryIO, path: Path, size: int) -> ArchiveError:
 
 
 def _zip64_directory(file: BinaryIO, path: Path, locator: bytes, end: int, fields: tuple[int, ...]) -> CentralDirectory:
-    _, disk, position, disks = _LOCATOR64.unpack(locator)
-    start = end - _LOCATOR64.size - _END64.size
+    _, disk, position, disks = LOCATOR64.unpack(locator)
+    start = end - LOCATOR64.size - END64.size
     if disk or disks != 1:
         raise hostile(path, "it is one part of a multi-disk archive (zip64)")
     if position != start or start < 0:
         raise hostile(path, "its zip64 end record is not where it belongs")
     file.seek(start)
-    signature, size, _, _, disk, first_disk, here, count, length, offset = _END64.unpack(file.read(_END64.size))
-    if signature != b"PK\x06\x06" or size != _END64.size - 12:
+    signature, size, _, _, disk, first_disk, here, count, length, offset = END64.unpack(file.read(END64.size))
+    if signature != b"PK\x06\x06" or size != END64.size - 12:
         raise hostile(path, "its zip64 end record is malformed or carries further data")
     wide = (disk, first_disk, here, count, length, offset)
     ones = (_ALL_ONES_16,) * 4 + (_ALL_ONES_32,) * 2

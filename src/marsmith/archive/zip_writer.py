@@ -12,15 +12,10 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from marsmith.archive.copier import Content, Copier
+from marsmith.archive.zip_layout import CENTRAL, CENTRAL_SIGNATURE, END, END64, LOCAL, LOCAL_SIGNATURE, LOCATOR64
 
 # Larger members are never deflated: text is small, and it is compressed in memory.
 DEFLATE_LIMIT_BYTES = 16 << 20
-
-_LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
-_END = struct.Struct("<4s4H2IH")
-_END64 = struct.Struct("<4sQ2H2I4Q")
-_LOCATOR64 = struct.Struct("<4sIQI")
 
 _ONES_16, _ONES_32 = 0xFFFF, 0xFFFFFFFF
 _VERSION, _VERSION_64 = 20, 45
@@ -34,14 +29,26 @@ _CRC_OFFSET = 14
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """One member, as the headers describe it.
+
+    Attributes:
+        name: its encoded name.
+        offset: of its local header, in bytes from the start of the file.
+        method: 0 for stored, 8 for deflated.
+        crc: CRC-32 of its content.
+        packed: bytes that its content takes in the file.
+        size: bytes of its content.
+        zip64_from: sizes and offsets of this many bytes or more are written as zip64.
+    """
+
     name: bytes
     offset: int
     method: int
     crc: int
     packed: int
     size: int
-    zip64_from: int
+    zip64_from: int = _ONES_32
 
     @property
     def wide(self) -> bool:
@@ -55,19 +62,21 @@ class _Entry:
 
     @property
     def flags(self) -> int:
+        """Whether its name is UTF-8."""
         return 0 if self.name.isascii() else _UTF8_NAME
 
     @property
     def version(self) -> int:
+        """The version of the format that a reader needs."""
         return _VERSION_64 if self.wide or self.far else _VERSION
 
-    def local(self, padding: bytes) -> bytes:
+    def local(self, padding: bytes = b"") -> bytes:
         """Print the local header; a zip64 field there must hold both sizes."""
         extra = struct.pack("<2H2Q", 1, 16, self.size, self.packed) if self.wide else b""
         sizes = (_ONES_32, _ONES_32) if self.wide else (self.packed, self.size)
         lengths = (len(self.name), len(extra) + len(padding))
         fixed = (self.version, self.flags, self.method, _TIME, _DATE, self.crc)
-        return _LOCAL.pack(b"PK\x03\x04", *fixed, *sizes, *lengths) + self.name + extra + padding
+        return LOCAL.pack(LOCAL_SIGNATURE, *fixed, *sizes, *lengths) + self.name + extra + padding
 
     def central(self) -> bytes:
         """Print the header in the central directory; a zip64 field there holds exactly the values that overflow."""
@@ -76,7 +85,7 @@ class _Entry:
         sizes = (_ONES_32, _ONES_32) if self.wide else (self.packed, self.size)
         fixed = (_UNIX | self.version, self.version, self.flags, self.method, _TIME, _DATE, self.crc)
         rest = (len(self.name), len(extra), 0, 0, 0, _REGULAR_0644, _ONES_32 if self.far else self.offset)
-        return _CENTRAL.pack(b"PK\x01\x02", *fixed, *sizes, *rest) + self.name + extra
+        return CENTRAL.pack(CENTRAL_SIGNATURE, *fixed, *sizes, *rest) + self.name + extra
 
 
 class ZipWriter:
@@ -94,7 +103,7 @@ class ZipWriter:
         self._copier = copier
         self._alignment = alignment
         self._zip64_from = zip64_from
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
 
     def add(self, name: str, source: BinaryIO, size: int, *, deflate: bool = False) -> Content:
         """Write one member and return what it was.
@@ -118,7 +127,7 @@ class ZipWriter:
         for entry in self._entries:
             self._file.write(entry.central())
         end = self._file.tell()
-        self._file.write(_end_records(start, end, len(self._entries), self._zip64_from))
+        self._file.write(end_records(start, end, len(self._entries), self._zip64_from))
         self._file.flush()
 
     def _add_stored(self, name: str, source: BinaryIO, size: int) -> Content:
@@ -145,26 +154,32 @@ class ZipWriter:
         self._entries.append(entry)
         return content
 
-    def _entry(self, name: str, offset: int, method: int, crc: int, packed: int, size: int) -> _Entry:
-        return _Entry(name.encode(), offset, method, crc, packed, size, self._zip64_from)
+    def _entry(self, name: str, offset: int, method: int, crc: int, packed: int, size: int) -> Entry:
+        return Entry(name.encode(), offset, method, crc, packed, size, self._zip64_from)
 
-    def _padding(self, entry: _Entry) -> bytes:
+    def _padding(self, entry: Entry) -> bytes:
         """Return an extra field that makes the content begin at a multiple of the alignment, as PyTorch writes it."""
         if self._alignment == 1:
             return b""
-        start = entry.offset + len(entry.local(b"")) + 4
+        start = entry.offset + len(entry.local()) + 4
         count = -start % self._alignment
         return struct.pack("<2sH", b"FB", count) + b"Z" * count
 
 
-def _end_records(start: int, end: int, count: int, zip64_from: int) -> bytes:
+def end_records(start: int, end: int, count: int, zip64_from: int = _ONES_32) -> bytes:
+    """Print what stands behind a central directory.
+
+    Args:
+        start: where the directory begins, in bytes from the start of the file.
+        end: where it ends.
+        count: its entries.
+        zip64_from: sizes and offsets of this many bytes or more are written as zip64.
+    """
     size = end - start
     if count < _ONES_16 and start < zip64_from and size < zip64_from:
-        return _END.pack(b"PK\x05\x06", 0, 0, count, count, size, start, 0)
-    wide = _END64.pack(
-        b"PK\x06\x06", _END64.size - 12, _UNIX | _VERSION_64, _VERSION_64, 0, 0, count, count, size, start
-    )
-    locator = _LOCATOR64.pack(b"PK\x06\x07", 0, end, 1)
+        return END.pack(b"PK\x05\x06", 0, 0, count, count, size, start, 0)
+    wide = END64.pack(b"PK\x06\x06", END64.size - 12, _UNIX | _VERSION_64, _VERSION_64, 0, 0, count, count, size, start)
+    locator = LOCATOR64.pack(b"PK\x06\x07", 0, end, 1)
     narrow = (min(count, _ONES_16), min(count, _ONES_16), min(size, _ONES_32))
     offset = _ONES_32 if start >= zip64_from else start
-    return wide + locator + _END.pack(b"PK\x05\x06", 0, 0, *narrow, offset, 0)
+    return wide + locator + END.pack(b"PK\x05\x06", 0, 0, *narrow, offset, 0)

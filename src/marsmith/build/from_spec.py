@@ -31,8 +31,8 @@ from marsmith.inputs import read_input
 from marsmith.names import ModelVersion, archive_file_name
 from marsmith.project import Project
 from marsmith.runtime import environment
+from marsmith.runtime.entry_points import require_entry_point
 from marsmith.runtime.form_probe import check_takes_form
-from marsmith.runtime.handler_file import check_entry_point
 from marsmith.runtime.imports import local_imports
 from marsmith.runtime.replay import ExampleRequest, usual_tolerance
 from marsmith.runtime.runner import Runner
@@ -160,7 +160,7 @@ def _manifest(spec: ModelSpec, export: Export, handler: Path) -> Manifest:
 def _handler_files(project: Project, spec: ModelSpec) -> list[Path]:
     """Return the handler and every local module that it imports, the handler first."""
     entry = _inside(project, spec.handler.entry_point, "handler.entry_point")
-    check_entry_point(entry)
+    require_entry_point(entry)
     return [entry, *local_imports(entry)]
 
 

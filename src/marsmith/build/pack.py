@@ -11,7 +11,7 @@ from pathlib import Path
 
 from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
-from marsmith.archive.write import SUFFIXES, ArchiveFormat, write_archive_undigested
+from marsmith.archive.write import SUFFIXES, ArchiveFormat, write_archive
 from marsmith.build import extra_files
 from marsmith.config.lint.model_config import require_sound
 from marsmith.errors import BuildError, HandlerError, ProjectError
@@ -19,7 +19,7 @@ from marsmith.file_errors import described
 from marsmith.files import made_folder
 from marsmith.names import ModelVersion, check_model_name, check_model_version, did_you_mean
 from marsmith.project import find_project
-from marsmith.runtime.handler_file import check_entry_point
+from marsmith.runtime.entry_points import require_entry_point
 from marsmith.state.version_bytes import guard
 
 # Handlers that TorchServe brings itself, by runtime; they are no members.
@@ -110,10 +110,10 @@ def pack(request: PackRequest, *, on_progress: Callable[[int, int], None] | None
     members = without_duplicates([*_named_members(request, choice), *extra.members], keep_tree=request.keep_tree)
     notes = list(extra.notes)
     if choice.file is not None and choice.file.is_file() and request.runtime != "LSP":
-        check_entry_point(choice.file, choice.function)
+        require_entry_point(choice.file, choice.function)
         notes += _forgotten_imports(choice.file, members)
     with _folder(request.export_path):
-        write_archive_undigested(
+        write_archive(
             manifest_of(request),
             members,
             request.target,
@@ -121,6 +121,7 @@ def pack(request: PackRequest, *, on_progress: Callable[[int, int], None] | None
             force=request.force,
             on_progress=on_progress,
             accept=guard(request.target, ModelVersion(request.model_name, request.version)),
+            digest=False,
         )
     return Packed(request.target, tuple(notes))
 

@@ -12,20 +12,21 @@ from typing import Any
 from urllib.parse import quote
 
 from marsmith.client.aio import AsyncTokens
+from marsmith.client.grpc import GrpcTarget, Tls
 from marsmith.client.tokens import TokenAccess
 from marsmith.errors import UsageError
 from marsmith.inputs import Input, read_input
 from marsmith.json_reader import read_json
 from marsmith.loadtest.connection import Answer, OpenConnection
 from marsmith.loadtest.driver import Check, Kind, LoadRun, arrivals, closed_loop, open_loop
-from marsmith.loadtest.grpc import GrpcConnection, GrpcTarget
+from marsmith.loadtest.grpc import GrpcConnection, GrpcRequests
 from marsmith.loadtest.http import HttpConnection, HttpTarget
 from marsmith.loadtest.measurement import Measurement, measure
 from marsmith.loadtest.outbox import Outbox
 from marsmith.names import check_model_name, check_named_version
 from marsmith.run_state import RunState
 
-Target = HttpTarget | GrpcTarget
+Target = HttpTarget | GrpcRequests
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ async def _http_connections(target: HttpTarget, tokens: AsyncTokens | None) -> O
     return lambda: HttpConnection.open(target, outbox)
 
 
-async def _grpc_connections(target: GrpcTarget, tokens: AsyncTokens | None) -> OpenConnection:
+async def _grpc_connections(target: GrpcRequests, tokens: AsyncTokens | None) -> OpenConnection:
     outbox = await Outbox.open(GrpcConnection.metadata, tokens, target.deadline_s)
     messages = target.messages()
 
@@ -159,16 +160,15 @@ def http_target(
 
 def grpc_target(
     state: RunState, model: str, version: str | None, inputs: Sequence[Input], *, deadline_s: float = 30.0
-) -> GrpcTarget:
+) -> GrpcRequests:
     """Return the target for a model over gRPC, with the tokens of the project's server."""
-    return GrpcTarget(
-        address=state.grpc_inference,
+    return GrpcRequests(
+        target=GrpcTarget(state.grpc_inference, Tls(state.ca_file) if state.ca_file else None),
         model=check_model_name(model),
         version=check_named_version(version) if version else None,
         bodies=[item.body for item in inputs],
         tokens=TokenAccess.of(state),
         deadline_s=deadline_s,
-        ca_file=state.ca_file,
     )
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from marsmith.client.failures import problem_in, restore_status
 from marsmith.client.grpc import (
-    INPUT_KEY,
     SERVICE,
-    Tls,
+    GrpcTarget,
     failed_reply,
     imported_grpc,
     message_class,
     metadata,
     open_channel,
+    predictions_request,
 )
 from marsmith.client.http import HttpReply
 from marsmith.client.tokens import TokenAccess
@@ -29,32 +28,29 @@ _OF_ITS_OWN = (("grpc.use_local_subchannel_pool", 1),)
 
 
 @dataclass(frozen=True)
-class GrpcTarget:
+class GrpcRequests:
     """A model on a gRPC server, with the inputs to send.
 
     Attributes:
-        address: ``host:port``.
+        target: the gRPC API.
         model: model name.
         version: model version; None: the default version.
         bodies: the inputs.
         tokens: source of tokens; None if the server requires none.
         deadline_s: time limit for a reply, in seconds.
-        ca_file: trusted certificates in PEM for a server with TLS. None for a server without TLS.
     """
 
-    address: str
+    target: GrpcTarget
     model: str
     version: str | None
     bodies: Sequence[bytes]
     tokens: TokenAccess | None = None
     deadline_s: float = 30.0
-    ca_file: Path | None = None
 
     def messages(self) -> list[bytes]:
         """Return each request, serialized."""
-        request = message_class("PredictionsRequest")
-        named: Mapping[str, Any] = {"model_name": self.model, "model_version": self.version or ""}
-        return [bytes(request(**named, input={INPUT_KEY: body}).SerializeToString()) for body in self.bodies]
+        requests = [predictions_request(self.model, self.version, body) for body in self.bodies]
+        return [bytes(request.SerializeToString()) for request in requests]
 
 
 Metadata = tuple[tuple[str, str], ...]
@@ -63,7 +59,7 @@ Metadata = tuple[tuple[str, str], ...]
 class GrpcConnection:
     """A gRPC channel with a connection of its own."""
 
-    def __init__(self, target: GrpcTarget, messages: Sequence[bytes], outbox: Outbox[Metadata]) -> None:
+    def __init__(self, requests: GrpcRequests, messages: Sequence[bytes], outbox: Outbox[Metadata]) -> None:
         """Create a channel; it connects at the first call.
 
         Raises:
@@ -72,12 +68,10 @@ class GrpcConnection:
         self._grpc = imported_grpc()
         from grpc import aio
 
-        self._channel: Any = open_channel(
-            aio, target.address, Tls(target.ca_file) if target.ca_file else None, _OF_ITS_OWN
-        )
+        self._channel: Any = open_channel(aio, requests.target.address, requests.target.tls, _OF_ITS_OWN)
         self._call = self._channel.unary_unary(f"/{SERVICE}/Predictions")
         self._parse = message_class("PredictionResponse").FromString
-        self._target = target
+        self._address, self._deadline_s = requests.target.address, requests.deadline_s
         self._messages = messages
         self._outbox = outbox
 
@@ -88,16 +82,16 @@ class GrpcConnection:
 
     async def call(self, body: int) -> Answer:
         """Send the input of that index. If the token is refused and there is a newer one, send it once more."""
-        answer = await self._send(body, self._target.deadline_s)
+        answer = await self._send(body, self._deadline_s)
         if answer.verdict != TOKEN_REFUSED:
             return answer
-        return await self._outbox.again(answer, lambda left_s: self._send(body, left_s), self._target.deadline_s)
+        return await self._outbox.again(answer, lambda left_s: self._send(body, left_s), self._deadline_s)
 
     async def _send(self, body: int, deadline_s: float) -> Answer:
         try:
             reply = await self._call(self._messages[body], metadata=self._outbox.content, timeout=deadline_s)
         except self._grpc.RpcError as error:
-            return _judged(self._target.address, error, deadline_s)
+            return _judged(self._address, error, deadline_s)
         prediction: bytes = self._parse(reply).prediction
         if problem_in(prediction) is None:
             return Answer(OK, prediction)

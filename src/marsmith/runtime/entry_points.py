@@ -15,6 +15,9 @@ from marsmith.config.lint.findings import Finding, finding
 from marsmith.errors import HandlerError
 from marsmith.runtime.import_statements import parse_python
 
+DEFAULT_FUNCTION = "handle"
+# What a star import brings.
+_ANYTHING = "*"
 _FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 # Calls that make a class as well as a `class` statement does.
 _CLASS_MAKERS = frozenset({"NamedTuple", "TypedDict", "namedtuple", "make_dataclass"})
@@ -27,6 +30,11 @@ class _Inherited:
     node: _FunctionNode | None
     known: bool
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is none for sure."""
+        return self.known and self.node is None
+
 
 def check_entry_point(file: Path, tree: ast.Module, function: str | None) -> list[Finding]:
     """Check what TorchServe takes for the entry point of a module.
@@ -36,11 +44,11 @@ def check_entry_point(file: Path, tree: ast.Module, function: str | None) -> lis
         tree: its text, parsed.
         function: the function that the manifest names; None where it names only the module.
     """
-    named = function or "handle"
+    named = function or DEFAULT_FUNCTION
     definition = _top_level_function(tree, named)
     if definition:
         return _check_function(file, definition)
-    if named in _imported_names(tree):
+    if {named, _ANYTHING} & _assigned_names(tree):
         return []
     classes = _classes(tree)
     found = [] if len(classes) == 1 else [_class_count(file, classes, function)]
@@ -55,13 +63,56 @@ def check_entry_point(file: Path, tree: ast.Module, function: str | None) -> lis
     return found + [item for owner in dict.fromkeys(meant) for item in _check_class(file, tree, owner)]
 
 
+def require_entry_point(file: Path, function: str | None = None) -> None:
+    """Check that a worker will find an entry point: the function, or else exactly one class that can handle.
+
+    Args:
+        file: the handler.
+        function: the part after ``:``; None: a function ``handle`` if there is one, else the class.
+
+    Raises:
+        HandlerError: no valid Python, a name that cannot be imported, no such function, no class or several, or a class
+            that has and inherits no method ``handle``.
+    """
+    if "." in file.stem:
+        raise HandlerError(
+            f"{file}: TorchServe imports the handler by its name, where a dot means a package",
+            tip="rename the file",
+        )
+    tree = parse_python(file)
+    named = function or DEFAULT_FUNCTION
+    if _top_level_function(tree, named) or {named, _ANYTHING} & _assigned_names(tree):
+        return
+    if function is not None:
+        raise HandlerError(f"{file}: there is no function {function!r} in it", tip=_what_to_write(file, tree))
+    classes = _classes(tree)
+    if len(classes) != 1:
+        found = f"{len(classes)} classes: {', '.join(classes)}" if classes else "no class and no function 'handle'"
+        moved = "move other classes into a file of their own; those that are imported do not count"
+        raise HandlerError(
+            f"{file}: {found}; TorchServe wants exactly one class in the handler's file, or a function 'handle'",
+            tip=moved if classes else _what_to_write(file, tree),
+        )
+    ((name, node),) = classes.items()
+    if not isinstance(node, ast.ClassDef) or _method(file, tree, node, DEFAULT_FUNCTION).is_missing:
+        raise HandlerError(f"{file}: the class {name} has no method 'handle'", tip="def handle(self, data, context)")
+
+
+def _what_to_write(file: Path, tree: ast.Module) -> str:
+    """Return a tip for a file without an entry point: a function that could be one is named."""
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and len(node.args.args) == 2]
+    named = f"name the one that is there, {file.name}:{functions[0]}; or " if functions else ""
+    classes = "a class with initialize(self, context) and handle(self, data, context)"
+    return f"{named}write {classes}, or a function handle(data, context); what is imported does not count as a class"
+
+
 def entry_line(file: Path, function: str | None) -> int:
     """Return the line where the entry point is defined; 1 where that cannot be seen."""
     try:
         tree = parse_python(file)
     except HandlerError:
         return 1
-    definition = _top_level_function(tree, function or "handle")
+    definition = _top_level_function(tree, function or DEFAULT_FUNCTION)
     classes = list(_classes(tree).values())
     node = definition or (classes[0] if len(classes) == 1 else None)
     return node.lineno if node else 1
@@ -92,10 +143,10 @@ def _check_class(file: Path, tree: ast.Module, owner: ast.ClassDef) -> list[Find
     found = []
     handle = _method(file, tree, owner, "handle")
     initialize = _method(file, tree, owner, "initialize")
-    if handle.known and handle.node is None:
+    if handle.is_missing:
         fix = "write `def handle(self, data, context)`; it returns a list with one reply a request"
         found.append(finding("no-handle", file, owner.lineno, f"the class {owner.name} has no handle", fix))
-    if initialize.known and initialize.node is None:
+    if initialize.is_missing:
         fix = "write `def initialize(self, context)`, and load the model there"
         message = f"the class {owner.name} has no initialize, which TorchServe calls at load"
         found.append(finding("no-initialize", file, owner.lineno, message, fix))
@@ -195,14 +246,15 @@ def _top_level_function(tree: ast.Module, name: str) -> _FunctionNode | None:
     return next((node for node in functions if node.name == name), None)
 
 
-def _imported_names(tree: ast.Module) -> set[str]:
-    """Return the names that are bound at import by other means than ``def`` and ``class``."""
+def _assigned_names(tree: ast.Module) -> set[str]:
+    """Return the names that are bound at import by other means than ``def`` and ``class``; ``*`` for a star import."""
     names = set()
     for node in _module_level(tree.body):
         if isinstance(node, ast.ImportFrom | ast.Import):
-            names |= {alias.asname or alias.name for alias in node.names}
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
     return names
 
 

@@ -69,29 +69,21 @@ class StartOptions:
     on_note: Callable[[str], None] | None = None
 
 
-def start(
-    project: Project,
-    options: StartOptions | None = None,
-    *,
-    timeout_s: float = START_TIMEOUT_S,
-    on_progress: Callable[[StartupStatus], None] | None = None,
-) -> RunState:
+def start(project: Project, options: StartOptions | None = None) -> RunState:
     """Start TorchServe and return when every model really answers.
 
     What the server before served is served again: its versions, its default versions and its workers.
 
     Args:
         project: what to serve.
-        options: how; the other arguments are for those who need no more.
-        timeout_s: how long it may take until every version is ready.
-        on_progress: called with how far the server has come, several times a second.
+        options: how; None: the usual ones.
 
     Raises:
         PreflightError: it was not started, because it could not have worked, or runs already.
         WorkerDiedError: a worker died, and no version is left to serve, or it is strict; everything has been stopped.
         ServerError: no version became ready, or it is strict and one did not; everything has been stopped.
     """
-    options = options or StartOptions(timeout_s=timeout_s, on_progress=on_progress)
+    options = options or StartOptions()
     with _lock(project):
         _clear(project)
         with _forgetting_failure(project):

@@ -19,7 +19,7 @@ from marsmith.archive.verify import Verification, verify
 from marsmith.cli import main
 from marsmith.errors import ArchiveError, FormatError, MarsmithError, VerificationError
 from marsmith.runtime.replay import replay_checks
-from support.raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_zip
+from support.raw_archives import MANIFEST, Entry, manifest_entry, ours, raw_zip, written
 
 FORMATS = [("zip-store", "a.mar"), ("default", "a.mar"), ("tgz", "a.tar.gz"), ("no-archive", "a")]
 
@@ -270,7 +270,7 @@ def with_examples(target: Path, examples: str, handler: bytes = ECHO) -> Archive
         Member("MAR-INF/examples/examples.json", examples.encode()),
         Member("MAR-INF/examples/cat.bin", b"meow"),
     ]
-    return Archive.build(archive.manifest, members, target)
+    return written(archive.manifest, members, target)
 
 
 def example(size: int, name: str = "cat.bin") -> str:

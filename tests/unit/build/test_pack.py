@@ -407,3 +407,29 @@ def test_every_flag_of_theirs_is_one_of_ours(capsys: pytest.CaptureFixture[str])
         main(["pack", "--help"])
     flags = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
     assert set(flags.findall(theirs)) <= set(flags.findall(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "from collections import namedtuple\nP = namedtuple('P', 'x')\nclass A:\n    def handle(self, d, c): ...\n",
+            "2",
+        ),
+        ("class A:\n    def handle(self, d, c): ...\nB = A\n", "2 classes: A, B"),
+        ("from abc import ABC\nclass A(ABC): ...\n", "the class A has no method 'handle'"),
+        ("from collections import namedtuple\nP = namedtuple('P', 'x')\n", "the class P has no method 'handle'"),
+    ],
+)
+def test_pack_counts_the_classes_that_check_counts(
+    inputs: Path, capsys: pytest.CaptureFixture[str], text: str, reason: str
+) -> None:
+    (inputs / "bad.py").write_text(text)
+    assert pack("--handler", "bad.py") == 1
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["from other import *\n", "handle, other = made()\n", "handle: object = made()\n"])
+def test_a_name_that_only_the_import_shows_is_trusted(inputs: Path, text: str) -> None:
+    (inputs / "good.py").write_text(text)
+    assert pack("--handler", "good.py") == 0
