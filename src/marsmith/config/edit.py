@@ -14,7 +14,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from marsmith import files
-from marsmith.config.properties import ENCODING, parse_properties, render_properties
+from marsmith.config.properties import ENCODING, parse_properties, render_properties, replace_entries
 
 _WIDTH = 4096
 # A list whose dashes stand under its key's first letter; anything else is printed with dashes indented by two.
@@ -58,25 +58,19 @@ def apply(file: Path, edits: Iterable[Edit]) -> None:
 
 def edit_properties(text: str, edits: Iterable[Edit]) -> str:
     """Return the text with lines changed, removed, or added at the end; all other lines are kept byte for byte."""
-    lines = re.split(r"(?<=\n)", text)
     starts = {entry.line: entry for entry in parse_properties(text)}
-    added = []
+    added, changed = [], {}
     for edit in edits:
         key = edit.path[-1]
         if edit.line == 0:
             added.append(render_properties({key: edit.value}))
             continue
-        entry = starts[edit.line]
-        first, last = edit.line - 1, _last_line(lines, edit.line - 1)
-        content = {
+        changed[edit.line] = {
             "set": {key: edit.value},
-            "rename": {str(edit.value): entry.value},
+            "rename": {str(edit.value): starts[edit.line].value},
             "remove": {},
         }[edit.action]
-        ending = "\r\n" if lines[last].endswith("\r\n") else "\n"
-        # Lines are replaced by as many, so that the numbers of later ones stay right.
-        lines[first : last + 1] = [render_properties(content).replace("\n", ending), *[""] * (last - first)]
-    body = "".join(lines)
+    body = replace_entries(text, changed)
     separator = "\n" if added and body and not body.endswith("\n") else ""
     return body + separator + "".join(added)
 
@@ -132,19 +126,6 @@ def _rename(parent: Any, old: str, new: str) -> None:
     parent.insert(position, new, value)
     if comment is not None:
         parent.ca.items[new] = comment
-
-
-def _last_line(lines: list[str], first: int) -> int:
-    """Return the index of the last natural line of the logical line that begins at ``first``."""
-    last = first
-    while last + 1 < len(lines) and _continues(lines[last]):
-        last += 1
-    return last
-
-
-def _continues(line: str) -> bool:
-    content = line.rstrip("\r\n")
-    return (len(content) - len(content.rstrip("\\"))) % 2 == 1
 
 
 def grouped(edits: Iterable[tuple[Path, Edit]]) -> Mapping[Path, list[Edit]]:

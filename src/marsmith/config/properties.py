@@ -8,20 +8,19 @@ White space at the end of a value belongs to it. Java reads the file as Latin-1,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import StringIO
+
+import javaproperties
 
 from marsmith.errors import ConfigError
 
 ENCODING = "iso-8859-1"
 
-_BLANK = " \t\f"
-_ESCAPED = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
-_ESCAPES = {"\t": "\\t", "\n": "\\n", "\r": "\\r", "\f": "\\f", "\\": "\\\\"}
 _LINE_END = re.compile(r"\r\n|\n|\r")
-_SEPARATOR = re.compile(r"[ \t\f]*[=:]?[ \t\f]*")
-_KEY = re.compile(r"(?:[^\\=: \t\f]|\\.|\\$)*", re.DOTALL)
-_HEX = re.compile(r"[0-9a-fA-F]{4}")
+# What Java's own writer escapes in a value too, and no reader needs.
+_NEEDLESS = re.compile(r"\\([\\!#:=])")
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,21 @@ def parse_properties(text: str, source: str = "config.properties") -> list[Entry
         ConfigError: a ``\u`` that four hexadecimal digits do not follow.
     """
     entries, problems = [], []
-    for number, logical in _logical_lines(text):
-        key_end = _match_end(_KEY, logical, 0)
-        value_start = _match_end(_SEPARATOR, logical, key_end)
+    stream = StringIO(text, newline="")
+    line, begun, elements = 1, 0, javaproperties.parse(stream)
+    while begun < len(text):
         try:
-            entries.append(Entry(_unescape(logical[:key_end]), _unescape(logical[value_start:]), number))
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
+            element = next(elements)
+            if isinstance(element, javaproperties.KeyValue):
+                entries.append(Entry(element.key, element.value, line))
+        except javaproperties.InvalidUEscapeError as error:
+            problems.append(
+                f"line {line}: '{error.escape}' is not a character: four hexadecimal digits must follow \\u"
+            )
+            # The next line is read all the same: every problem is told at once.
+            elements = javaproperties.parse(stream)
+        line += len(_LINE_END.findall(text, begun, stream.tell()))
+        begun = stream.tell()
     if problems:
         raise ConfigError(source, problems)
     return entries
@@ -59,69 +66,32 @@ def as_mapping(entries: Iterable[Entry]) -> dict[str, str]:
 
 def render_properties(values: Mapping[str, str]) -> str:
     """Print one ``key=value`` line for each item, in the order of the mapping; parsing gives the mapping back."""
-    return "".join(f"{_escape(key, key=True)}={_escape(value)}\n" for key, value in values.items())
+    return "".join(f"{_line(key, value)}\n" for key, value in values.items())
 
 
-def _match_end(pattern: re.Pattern[str], text: str, start: int) -> int:
-    match = pattern.match(text, start)
-    return match.end() if match else start
+def replace_entries(text: str, entries: Mapping[int, Mapping[str, str]]) -> str:
+    """Return the text with entries printed anew; comments and all other lines are kept byte for byte.
 
+    Args:
+        text: of a properties file.
+        entries: what is printed in the place of the entry that begins on a line, by that line; empty: nothing.
 
-def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Give each logical line with the number of its first natural line; comments and blank lines are left out."""
-    lines = enumerate(_LINE_END.split(text), start=1)
-    for number, natural in lines:
-        line = natural.lstrip(_BLANK)
-        if not line or line[0] in "#!":
-            continue
-        while _continues(line):
-            line = line[:-1] + next(lines, (0, ""))[1].lstrip(_BLANK)
-        yield number, line
-
-
-def _continues(line: str) -> bool:
-    """Whether an odd number of backslashes ends the line: an even number is backslashes that are escaped."""
-    return (len(line) - len(line.rstrip("\\"))) % 2 == 1
-
-
-def _unescape(text: str) -> str:
-    parts, position = [], 0
-    while position < len(text):
-        character = text[position]
-        position += 1
-        if character != "\\":
-            parts.append(character)
-            continue
-        if position == len(text):
-            break
-        character = text[position]
-        position += 1
-        if character == "u":
-            digits = text[position : position + 4]
-            if not _HEX.fullmatch(digits):
-                raise ValueError(f"'\\u{digits}' is not a character: four hexadecimal digits must follow \\u")
-            parts.append(chr(int(digits, 16)))
-            position += 4
+    Raises:
+        InvalidUEscapeError: ``parse_properties`` would refuse the text.
+    """
+    parts, line = [], 1
+    for element in javaproperties.parse(text):
+        if line in entries and isinstance(element, javaproperties.KeyValue):
+            ending = "\r\n" if element.source.endswith("\r\n") else "\n"
+            parts.append(render_properties(entries[line]).replace("\n", ending))
         else:
-            parts.append(_ESCAPED.get(character, character))
-    return _join_surrogates("".join(parts))
-
-
-def _join_surrogates(text: str) -> str:
-    """Turn pairs of UTF-16 surrogates, which is how Java writes characters beyond U+FFFF, into those characters."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-
-
-def _escape(text: str, *, key: bool = False) -> str:
-    parts = []
-    for position, character in enumerate(text):
-        if character in _ESCAPES:
-            parts.append(_ESCAPES[character])
-        elif (key and character in " =:#!") or (character == " " and position == 0):
-            parts.append("\\" + character)
-        elif " " <= character <= "~":
-            parts.append(character)
-        else:
-            units = character.encode("utf-16-be", "surrogatepass")
-            parts += [f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)]
+            parts.append(element.source)
+        line += len(_LINE_END.findall(element.source))
     return "".join(parts)
+
+
+def _line(key: str, value: str) -> str:
+    """Return one line; an address in it stays readable."""
+    start = f"{javaproperties.escape(key)}="
+    rest = javaproperties.join_key_value(key, value).removeprefix(start)
+    return start + _NEEDLESS.sub(lambda found: found[0] if found[1] == "\\" else found[1], rest)

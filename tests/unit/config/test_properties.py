@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marsmith.config.properties import ENCODING, Entry, as_mapping, parse_properties, render_properties
+from marsmith.config.properties import ENCODING, Entry, as_mapping, parse_properties, render_properties, replace_entries
 from marsmith.config.server_keys import FRONTEND_KEYS, KNOWN_KEYS, PATH_KEYS, variable
 from marsmith.errors import ConfigError
 from marsmith.server.launch import torchserve_home
@@ -120,3 +120,14 @@ def test_java_itself_reads_the_same(tmp_path: Path) -> None:
     mine = as_mapping(parse_properties((tmp_path / "example").read_text(ENCODING)))
     numbers = {key: f"{[ord(c) for c in key]}={[ord(c) for c in value]}" for key, value in mine.items()}
     assert sorted(printed.splitlines()) == sorted(numbers.values())
+
+
+@given(st.text(alphabet="ab=:# !\t\f\r\n\\\x0b\x85é\u2028", max_size=40))
+def test_a_text_in_which_nothing_is_replaced_stays_as_it_is(text: str) -> None:
+    assert replace_entries(text, {}) == text
+
+
+def test_only_the_lines_of_an_entry_are_replaced() -> None:
+    text = "# a\r\n\rfirst=1,\\\r\n  2\r\n! b\nsecond : 2\n\n# c\nthird=3"
+    changed = replace_entries(text, {3: {"first": "one"}, 6: {}, 9: {"third": "http://h:1 #x"}})
+    assert changed == "# a\r\n\rfirst=one\r\n! b\n\n# c\nthird=http://h:1 #x\n"
