@@ -10,7 +10,6 @@ at the time of the look.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,14 +18,6 @@ from marsmith.client.http import HttpRequest, Transport
 from marsmith.errors import ClientError, FormatError
 from marsmith.run_state import RunState
 
-_SAMPLE = re.compile(
-    r"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)[ \t]*"
-    r"(?:\{(?P<labels>(?:[^\"}]|\"(?:[^\"\\]|\\.)*\")*)\})?[ \t]*"
-    r"(?P<value>[^ \t]+)(?:[ \t]+(?P<time>-?\d+))?[ \t]*"
-)
-_LABEL = re.compile(r'[ \t]*(?P<name>[a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"(?P<value>(?:[^"\\]|\\.)*)"[ \t]*(?:,|$)')
-_ESCAPE = re.compile(r"\\(.)")
-_ESCAPED = {"n": "\n", "\\": "\\", '"': '"'}
 _UNESCAPED = {"\n": "\\n", "\\": "\\\\", '"': '\\"'}
 
 
@@ -45,14 +36,20 @@ def parse_exposition(text: str, source: str = "the metrics API") -> list[Counter
     Raises:
         FormatError: lines that are no samples.
     """
+    # Imported late: it takes a while, and few verbs look at metrics.
+    from prometheus_client.parser import text_string_to_metric_families
+
     samples, problems = [], []
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
+        # Without the comments and line by line, names stay as they are printed, and every bad line is named.
+        if line.lstrip().startswith("#"):
             continue
         try:
-            samples.append(_sample(line.strip()))
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
+            found = [sample for family in text_string_to_metric_families(line) for sample in family.samples]
+        except (ValueError, IndexError):
+            problems.append(f"line {number}: not a sample: {line.strip()!r}")
+        else:
+            samples += [CounterSample(sample.name, float(sample.value), sample.labels) for sample in found]
     if problems:
         raise FormatError(source, problems)
     return samples
@@ -61,24 +58,6 @@ def parse_exposition(text: str, source: str = "the metrics API") -> list[Counter
 def render_exposition(samples: Iterable[CounterSample]) -> str:
     """Render samples, one line each; parsing gives them back."""
     return "".join(f"{sample.name}{_labels(sample.labels)} {sample.value!r}\n" for sample in samples)
-
-
-def _sample(line: str) -> CounterSample:
-    match = _SAMPLE.fullmatch(line)
-    if match is None:
-        raise ValueError(f"not a sample: {line!r}")
-    return CounterSample(match["name"], float(match["value"]), _parse_labels(match["labels"] or ""))
-
-
-def _parse_labels(text: str) -> dict[str, str]:
-    labels, position = {}, 0
-    while text[position:].strip():
-        match = _LABEL.match(text, position)
-        if match is None:
-            raise ValueError(f"not labels: {text!r}")
-        labels[match["name"]] = _ESCAPE.sub(lambda found: _ESCAPED.get(found[1], found[0]), match["value"])
-        position = match.end()
-    return labels
 
 
 def _labels(labels: Mapping[str, str]) -> str:

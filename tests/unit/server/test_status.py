@@ -34,7 +34,8 @@ marsmith_infer_seconds_bucket{ModelName="echo",ModelVersion="2.0",Hostname="vm",
 marsmith_infer_seconds_count{ModelName="echo",ModelVersion="2.0",Hostname="vm",} 4.0
 marsmith_infer_seconds_sum{ModelName="echo",ModelVersion="2.0",Hostname="vm",} 0.02
 """
-label_names = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
+# Prometheus keeps names that begin with two underscores for itself.
+label_names = st.from_regex(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 samples = st.builds(
     CounterSample,
@@ -62,6 +63,11 @@ def test_numbers_that_are_none_and_times_are_read() -> None:
     found = parse_exposition('a NaN\nb{x="}\\"\\n"} +Inf 1700000000\n')
     assert math.isnan(found[0].value)
     assert found[1] == CounterSample("b", math.inf, {"x": '}"\n'})
+
+
+def test_a_counter_keeps_the_name_that_it_is_printed_with() -> None:
+    found = parse_exposition("# HELP b\n# TYPE a counter\na 1\n# TYPE b_total counter\nb_total 2\n# TYPE c histogram\n")
+    assert found == [CounterSample("a", 1.0), CounterSample("b_total", 2.0)]
 
 
 @pytest.mark.parametrize("line", ["a", "a one", "a{b=c} 1", 'a{b="c} 1', "1a 1"])
