@@ -312,7 +312,7 @@ def test_recovery_leaves_what_an_operator_has_chosen_since(arena: Arena) -> None
         deploy_and_die(arena, archive, "drain begin", keep=0)
         client.set_default(MODEL, old)
         [said] = heard(arena, kept)
-        assert f"{old} has been made the default version since: it stays so" in said
+        assert f"{old} has been made the default version since: this is not undone" in said
         assert arena.versions()[old] == (True, 1)
         assert new in arena.versions()
         client.unregister(MODEL, new)

@@ -1,4 +1,4 @@
-"""Versions and traffic: bring a version into service, or leave everything as it was."""
+"""Deployment of versions: bring a version into service, or restore the state before."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Bring a new version into service with no request lost, and go back to the one before.
+"""Deploy a new version without losing a request, and roll back to the one before.
 
-Whatever was interrupted before is finished or undone first. One process at a time changes a model.
+An interrupted change is finished or undone first. One process at a time changes a model.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ __all__ = ["KEEP", "Event", "Options", "Outcome", "Planned", "deploy", "plan_dep
 
 @dataclass(frozen=True)
 class Planned:
-    """What would be done.
+    """The plan of a deploy or rollback.
 
     Attributes:
         model: model name.
-        version: the version to go to.
-        before: the default version now; None where the model is not registered.
-        interrupted: an earlier change that is undone or finished first, and which of the two; ``leave``: it is only
-            ended, because somebody has done otherwise since.
-        steps: in order; none where the version is the default already.
+        version: the version to switch to.
+        before: the default version now; None if the model is not registered.
+        interrupted: an earlier change and whether it is undone or finished first; ``leave``: it is only closed, because
+            someone else has changed the model since.
+        steps: the steps in order; empty if the version is the default already.
     """
 
     model: str
@@ -66,14 +66,14 @@ class Planned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done.
+    """Result of a deploy or rollback.
 
     Attributes:
         model: model name.
-        version: the version that answers now.
-        before: the default version before; None where the model was not registered.
-        result: ``unchanged`` where the version was the default already, ``scaled`` where it got more workers.
-        events: every step with its time, those that recovered from an interruption first.
+        version: the default version now.
+        before: the default version before; None if the model was not registered.
+        result: ``unchanged`` if the version was the default already, ``scaled`` if it got more workers.
+        events: every step with its duration, beginning with those of a recovery.
     """
 
     model: str
@@ -91,25 +91,25 @@ def deploy(
     on_event: Callable[[Event], None] | None = None,
     wait_s: float = 0.0,
 ) -> Outcome:
-    """Bring the version in an archive into service, or leave everything as it was.
+    """Bring the version of an archive into service, or restore the state before.
 
     Args:
-        project: whose server runs.
+        project: the project of the running server.
         reference: path of the archive, or its name in the model store.
-        options: how.
-        on_event: told before and after every step.
-        wait_s: how long to wait where another process deploys the model, in seconds.
+        options: options of the deploy.
+        on_event: called before and after every step.
+        wait_s: maximum wait for another process that deploys the model, in seconds.
 
     Raises:
-        NotRunningError: no server runs.
-        UsageError: there is no such archive, or its version is there with other bytes.
-        ArchiveError: it is damaged or not what it says.
-        ServerError: it did not prove itself, or another process deploys the model; the message says why.
+        NotRunningError: the server is not running.
+        UsageError: the archive does not exist, or its version exists with another digest.
+        ArchiveError: the archive is damaged or its digests do not match.
+        ServerError: the version failed, or another process deploys the model; the message says why.
     """
     options = options or Options()
     with _site(project, model_of(project, reference), on_event, wait_s) as site:
         before = site.file.read()
-        # First, because what it finds or takes back decides what the reference means.
+        # The recovery comes first, because what it finds or removes decides what the reference means.
         journal = recover(site, before)
         deployable = _meant(site, find(project, reference, before.change))
         if _is_kept_for(site, deployable):
@@ -127,19 +127,19 @@ def rollback(
     on_event: Callable[[Event], None] | None = None,
     wait_s: float = 0.0,
 ) -> Outcome:
-    """Make an earlier version the default again, and take off the one that is left.
+    """Make an earlier version the default again, and unregister the current one.
 
     Args:
-        project: whose server runs.
+        project: the project of the running server.
         model: model name.
-        to: the version; None: the one that was the default before.
-        keep: how many earlier versions stay registered.
-        on_event: told before and after every step.
-        wait_s: how long to wait where another process deploys the model, in seconds.
+        to: the version; None: the previous default version.
+        keep: number of earlier versions that stay registered.
+        on_event: called before and after every step.
+        wait_s: maximum wait for another process that deploys the model, in seconds.
 
     Raises:
-        NotRunningError: no server runs.
-        UsageError: no earlier version is known, or its archive is gone.
+        NotRunningError: the server is not running.
+        UsageError: no earlier version is known, or its archive does not exist.
         ServerError: the earlier version does not answer as it did; nothing was changed.
     """
     options = Options(keep=keep, watch_s=0.0)
@@ -150,7 +150,7 @@ def rollback(
 
 
 def plan_deploy(project: Project, reference: str, options: Options | None = None) -> Planned:
-    """Return what ``deploy`` would do, and do nothing. Errors as there."""
+    """Return the plan of ``deploy`` without any change. Raises the same errors."""
     options = options or Options()
     with Client.for_project(project) as client:
         site = ModelServer(project, client, JournalFile.of(project, model_of(project, reference)))
@@ -163,7 +163,7 @@ def plan_deploy(project: Project, reference: str, options: Options | None = None
 
 
 def plan_rollback(project: Project, model: str, *, to: str | None = None, keep: int = KEEP) -> Planned:
-    """Return what ``rollback`` would do, and do nothing. Errors as there."""
+    """Return the plan of ``rollback`` without any change. Raises the same errors."""
     with Client.for_project(project) as client:
         site = ModelServer(project, client, JournalFile.of(project, model))
         journal = site.file.read()
@@ -181,7 +181,7 @@ def _site(
             yield site
         finally:
             if site.events:
-                # What was done outlives a restart of the server, also where the deploy failed and was undone.
+                # The change must outlive a restart of the server, even if the deploy failed and was undone.
                 server_state.record(project, site.contents)
 
 
@@ -207,7 +207,7 @@ def _roll_out(
         return Outcome(site.model, version, version, "scaled", tuple(site.events))
     state = run_state.read(site.project)
     transport = Transport(state.ca_file)
-    # A probe that is repeated would hide what users see.
+    # A retry would hide failures that users see.
     with closing(transport), Client.for_project(site.project, retries=NO_RETRIES) as client:
         prober = Prober(client, site.model, tuple(examples_in(deployable.archive)) if deployable else ())
         observer = Observer(state, site.model, version, transport, prober)
@@ -234,20 +234,23 @@ def _deploy_target(site: ModelServer, deployable: Deployable, options: Options, 
 
 
 def _is_kept_for(site: ModelServer, deployable: Deployable) -> bool:
-    """Whether this version is the default and left out of the server: nothing answers, so there is nothing to watch."""
+    """Whether this version is the default and left out of the server.
+
+    It has no users then, so there is nothing to watch.
+    """
     status = site.versions().get(deployable.version.version)
     return bool(status and status.default and not deployable.stored and holds_place(site.project, status))
 
 
 def _in_its_place(version: str) -> Step:
-    return Step("register", version, f"register {version} in the place that is kept for it, and ask it its examples")
+    return Step("register", version, f"register {version} in its reserved place, and check its examples")
 
 
 def _bring_back(site: ModelServer, deployable: Deployable, options: Options) -> Outcome:
-    """Register a version that was left out, once it is fixed; it becomes the default again when it has answered.
+    """Register a version that was left out, after it is fixed. It becomes the default again after its examples pass.
 
     Raises:
-        ServerError: it does not; it is left out as before.
+        ServerError: the version does not answer its examples; it stays left out.
     """
     version = deployable.version
     check_bytes(site.project, version, deployable.archive.path, deployable.digest)
@@ -267,7 +270,7 @@ def _bring_back(site: ModelServer, deployable: Deployable, options: Options) -> 
 
 
 def _meant(site: ModelServer, deployable: Deployable) -> Deployable:
-    """Return the archive, if it is one of the model whose deploys are locked."""
+    """Return the archive, after a check that it belongs to the locked model."""
     if deployable.version.name != site.model:
         raise UsageError(
             f"{deployable.archive.path} is an archive of {deployable.version.name}, and not of {site.model}"
@@ -291,7 +294,7 @@ def _rollback_target(site: ModelServer, to: str | None, journal: Journal) -> Tar
 
 
 def _known_release(site: ModelServer, version: str, journal: Journal) -> Release:
-    """Find a version: among those that were deployed, those that are registered, or in the model store."""
+    """Find a version among the deployed ones, the registered ones, and the model store."""
     known = {release.version: release for release in journal.releases}
     if version in known:
         return known[version]
@@ -309,10 +312,11 @@ def _known_release(site: ModelServer, version: str, journal: Journal) -> Release
 
 
 def _stored_archive(site: ModelServer, release: Release) -> Deployable | None:
-    """Open the archive of a version to go back to; None where it is gone and the version is still registered.
+    """Open the archive of a version to roll back to. None if it is gone and the version is still registered.
 
     Raises:
-        OtherBytesError: it is not the one that was journalled; the next restart could not bring the version back.
+        OtherBytesError: the archive has another digest than the journalled one; a restart could not restore the
+            version.
     """
     path = site.store / release.archive
     if not path.exists():

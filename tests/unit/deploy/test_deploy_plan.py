@@ -77,13 +77,13 @@ def test_the_words_of_a_plan_are_these() -> None:
     seen = Situation("1.0", {"1.0": 1}, (release("1.0"),))
     assert [step.detail for step in plan(target("2.0"), seen, keep=0, watch_s=5)] == [
         "verify echo-2.0.mar: structure, digests, examples",
-        "register echo-2.0.mar; 1.0 goes on answering",
+        "register echo-2.0.mar; 1.0 continues to answer",
         "wait until 2.0 has as many workers as its model config says, all READY",
         "ask 2.0 its 3 examples by name, alone and together, and compare its latency",
         "make 2.0 the default version instead of 1.0",
         "watch errors and latency for 5 s; on trouble back to 1.0",
         "accept 2.0: from here on an interrupted deploy is finished",
-        "wait until 1.0 has answered all that it was asked",
+        "wait until 1.0 has answered all its requests",
         "drain 1.0 and unregister it; its archive stays in the model store",
     ]
 
@@ -341,7 +341,7 @@ def window(
         (window(), window(errors=5), "5 of 100 requests failed within 1.0 s"),
         (window(), window(tracebacks=5), "5 of 100 requests failed"),
         (window(errors=10), window(errors=12), None),
-        (window(errors=10), window(errors=40), "where 10.0 were usual"),
+        (window(errors=10), window(errors=40), "compared with 10.0 expected"),
         (window(latency_ms=50), window(latency_ms=90), None),
         (window(latency_ms=50), window(latency_ms=200), "is 200.0 ms, 4.0 times the old version's 50.0 ms"),
         # What our handlers count, over gRPC alone, and where TorchServe has counted fewer requests.
@@ -349,7 +349,7 @@ def window(
         (window(items=Items()), window(items=Items(1, 1)), None),
         # A sharp rise of refusals, by the whole server or by the version.
         (window(), window(refused=100), "100 of 100 requests (100%) were answered with a status of 400 to 499"),
-        (window(items=Items(2)), window(items=Items(60)), "where the old version answered so 2%"),
+        (window(items=Items(2)), window(items=Items(60)), "compared with 2% from the old version"),
         (window(items=Items()), window(requests=4, items=Items(4)), "4 of 4 requests (100%)"),
         # The first few come from one user, one after the other.
         (window(requests=400, items=Items(100)), window(requests=9, items=Items(9), seconds=0.1), None),

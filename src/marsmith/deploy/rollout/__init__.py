@@ -1,1 +1,1 @@
-"""One rollout: its plan, steps, journal, recovery and watch."""
+"""A rollout: plan, steps, journal, recovery and watch."""

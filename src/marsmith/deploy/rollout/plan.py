@@ -1,4 +1,4 @@
-"""The steps that bring a version into service or go back to one, decided without touching anything."""
+"""Plans: the steps that bring a version into service or roll back to one. No side effects."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Action = Literal[
 ]
 Remedy = Literal["undo", "finish", "leave"]
 
-# A change that is about to do one of these has not given its target workers, or not made it the default version yet.
+# Before these steps a change has not given its target workers, or not made it the default version yet.
 _UNREADY: frozenset[str] = frozenset({"verify", "store", "register", "ready"})
 _UNSWITCHED = _UNREADY | {"probe"}
-# A change that is about to do one of these has been accepted.
+# Before these steps a change has been accepted.
 _ACCEPTED: frozenset[str] = frozenset({"drain", "scale", "unregister"})
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do.
+    """One step of a plan.
 
     Attributes:
-        action: what is done.
-        version: the version that it is done to.
-        detail: the same in words, for people.
+        action: kind of step.
+        version: the version that the step changes.
+        detail: description for people.
     """
 
     action: Action
@@ -48,13 +48,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Target:
-    """The version to go to.
+    """The version to switch to.
 
     Attributes:
-        kind: whether it is deployed or rolled back to.
+        kind: deploy or rollback.
         model: model name.
-        release: its version, archive, digest and workers (0: as its model config says).
-        examples: how many examples its archive holds.
+        release: its version, archive, digest and number of workers (0: as in its model config).
+        examples: number of examples in its archive.
         stored: whether its archive must be copied into the model store first.
     """
 
@@ -67,12 +67,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Situation:
-    """What a server has of the model, and what was deployed before.
+    """State of the model on a server, and its earlier releases.
 
     Attributes:
-        default: the default version; None where the model is not registered.
-        workers: registered versions with their numbers of workers.
-        releases: the default versions so far, the latest last.
+        default: the default version; None if the model is not registered.
+        workers: number of workers by registered version.
+        releases: earlier default versions, the latest last.
     """
 
     default: str | None = None
@@ -82,11 +82,11 @@ class Situation:
 
 @dataclass(frozen=True)
 class OldVersions:
-    """What becomes of earlier versions.
+    """Changes of earlier versions.
 
     Attributes:
         scale: versions that lose their workers and stay registered.
-        unregister: versions that are taken off.
+        unregister: versions that are unregistered.
     """
 
     scale: tuple[str, ...]
@@ -94,13 +94,15 @@ class OldVersions:
 
 
 def plan(target: Target, seen: Situation, *, keep: int, watch_s: float) -> tuple[Step, ...]:
-    """Return the steps from ``seen`` to a server that answers with ``target``; none where it does already, as wanted.
+    """Return the steps from ``seen`` to a server that answers with ``target``.
+
+    None if it already does, with all options.
 
     Args:
-        target: the version to go to.
-        seen: what there is.
-        keep: how many earlier versions stay registered.
-        watch_s: how long errors and latency are watched after the switch, in seconds; 0 leaves it out.
+        target: the version to switch to.
+        seen: the current state.
+        keep: number of earlier versions that stay registered.
+        watch_s: duration of the watch of errors and latency after the switch, in seconds; 0: no watch.
     """
     if seen.default == target.release.version:
         return tuple(_scaling(target, seen))
@@ -108,9 +110,9 @@ def plan(target: Target, seen: Situation, *, keep: int, watch_s: float) -> tuple
 
 
 def tidying(target: Target, seen: Situation, keep: int) -> Iterator[Step]:
-    """Give the steps after a version has been accepted; ``seen.default`` is the version before it."""
+    """Return the steps after a version has been accepted; ``seen.default`` is the version before it."""
     if seen.default:
-        yield Step("drain", seen.default, f"wait until {seen.default} has answered all that it was asked")
+        yield Step("drain", seen.default, f"wait until {seen.default} has answered all its requests")
     retired = retirement(target, seen, keep)
     for version in retired.scale:
         yield Step("scale", version, f"drain {version} and stop its workers; it stays registered")
@@ -119,11 +121,11 @@ def tidying(target: Target, seen: Situation, keep: int) -> Iterator[Step]:
 
 
 def retirement(target: Target, seen: Situation, keep: int) -> OldVersions:
-    """Decide what becomes of the versions that were the default before.
+    """Decide what to do with earlier default versions.
 
-    The latest of them keeps its workers, so that a rollback is one call. Those before it stay registered without
-    workers, ``keep`` versions in all. Versions that were never the default are none of our business. A version that is
-    rolled back from is taken off.
+    The latest of them keeps its workers, so that a rollback takes one call. Older ones stay registered without workers,
+    ``keep`` versions in all. Versions that were never the default are not changed. A version that is rolled back from
+    is unregistered.
     """
     new = target.release.version
     left = [seen.default] if seen.default else []
@@ -137,31 +139,31 @@ def retirement(target: Target, seen: Situation, keep: int) -> OldVersions:
 
 
 def recovery(change: Change) -> Remedy:
-    """Decide what becomes of a change that was interrupted.
+    """Decide how to recover from an interrupted change.
 
-    Before the switch it is undone. After the switch a deploy is finished where the new version had been accepted, and
-    undone where it had not. A rollback goes to a version that has proved itself: it is finished from the switch on.
+    Before the switch it is undone. After the switch a deploy is finished if the new version had been accepted, and
+    undone otherwise. A rollback goes to a version that has proved itself, so it is finished after the switch.
     """
     accepted = _ACCEPTED | ({"switch", "accept"} if change.kind == "rollback" else set())
     return "finish" if change.step in accepted else "undo"
 
 
 def taken_over(change: Change, seen: Situation) -> str | None:
-    """Return in words what somebody has done since a change was interrupted that its recovery must not overrule.
+    """Return which change by someone else since the interruption the recovery must not overrule.
 
-    None where nothing speaks against undoing or finishing it.
+    None if the change may be undone or finished.
     """
     version, before = change.target.version, change.before
     if recovery(change) == "finish":
         may_be_default = {version, before.version} if change.step == "switch" and before else {version}
         if version not in seen.workers:
-            return f"{version} has been unregistered since: it stays so"
+            return f"{version} has been unregistered since: this is not undone"
         if seen.default not in may_be_default:
-            return f"{seen.default} has been made the default version since: it stays so"
+            return f"{seen.default} has been made the default version since: this is not undone"
         return None
     if before and seen.default == version:
         if change.step in _UNSWITCHED:
-            return f"{version} has been made the default version since: it stays so"
+            return f"{version} has been made the default version since: this is not undone"
         if before.version not in seen.workers:
             return f"{before.version} has been unregistered since: {version} stays the default version"
     if version in seen.workers and _was_scaled(change, seen.workers[version]):
@@ -170,23 +172,23 @@ def taken_over(change: Change, seen: Situation) -> str | None:
 
 
 def _was_scaled(change: Change, workers: int) -> bool:
-    """Whether somebody else has set the workers of the target; before it was ready they are not known."""
+    """Return whether someone else has set the workers of the target. They are unknown before it was ready."""
     given = {change.workers_before, change.target.workers} if change.registered_before else {change.target.workers}
     return change.step not in _UNREADY and workers not in given
 
 
 def untouched(change: Change, seen: Situation) -> Situation:
-    """Return ``seen`` with only those versions besides the target that are as they were when the change began."""
+    """Return ``seen`` with only those versions, besides the target, that are unchanged since the change began."""
     if change.workers is None:
         return seen
     then = {**change.workers, change.target.version: seen.workers.get(change.target.version, 0)}
-    # Without workers it is as this change, or anybody else, would have left it.
+    # A version without workers is as this change, or someone else, would have left it.
     kept = {name: count for name, count in seen.workers.items() if name in then and count in {0, then[name]}}
     return replace(seen, workers=kept)
 
 
 def after_recovery(change: Change, remedy: Remedy, seen: Situation) -> Situation:
-    """Return what there will be once an interrupted change has been undone or finished."""
+    """Return the state after an interrupted change has been undone or finished."""
     version, before = change.target.version, change.before
     if remedy == "leave":
         return seen
@@ -198,7 +200,7 @@ def after_recovery(change: Change, remedy: Remedy, seen: Situation) -> Situation
 
 
 def rollback_version(default: str | None, releases: Sequence[Release]) -> str | None:
-    """Return the version that was the default before ``default``; None where none is known."""
+    """Return the default version before ``default``; None if none is known."""
     versions = [release.version for release in releases]
     if default in versions:
         versions = versions[: versions.index(default)]
@@ -226,14 +228,16 @@ def _preparation(target: Target, seen: Situation) -> Iterator[Step]:
 
 
 def _questions(target: Target) -> str:
-    """Say what the version is asked; on the way back haste counts, and its speed against the version left does not."""
+    """Describe the probes. A rollback is urgent, so latencies are not compared."""
     how = "alone and together, and compare its latency" if target.kind == "deploy" else "alone"
-    examples = f"its {target.examples} examples by name, {how}" if target.examples else "nothing: it has no examples"
+    examples = (
+        f"its {target.examples} examples by name, {how}" if target.examples else "nothing, because it has no examples"
+    )
     return f"ask {target.release.version} {examples}"
 
 
 def _answers(seen: Situation) -> str:
-    return f"{seen.default} goes on answering" if seen.default else "the model is new"
+    return f"{seen.default} continues to answer" if seen.default else "the model is new"
 
 
 def _switch(target: Target, seen: Situation, watch_s: float) -> Iterator[Step]:

@@ -1,4 +1,4 @@
-"""Examples of an archive, sent to one version of a running server by its name, and what was wrong with the answers."""
+"""Probes: examples of an archive, sent to one version of a running server and compared with validated replies."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Probe:
     """The answer to one example.
 
     Attributes:
-        latency_ms: from sending to the end of the reply, in milliseconds.
-        answered: whether it was an answer at all, right or wrong, and no refusal.
-        problem: in words how it differs from the validated reply; None where it agrees.
+        latency_ms: time from sending to the end of the reply, in milliseconds.
+        answered: whether there was an answer, right or wrong, and not a refusal.
+        problem: how it differs from the validated reply; None if it agrees.
     """
 
     latency_ms: float
@@ -39,8 +39,8 @@ class Prober:
     Attributes:
         client: of the server.
         model: model name.
-        examples: of the archive that is deployed.
-        refused: how many replies of 400 and above came, by version and by hundreds of the status.
+        examples: examples of the archive that is deployed.
+        refused: number of replies of 400 and above, by version and by hundreds of the status.
     """
 
     client: Client
@@ -62,7 +62,7 @@ class Prober:
         except ClientError as error:
             problem = error.message
         latency_ms = (time.perf_counter() - started) * 1000
-        # A server's JSON spreads over lines.
+        # A server's JSON may span several lines.
         shown = f"example {expected.input}: {' '.join(problem.split())}" if problem else None
         return Probe(latency_ms, answered, shown)
 
@@ -74,7 +74,7 @@ class Prober:
         return _first_problem(self.ask(version, example) for example in self.examples)
 
     def ask_together(self, status: VersionStatus) -> str | None:
-        """Fill batches of the version: send examples at the same time, twice; return the first problem."""
+        """Fill batches of the version: send examples concurrently, twice. Return the first problem."""
         count = together(status)
         if not self.examples or count < 2:
             return None
@@ -84,9 +84,9 @@ class Prober:
         return f"{problem} (with {count} at the same time)" if problem else None
 
     def compare(self, old: str, new: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Ask both versions the same in turn; return their latencies in milliseconds, where they answered.
+        """Send the same examples to both versions in turn. Return the latencies of their answers, in milliseconds.
 
-        The old version need not give the new one's answers.
+        The old version may give other answers than the new one.
         """
         before: list[float] = []
         after: list[float] = []
@@ -98,7 +98,7 @@ class Prober:
 
 
 def together(status: VersionStatus) -> int:
-    """Return how many requests at the same time fill a batch of every worker, without filling the job queue."""
+    """Return the number of concurrent requests that fill a batch of every worker without filling the job queue."""
     wanted = max(2, status.batch_size * max(1, status.ready_workers))
     return max(1, min(wanted, MOST_TOGETHER, status.queue_remaining))
 

@@ -1,4 +1,4 @@
-"""Undo a change that failed or was interrupted before its version was accepted; finish one that was after."""
+"""Recovery of a change that failed or was interrupted: undo it before its version was accepted, finish it after."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from marsmith.deploy.rollout.site import ModelServer
 from marsmith.deploy.rollout.store import take_back
 from marsmith.state.journal import Change, Journal, Release
 
-# Before these the new version had no users, and there is nothing to drain.
+# Before these steps the new version had no users, and there is nothing to drain.
 _UNUSED = frozenset({"store", "register", "ready", "probe"})
 
 
 def recover(site: ModelServer, journal: Journal) -> Journal:
-    """Undo or finish what was interrupted, and return the journal with nothing under way.
+    """Undo or finish an interrupted change, and return the journal without it.
 
-    What somebody has done on purpose since stays: then the change is only ended.
+    If someone has changed the server on purpose since, the change is only closed.
 
     Raises:
-        MarsmithError: it could not be done; the journal still says what is under way.
+        MarsmithError: the recovery failed; the journal keeps the interrupted change.
     """
     change = journal.change
     if change is None:
         return journal
     others = taken_over(change, site.situation(journal))
     if others:
-        text = f"the {change.kind} of {change.target.version} that stopped at '{change.step}' goes no further: {others}"
+        text = (
+            f"the {change.kind} of {change.target.version} that stopped at '{change.step}' is not continued: {others}"
+        )
         site.perform(Step("leave", change.target.version, text), lambda: None)
         return _end(site, journal)
     return undo(site, journal, change) if recovery(change) == "undo" else finish(site, journal, change)
 
 
 def undo(site: ModelServer, journal: Journal, change: Change) -> Journal:
-    """Bring back what was there before the change: the default version, what was registered, and the model store."""
+    """Restore the state before the change: default version, registered versions and model store."""
     version = change.target.version
     if change.before and site.situation(journal).default == version:
         back = f"make {change.before.version} the default version again"
@@ -49,7 +51,7 @@ def undo(site: ModelServer, journal: Journal, change: Change) -> Journal:
 
 
 def finish(site: ModelServer, journal: Journal, change: Change) -> Journal:
-    """Do what was left to do after a version had been accepted."""
+    """Take the remaining steps after a version has been accepted."""
     version = change.target.version
     if site.situation(journal).default != version:
         step = Step("switch", version, f"make {version} the default version")
@@ -66,10 +68,10 @@ def finish(site: ModelServer, journal: Journal, change: Change) -> Journal:
 
 
 def tidy(site: ModelServer, step: Step) -> str | None:
-    """Do one of the steps after a version has been accepted; work in hand is waited for and never cut."""
+    """Take one of the steps after a version has been accepted. Requests in flight are waited for and never cut."""
     left = site.drained(step.version)
     if left:
-        return f"{left}; it is left as it is"
+        return f"{left}; it is not changed"
     if step.action == "scale" and step.version in site.versions():
         site.client.scale(site.model, version=step.version, min_workers=0)
     if step.action == "unregister":
@@ -86,12 +88,12 @@ def _end(site: ModelServer, journal: Journal) -> Journal:
 def _leaving(change: Change) -> Step:
     version = change.target.version
     if change.registered_before:
-        return Step("scale", version, f"drain {version} and give it the workers back that it had")
+        return Step("scale", version, f"drain {version} and restore its number of workers")
     return Step("unregister", version, f"drain {version} and unregister it")
 
 
 def _make_default(site: ModelServer, release: Release) -> None:
-    """Switch to a version; a server that was restarted since may not have it."""
+    """Switch to a version. A server that was restarted since may not have it, so it is registered first."""
     if release.version not in site.versions():
         site.register(release)
     site.make_ready(release)
@@ -99,11 +101,11 @@ def _make_default(site: ModelServer, release: Release) -> None:
 
 
 def _leave(site: ModelServer, change: Change) -> str | None:
-    """Take the new version off, or leave it as it was before; what users asked of it is answered first."""
+    """Unregister the new version, or restore its earlier state; its requests in flight are answered first."""
     version = change.target.version
     left = None if change.step in _UNUSED else site.drained(version)
     if not change.registered_before:
         site.unregister(version)
     elif site.describe(version).min_workers != change.workers_before:
         site.client.scale(site.model, version=version, min_workers=change.workers_before)
-    return f"{left}; it was cut" if left else None
+    return f"{left}; its requests were cut" if left else None

@@ -1,4 +1,4 @@
-"""The server that a rollout changes, the journal that notes it, and the few things that it does to both."""
+"""Access of a rollout to its server and journal."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _CONFLICT = 409
 
 @dataclass(frozen=True)
 class Event:
-    """News of a step.
+    """Progress of a step.
 
     Attributes:
-        step: which.
-        state: whether it begins, or has been done.
-        seconds: how long it took, once done.
-        note: what came out of it, where that is worth a word.
+        step: the step.
+        state: whether the step begins or is done.
+        seconds: duration of the step when it is done.
+        note: result of the step, if it is worth a word.
     """
 
     step: Step
@@ -50,20 +50,20 @@ class Event:
 
 
 def ignore_event(_event: Event) -> None:
-    """Take no notice."""
+    """Ignore the event."""
 
 
 @dataclass
 class ModelServer:
-    """One model of one project's running server.
+    """One model on a project's running server.
 
     Attributes:
-        project: whose model store and whose server.
-        client: of the server.
+        project: the project with the model store and the server.
+        client: client of the server.
         file: the journal of the model; its lock is held.
-        on_event: told before and after every step.
-        events: what has been done.
-        contents: the bytes of the versions that have been registered.
+        on_event: called before and after every step.
+        events: steps that are done.
+        contents: digests of the archives of the registered versions.
     """
 
     project: Project
@@ -80,11 +80,11 @@ class ModelServer:
 
     @property
     def store(self) -> Path:
-        """The model store that the server takes archives from."""
+        """The model store of the server."""
         return served_store(self.project)
 
     def perform(self, step: Step, work: Callable[[], str | None]) -> None:
-        """Do one step, and tell about it."""
+        """Run one step, and report its progress."""
         self.on_event(Event(step, "begin"))
         started = time.monotonic()
         note = work() or ""
@@ -93,14 +93,14 @@ class ModelServer:
         self.on_event(done)
 
     def versions(self) -> dict[str, VersionStatus]:
-        """Describe the registered versions; none where the model is not registered."""
+        """Describe the registered versions; none if the model is not registered."""
         try:
             return {status.model_version: status for status in self.client.describe(self.model)}
         except NotFoundError:
             return {}
 
     def situation(self, journal: Journal) -> Situation:
-        """Look what the server has of the model."""
+        """Read the state of the model on the server."""
         versions = self.versions()
         default = next((version for version, status in versions.items() if status.default), None)
         workers = {version: status.min_workers for version, status in versions.items()}
@@ -111,11 +111,11 @@ class ModelServer:
         return self.client.describe(self.model, version)[0]
 
     def register(self, release: Release) -> None:
-        """Register an archive of the model store, which must have the bytes that were noted.
+        """Register an archive of the model store, which must have the journalled digest.
 
         Raises:
-            UsageError: the archive is not there.
-            OtherBytesError: it has other bytes.
+            UsageError: the archive does not exist.
+            OtherBytesError: the archive has another digest.
             WorkerDiedError: no worker could load it.
             ClientError: the server refused it.
         """
@@ -127,16 +127,16 @@ class ModelServer:
         try:
             register_stored(self.project, self.client, path, workers=release.workers or None)
         except RequestRejectedError as error:
-            # The server went on with a registration whose deploy was killed.
+            # The server continues the registration of a deploy that was killed.
             if error.status != _CONFLICT:
                 raise
         self.contents[self.model, release.version] = content
 
     def make_ready(self, release: Release) -> VersionStatus:
-        """Give a registered version its workers and wait until all of them are READY.
+        """Scale a registered version to its workers and wait until all of them are READY.
 
         Raises:
-            ServerError: they do not become ready.
+            ServerError: the workers do not become ready.
         """
         status = self.describe(release.version)
         wanted = release.workers or status.min_workers or 1
@@ -147,13 +147,13 @@ class ModelServer:
             if time.monotonic() > late:
                 raise ServerError(
                     f"{status.ready_workers} of {wanted} workers are READY after {READY_DEADLINE_S:g} s",
-                    tip=f"their last words: {self.project.run / 'logs' / 'model_log.log'}",
+                    tip=f"their log:{self.project.run / 'logs' / 'model_log.log'}",
                 )
             time.sleep(_POLL_S)
         return status
 
     def drained(self, version: str, timeout_s: float = DRAIN_TIMEOUT_S) -> str | None:
-        """Wait until a version has no work; return in words why it still has some."""
+        """Wait until a version has no work; return what is left after the timeout, or None."""
         try:
             drain(self.client, self.model, version, timeout_s=timeout_s)
         except NotFoundError:

@@ -1,4 +1,4 @@
-"""Take the steps of a plan, one by one, written down before each; any failure before the end brings back what was."""
+"""Execution of a plan: each step is journalled first; a failure before the end restores the earlier state."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ KEEP = 2
 
 @dataclass(frozen=True)
 class Options:
-    """How a version is brought into service.
+    """Options of a deploy.
 
     Attributes:
-        keep: how many earlier versions stay registered.
-        watch_s: how long errors and latency are watched after the switch, in seconds; 0: not at all.
-        limits: what the new version may cost.
-        workers: how many workers it gets; None: as its model config says.
+        keep: number of earlier versions that stay registered.
+        watch_s: duration of the watch of errors and latency after the switch, in seconds; 0: no watch.
+        limits: limits that the new version must keep.
+        workers: number of workers; None: as in its model config.
     """
 
     keep: int = KEEP
@@ -44,16 +44,16 @@ class Options:
 
 @dataclass
 class Rollout:
-    """One way from a plan to a server that answers with the new version.
+    """The execution of one plan.
 
     Attributes:
         site: the server and the journal.
-        target: the version to go to.
-        seen: what there was before.
-        options: how.
+        target: the version to switch to.
+        seen: the state before.
+        options: the options.
         prober: sends the archive's examples.
         observer: reads the server's counters.
-        deployable: the archive; None where a registered version is rolled back to.
+        deployable: the archive; None if a registered version is rolled back to.
     """
 
     site: ModelServer
@@ -74,7 +74,7 @@ class Rollout:
         """Take the steps.
 
         Raises:
-            ServerError: one of them failed. Before the new version was accepted everything is as it was.
+            ServerError: a step failed. If the new version was not accepted yet, the earlier state is restored.
         """
         self._journal = journal.begun(self._change(steps[0]))
         self._first = self.observer.sample()
@@ -84,7 +84,7 @@ class Rollout:
         except MarsmithError as error:
             raise self._failed(error) from error
         except BaseException:
-            # Ctrl-C: whoever stops a deploy wants it undone, and not at the next one.
+            # Ctrl-C must undo the deploy now, and not at the next deploy.
             if not self._accepted:
                 self._undo()
             raise
@@ -148,12 +148,16 @@ class Rollout:
         if deploying and self.seen.default:
             self._compare(self.seen.default, step.version)
         count = len(self.prober.examples)
-        return f"{count} examples answered as validated" if count else "it has no examples: nothing proves its answers"
+        return (
+            f"{count} examples answered as validated"
+            if count
+            else "it has no examples, so its answers were not checked"
+        )
 
     def _compare(self, old: str, new: str) -> None:
         self._latencies, latencies = self.prober.compare(old, new)
         if slow := probes_slower(self._latencies, latencies, self.options.limits):
-            raise ServerError(slow, tip="allow more with --max-latency-ratio, where that is meant")
+            raise ServerError(slow, tip="allow more with --max-latency-ratio if this is intended")
 
     def _switch(self, step: Step) -> None:
         if self._first:
@@ -165,7 +169,7 @@ class Rollout:
         self._remember()
 
     def _remember(self) -> None:
-        """Let a server that dies now come back like this: what is otherwise then, somebody else has done."""
+        """Save the configuration that a restart restores. Later differences are changes by someone else."""
         server_state.record(self.site.project, self.site.contents)
 
     def _watch(self, _step: Step) -> str:
@@ -218,8 +222,8 @@ class Rollout:
         name = f"{self.site.model}:{self.target.release.version}"
         if self._accepted:
             return ServerError(
-                f"{name} answers, but tidying up stopped: {error.message}",
-                tip="the next marsmith deploy or rollback of it goes on with that",
+                f"{name} answers, but the clean-up failed:{error.message}",
+                tip="the next marsmith deploy or rollback of it continues the clean-up",
             )
         verb = "deployed" if self.target.kind == "deploy" else "rolled back to"
         try:
@@ -244,10 +248,10 @@ class Rollout:
 
 
 def scale_up(site: ModelServer, step: Step, release: Release, journal: Journal) -> None:
-    """Give the default version more workers; those that it has go on, and stay alone where the others fail.
+    """Give the default version more workers. If they do not become ready, the present number is restored.
 
     Raises:
-        ServerError: they do not become ready; it has the workers that it had.
+        ServerError: the workers do not become ready; the earlier number is restored.
     """
     before = site.describe(release.version).min_workers
     try:
@@ -260,4 +264,4 @@ def scale_up(site: ModelServer, step: Step, release: Release, journal: Journal) 
 
 def _summary(seen: Window) -> str:
     errors = f", {seen.items.errors:.0f} item errors" if seen.reports else f", {seen.refusals:.0f} refused"
-    return f"{seen.answers:.0f} requests of users{errors}, {seen.failures:.0f} failed"
+    return f"{seen.answers:.0f} user requests{errors}, {seen.failures:.0f} failed"

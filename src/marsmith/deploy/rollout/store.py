@@ -1,6 +1,7 @@
-"""The archive of a version that is deployed: found, put into the model store where it lies elsewhere, and taken back.
+"""The archive of a deploy in the model store: find it, copy it there if it lies elsewhere, and take the copy back.
 
-Nothing that somebody else has put into the store is ever replaced or removed, and no only copy of an archive.
+A file that someone else has put into the store is never replaced or removed. The only copy of an archive is never
+removed.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ class Deployable:
     """An archive file that can be deployed.
 
     Attributes:
-        archive: opened, its structure checked.
-        file_name: the name that it has, or is to have, in the model store.
+        archive: the opened archive, its structure checked.
+        file_name: name of the file in the model store.
         digest: SHA-256 of the file in hex.
-        stored: whether it lies outside the store and must be copied.
+        stored: whether the file lies outside the store and must be copied.
     """
 
     archive: Archive
@@ -44,18 +45,18 @@ class Deployable:
 
     @property
     def version(self) -> ModelVersion:
-        """What it is an archive of."""
+        """Model name and version of the archive."""
         return ModelVersion(self.archive.manifest.model_name, self.archive.manifest.model_version)
 
 
 def model_of(project: Project, reference: str) -> str:
     """Return the model that a deploy of ``reference`` changes.
 
-    Of a deploy that was interrupted the journal says it: its archive may be gone by now.
+    For an interrupted deploy the journal gives the model: its archive may be gone by now.
 
     Raises:
-        UsageError: there is no such archive, and no deploy of it was interrupted.
-        ArchiveError: it does not open.
+        UsageError: no such archive exists, and no deploy of it was interrupted.
+        ArchiveError: the archive does not open.
     """
     for model in JournalFile.models(project):
         # A damaged journal is refused when its own model is deployed.
@@ -67,21 +68,23 @@ def model_of(project: Project, reference: str) -> str:
 
 
 def find(project: Project, reference: str, interrupted: Change | None = None) -> Deployable:
-    """Find an archive: by its path, or by its name in the model store, with or without ``.mar``.
+    """Find an archive by its path, or by its name in the model store, with or without ``.mar``.
 
     Args:
-        project: whose store.
-        reference: as a user names it.
-        interrupted: an earlier deploy: where it has copied what is named, and the original is gone, the copy is meant.
+        project: project with the store.
+        reference: path or name as the user gives it.
+        interrupted: an earlier deploy. If it has copied the archive and the original is gone, the copy is used.
 
     Raises:
-        UsageError: there is none, it is a folder, or the store has the same version with other bytes.
-        ArchiveError: it does not open.
+        UsageError: no archive is found, it is a folder, or the store has the same version with another digest.
+        ArchiveError: the archive does not open.
     """
     path = _path(project, reference, interrupted)
     archive = Archive.open(path)
     if archive.kind == "folder":
-        raise UsageError(f"{path} is a folder: TorchServe would serve whatever is in it later", tip="marsmith repack")
+        raise UsageError(
+            f"{path} is a folder: TorchServe would serve later changes of its files too", tip="marsmith repack"
+        )
     manifest = archive.manifest
     suffix = "tar.gz" if archive.kind == "tar.gz" else "mar"
     name = f"{manifest.model_name}-{check_model_version(manifest.model_version)}.{suffix}"
@@ -101,42 +104,42 @@ def find(project: Project, reference: str, interrupted: Change | None = None) ->
 
 
 def copy_into_store(project: Project, deployable: Deployable, on_copy: Callable[[Copy], None]) -> None:
-    """Copy an archive into the model store, and its signature, each whole or not at all.
+    """Copy an archive and its signature into the model store. Each file is copied completely or not at all.
 
     Args:
-        project: whose store.
+        project: project with the store.
         deployable: the archive.
-        on_copy: told of each file before it gets its name.
+        on_copy: called for each file before it gets its name.
 
     Raises:
-        ServerError: one cannot be written, changed meanwhile, or somebody else has put another file there.
+        ServerError: a file cannot be written or changed meanwhile, or someone else has put another file there.
     """
     target = served_store(project) / deployable.file_name
     source = deployable.archive.path
     try:
         if signature_path(source).is_file():
             _put(signature_path(source), signature_path(target), files.sha256(signature_path(source)), on_copy)
-        # Last: from now on a server may load it.
+        # The archive is copied last, because from then on a server may load it.
         _put(source, target, deployable.digest, on_copy)
     except OSError as error:
         raise ServerError(f"cannot copy {source} into the model store: {error.strerror or error}") from None
 
 
 def take_back(project: Project, change: Change) -> str | None:
-    """Remove what a change has put into the store; return in words what is left there, and why.
+    """Remove the files that a change has put into the store; return which ones are left, and why.
 
-    Left is what is not the very file that was put there, and what has no original any more.
+    A file is left if it is not the file that was copied, or if the original does not exist any more.
     """
     remove_litter(served_store(project) / change.target.archive)
     remove_litter(signature_path(served_store(project) / change.target.archive))
     if change.stored and not change.copies and change.source is None:
-        return f"{change.target.archive} is left in the model store: an earlier marsmith did not note whose it is"
+        return f"{change.target.archive} is left in the model store: an earlier marsmith did not record its owner"
     left = [why for copy in change.copies if (why := _take_back(copy))]
     return "; ".join(left) or None
 
 
 def _path(project: Project, reference: str, interrupted: Change | None) -> Path:
-    """Return the archive file that is meant."""
+    """Return the archive file that the reference names."""
     if Path(reference).exists():
         return Path(reference).resolve()
     try:
@@ -155,14 +158,14 @@ def _known_paths(project: Project, reference: str, interrupted: Change | None) -
 
 
 def _means(reference: str, change: Change) -> bool:
-    """Whether a reference names what a change deploys: by where it came from, or by its name in the model store."""
+    """Return whether a reference names a change's archive, by its original path or its name in the model store."""
     name = Path(reference).name
     by_path = change.source is not None and str(Path(reference).resolve()) == change.source
     return by_path or change.target.archive in {name, f"{name}.mar"}
 
 
 def _same_version(project: Project, archive: Archive, name: str) -> Archive | None:
-    """Return the archive in the store that is the same version, or would have the same name."""
+    """Return the archive in the store that is the same version, or has the same file name."""
     wanted = (archive.manifest.model_name, archive.manifest.model_version)
     for path in archives_in(served_store(project), "all"):
         try:
@@ -177,11 +180,11 @@ def _same_version(project: Project, archive: Archive, name: str) -> Archive | No
 
 
 def _put(source: Path, target: Path, digest: str, on_copy: Callable[[Copy], None]) -> None:
-    """Copy a file to a name that nothing has; what is there with the same bytes stays.
+    """Copy a file to an unused name. An existing file with the same digest stays.
 
     Raises:
-        ServerError: it does not have the digest any more, or something else is there.
-        OSError: it cannot be written.
+        ServerError: the source has another digest now, or the target is another file.
+        OSError: the file cannot be written.
     """
     with staged(target) as stage:
         if files.copy(source, stage.path) != digest:
@@ -195,7 +198,7 @@ def _put(source: Path, target: Path, digest: str, on_copy: Callable[[Copy], None
             if files.sha256(target) != digest:
                 raise ServerError(
                     f"{target} is there already, with other bytes than {source}",
-                    tip=f"look at whose it is, then move it away: mv {target} ELSEWHERE",
+                    tip=f"check who needs it, then move it away: mv {target} ELSEWHERE",
                 ) from None
 
 
@@ -203,7 +206,7 @@ def _take_back(copy: Copy) -> str | None:
     path = Path(copy.path)
     with suppress(FileNotFoundError):
         if path.stat().st_ino != copy.inode or files.sha256(path) != copy.sha256:
-            return f"{path} is left: it is not what was put there"
+            return f"{path} is left: it is not the file that was copied there"
         if not _holds(Path(copy.source), copy.sha256):
             return f"{path} is left: {copy.source}, which it was copied from, is gone"
         path.unlink()

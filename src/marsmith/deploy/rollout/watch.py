@@ -1,4 +1,4 @@
-"""Watch a version that has just become the default: its users' errors and latency, its workers, its examples."""
+"""Watch of a new default version: errors and latency of its users, its workers and its examples."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from marsmith.errors import ClientError, FormatError
 from marsmith.run_state import RunState
 from marsmith.server.log import parse_log
 
-# Most faults show at once, and each moment costs users; later on the watch itself must be no load.
+# Most faults show at once, and each moment costs users. Later the watch must not become a load itself.
 _EARLY_S = 1.0
 _EARLY_PAUSE_S = 0.05
 _PAUSE_S = 0.25
 _EXCEPTION = ("Invoking custom service failed", "Prediction error", "System out of memory", "CUDA out of memory")
 _METRICS_DEADLINE_S = 5.0
-# What our handlers count reaches the metrics API so much later (handlers/gathered_lines.py), and a little more.
+# Delay of our handlers' counts in the metrics API (handlers/gathered_lines.py), plus a margin.
 _COUNT_LAG_S = 0.4
 
 
 @dataclass
 class Tracebacks:
-    """Counts the exceptions that the workers of one version print, as they come.
+    """Counts the exceptions that the workers of one version print.
 
     Attributes:
         log: the server's ``model_log.log``.
-        thread: a part of the names of the version's threads in it.
+        thread: part of the names of the version's threads in the log.
     """
 
     log: Path
@@ -53,11 +53,11 @@ class Tracebacks:
         self._read = self.log.stat().st_size if self.log.exists() else 0
 
     def count(self) -> int:
-        """Return how many have been printed since this object was made."""
+        """Return the number of exceptions since this object was created."""
         if not self.log.exists():
             return self._count
         with self.log.open("rb") as file:
-            # A log that is shorter than before has been rolled over.
+            # A log that is shorter than before has been rotated.
             file.seek(self._read if self._read <= self.log.stat().st_size else 0)
             text = file.read()
             self._read = file.tell()
@@ -75,7 +75,7 @@ class Observer:
         self._counters = Sample(0.0)
 
     def sample(self) -> Sample:
-        """Read the counters now; where the server does not tell them they are those of the sample before."""
+        """Read the counters now. Counters that the server does not report keep their values of the sample before."""
         request = HttpRequest("GET", self._state.metrics, ("metrics",))
         with suppress(ClientError, FormatError):
             reply = self._transport.send(request, token=None, deadline_s=_METRICS_DEADLINE_S)
@@ -88,13 +88,13 @@ class Observer:
         )
 
     def settled(self) -> Sample:
-        """Read the counters when they hold all that has been answered by now."""
+        """Wait until the counters include all answers so far, then read them."""
         if self._counters.items:
             time.sleep(_COUNT_LAG_S)
         return self.sample()
 
     def _of_users(self, version: str, items: Items) -> Items:
-        """Take off the examples that are answered with an error, as they were when they were validated."""
+        """Subtract the examples whose validated reply is an error."""
         failures = self._prober.refused[version, 5]
         errors = self._prober.refused[version, 4] + failures
         return replace(items, errors=items.errors - errors, failures=items.failures - failures)
@@ -102,11 +102,11 @@ class Observer:
 
 @dataclass(frozen=True)
 class Watched:
-    """What was seen.
+    """Result of the watch.
 
     Attributes:
-        trouble: in words why the version must not stay; None where it may.
-        after: what happened since the switch.
+        trouble: why the version must not stay; None if it may.
+        after: the counters since the switch.
     """
 
     trouble: str | None
@@ -115,15 +115,15 @@ class Watched:
 
 @dataclass(frozen=True)
 class RolloutWatch:
-    """What a new version is compared with, and for how long.
+    """Watch of a new version: what to compare with, and for how long.
 
     Attributes:
         observer: takes samples.
         prober: sends examples.
-        before: what happened while the old version was the default.
-        latencies_before: of the examples on the old version, in milliseconds.
-        limits: what the new version may cost.
-        seconds: how long.
+        before: the counters while the old version was the default.
+        latencies_before: latencies of the examples on the old version, in milliseconds.
+        limits: limits that the new version must keep.
+        seconds: duration, in seconds.
     """
 
     observer: Observer
@@ -134,8 +134,8 @@ class RolloutWatch:
     seconds: float
 
     def run(self, status: VersionStatus) -> Watched:
-        """Watch the version that ``status`` describes, to the end or to the first trouble."""
-        # What was asked before the switch must not count as what came after it.
+        """Watch the version of ``status`` until the time is over or a problem is found."""
+        # Requests from before the switch must not count as requests after it.
         first = self.observer.settled() if self.prober.refused else self.observer.sample()
         late = time.monotonic() + self.seconds
         asking = ExamplePoller(self.prober, status.model_version)
@@ -161,10 +161,10 @@ class RolloutWatch:
 
 
 class ExamplePoller:
-    """Asks a version one example after the other without waiting for it: one that hangs must not stop the watch.
+    """Sends examples to a version one after the other in the background: an example that hangs must not stop the watch.
 
     Attributes:
-        latencies_ms: of the answers so far, in milliseconds.
+        latencies_ms: latencies of the answers so far, in milliseconds.
     """
 
     def __init__(self, prober: Prober, version: str) -> None:
@@ -174,7 +174,10 @@ class ExamplePoller:
         self.latencies_ms: list[float] = []
 
     def look(self, *, wait: bool) -> str | None:
-        """Return what is wrong with an answer that has come, and ask the next; with ``wait``, for one yet to come."""
+        """Return the problem of an answer that has arrived, and send the next example.
+
+        With ``wait``, wait for an answer.
+        """
         problem = None
         if self._asked and (wait or self._asked.done()):
             probe, self._asked = self._asked.result(), None
@@ -187,12 +190,12 @@ class ExamplePoller:
         return problem
 
     def end(self) -> None:
-        """Ask no more."""
+        """Stop sending."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def died_since(before: VersionStatus, now: VersionStatus) -> str | None:
-    """Say that a worker has died between two looks; a new process has taken its place, or will."""
+    """Describe the workers that died between two looks; new processes replace them."""
     alive = {worker.pid for worker in now.workers if worker.status == READY}
     gone = {worker.pid for worker in before.workers} - alive
     return f"{len(gone)} of its {len(before.workers)} workers died" if gone else None
