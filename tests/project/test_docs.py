@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_every_marsmith_command_is_one(block: Block, capsys: pytest.CaptureFixtu
         if words[0] != "marsmith":
             continue
         assert words[1] in VERBS, words
-        with suppress(SystemExit):
+        with suppress(SystemExit):  # what argparse says is on stderr
             verb_parser(words[1]).parse_args(words[2:])
         assert not capsys.readouterr().err, words
 
@@ -122,6 +123,13 @@ def test_a_command_is_found_behind_others_and_inside_of_them() -> None:
         ["curl", "-H", "X: SUBSTITUTED", "-d", "@f", "http://h"],
         ["cat"],
     ]
+
+
+@pytest.mark.parametrize("example", ["mine.py", "mine.yaml"])
+def test_the_finished_examples_are_those_of_the_tutorial(example: str) -> None:
+    tutorial = read_page(REPOSITORY / "docs" / "tutorial" / "first-model.md")
+    shown = {Path(block.file).name: block.text for block in tutorial.blocks if block.file}
+    assert (REPOSITORY / "docs" / "examples" / example).read_text(encoding="utf-8") == shown[example]
 
 
 def test_what_is_made_from_the_code_is_current() -> None:
