@@ -1,4 +1,4 @@
-"""Decoding of pictures: the stock way (Pillow, then float transforms) against handlers/image_decoding.py.
+"""Decoding of pictures: the stock way (Pillow, then float transforms) against marsmith_handler/image/decoding.py.
 
 Run: python benchmarks/decoding.py [--rounds 40] [--threads 1] [--json]
 
@@ -27,7 +27,7 @@ from skimage import data
 from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "handlers"))
-from image_decoding import decode_image
+from marsmith_handler.image.decoding import decode_image
 
 RESIZE, CROP = 256, 224
 

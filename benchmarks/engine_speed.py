@@ -2,8 +2,8 @@
 
 Run: python benchmarks/engine_speed.py [--threads 2] [--rounds 15] [--forms FORM ...] [--json]
 
-Each form is loaded by handlers/engines.py in a process of its own, as in a worker: idle threads of one engine would
-take the cores from another. They take turns, in a new order each round, at batch 1 and 8. Figures are medians, in
+Each form is loaded by marsmith_handler.engines in a process of its own, as in a worker: idle threads of one engine
+would take the cores from another. They take turns, in a new order each round, at batch 1 and 8. Figures are medians, in
 images per second; ratios, in brackets, are to the eager float32 module.
 """
 
@@ -110,8 +110,8 @@ def _result(load: dict[str, Any], eager: dict[str, Any], own: dict[int, list[flo
 
 def _worker(pipe: Connection, made: tuple[Form, Files] | None, images: list[torch.Tensor], threads: int) -> None:
     sys.path.insert(0, str(REPOSITORY / "handlers"))
-    import engines
-    from freed_memory import keep_freed_memory
+    from marsmith_handler import engines
+    from marsmith_handler.freed_memory import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(threads)

@@ -36,7 +36,9 @@ def write_folder(folder: Path, name: str, batch_size: int, crop: tuple[int, int]
     from marsmith.runtime.imports import local_imports
 
     for path in (HANDLER, *local_imports(HANDLER)):
-        shutil.copy(path, folder)
+        place = folder / path.relative_to(HANDLER.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
     config = {
         "minWorkers": 1,
         "maxWorkers": 1,
@@ -133,7 +135,7 @@ def write_mar(folder: Path, name: str, target: Path) -> Path:
     """Write the folder as an archive of ours."""
     from marsmith.archive import Manifest, Member, write_archive
 
-    files = [path for path in folder.iterdir() if path.is_file() and path.suffix in (".py", ".pt", ".yaml")]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".py", ".pt", ".yaml")]
     manifest = Manifest(
         model_name=name,
         model_version="1.0",
@@ -142,7 +144,7 @@ def write_mar(folder: Path, name: str, target: Path) -> Path:
         config_file="model-config.yaml",
         marsmith={"formatVersion": 1},
     )
-    write_archive(manifest, [Member(path.name, path) for path in files], target, force=True)
+    write_archive(manifest, [Member(path.relative_to(folder).as_posix(), path) for path in files], target, force=True)
     return target
 
 

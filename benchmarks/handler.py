@@ -7,7 +7,7 @@ order each round:
 
 - ``whole``: ``handle`` of the handler that the archive carries, from bytes to JSON;
 - ``decode`` and ``model``: its decoding of the batch, and its model on the stacked batch, each called alone;
-- ``whole, fresh``: the same without handlers/freed_memory.py;
+- ``whole, fresh``: the same without marsmith_handler/freed_memory.py;
 - ``stock``: ``handle`` of TorchServe's own image_classifier on the same float32 weights, traced as people trace them
   (normalised floats in, logits out, not frozen), with the model's own normalisation and interpolation, so that the
   answers agree;
@@ -131,7 +131,7 @@ def our_parts(archive: Path, batch_size: int, threads: int) -> dict[str, Work]:
         handler, context = our_handler(ours.folder, batch_size, threads)
     rows = context.batch(photos(batch_size))
     bodies = [row["body"] for row in rows]
-    decode_image = importlib.import_module("image_decoding").decode_image
+    decode_image = importlib.import_module("marsmith_handler.image.decoding").decode_image
     run = handler._pool.map if handler._pool else map
 
     def decode(body: bytearray) -> torch.Tensor:

@@ -84,4 +84,4 @@ def load_handler(folder: Path, threads: int, batch_size: int) -> tuple[Any, Any]
     config["handler"] |= {"threads": threads}
     handler = module.ImageClassifierHandler()
     handler.initialize(FakeContext(folder, model_yaml_config=config, batch_size=batch_size))
-    return handler, importlib.import_module("image_decoding").decode_image
+    return handler, importlib.import_module("marsmith_handler.image.decoding").decode_image

@@ -42,7 +42,7 @@ sys.path.insert(0, {folder!r})
 import json, torch
 from pathlib import Path
 from ruamel.yaml import YAML
-import engines
+from marsmith_handler import engines
 folder = Path({folder!r})
 block = YAML(typ="safe").load(folder / "model-config.yaml")["handler"]
 torch.set_num_threads({threads})

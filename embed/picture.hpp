@@ -1,4 +1,4 @@
-// From the bytes of a JPEG or PNG to the pixels that the model takes: what handlers/image_decoding.py does.
+// From the bytes of a JPEG or PNG to the pixels that the model takes: what marsmith_handler/image/decoding.py does.
 #pragma once
 
 #include <string>

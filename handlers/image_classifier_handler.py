@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-import devices
-from image_handler import ImageHandler
-from labels import read_labels
-from model_request import Request
+from marsmith_handler import devices
+from marsmith_handler.image.handler import ImageHandler
+from marsmith_handler.labels import read_labels
+from marsmith_handler.request import Request
 
 
 class ImageClassifierHandler(ImageHandler):

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-import devices
-from image_handler import ImageHandler
-from model_request import Request
-from replies import Reply
-from tensor_formats import NPY_TYPE, write_npy
+from marsmith_handler import devices
+from marsmith_handler.image.handler import ImageHandler
+from marsmith_handler.replies import Reply
+from marsmith_handler.request import Request
+from marsmith_handler.tensor.formats import NPY_TYPE, write_npy
 
 # Of ImageNet, which torchvision's weights are trained with.
 MEAN = (0.485, 0.456, 0.406)

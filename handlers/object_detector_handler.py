@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from base_handler import BaseHandler
-from image_decoding import decode_whole_image
-from image_handler import check_pixels
-from labels import read_labels
-from model_request import Request
+from marsmith_handler.base import BaseHandler
+from marsmith_handler.image.decoding import decode_whole_image
+from marsmith_handler.image.handler import check_pixels
+from marsmith_handler.labels import read_labels
+from marsmith_handler.request import Request
 
 # Smaller than for classifiers: nothing is shrunk before the model, and a pixel takes 12 bytes there.
 MAX_PIXELS = 16_000_000

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-import devices
-from base_handler import BaseHandler
-from exact_numbers import exact_tensor, numbers_of
-from item_errors import Unusable
-from model_request import Request
-from replies import JSON_TYPE, Reply
-from tensor_formats import (
+from marsmith_handler import devices
+from marsmith_handler.base import BaseHandler
+from marsmith_handler.errors import Unusable
+from marsmith_handler.exact_numbers import exact_tensor, numbers_of
+from marsmith_handler.replies import JSON_TYPE, Reply
+from marsmith_handler.request import Request
+from marsmith_handler.tensor.formats import (
     NPY_MAGIC,
     NPY_TYPE,
     SAFETENSORS_TYPE,
@@ -35,7 +35,7 @@ from tensor_formats import (
     write_npy,
     write_safetensors,
 )
-from tensor_signature import TensorInput, dtype_named, flattened, group_key, read_row
+from marsmith_handler.tensor.signature import TensorInput, dtype_named, flattened, group_key, read_row
 
 # What a sender may write for the same two formats.
 TYPES = {NPY_TYPE: NPY_TYPE, "application/npy": NPY_TYPE, SAFETENSORS_TYPE: SAFETENSORS_TYPE}

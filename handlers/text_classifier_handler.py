@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 import torch
 
-from base_handler import BaseHandler
-from english_words import ngrams_of, words_of
-from item_errors import Unusable
-from labels import read_labels
-from model_request import Request
-from text_requests import TextLimits, read_text
-from vocabulary import read_vocabulary
+from marsmith_handler.base import BaseHandler
+from marsmith_handler.errors import Unusable
+from marsmith_handler.labels import read_labels
+from marsmith_handler.request import Request
+from marsmith_handler.text.english_words import ngrams_of, words_of
+from marsmith_handler.text.requests import TextLimits, read_text
+from marsmith_handler.text.vocabulary import read_vocabulary
 
 
 class TextClassifierHandler(BaseHandler):

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from base_handler import BaseHandler
-from model_request import Request
-from text_requests import TextLimits, read_text
-from vocabulary import read_vocabulary
-from word_pieces import WordPieces
+from marsmith_handler.base import BaseHandler
+from marsmith_handler.request import Request
+from marsmith_handler.text.requests import TextLimits, read_text
+from marsmith_handler.text.vocabulary import read_vocabulary
+from marsmith_handler.text.word_pieces import WordPieces
 
 
 class TextEmbeddingHandler(BaseHandler):

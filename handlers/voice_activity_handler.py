@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from audio_decoding import decode_wav, duration_s
-from base_handler import BaseHandler
-from item_errors import ItemError
-from model_request import Request, check_total
-from speech_spans import RATE, WINDOW, speech_spans
+from marsmith_handler.audio.decoding import decode_wav, duration_s
+from marsmith_handler.audio.speech_spans import RATE, WINDOW, speech_spans
+from marsmith_handler.base import BaseHandler
+from marsmith_handler.errors import ItemError
+from marsmith_handler.request import Request, check_total
 
 MAX_REQUEST_DURATION_S = 300.0
 

@@ -59,7 +59,7 @@ class PeerModel:
         from in_process import load_handler
 
         self._handler, self._decode_image = load_handler(Path(settings.folder), settings.threads, settings.batch_size)
-        from model_request import Request
+        from marsmith_handler.request import Request
 
         self._request = Request(b"")
 

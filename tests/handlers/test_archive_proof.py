@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from archive_proof import digest_problems, environment_problems
+from marsmith_handler.proof import digest_problems, environment_problems
 from support.handler_fixtures import Worker, classifier_folder, picture, write_examples, write_sums
 
 HANDLER = "image_classifier_handler.py"

@@ -14,20 +14,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base_handler import BaseHandler
-from isolation import infer_isolated
-from item_errors import ItemError, OutOfMemory
 from marsmith.runtime.fake_context import FakeContext
-from model_request import Request
-from replies import Reply
-from request_envelope import open_envelope, seal
+from marsmith_handler.base import BaseHandler
+from marsmith_handler.envelope import open_envelope, seal
+from marsmith_handler.errors import ItemError, OutOfMemory
+from marsmith_handler.isolation import infer_isolated
+from marsmith_handler.replies import Reply
+from marsmith_handler.request import Request
 from support.handler_fixtures import Doubling, Worker, classifier_folder, picture, write_manifest, write_model
 from support.projects import REPOSITORY
 
 # A model of its own kind: items are words, the answer is the word in capitals. Some words go wrong on purpose.
 SHOUT = """
-from item_errors import Unusable
-from base_handler import BaseHandler
+from marsmith_handler.errors import Unusable
+from marsmith_handler.base import BaseHandler
 
 
 class ShoutHandler(BaseHandler):
@@ -191,7 +191,7 @@ def test_a_prediction_log_that_cannot_be_written_hurts_no_request(
 
 
 def test_two_versions_sample_the_same_requests() -> None:
-    from prediction_log import PredictionLog
+    from marsmith_handler.prediction_log import PredictionLog
 
     logs = [PredictionLog(Path("x"), 0.25, 100) for _ in range(2)]
     chosen = [[request for request in map(str, range(1000)) if log.wants(request)] for log in logs]
@@ -207,7 +207,7 @@ def test_wrong_settings_are_refused_together_with_their_names(tmp_path: Path, mo
 def test_a_fatal_error_of_the_device_ends_the_process(tmp_path: Path) -> None:
     program = """
 import torch
-from failures import is_fatal, leave
+from marsmith_handler.failures import is_fatal, leave
 error = RuntimeError("CUDA error: device-side assert triggered")
 assert is_fatal(error, torch.device("cpu"))
 assert not is_fatal(RuntimeError("CUDA out of memory"), torch.device("cpu"))
@@ -225,7 +225,7 @@ finally:
 
 
 def test_cores_are_shared_among_the_workers(tmp_path: Path) -> None:
-    import devices
+    from marsmith_handler import devices
 
     cores = devices.available_cores()
     alone = devices.choose_placement(None, {"minWorkers": 1}, None, None)
@@ -415,7 +415,7 @@ def test_a_gpu_that_torch_does_not_see_is_said_and_the_cpu_is_used(
 ) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    import devices
+    from marsmith_handler import devices
 
     assert devices.choose_device(0).type == "cpu"
     assert "torch sees none" in caplog.text
@@ -435,7 +435,8 @@ def test_the_classifier_answers_the_same_through_the_fake_context(tmp_path: Path
 
 def test_threads_that_decode_have_one_thread_each_and_torch_keeps_its_own() -> None:
     program = """
-import torch, devices
+import torch
+from marsmith_handler import devices
 pool = devices.set_threads(devices.Placement(torch.device("cpu"), threads=3, decode_threads=2))
 print(torch.get_num_threads(), *pool.map(lambda _: torch.get_num_threads(), range(4)))
 """

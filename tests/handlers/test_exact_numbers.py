@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exact_numbers import exact_tensor, numbers_of
-from item_errors import ItemError, MalformedRequest, Unusable
-from request_envelope import open_envelope
+from marsmith_handler.envelope import open_envelope
+from marsmith_handler.errors import ItemError, MalformedRequest, Unusable
+from marsmith_handler.exact_numbers import exact_tensor, numbers_of
 from support.handler_fixtures import Doubling, Worker, npy, write_manifest, write_model
 
 WHOLE = [getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]

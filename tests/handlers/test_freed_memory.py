@@ -13,7 +13,7 @@ HANDLERS = REPOSITORY / "handlers"
 SCRIPT = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
-from freed_memory import keep_freed_memory
+from marsmith_handler.freed_memory import keep_freed_memory
 kept = keep_freed_memory()
 for run in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from gathered_lines import VARIABLE, GatheredLines
+from marsmith_handler.gathered_lines import VARIABLE, GatheredLines
 from support.projects import REPOSITORY
 
 HANDLERS = REPOSITORY / "handlers"
@@ -86,7 +86,7 @@ WORKER = """
 import logging, sys
 sys.path.insert(0, sys.argv[1])
 logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
-from gathered_lines import gather_metric_lines
+from marsmith_handler.gathered_lines import gather_metric_lines
 one = gather_metric_lines()
 assert gather_metric_lines() is one
 logging.info("[METRICS]a.ms:1|")

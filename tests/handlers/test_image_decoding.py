@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
-from image_decoding import decode_image
-from image_formats import MAX_STRIPS, available_formats, open_image, sniff
-from item_errors import ItemError
+from marsmith_handler.errors import ItemError
+from marsmith_handler.image.decoding import decode_image
+from marsmith_handler.image.formats import MAX_STRIPS, available_formats, open_image, sniff
 from support import image_corpus as corpus
 
 GOOD = corpus.good_images()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from image_decoding import decode_whole_image
+from marsmith_handler.image.decoding import decode_whole_image
 from support.detectors import Corners
 from support.handler_fixtures import Worker, write_manifest, write_model
 from support.vision_fixtures import photo, wake

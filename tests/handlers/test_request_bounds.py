@@ -16,16 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import bounded_json
-import file_pieces
-import request_envelope
-from bounded_json import holds_at_most, parse_json
-from item_errors import ItemError
-from request_envelope import open_envelope
+from marsmith_handler import bounded_json, file_pieces
+from marsmith_handler import envelope as request_envelope
+from marsmith_handler.bounded_json import holds_at_most, parse_json
+from marsmith_handler.envelope import open_envelope
+from marsmith_handler.errors import ItemError
+from marsmith_handler.tensor.formats import read_safetensors
 from support.handler_fixtures import Doubling, Worker, classifier_folder, picture, write_manifest, write_model
 from support.huge_requests import SIZE, filled, safetensors_header
 from support.projects import REPOSITORY
-from tensor_formats import read_safetensors
 
 MOST_MIB = 200
 JSON_TYPE = {"body": {"content-type": "application/json"}}

@@ -14,16 +14,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import english_words
-import word_pieces
-from model_request import Request
+from marsmith_handler.request import Request
+from marsmith_handler.text import english_words, word_pieces
+from marsmith_handler.text.requests import MAX_CHARACTERS, TextLimits
+from marsmith_handler.text.word_pieces import MAX_WORD, WordPieces
 from support.detectors import Corners
 from support.embedding_models import PIECES, MeanNumber
 from support.handler_fixtures import Worker, classifier_folder, picture, write_manifest, write_model
 from support.sounds import Loudness, noise, wav
 from support.text_models import LABELS, WORDS, BagOfWords
-from text_requests import MAX_CHARACTERS, TextLimits
-from word_pieces import MAX_WORD, WordPieces
 
 JSON_TYPE = "application/json"
 
@@ -242,7 +241,7 @@ def test_a_word_costs_no_more_than_its_letters() -> None:
 
 
 def test_no_table_of_characters_grows_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    import character_table
+    from marsmith_handler.text import character_table
 
     monkeypatch.setattr(character_table, "MOST_CHARACTERS_KNOWN", 50)
     table = character_table.CharacterTable(str.upper)

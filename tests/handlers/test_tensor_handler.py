@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from item_errors import ItemError
+from marsmith_handler.errors import ItemError
+from marsmith_handler.tensor.formats import SAFETENSORS_DTYPES, read_npy, read_safetensors, write_npy, write_safetensors
 from support.handler_fixtures import Doubling, Worker, npy, write_manifest, write_model
-from tensor_formats import SAFETENSORS_DTYPES, read_npy, read_safetensors, write_npy, write_safetensors
 
 
 def doubling(tmp_path: Path, **handler: Any) -> Worker:

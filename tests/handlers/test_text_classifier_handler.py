@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from english_words import ngrams_of, words_of
+from marsmith_handler.text.english_words import ngrams_of, words_of
 from support.handler_fixtures import Worker, write_manifest, write_model
 from support.text_models import LABELS, WORDS, BagOfWords
 

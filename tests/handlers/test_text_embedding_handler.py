@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from marsmith_handler.text.word_pieces import WordPieces, words_of
 from support import minilm_recipe
 from support.embedding_models import PIECES, MeanNumber
 from support.handler_fixtures import Worker, write_manifest, write_model
 from support.projects import REPOSITORY
-from word_pieces import WordPieces, words_of
 
 HANDLER = "text_embedding_handler.py"
 # What sentence-transformers 6.2.0 with transformers 5.23.0 gives for the same weights, rounded to six digits.

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from image_decoding import _crop_centre, _resize
+from marsmith_handler.image.decoding import _crop_centre, _resize
 from support.projects import REPOSITORY
 from support.vision_fixtures import photo
 
@@ -24,8 +24,8 @@ HANDLERS = str(REPOSITORY / "handlers")
 DECODE = """
 import json, sys
 import torch
-import image_handler
-from image_decoding import decode_image
+from marsmith_handler.image import handler
+from marsmith_handler.image.decoding import decode_image
 body = open(sys.argv[1], "rb").read()
 pixels = decode_image(body, resize=64, crop=(48, 48))
 imported = [name for name in ("torchvision", "torch._dynamo") if name in sys.modules]
@@ -60,7 +60,7 @@ def test_torchscript_with_its_operators_runs_without_the_package(tmp_path: Path)
     code = f"""
 import json, sys
 import torch
-import image_handler
+from marsmith_handler.image import handler
 boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 5], [8, 8, 9, 9]])
 kept = torch.jit.load({str(tmp_path / "nms.pt")!r})(boxes, torch.tensor([0.5, 0.9, 0.1]))
 print(json.dumps([kept.tolist(), "torchvision" in sys.modules]))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tritonclient.http import InferInput
 from tritonclient.http._utils import _get_inference_request
 
-from item_errors import ItemError
-from kserve_v2 import V2_DTYPES, V2_JSON_LENGTH
-from request_envelope import Envelope, open_envelope, seal
+from marsmith_handler.envelope import Envelope, open_envelope, seal
+from marsmith_handler.errors import ItemError
+from marsmith_handler.kserve_v2 import V2_DTYPES, V2_JSON_LENGTH
 
 
 def sent(*inputs: InferInput, request_id: str = "mine") -> tuple[bytes, dict[str, str]]:

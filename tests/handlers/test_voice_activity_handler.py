@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audio_decoding import decode_wav, resampled
-from item_errors import ItemError
-from speech_spans import RATE, speech_spans
+from marsmith_handler.audio.decoding import decode_wav, resampled
+from marsmith_handler.audio.speech_spans import RATE, speech_spans
+from marsmith_handler.errors import ItemError
 from support.handler_fixtures import Worker, write_manifest, write_model
 from support.sounds import Loudness, noise, wav
 

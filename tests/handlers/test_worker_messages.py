@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ts.protocol import otf_message_handler
 
-import worker_messages
-from item_errors import TooLarge
 from marsmith.runtime.worker_protocol import InferenceRequest, Parameter, encode_predict
-from request_envelope import open_envelope
-from worker_messages import TOO_MANY_FIELDS, FieldReader, bound_fields
+from marsmith_handler import worker_messages
+from marsmith_handler.envelope import open_envelope
+from marsmith_handler.errors import TooLarge
+from marsmith_handler.worker_messages import TOO_MANY_FIELDS, FieldReader, bound_fields
 
 READ = otf_message_handler._retrieve_input_data
 SMALL = Parameter("a", b"", "")

@@ -109,7 +109,7 @@ def test_serve_leaves_out_each_with_its_reason_and_runs_nothing_of_it(project: P
 
 def test_python_writes_no_bytecode_into_an_unpacked_archive(project: Project) -> None:
     unpacked = launch.temporary_folder(project)
-    assert list(unpacked.rglob("archive_proof.py"))
+    assert list(unpacked.rglob("marsmith_handler/proof.py"))
     assert list(unpacked.rglob("*.pyc")) == []
 
 

@@ -72,11 +72,12 @@ def write_version(
     handler = {"resize": 16, "crop": [16, 16], "warm_up_s": 1, **settings}
     serving = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 4, "maxBatchDelay": 1}
     serving |= {"responseTimeout": 60, "startupTimeout": 240, "maxRetryTimeoutInSec": 10}
-    sources = {path.name: path.read_bytes() for path in (ENTRY, *local_imports(ENTRY))}
+    files = (ENTRY, *local_imports(ENTRY))
+    sources = {path.relative_to(ENTRY.parent).as_posix(): path.read_bytes() for path in files}
     if not counts:
-        metrics = sources["stage_metrics.py"]
+        metrics = sources["marsmith_handler/metrics.py"]
         assert b", ITEM_FAILURES)" in metrics
-        sources["stage_metrics.py"] = metrics.replace(b", ITEM_FAILURES)", b")")
+        sources["marsmith_handler/metrics.py"] = metrics.replace(b", ITEM_FAILURES)", b")")
     members = [
         Member("model.pt", scratch / "model.pt"),
         Member("index_to_name.json", json.dumps(dict(enumerate(CLASSES))).encode()),

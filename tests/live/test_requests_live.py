@@ -16,7 +16,6 @@ import torch
 from marsmith.build.pack import PackRequest, pack
 from marsmith.client import Client, tokens
 from marsmith.run_state import RunState
-from marsmith.runtime.imports import local_imports
 from support.handler_fixtures import ChannelMeans, Doubling, picture, write_model
 from support.huge_requests import SIZE, filled
 from support.live_server import make_project, running
@@ -61,7 +60,7 @@ def archive(
             handler=str(handler_file),
             serialized_file=work / "model.pt",
             config_file=work / "model-config.yaml",
-            extra_files=",".join(map(str, [*(work / file for file in extra), *local_imports(handler_file)])),
+            extra_files=",".join(map(str, (work / file for file in extra))),
             export_path=store,
         )
     )

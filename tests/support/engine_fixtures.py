@@ -73,8 +73,7 @@ def archive_folder(
     folder.mkdir(parents=True, exist_ok=True)
     for path in files.all:
         shutil.copy(path, folder)
-    for path in (REPOSITORY / "handlers").glob("*.py"):
-        shutil.copy(path, folder)
+    shutil.copytree(REPOSITORY / "handlers", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     manifest = write_manifest(folder, "image_classifier_handler.py", serializedFile=files.serialized_file.name, **model)
     (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"runtime": "python", **manifest}), encoding="utf-8")
     (folder / "index_to_name.json").write_text(json.dumps(dict(enumerate(labels))), encoding="utf-8")

@@ -134,7 +134,7 @@ OTHER_BODIES: dict[str, Callable[[], tuple[bytes, str]]] = {
 
 def largest_allowed(make: Callable[[int], bytes]) -> bytes | None:
     """Return about the longest of the bodies that ``make`` gives which is parsed; None if that is the full one."""
-    from bounded_json import MAX_VALUES, holds_at_most
+    from marsmith_handler.bounded_json import MAX_VALUES, holds_at_most
 
     sample = make(20_000).decode()
     weight = next(count for count in range(1, 40_000) if holds_at_most(sample, count))
@@ -209,12 +209,12 @@ def _status(key: str) -> int:
 def handlers() -> list[Any]:
     """Return our handlers for images, sounds, texts and tensors, without their models."""
     from image_classifier_handler import ImageClassifierHandler
+    from marsmith_handler.text.requests import TextLimits
+    from marsmith_handler.text.word_pieces import WordPieces
     from tensor_handler import TensorHandler
     from text_classifier_handler import TextClassifierHandler
     from text_embedding_handler import TextEmbeddingHandler
-    from text_requests import TextLimits
     from voice_activity_handler import VoiceActivityHandler
-    from word_pieces import WordPieces
 
     images, sounds, tensors = ImageClassifierHandler(), VoiceActivityHandler(), TensorHandler()
     images.decoding, images.max_request_pixels = {"resize": 8, "crop": (8, 8), "max_pixels": 10**7}, 10**7
@@ -230,8 +230,8 @@ def handlers() -> list[Any]:
 
 def main() -> None:
     """Open each body, and let each kind of handler decode what is in it."""
-    from item_errors import ItemError
-    from request_envelope import open_envelope
+    from marsmith_handler.envelope import open_envelope
+    from marsmith_handler.errors import ItemError
 
     made = handlers()
 

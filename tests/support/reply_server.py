@@ -17,9 +17,9 @@ from support.projects import REPOSITORY
 PICTURE = b"\x89PNG\r\n\x1a\n\x00\xff\xfe"
 # What our handler answers to each text, beside those that it refuses.
 OURS = """
-from base_handler import BaseHandler
-from item_errors import Unusable
-from replies import Reply
+from marsmith_handler.base import BaseHandler
+from marsmith_handler.errors import Unusable
+from marsmith_handler.replies import Reply
 
 PICTURE = <picture>
 REPLIES = {
@@ -69,8 +69,7 @@ def our_archive(folder: Path) -> Path:
     handler.write_text(OURS)
     config.write_text(json.dumps({"minWorkers": 1, "maxWorkers": 1, "batchSize": 2, "maxBatchDelay": 1}))
     line = ["pack", "--model-name", "ours", "--version", "1.0", "--handler", str(handler), "--config-file", str(config)]
-    beside = sorted(str(path) for path in (REPOSITORY / "handlers").glob("*.py"))
-    assert main([*line, "--extra-files", ",".join(beside), "--export-path", str(folder)]) == 0
+    assert main([*line, "--export-path", str(folder)]) == 0
     return folder / "ours.mar"
 
 

@@ -7,7 +7,7 @@ import wave
 
 import torch
 
-from speech_spans import RATE
+from marsmith_handler.audio.speech_spans import RATE
 
 
 class Loudness(torch.nn.Module):

@@ -79,7 +79,9 @@ def shipped_archive(
         settings |= {"environment": "strict"} if needs else {}
         weights = (folder / "model.pt").read_bytes()
         entry = REPOSITORY / "handlers" / SHIPPED
-        code = [Member("own_handler.py", OWN)] if own else [Member(f.name, f) for f in (entry, *local_imports(entry))]
+        files = (entry, *local_imports(entry))
+        ours = [Member(file.relative_to(entry.parent).as_posix(), file) for file in files]
+        code = [Member("own_handler.py", OWN)] if own else ours
         members = [
             Member("model.pt", weights[: len(weights) // 2] if cut else weights),
             Member("index_to_name.json", folder / "index_to_name.json"),

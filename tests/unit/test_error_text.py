@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import engines
-from error_text import MOST_CHARACTERS, typed_line, useful_line
-from graph_checks import absent_device
 from marsmith import error_text as ours
 from marsmith.cli import main
 from marsmith.errors import ExportError
 from marsmith.export.recipes.torchscript import load_module
 from marsmith.runtime.traceback import summary
+from marsmith_handler import engines
+from marsmith_handler.error_text import MOST_CHARACTERS, typed_line, useful_line
+from marsmith_handler.graph_checks import absent_device
 from support.handler_fixtures import Worker, write_manifest
 from support.projects import REPOSITORY
 
@@ -30,7 +30,8 @@ CPU = torch.device("cpu")
 
 
 def test_workers_and_marsmith_read_errors_by_the_same_text() -> None:
-    assert (REPOSITORY / "handlers" / "error_text.py").read_bytes() == Path(ours.__file__).read_bytes()
+    theirs = REPOSITORY / "handlers" / "marsmith_handler" / "error_text.py"
+    assert theirs.read_bytes() == Path(ours.__file__).read_bytes()
 
 
 class Raises(nn.Module):

@@ -20,6 +20,8 @@ from marsmith.files import made_folder
 from marsmith.names import ModelVersion, check_model_name, check_model_version, did_you_mean
 from marsmith.project import find_project
 from marsmith.runtime.entry_points import require_entry_point
+from marsmith.runtime.imports import check_former_imports, follow_imports, local_imports
+from marsmith.runtime.library import library_files
 from marsmith.state.version_bytes import guard
 
 # Handlers that TorchServe brings itself, by runtime; they are no members.
@@ -107,11 +109,15 @@ def pack(request: PackRequest, *, on_progress: Callable[[int, int], None] | None
         require_sound(request.config_file.read_text(encoding="utf-8", errors="replace"), str(request.config_file))
     choice = handler_choice(request.handler, request.runtime)
     extra = extra_files.collect(request.extra_files, keep_tree=request.keep_tree, root=_project_root())
-    members = without_duplicates([*_named_members(request, choice), *extra.members], keep_tree=request.keep_tree)
+    named = [*_named_members(request, choice), *extra.members]
     notes = list(extra.notes)
     if choice.file is not None and choice.file.is_file() and request.runtime != "LSP":
         require_entry_point(choice.file, choice.function)
-        notes += _forgotten_imports(choice.file, members)
+        named += _library_members(choice.file)
+        sources = [one.source for one in named if isinstance(one.source, Path) and one.source.suffix == ".py"]
+        check_former_imports(sources, {one.name.partition("/")[0].removesuffix(".py") for one in named})
+        notes += _forgotten_imports(choice.file, named)
+    members = without_duplicates(named, keep_tree=request.keep_tree)
     with _folder(request.export_path):
         write_archive(
             manifest_of(request),
@@ -206,10 +212,18 @@ def _named_members(request: PackRequest, choice: HandlerChoice) -> list[Member]:
     return [Member(path.name, path) for path in paths if path is not None]
 
 
+def _library_members(handler: Path) -> list[Member]:
+    """Return what the handler reaches of the package that our handlers share, which keeps its folder."""
+    try:
+        files, _ = follow_imports(handler)
+    except HandlerError:
+        return []
+    folder = handler.parent
+    return [Member(file.relative_to(folder).as_posix(), file) for file in library_files(files, folder)]
+
+
 def _forgotten_imports(handler: Path, members: Sequence[Member]) -> list[str]:
     """Say which files beside the handler it imports and the archive would lack; torch-model-archiver says nothing."""
-    from marsmith.runtime.imports import local_imports
-
     try:
         needed = local_imports(handler)
     except HandlerError as error:
@@ -218,7 +232,13 @@ def _forgotten_imports(handler: Path, members: Sequence[Member]) -> list[str]:
     folder = handler.resolve().parent
     names = [path.resolve().relative_to(folder).as_posix() for path in needed]
     absent = sorted(name for name in names if name not in present)
-    return [f"{handler.name} imports {name}, which lies beside it: add it to --extra-files" for name in absent]
+    return [f"{handler.name} imports {name}, which lies beside it: {_how_to_add(name, folder)}" for name in absent]
+
+
+def _how_to_add(name: str, folder: Path) -> str:
+    if "/" not in name:
+        return "add it to --extra-files"
+    return f"add {folder} to --extra-files, as what lies in folders of a named folder keeps its place"
 
 
 def _project_root() -> Path | None:

@@ -23,8 +23,7 @@ from marsmith.export.recipes.imports import requirements
 from marsmith.export.recipes.source import recipe_files
 from marsmith.packages import installed_version
 from marsmith.project import Project
-
-ENGINES_FILE = "engines.py"
+from marsmith.runtime.library import ENGINES
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class ExportInputs:
             images={key: [str(path) for path in paths] for key, paths in self._image_paths().items()},
             root=str(self.project.root),
             folder=str(folder),
-            handlers=str(handlers) if (handlers / ENGINES_FILE).is_file() else None,
+            handlers=str(handlers) if (handlers / ENGINES / "__init__.py").is_file() else None,
             allow_pickle=self.allow_pickle,
             strip_prefix=self.strip_prefix,
             threads=max(1, cores // self.spec.serving.min_workers),
@@ -126,7 +125,7 @@ class ExportInputs:
         return (self.project.root / self.spec.handler.entry_point).parent
 
     def _engines_digest(self) -> str:
-        return digest_of([files.sha256(path) for path in sorted(self._handlers().glob("*engine*.py"))])
+        return digest_of([files.sha256(path) for path in sorted((self._handlers() / ENGINES).glob("*.py"))])
 
     def _image_paths(self) -> Mapping[str, Iterable[Path]]:
         fields: dict[str, Any] = {**vars(self.images)}

@@ -1,6 +1,6 @@
 """The images of one export: what it is traced with, calibrated on and compared on. Imports torch.
 
-A form loaded as a worker will load it: through the project's own ``handlers/engines.py``. Imports torch.
+A form loaded as a worker will load it: through the project's own ``handlers/marsmith_handler``. Imports torch.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from marsmith.export.crops import (
 from marsmith.export.images import read_labels
 from marsmith.export.messages import JobRequest
 from marsmith.export.recipes.recipe import ImagePreprocessing
+from marsmith.runtime.library import ENGINES
 
 # How many images int8 is calibrated on, its layers are chosen on, and the gate compares on.
 CALIBRATION_IMAGES, TUNING_IMAGES, VALIDATION_CROPS = 96, 96, 160
@@ -115,7 +116,7 @@ def _read(paths: Sequence[str]) -> list[bytes]:
     return [Path(path).read_bytes() for path in paths]
 
 
-MODULE = "engines"
+MODULE = ".".join(ENGINES.parts)
 
 
 def load_in_engine(
@@ -124,7 +125,7 @@ def load_in_engine(
     """Load the files of a form; return a function of uint8 (N, 3, H, W) that gives float32 on the CPU.
 
     Args:
-        handlers: folder with the engines.py to use; None where the handler brings none.
+        handlers: folder with the ``marsmith_handler`` to use; None if the handler has none beside it.
         files: what ``serialize`` gave.
         form: how to run them.
         device: ``cpu`` or ``cuda``.
@@ -137,8 +138,8 @@ def load_in_engine(
     if handlers is None:
         if form != BASE:
             raise ExportError(
-                f"the handler brings no {MODULE}.py, so no worker could run {form}",
-                tip="build on handlers/base_handler.py, or export torchscript/float32/torch",
+                f"there is no {MODULE} beside the handler, so no worker could run {form}",
+                tip="build on BaseHandler of handlers/marsmith_handler, or export torchscript/float32/torch",
             )
         module = _load_torchscript(files.serialized_file, place)
         return lambda images: module(images.to(place)).cpu()

@@ -139,7 +139,7 @@ def compiler_here() -> str:
 
 
 def overflows_in_int8(architecture: str, cpu_flags: frozenset[str]) -> bool:
-    """Tell whether int8 kernels overflow, as ``handlers/processor.py`` does in a worker: x86 without VNNI."""
+    """Tell whether int8 kernels overflow, as ``marsmith_handler/processor.py`` does in a worker: x86 without VNNI."""
     return architecture in ("x86_64", "AMD64") and bool(cpu_flags) and not cpu_flags & _VNNI
 
 

@@ -17,7 +17,7 @@ class JobRequest:
         images: paths of encoded images, by ``examples``, ``calibration`` and ``validation``.
         root: what relative weight paths start from.
         folder: where the files go.
-        handlers: the folder with the ``engines.py`` that serves; None where the handler has none.
+        handlers: the folder of the handler, with the ``marsmith_handler`` that serves; None where the handler has none.
         allow_pickle: load also weights whose file can run code.
         strip_prefix: of the names of the weights; see ``weights.load_weights``.
         threads: that a worker would compute with.

@@ -20,7 +20,7 @@ from marsmith.loadtest.measurement import Measurement
 from marsmith.run_state import RunState
 
 BAR = 30
-# Workers buffer their metric lines for half of this time (handlers/gathered_lines.py).
+# Workers buffer their metric lines for half of this time (marsmith_handler/gathered_lines.py).
 _SETTLE_S = 0.4
 # A version that fills its batches to this share does not wait for further requests.
 FULL = 0.9

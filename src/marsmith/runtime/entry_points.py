@@ -21,6 +21,8 @@ _ANYTHING = "*"
 _FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 # Calls that make a class as well as a `class` statement does.
 _CLASS_MAKERS = frozenset({"NamedTuple", "TypedDict", "namedtuple", "make_dataclass"})
+# From package to package, after an imported class.
+_MOST_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def check_entry_point(file: Path, tree: ast.Module, function: str | None) -> lis
     found = [] if len(classes) == 1 else [_class_count(file, classes, function)]
     owners = [node for node in classes.values() if isinstance(node, ast.ClassDef)]
     # Where there are several, those with a handle are meant as handlers: what else is wrong with them is told as well.
-    meant = owners if len(classes) == 1 else [owner for owner in owners if _method(file, tree, owner, "handle").node]
+    root = file.parent
+    meant = owners if len(classes) == 1 else [owner for owner in owners if _method(root, tree, owner, "handle").node]
     if len(classes) == 1 and not owners:
         (node,) = classes.values()
         return [
@@ -94,7 +97,7 @@ def require_entry_point(file: Path, function: str | None = None) -> None:
             tip=moved if classes else _what_to_write(file, tree),
         )
     ((name, node),) = classes.items()
-    if not isinstance(node, ast.ClassDef) or _method(file, tree, node, DEFAULT_FUNCTION).is_missing:
+    if not isinstance(node, ast.ClassDef) or _method(file.parent, tree, node, DEFAULT_FUNCTION).is_missing:
         raise HandlerError(f"{file}: the class {name} has no method 'handle'", tip="def handle(self, data, context)")
 
 
@@ -141,8 +144,8 @@ def _check_function(file: Path, function: _FunctionNode) -> list[Finding]:
 
 def _check_class(file: Path, tree: ast.Module, owner: ast.ClassDef) -> list[Finding]:
     found = []
-    handle = _method(file, tree, owner, "handle")
-    initialize = _method(file, tree, owner, "initialize")
+    handle = _method(file.parent, tree, owner, "handle")
+    initialize = _method(file.parent, tree, owner, "initialize")
     if handle.is_missing:
         fix = "write `def handle(self, data, context)`; it returns a list with one reply a request"
         found.append(finding("no-handle", file, owner.lineno, f"the class {owner.name} has no handle", fix))
@@ -277,45 +280,64 @@ def _makes_class(value: ast.expr, classes: dict[str, ast.stmt]) -> bool:
     return name in _CLASS_MAKERS
 
 
-def _method(file: Path, tree: ast.Module, owner: ast.ClassDef, name: str) -> _Inherited:
-    """Find a method in a class or its bases, as far as these lie in files beside the handler."""
+def _method(root: Path, tree: ast.Module, owner: ast.ClassDef, name: str) -> _Inherited:
+    """Find a method in a class or its bases, as far as these lie in modules and packages beside the handler."""
     for node in owner.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
             return _Inherited(node, known=True)
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
             return _Inherited(None, known=False)
-    found = [_method_of_base(file, tree, base, name) for base in owner.bases]
+    found = [_method_of_base(root, tree, base, name) for base in owner.bases]
     inherited = next((method for method in found if method.node), None)
     return inherited or _Inherited(None, known=all(method.known for method in found))
 
 
-def _method_of_base(file: Path, tree: ast.Module, base: ast.expr, name: str) -> _Inherited:
+def _method_of_base(root: Path, tree: ast.Module, base: ast.expr, name: str) -> _Inherited:
     text = ast.unparse(base)
     if text in {"object", "ABC", "abc.ABC"}:
         return _Inherited(None, known=True)
     local = _classes(tree).get(text)
     if isinstance(local, ast.ClassDef):
-        return _method(file, tree, local, name)
-    module, class_name = _origin_of(tree, text)
-    source = file.parent / f"{module}.py"
-    if not module or not source.is_file() or source == file:
-        return _Inherited(None, known=False)
-    try:
-        other = parse_python(source)
-    except HandlerError:
-        return _Inherited(None, known=False)
-    owner = _classes(other).get(class_name)
-    return _method(source, other, owner, name) if isinstance(owner, ast.ClassDef) else _Inherited(None, known=False)
+        return _method(root, tree, local, name)
+    found = _class_of(root, tree, text)
+    return _method(root, *found, name) if found else _Inherited(None, known=False)
+
+
+def _class_of(root: Path, tree: ast.Module, text: str) -> tuple[ast.Module, ast.ClassDef] | None:
+    """Find an imported class by the text that names it, also if packages on the way only pass it on.
+
+    Returns:
+        The module with its definition, and that; None if it is out of sight.
+    """
+    for _ in range(_MOST_STEPS):
+        module, text = _origin_of(tree, text)
+        source = _source_of(root, module)
+        if source is None:
+            return None
+        try:
+            tree = parse_python(source)
+        except HandlerError:
+            return None
+        owner = _classes(tree).get(text)
+        if isinstance(owner, ast.ClassDef):
+            return tree, owner
+    return None
+
+
+def _source_of(root: Path, module: str) -> Path | None:
+    place = root.joinpath(*module.split(".")) if module else None
+    files = [place / "__init__.py", place.with_suffix(".py")] if place else []
+    return next((file for file in files if file.is_file()), None)
 
 
 def _origin_of(tree: ast.Module, text: str) -> tuple[str, str]:
     """Return module and class for a base class as it is written: ``Base`` or ``module.Base``."""
     head, _, tail = text.rpartition(".")
     for node in _module_level(tree.body):
-        if isinstance(node, ast.ImportFrom) and not node.level and not head:
+        if isinstance(node, ast.ImportFrom) and not node.level:
             for alias in node.names:
-                if (alias.asname or alias.name) == text:
-                    return node.module or "", alias.name
+                if (alias.asname or alias.name) == (head or text):
+                    return (f"{node.module}.{alias.name}", tail) if head else (node.module or "", alias.name)
         if isinstance(node, ast.Import) and head:
             for alias in node.names:
                 if (alias.asname or alias.name) == head:

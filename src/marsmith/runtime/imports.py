@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -19,6 +20,7 @@ from marsmith.archive.environment import normalise
 from marsmith.errors import HandlerError
 from marsmith.packages import Providers, install_tip, lies_in_project, module_origin
 from marsmith.runtime.import_statements import ImportStatement, parse_python, read_imports
+from marsmith.runtime.library import PACKAGE, new_import
 
 # What a worker has imported, or is about to, before it looks for the handler. A local file of such a name is either
 # ignored (the module is loaded already) or breaks the worker (it comes first on sys.path).
@@ -137,6 +139,24 @@ def resolve(files: Iterable[Path]) -> tuple[list[str], list[ImportProblem]]:
     return sorted(map(normalise, names)), list(problems.values())
 
 
+def check_former_imports(files: Iterable[Path], given: Collection[str]) -> None:
+    """Refuse imports by the flat names that the modules of ``marsmith_handler`` had, if nothing has such a name.
+
+    Args:
+        files: Python files; one that is not valid Python is left to others.
+        given: top-level names that an archive brings.
+
+    Raises:
+        HandlerError: with every such import, and what to write in its place.
+    """
+    found = []
+    for file in files:
+        with suppress(HandlerError):
+            found += [one for one in read_imports(file) if new_import(one) and not one.optional]
+    absent = [one for one in found if one.top not in given and not _module_file(one.file.parent, one.top)]
+    _raise_all([_unresolved(one) for one in absent if module_origin(one.top) is None])
+
+
 def provided(statements: Iterable[ImportStatement]) -> Iterator[tuple[ImportStatement, set[str]]]:
     """Give each import with the installed distributions that provide what it names; none where nothing does."""
     providers = Providers.installed()
@@ -180,6 +200,10 @@ def _clash(file: Path, line: int, name: str, local: Path) -> ImportProblem:
 
 def _unresolved(statement: ImportStatement) -> ImportProblem:
     name = statement.top
+    now = new_import(statement)
+    if now:
+        message = f"the module {name!r} is not beside the handler: it is part of the package {PACKAGE} now"
+        return ImportProblem("unresolved-import", statement.file, statement.line, message, f"write `{now}`")
     origin = module_origin(name)
     if origin:
         message = f"the module {name!r} ({origin}) belongs to no installed distribution, so no server can be given it"

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -105,8 +105,7 @@ def _become_worker(
         os.chdir(folder)
         logging.getLogger().handlers.clear()  # else the worker's own set-up of its log has no effect
         sys.dont_write_bytecode = True
-        for path in folder.iterdir():
-            sys.modules.pop(path.stem, None)
+        _forget({path.stem for path in folder.iterdir()})
         sys.path[:0] = [part or str(folder) for part in environment["PYTHONPATH"].split(os.pathsep)]
         sys.argv = list(command[1:])
         runpy.run_path(command[1], run_name="__main__")
@@ -117,6 +116,12 @@ def _become_worker(
     finally:
         sys.stdout.flush()
         os._exit(status)
+
+
+def _forget(names: Collection[str]) -> None:
+    """Drop modules and packages, with all that lies in these, so that the next import reads them anew."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in names]:
+        del sys.modules[name]
 
 
 def _keep_loaded(path: Path) -> None:

@@ -28,7 +28,7 @@ _CHUNK = 1 << 18
 _MAX_SOCKET_PATH = 100
 # As long as the frontend waits for a worker process to come up.
 _START_TIMEOUT_S = 120.0
-# Seconds for which our handlers gather metric lines (handlers/gathered_lines.py).
+# Seconds for which our handlers gather metric lines (marsmith_handler/gathered_lines.py).
 METRIC_LINES = "MARSMITH_METRIC_LINES_S"
 
 

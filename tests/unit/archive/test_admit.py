@@ -323,7 +323,7 @@ def test_workers_that_write_bytecode_beside_the_members_load_one_after_the_other
             assert reply.status == 200
     [bytecode] = folder.rglob("labels.cpython-*.pyc")
     source = tmp_path / "labels.py"
-    source.write_text(f"{(folder / 'labels.py').read_text()}\nCLASSES = 3\n")
+    source.write_text(f"{(folder / 'marsmith_handler/labels.py').read_text()}\nCLASSES = 3\n")
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
     py_compile.compile(str(source), str(bytecode), "labels.py", doraise=True, invalidation_mode=unchecked)
     with pytest.raises(HandlerError, match=rf"__pycache__/{bytecode.name} was added"), Runner(folder, launch=launch):

@@ -362,7 +362,7 @@ def test_what_the_frontend_writes_is_declared_as_torchserve_ships_it(tmp_path: P
 
 
 def test_the_metrics_of_our_handlers_are_read_from_their_text() -> None:
-    file = REPOSITORY / "handlers" / "stage_metrics.py"
+    file = REPOSITORY / "handlers" / "marsmith_handler" / "metrics.py"
     names = {metric.name for metric in written_metrics(file, file.read_text())}
     assert "marsmith_decode_seconds" in names
     assert written_metrics(file, "def (") == []

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labels import read_labels
 from marsmith.errors import ExportError
 from marsmith.export.class_names import class_names, distinct
 from marsmith.export.classifier import labels_of
+from marsmith_handler.labels import read_labels
 
 NAMES = st.lists(st.text("0123 abé", min_size=1).filter(str.strip), min_size=1, max_size=12, unique=True)
 THREE = ["ant", "bee", "cow"]

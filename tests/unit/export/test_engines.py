@@ -15,10 +15,6 @@ import onnx
 import pytest
 import torch
 
-import engines
-import onnxruntime_engine
-import openvino_engine
-import processor
 from marsmith import machine
 from marsmith.archive.environment import version_here
 from marsmith.config.form import Form
@@ -30,6 +26,8 @@ from marsmith.export.recipes.recipe import load_recipe
 from marsmith.export.serialize import Files, serialize
 from marsmith.runtime import environment
 from marsmith.runtime.imports import local_imports
+from marsmith_handler import engines, processor
+from marsmith_handler.engines import onnxruntime_engine, openvino_engine
 from support.engine_fixtures import LABELS, archive_folder, pictures, small_graph, small_pt2
 from support.handler_fixtures import Worker, write_examples
 from support.projects import REPOSITORY
@@ -503,7 +501,7 @@ def test_all_engines_ride_along_and_the_environment_names_the_chosen_one_alone()
     entry = REPOSITORY / "handlers" / HANDLER
     files = [entry, *local_imports(entry)]
     names = {file.name for file in files}
-    assert {f"{engine}_engine.py" for engine in engines.ENGINES} | {"engines.py"} <= names
+    assert {f"{engine}_engine.py" for engine in engines.ENGINES} | {"__init__.py"} <= names
     found = {engine: set(environment.record(files, engine=engine).distributions) for engine in engines.ENGINES}
     assert {"openvino", "onnxruntime"}.isdisjoint(found["torch"] | found["aot_inductor"])
     assert found["openvino"] - found["torch"] == {"openvino"}
@@ -513,7 +511,8 @@ def test_all_engines_ride_along_and_the_environment_names_the_chosen_one_alone()
 PROBE = """
 import json, sys
 from pathlib import Path
-import torch, engines
+import torch
+from marsmith_handler import engines
 for name, engine in (("model.pt", "openvino"), ("model.onnx", "openvino"), ("model.onnx", "onnxruntime")):
     block = {"engine": engine, "engine_missing": "refuse"}
     run = engines.load_engine(Path(sys.argv[1]), name, block, torch.device("cpu"), 1)

@@ -33,6 +33,7 @@ from marsmith.project import PROJECT_VARIABLE, Project
 from support.export_fixtures import NETWORK, QUICK, lock_text, write_tiny
 from support.projects import copy_project
 
+ENGINES = "handlers/marsmith_handler/engines"
 OPENVINO = "torchscript/float32/openvino"
 OLD_MACHINE = Machine("Old CPU", "x86_64", 2, frozenset({"avx2"}), (), "3.11")
 # Two candidates are enough for all that is told here, and each costs the start of a torch process.
@@ -202,7 +203,7 @@ def test_a_frozen_run_does_not_measure(locked: Project) -> None:
 def test_a_candidate_that_fails_stands_in_the_table_and_relock_shows_what_changed(
     locked: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (locked.root / "handlers" / "openvino_engine.py").write_text("raise ValueError('broken engine')\n")
+    (locked.root / ENGINES / "openvino_engine.py").write_text("raise ValueError('broken engine')\n")
     monkeypatch.setenv(PROJECT_VARIABLE, str(locked.root))
     monkeypatch.setenv("CI", "true")
     page = locked.root / "page.html"
@@ -329,10 +330,10 @@ def test_with_labels_the_accuracy_is_compared_too(
 
 
 def test_a_handler_without_engines_can_run_float32_torchscript_only(locked: Project, tmp_path: Path) -> None:
-    (locked.root / "handlers" / "engines.py").unlink()
+    (locked.root / ENGINES / "__init__.py").unlink()
     form = Form.parse(OPENVINO)
     request = gather(locked, load_spec(locked, "tiny")).request(form, tmp_path, cores=1)
-    with pytest.raises(ExportError, match=r"the handler brings no engines\.py, so no worker could run"):
+    with pytest.raises(ExportError, match=r"no marsmith_handler\.engines beside the handler, so no worker could run"):
         open_job(request, lambda _: None).run()
 
 

@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import engines
-import graph_checks
 from marsmith.build.optimize.graph import rebuild, rebuilt_or_same
 from marsmith.config.form import BASE, Form
 from marsmith.errors import ExportError
@@ -21,6 +19,7 @@ from marsmith.export.classifier import ImageModule
 from marsmith.export.serialize import serialize
 from marsmith.export.tracing import graph_checks as ours
 from marsmith.export.tracing.checks import check_eager, check_exported, reason_against_branches
+from marsmith_handler import engines, graph_checks
 from support.projects import REPOSITORY
 
 SIZE = (8, 8)
@@ -124,7 +123,8 @@ def raises(module: Any, images: torch.Tensor) -> bool:
 
 
 def test_workers_and_marsmith_look_for_checks_with_the_same_text() -> None:
-    assert (REPOSITORY / "handlers" / "graph_checks.py").read_bytes() == Path(ours.__file__).read_bytes()
+    theirs = REPOSITORY / "handlers" / "marsmith_handler" / "graph_checks.py"
+    assert theirs.read_bytes() == Path(ours.__file__).read_bytes()
 
 
 @pytest.mark.parametrize("kind", [*BY_VALUE, OfAShape])

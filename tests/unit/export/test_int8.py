@@ -11,7 +11,6 @@ import onnx
 import pytest
 import torch
 
-import processor
 from marsmith.config.form import Form
 from marsmith.errors import ExportError, FormatError
 from marsmith.export import ImagePreprocessing
@@ -21,6 +20,7 @@ from marsmith.export.int8.engines import open_in_engine
 from marsmith.export.int8.plan import Int8Plan, PlanCache
 from marsmith.export.int8.quantize import quantize, search_plan
 from marsmith.export.int8.search import ExpectedAgreement, restore_float_layers
+from marsmith_handler import processor
 from support.vision_fixtures import photo, wake
 
 SMALL = ImagePreprocessing(resize=36, crop=(32, 32))

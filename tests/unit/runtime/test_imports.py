@@ -15,6 +15,7 @@ from marsmith.runtime.imports import distributions, local_imports, third_party
 from support.projects import REPOSITORY
 
 HANDLERS = REPOSITORY / "handlers"
+LIBRARY = HANDLERS / "marsmith_handler"
 
 
 def lay(folder: Path, files: Mapping[str, str]) -> Path:
@@ -233,7 +234,7 @@ def test_a_module_that_belongs_to_no_distribution_is_refused(tmp_path: Path) -> 
 def test_the_shipped_image_classifier_needs_its_own_modules_and_known_distributions() -> None:
     entry = HANDLERS / "image_classifier_handler.py"
     files = local_imports(entry)
-    assert {HANDLERS / "base_handler.py", HANDLERS / "image_decoding.py"} <= set(files)
+    assert {LIBRARY / "base.py", LIBRARY / "image" / "decoding.py"} <= set(files)
     assert {"pillow", "torch", "torchvision"} <= set(distributions([entry, *files]))
     assert loaded_by_python(entry) <= {entry, *files}
 

@@ -95,7 +95,7 @@ def fix(results: Iterable[LintResult]) -> int:
 def context_of(root: Path, cores: int | None = None) -> Context:
     """Gather what the rules need to know of a project; what is missing or broken there takes TorchServe's defaults."""
     values = _server_values(root)
-    handlers = sorted((root / "handlers").glob("*.py"))
+    handlers = sorted((root / "handlers").rglob("*.py"))
     written = tuple(metric for file in handlers for metric in written_metrics(file, _text(file)))
     return Context(
         root=root,

@@ -31,7 +31,7 @@ _EARLY_PAUSE_S = 0.05
 _PAUSE_S = 0.25
 _EXCEPTION = ("Invoking custom service failed", "Prediction error", "System out of memory", "CUDA out of memory")
 _METRICS_DEADLINE_S = 5.0
-# Delay of our handlers' counts in the metrics API (handlers/gathered_lines.py), plus a margin.
+# Delay of our handlers' counts in the metrics API (marsmith_handler/gathered_lines.py), plus a margin.
 _COUNT_LAG_S = 0.4
 
 

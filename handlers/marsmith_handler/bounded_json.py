@@ -1,0 +1,77 @@
+"""JSON, read only if it is small as objects: its values are counted in the text before any of them is made."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from marsmith_handler.errors import MalformedRequest, TooLarge
+
+# Of numbers; texts, keys, lists and objects count twice, because they take about twice as much. At most 100 MB and half
+# a second, and room for all that fits into 16 MiB as json.dumps writes floats: 20 bytes each.
+MAX_VALUES = 1_500_000
+
+_CHUNK = 1 << 20  # bytes
+_COUNTED = np.zeros(256, dtype=bool)
+_COUNTED[list(b",:[{")] = True
+
+
+def parse_json(text: bytes | bytearray | str) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ItemError: 400 not JSON, or nested too deeply; 413 more than ``MAX_VALUES`` values.
+    """
+    try:
+        # The encoding that json.loads would find by itself.
+        text = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
+        if not holds_at_most(text, MAX_VALUES):
+            raise TooLarge(
+                f"JSON with more than {MAX_VALUES} values, where texts, keys, lists and objects count twice; "
+                "large tensors go as .npy, safetensors or binary data of KServe v2"
+            )
+        with _without_collection():
+            return json.loads(text)
+    except RecursionError:
+        raise MalformedRequest("JSON nested too deeply") from None
+    except ValueError as error:
+        raise MalformedRequest(f"not valid JSON: {error}") from None
+
+
+def holds_at_most(text: str, limit: int) -> bool:
+    """Tell whether JSON holds at most ``limit`` values; nothing is parsed, and what is not JSON has some answer too."""
+    # Marks inside of texts count as well here, which is quick, and only then matters when there are very many.
+    rough = 1 + sum(text.count(mark) for mark in ",:[{") + text.count('"') // 2
+    return rough <= limit or 1 + _marks_outside_texts(text) <= limit
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    # JSON makes no cycles, and looking for some among so many new objects takes several times as long as parsing.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _marks_outside_texts(text: str) -> int:
+    """Count commas, colons, opening brackets and texts, but not what stands inside of texts."""
+    # From the left, every escaped character goes with its backslash, so that each quote left begins or ends a text.
+    body = text.encode("utf-8", "surrogatepass").replace(b"\\\\", b"..").replace(b'\\"', b"..")
+    found, inside = 0, False
+    for start in range(0, len(body), _CHUNK):
+        chunk = np.frombuffer(body, np.uint8, count=min(_CHUNK, len(body) - start), offset=start)
+        quotes = chunk == ord('"')
+        # Sums modulo 256 keep the one bit that is needed: whether the number of quotes so far is odd.
+        within = (np.cumsum(quotes, dtype=np.uint8) + np.uint8(inside)) & 1 == 1
+        found += int(np.count_nonzero(_COUNTED[chunk] & ~within)) + int(np.count_nonzero(quotes & within))
+        inside = bool(within[-1])
+    return found

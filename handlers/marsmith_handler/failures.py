@@ -1,0 +1,99 @@
+"""What an exception means: whose fault it is, whether memory ran out, whether the process can go on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+
+import torch
+
+from marsmith_handler.error_text import typed_line
+from marsmith_handler.errors import BrokenAnswer, ItemError, OutOfMemory, Unusable
+
+logger = logging.getLogger(__name__)
+
+# After these every further call on the device fails, for as long as the process lives.
+FATAL_CUDA_ERRORS = (
+    "device-side assert",
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "invalid program counter",
+    "unspecified launch failure",
+    "launch timed out",
+    "uncorrectable ECC",
+    "hardware stack error",
+)
+MESSAGE_LIMIT = 300
+
+
+def item_error(error: Exception, stage: str) -> ItemError:
+    """Name what the sender of an item gets for an exception.
+
+    Args:
+        error: raised while one item was worked on.
+        stage: ``decode``, ``infer`` or ``encode``. In decode, ValueError, LookupError and TypeError mean that the
+            request holds something unusable; anywhere else, and any other exception, means that the handler failed.
+    """
+    if isinstance(error, ItemError):
+        return error
+    if is_out_of_memory(error):
+        return OutOfMemory(f"out of memory in {stage}")
+    text = typed_line(error)[:MESSAGE_LIMIT]
+    if stage == "decode" and isinstance(error, ValueError | LookupError | TypeError):
+        return Unusable(f"the request could not be decoded: {text}")
+    return BrokenAnswer(f"{stage} failed: {text}")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory, the machine's or the device's, did not suffice."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text)
+
+
+def is_fatal(error: Exception, device: torch.device) -> bool:
+    """Tell whether an exception has left the device unusable for this process."""
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
+        return False
+    if any(sign in str(error) for sign in FATAL_CUDA_ERRORS):
+        return True
+    return device.type == "cuda" and _is_dead(device)
+
+
+def leave(error: Exception) -> None:
+    """End the process, so that TorchServe starts a fresh worker; an unusable one would answer 507 for ever."""
+    log_exception("a fatal error on the device: this worker ends, a fresh one takes its place", error)
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def log_exception(message: str, error: Exception) -> None:
+    """Log an exception so that no line of it can be taken for one of those that TorchServe's frontend parses."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    logger.error("%s\n%s", printable(message), "\n".join(f"    {printable(line)}" for line in lines))
+
+
+def printable(text: str) -> str:
+    """Return text as one line of ASCII that the frontend does not take for the worker's start line.
+
+    The frontend reads the worker's output line by line, and lines that begin with ``[METRICS]`` or ``[PID]`` or end
+    with the start line mean something to it; a request must not be able to write one.
+    """
+    line = text.encode("ascii", "backslashreplace").decode("ascii").translate(_CONTROLS)
+    return line.replace("Torch worker started", "Torch worker_started")
+
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127) if code != 9}
+
+
+def _is_dead(device: torch.device) -> bool:
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False

@@ -1,0 +1,68 @@
+"""What the handlers for images have in common: how a request becomes a tensor, and how many pixels it may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from marsmith_handler.base import BaseHandler
+from marsmith_handler.errors import ItemError
+from marsmith_handler.image.decoding import MAX_PIXELS, decode_image
+from marsmith_handler.image.formats import open_image
+from marsmith_handler.request import Request, check_total
+
+
+class ImageHandler(BaseHandler):
+    """Takes images: raw, in a form, as base64 in JSON, one or several in a request.
+
+    Settings: ``resize``, ``crop``, ``interpolation``, ``max_image_pixels``, ``max_request_pixels``,
+    ``dct_scaling``.
+    """
+
+    def load(self) -> None:
+        """Load the model and the settings."""
+        super().load()
+        height, width = self.config.get("crop", (224, 224))
+        self.crop = (int(height), int(width))
+        self.decoding: dict[str, Any] = {
+            "resize": int(self.config.get("resize", 256)),
+            "crop": self.crop,
+            "interpolation": str(self.config.get("interpolation", "bilinear")),
+            "max_pixels": int(self.config.get("max_image_pixels", MAX_PIXELS)),
+            "dct_scaling": bool(self.config.get("dct_scaling", False)),
+        }
+        most = max(MAX_PIXELS, self.decoding["max_pixels"])
+        self.max_request_pixels = int(self.config.get("max_request_pixels", most))
+
+    def warm_up_item(self) -> torch.Tensor:
+        """Return a grey image."""
+        return torch.full((3, *self.crop), 127, dtype=torch.uint8)
+
+    def check_together(self, requests: Sequence[Request]) -> None:
+        """Refuse images that have too many pixels together."""
+        check_pixels(requests, max_pixels=self.decoding["max_pixels"], together=self.max_request_pixels)
+
+    def decode(self, request: Request) -> torch.Tensor:
+        """Decode an image to uint8 (3, H, W), RGB."""
+        return decode_image(request.as_bytes(), **self.decoding)
+
+
+def check_pixels(requests: Sequence[Request], *, max_pixels: int, together: int) -> None:
+    """Refuse pictures that have too many pixels together; raises TooLarge.
+
+    Args:
+        requests: one picture each; one that cannot be opened is passed over here, and named when it is decoded.
+        max_pixels: of each, as the decoders take it.
+        together: the most pixels of all of them; the setting ``max_request_pixels``.
+    """
+    check_total((_pixels(one, max_pixels) for one in requests), together, "pixels", "max_request_pixels")
+
+
+def _pixels(request: Request, max_pixels: int) -> int:
+    with suppress(ItemError):
+        image = open_image(request.as_bytes(), max_pixels=max_pixels, max_bytes=None)
+        return image.width * image.height
+    return 0
