@@ -128,7 +128,7 @@ def test_a_version_that_refuses_every_user_is_taken_off_again(arena: Arena, sett
     refused = pytest.raises(ServerError, match="were answered with a status of 400 to 499")
     with steady_load(arena.load(), grpc=0) as load, refused as caught:
         deploy(arena.project, str(arena.build(**settings)), LONG)
-    assert "where the old version answered so 0%" in caught.value.message
+    assert "compared with 0% from the old version" in caught.value.message
     assert {sent.status for sent in load.failed()} <= {422, 413}
     assert load.failed()
 

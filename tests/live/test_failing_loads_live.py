@@ -218,7 +218,7 @@ def test_a_deploy_brings_it_back_as_well(project: Project) -> None:
     runs_as_planned(project)
     planned = marsmith(project, "deploy", "tiny-2.0.mar", "--plan")
     assert planned.returncode == 0, planned.stderr
-    assert "in the place that is kept for it" in planned.stdout
+    assert "in its reserved place" in planned.stdout
     refused = marsmith(project, "deploy", "tiny-2.0.mar")
     assert refused.returncode == 1
     assert PACKAGE in refused.stderr

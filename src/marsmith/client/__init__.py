@@ -1,4 +1,4 @@
-"""TorchServe's three APIs over REST and gRPC."""
+"""Clients of TorchServe's three APIs over REST and gRPC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client of ``client`` for an event loop: the same calls, answers, errors, retries and tokens.
+"""Asynchronous client: the same calls, answers, errors, retries and tokens as the blocking client.
 
 ::
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """Calls one server from one event loop; see ``client.Client`` for what each call raises."""
+    """Client of one server on one event loop. See ``client.Client`` for the errors of each call."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class AsyncClient:
         """
         policy = retries or RetryPolicy()
         self._carrier = AsyncCarrier(AsyncTransport(ca_file))
-        # Renewing a token is rare and happens in a thread, with a transport that blocks.
+        # A token is renewed rarely, in a thread with a blocking transport.
         self._renewals = Transport(ca_file)
         tokens = AsyncTokens(TokenSource(key_file, self._renewals, management)) if key_file else None
         target = grpc_target(grpc, inference, ca_file)
@@ -76,10 +76,10 @@ class AsyncClient:
     def for_project(
         cls, project: Project, *, deadline_s: float = 30.0, retries: RetryPolicy | None = None
     ) -> AsyncClient:
-        """Create a client of the server that runs for ``project``.
+        """Create a client of the running server of ``project``.
 
         Raises:
-            NotRunningError: none does.
+            NotRunningError: the server is not running.
         """
         return cls(**server_of(project), deadline_s=deadline_s, retries=retries)
 
@@ -99,7 +99,7 @@ class AsyncClient:
             await self._channel.close()
 
     async def ping(self) -> str:
-        """Return the health that the server claims: ``Healthy`` or ``Unhealthy``. It is no proof of either."""
+        """Return the health that the server reports: ``Healthy`` or ``Unhealthy``. It proves neither."""
         return await self._calls.ping()
 
     # Inference ------------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class AsyncClient:
         deadline_s: float | None = None,
         idempotent: bool = False,
     ) -> AsyncGenerator[bytes, None]:
-        """Send one request and yield the parts of its answer as they come."""
+        """Send one request and yield the parts of its answer as they arrive."""
         sent = sent_headers(content_type, headers)
         return self._calls.stream(Prediction(model, body, version, sent, deadline_s, idempotent))
 
@@ -155,7 +155,7 @@ class AsyncClient:
         deadline_s: float | None = None,
         idempotent: bool = False,
     ) -> AsyncGenerator[bytes, None]:
-        """Send one request over gRPC and yield the parts of its answer; only for a handler that streams."""
+        """Send one request over gRPC and yield the parts of its answer; only for a streaming handler."""
         return self._calls.stream_grpc(Prediction(model, body, version, {}, deadline_s, idempotent))
 
     async def predict_many(
@@ -170,26 +170,26 @@ class AsyncClient:
         idempotent: bool = True,
         grpc: bool = False,
     ) -> AsyncGenerator[tuple[int, HttpReply | ClientError], None]:
-        """Send many requests, some at the same time, and yield what came of each as soon as it is there.
+        """Send many requests, some concurrently, and yield each result as soon as it arrives.
 
-        A request that fails does not hold up the others. Bodies are taken one by one, as there is room, so that there
-        may be any number of them; closing the generator cancels what is under way.
+        A failed request does not delay the others. Bodies are read one by one when there is room, so their number is
+        unlimited. Closing the generator cancels the requests in flight.
 
         Args:
             model: model name.
-            bodies: the contents of the requests.
-            concurrency: how many are under way at once.
+            bodies: contents of the requests.
+            concurrency: maximum number of requests in flight.
             version: model version; None: the default version.
-            content_type: of each body.
-            deadline_s: how long each may take, in seconds.
+            content_type: content type of each body.
+            deadline_s: time limit of each request, in seconds.
             idempotent: as for ``predict``.
-            grpc: whether to send them over gRPC.
+            grpc: whether to send the requests over gRPC.
 
         Yields:
             The position of a body, from 0, and its answer, or the error in its place.
         """
         if concurrency < 1:
-            raise UsageError(f"at least one request must be under way at once, not {concurrency}")
+            raise UsageError(f"concurrency must be at least 1, not {concurrency}")
         asked = Prediction(model, b"", version, sent_headers(content_type, None), deadline_s, idempotent).checked()
         ask = self._calls.predict_grpc if grpc else self._calls.predict
 
@@ -225,20 +225,20 @@ class AsyncClient:
     async def describe(
         self, model: str, version: str | None = None, *, deadline_s: float | None = None
     ) -> list[VersionStatus]:
-        """Return how the versions of ``model`` run, or only the one named."""
+        """Return the state of the versions of ``model``, or of the named one."""
         return await self._calls.describe(model, version, deadline_s)
 
     async def handler_facts(self, model: str, version: str, *, deadline_s: float | None = None) -> Mapping[str, Any]:
-        """Return what a version's handler tells about itself; empty where it tells nothing."""
+        """Return what the handler of a version reports about itself; empty if it reports nothing."""
         return await self._calls.handler_facts(model, version, deadline_s)
 
     async def register(self, registration: Registration | str, *, deadline_s: float | None = None) -> str:
-        """Register an archive of the server's model store, by its file name or with more said about how."""
+        """Register an archive of the server's model store, by its file name or with options."""
         asked = Registration(registration) if isinstance(registration, str) else registration
         return await self._calls.register(asked, deadline_s)
 
     async def unregister(self, model: str, version: str | None = None) -> str:
-        """Unregister a version and return what the server says; work that it has in hand is cut."""
+        """Unregister a version and return the server's message. Requests in flight are cut."""
         return await self._calls.unregister(model, version)
 
     async def scale(
@@ -250,11 +250,14 @@ class AsyncClient:
         max_workers: int | None = None,
         synchronous: bool = True,
     ) -> str:
-        """Set how many workers a version has; ``max_workers`` of None means ``min_workers``. Scaling down cuts work."""
+        """Set the number of workers of a version; ``max_workers`` of None means ``min_workers``.
+
+        Scaling down cuts requests.
+        """
         return await self._calls.scale(model, version, (min_workers, max_workers), synchronous)
 
     async def set_default(self, model: str, version: str) -> str:
-        """Choose the version of ``model`` that answers when none is named; the server forgets it at a restart."""
+        """Set the default version of ``model``. The server forgets it at a restart."""
         return await self._calls.set_default(model, version)
 
 
@@ -284,16 +287,16 @@ class AsyncTokens:
         self.source = source
 
     async def get(self, role: Role, deadline: Deadline) -> str:
-        """Return a token that is good now."""
+        """Return a valid token."""
         known = self.source.known(role)
         return known if known is not None else await self._in_thread(self.source.get, deadline, role)
 
     async def after_refusal(self, role: Role, refused: str, deadline: Deadline) -> str | None:
-        """Return another token than the one that was refused."""
+        """Return another token than the refused one."""
         return await self._in_thread(self.source.after_refusal, deadline, role, refused)
 
     async def _in_thread(self, ask: Callable[..., T], deadline: Deadline, *arguments: str) -> T:
-        """Ask in a thread, which ends with the deadline too; it may have to wait until one is free."""
+        """Run ``ask`` in a thread. The deadline includes the wait for a free thread."""
         try:
             return await asyncio.wait_for(asyncio.to_thread(ask, *arguments, deadline), deadline.left_s)
         except TimeoutError:

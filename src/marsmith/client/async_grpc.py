@@ -1,4 +1,4 @@
-"""The inference API over gRPC without blocking: the same messages, replies and errors, on an event loop."""
+"""Asynchronous gRPC channel to the inference API: the same messages, replies and errors as the blocking one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from marsmith.client.http import HttpReply
 
 
 class AsyncInferenceChannel:
-    """A connection to the inference API over gRPC, on one event loop."""
+    """A gRPC connection to the inference API on one event loop."""
 
     def __init__(self, address: str, *, tls: Tls | None = None) -> None:
         """Create a channel to ``address``, a ``host:port``; it is opened by the first call.
@@ -52,7 +52,7 @@ class AsyncInferenceChannel:
     async def stream(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
     ) -> AsyncGenerator[HttpReply, None]:
-        """Send one request and yield a reply for each part of the answer; a failure is the last of them."""
+        """Send one request and yield a reply for each part of the answer; a failure is the last reply."""
         request = predictions_request(model, version, body)
         call = self._call("StreamPredictions")(request, timeout=deadline_s, metadata=metadata(token))
         try:

@@ -1,4 +1,4 @@
-"""The requests of ``rest`` without blocking: the same replies and errors, on an event loop."""
+"""Asynchronous HTTP transport: the same replies and errors as ``http``, on an event loop."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ LARGE_BYTES = 1 << 19
 
 
 class AsyncTransport:
-    """Sends requests over connections that are kept open, on one event loop."""
+    """Sends requests over persistent connections, on one event loop."""
 
     def __init__(self, ca_file: Path | None = None) -> None:
         """Create a transport; the connections are opened by the first request.
 
         Args:
-            ca_file: certificates that a server's own is checked against, in PEM; None: those that certifi knows.
+            ca_file: trusted certificates in PEM; None: those of certifi.
 
         Raises:
             MissingDependencyError: aiohttp is not installed.
@@ -63,14 +63,14 @@ class AsyncTransport:
             self._session = None
 
     async def send(self, request: HttpRequest, token: str | None, deadline_s: float) -> HttpReply:
-        """Send ``request`` and return the reply, whatever its status; errors as ``rest.Transport.send``."""
+        """Send ``request`` and return the reply with any status; errors as ``rest.Transport.send``."""
         async with aclosing(self.stream(request, token, deadline_s)) as parts:
             return joined([part async for part in parts])
 
     async def stream(
         self, request: HttpRequest, token: str | None, deadline_s: float
     ) -> AsyncGenerator[HttpReply, None]:
-        """Send ``request`` and yield a reply for each part of the answer, as it comes; at least one."""
+        """Send ``request`` and yield a reply for each part of the answer as it arrives; at least one."""
         import aiohttp
         from yarl import URL
 
@@ -87,10 +87,11 @@ class AsyncTransport:
                 address,
                 data=_data(request.body),
                 headers=headers,
-                # Without the threshold a timeout of more than 5 s would end with the next whole second.
+                # Without the threshold aiohttp rounds a timeout of more than 5 s up to a whole second.
                 timeout=aiohttp.ClientTimeout(total=deadline_s, ceil_threshold=math.inf),
                 allow_redirects=False,
-                # requests gives a body no type that nobody named; handlers see the same either way.
+                # Like requests, send no content type unless the caller names one; handlers see the same in both
+                # clients.
                 skip_auto_headers=("Content-Type",),
                 trace_request_ctx=progress,
             ) as response:
@@ -107,24 +108,24 @@ class AsyncTransport:
 
         if self._session is None:
             context = ssl.create_default_context(cafile=str(self._ca_file) if self._ca_file else _certifi())
-            # The limit of 100 would make requests wait where nobody sees it.
+            # The default limit of 100 connections would delay requests without notice.
             connector = aiohttp.TCPConnector(limit=0, ssl=context)
             connector._factory = _ended_at_once()
             self._session = aiohttp.ClientSession(
                 connector=connector, auto_decompress=True, trust_env=False, trace_configs=[_traces()]
             )
-            # aiohttp would send a GET, PUT or DELETE again itself; when that is safe is decided in `retries`.
+            # aiohttp would retry a GET, PUT or DELETE itself; `retries` decides when that is safe.
             self._session._retry_connection = False
         return self._session
 
 
 @dataclass
 class _Progress:
-    """How far a request has come.
+    """Progress of a request.
 
     Attributes:
-        body_bytes: still to be sent.
-        doing: what it is doing, in words.
+        body_bytes: bytes that are not sent yet.
+        doing: description of the current step.
     """
 
     body_bytes: int
@@ -140,7 +141,7 @@ class _Progress:
 
 
 def _traces() -> aiohttp.TraceConfig:
-    """Return what tells aiohttp's progress to the request's own."""
+    """Return the trace configuration that updates a request's progress."""
     import aiohttp
 
     async def connected(_: Any, context: Any, __: Any) -> None:
@@ -161,15 +162,15 @@ def _traces() -> aiohttp.TraceConfig:
 
 
 def _ended_at_once() -> partial[ResponseHandler]:
-    """Return what makes aiohttp's end of each new connection, one that waits for nobody when it is closed."""
+    """Return a connection class that does not wait for its peer when it is closed."""
     from aiohttp.client_proto import ResponseHandler
 
     class EndedAtOnce(ResponseHandler):
         def close(self) -> None:
             transport = self.transport
             super().close()
-            # A server that answered early, or not at all, may never read the rest of the body: until it
-            # does, asyncio would keep the connection open, even when the event loop ends.
+            # A server that answered early, or not at all, may never read the rest of the body. asyncio would then keep
+            # the connection open, even after the end of the event loop.
             if transport is not None:
                 transport.abort()
 
@@ -197,7 +198,7 @@ async def _parts(response: aiohttp.ClientResponse, deadline: Deadline) -> AsyncG
 
 
 def _failure(url: str, error: Exception) -> ClientError:
-    """Tell what kept a request from its reply."""
+    """Map an exception of aiohttp to the client's error."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
@@ -211,7 +212,7 @@ def _failure(url: str, error: Exception) -> ClientError:
 
 
 def _data(body: bytes | None) -> bytes | io.BytesIO | None:
-    """Return what aiohttp is to send: a large body in pieces, so that others have their turn in between."""
+    """Return the body for aiohttp: a large body in pieces, so that other tasks run in between."""
     return body if body is None or len(body) < LARGE_BYTES else io.BytesIO(body)
 
 

@@ -1,7 +1,7 @@
-"""Run the client's coroutines where there is no event loop, with input and output that blocks.
+"""Run the client's coroutines without an event loop, with blocking input and output.
 
-What the client decides is written once, in coroutines. They wait for nothing but what carries their requests; where
-that blocks, a coroutine is never suspended, and one step runs it to its end.
+The client's logic is written once, in coroutines. They wait only for their carriers. If the carriers block, a coroutine
+is never suspended, and one step runs it to its end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def finished(steps: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine whose carriers block, and return what it returns."""
+    """Run a coroutine with blocking carriers, and return its result."""
     try:
         steps.send(None)
     except StopIteration as stop:
@@ -31,7 +31,7 @@ def finished(steps: Coroutine[Any, Any, T]) -> T:
 
 
 def each(parts: AsyncGenerator[T, None]) -> Iterator[T]:
-    """Iterate over an asynchronous generator whose carriers block."""
+    """Iterate over an asynchronous generator with blocking carriers."""
 
     async def following() -> T:
         return await parts.__anext__()
@@ -44,7 +44,7 @@ def each(parts: AsyncGenerator[T, None]) -> Iterator[T]:
                 return
             yield part
     finally:
-        # Whoever stops early ends the request with it.
+        # A caller that stops early also ends the request.
         finished(_closed(parts))
 
 
@@ -76,22 +76,22 @@ class BlockingCarrier:
 
 
 class BlockingTokens:
-    """Gives the tokens of a source."""
+    """Gives the tokens of a source to blocking calls."""
 
     def __init__(self, source: TokenSource) -> None:
         self.source = source
 
     async def get(self, role: Role, deadline: Deadline) -> str:
-        """Return a token that is good now."""
+        """Return a valid token."""
         return self.source.get(role, deadline)
 
     async def after_refusal(self, role: Role, refused: str, deadline: Deadline) -> str | None:
-        """Return another token than the one that was refused."""
+        """Return another token than the refused one."""
         return self.source.after_refusal(role, refused, deadline)
 
 
 class BlockingInference:
-    """Carries predictions over gRPC, on a channel that is opened by the first of them."""
+    """Carries predictions over a gRPC channel that the first of them opens."""
 
     def __init__(self, channel: Callable[[], InferenceChannel]) -> None:
         self._channel = channel

@@ -1,11 +1,11 @@
-"""A client of a running TorchServe: inference over REST and gRPC, and the management API.
+"""Blocking client of a running TorchServe: inference over REST and gRPC, and the management API.
 
 ::
 
     with Client.for_project(find_project()) as client:
         client.predict("efficientnet_lite0", photo).json()
 
-``async_client`` has the same client for an event loop. What both decide is written once, in ``calls``.
+``async_client`` has the same client for an event loop. ``calls`` has the logic of both.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["NO_RETRIES", "Client", "HttpReply", "RegisteredModel", "RetryPolicy"
 
 
 class Client:
-    """Calls one server. Connections are kept, tokens are read and renewed by itself; may be used by several threads."""
+    """Client of one server. It keeps connections, reads and renews tokens, and may be used by several threads."""
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class Client:
 
         Args:
             inference: base URL of the inference API.
-            management: base URL of the management API; None: tokens are not renewed, and errors tell less.
-            key_file: TorchServe's ``key_file.json``; None where the server asks for no token.
-            grpc: ``host:port`` of the inference API over gRPC. It speaks TLS where ``inference`` does; ``grpcs://`` or
-                ``grpc://`` before it says otherwise.
-            deadline_s: how long a call may take, all its attempts included, in seconds; registering and scaling have a
-                longer one.
-            ca_file: certificates to trust, in PEM; None: the public ones. A self-signed certificate is its own.
-            retries: when a call is sent again; None: ``RetryPolicy()``. ``NO_RETRIES`` sends every call once.
+            management: base URL of the management API. None: tokens are not renewed, and errors have fewer details.
+            key_file: TorchServe's ``key_file.json``; None if the server requires no token.
+            grpc: ``host:port`` of the inference API over gRPC. It uses TLS if ``inference`` does, unless a prefix
+                ``grpcs://`` or ``grpc://`` decides.
+            deadline_s: time limit of a call with all its attempts, in seconds. Registering and scaling have a longer
+                one.
+            ca_file: trusted certificates in PEM. None: the public ones. A self-signed certificate is its own.
+            retries: policy for retries; None: ``RetryPolicy()``. ``NO_RETRIES`` sends every call once.
 
         Raises:
             UsageError: ``ca_file`` cannot be read.
@@ -79,10 +79,10 @@ class Client:
 
     @classmethod
     def for_project(cls, project: Project, *, deadline_s: float = 30.0, retries: RetryPolicy | None = None) -> Client:
-        """Create a client of the server that runs for ``project``.
+        """Create a client of the running server of ``project``.
 
         Raises:
-            NotRunningError: none does.
+            NotRunningError: the server is not running.
         """
         return cls(**server_of(project), deadline_s=deadline_s, retries=retries)
 
@@ -102,11 +102,11 @@ class Client:
 
     @property
     def deadline_s(self) -> float:
-        """How long a call may take where it says nothing else, in seconds."""
+        """Default time limit of a call, in seconds."""
         return self._calls.inference.deadline_s
 
     def ping(self) -> str:
-        """Return the health that the server claims: ``Healthy`` or ``Unhealthy``. It is no proof of either."""
+        """Return the health that the server reports: ``Healthy`` or ``Unhealthy``. It proves neither."""
         return finished(self._calls.ping())
 
     # Inference ------------------------------------------------------------------------------------------------------
@@ -126,21 +126,21 @@ class Client:
 
         Args:
             model: model name.
-            body: the content of the request.
+            body: content of the request.
             version: model version; None: the default version.
-            content_type: of the body; TorchServe parses the body of ``application/json`` for the handler.
+            content_type: content type of the body. TorchServe parses ``application/json`` for the handler.
             headers: further headers, which the handler can read.
-            deadline_s: how long it may take, all attempts included, in seconds; None: as long as the client says.
-            idempotent: whether the handler may work on it twice, where a worker or a connection was lost on the way. A
-                prediction changes nothing, so it may; not so where a handler writes something down, or bills for it.
+            deadline_s: time limit with all attempts, in seconds. None: the client's default.
+            idempotent: whether the handler may process the request twice if a worker or a connection is lost. A
+                prediction changes nothing, so it may. Set it to False if the handler writes data or bills for requests.
 
         Raises:
-            NotFoundError: no such model or version is registered; the tip names those that are.
+            NotFoundError: the model or version is not registered; the tip names the registered ones.
             NoWorkerError: no worker of the version is ready.
-            OverloadedError: its job queue is full; carries when to try again.
+            OverloadedError: the job queue is full; the error says when to retry.
             AuthorizationError: the token was refused.
-            DeadlineError: no answer in time.
-            ConnectionFailedError: nothing listens there, or its certificate is not trusted.
+            DeadlineError: the answer did not arrive in time.
+            ConnectionFailedError: the server does not accept connections, or its certificate is not trusted.
             RequestRejectedError: the server or the handler refused the request.
         """
         sent = sent_headers(content_type, headers)
@@ -170,9 +170,9 @@ class Client:
         deadline_s: float | None = None,
         idempotent: bool = False,
     ) -> Iterator[bytes]:
-        """Send one request and yield the parts of its answer as they come; arguments and errors as in ``predict``.
+        """Send one request and yield the parts of its answer as they arrive; arguments and errors as in ``predict``.
 
-        It is sent again only before the first part, and after a lost worker only with ``idempotent``. A handler that
+        A retry is possible only before the first part, and after a lost worker only with ``idempotent``. A handler that
         does not stream gives one part.
         """
         sent = sent_headers(content_type, headers)
@@ -187,9 +187,9 @@ class Client:
         deadline_s: float | None = None,
         idempotent: bool = False,
     ) -> Iterator[bytes]:
-        """Send one request over gRPC and yield the parts of its answer as they come; errors as in ``predict``.
+        """Send one request over gRPC and yield the parts of its answer as they arrive; errors as in ``predict``.
 
-        Only for a handler that streams: TorchServe 0.12 loses the worker when one answers in a single part.
+        Only for a streaming handler: TorchServe 0.12 loses the worker if the handler answers in a single part.
         """
         return each(self._calls.stream_grpc(Prediction(model, body, version, {}, deadline_s, idempotent)))
 
@@ -202,28 +202,28 @@ class Client:
     def describe(
         self, model: str, version: str | None = None, *, deadline_s: float | None = None
     ) -> list[VersionStatus]:
-        """Return how the versions of ``model`` run, or only the one named.
+        """Return the state of the versions of ``model``, or of the named one.
 
         Raises:
-            NotFoundError: no such model or version is registered.
+            NotFoundError: the model or version is not registered.
         """
         return finished(self._calls.describe(model, version, deadline_s))
 
     def probe(self, model: str, version: str, *, deadline_s: float | None = None) -> int | None:
-        """Let a version's handler describe itself, which waits in the queue of its predictions.
+        """Ask a version's handler to describe itself. The request waits in the same queue as predictions.
 
         Returns:
-            The worker's process id, where the handler tells it; None where it does not.
+            The worker's process id, where the handler tells it; None if it does not.
 
         Raises:
-            DeadlineError: no worker came to it in time.
-            RequestRejectedError: the handler does not know the question, or its worker died.
+            DeadlineError: no worker answered in time.
+            RequestRejectedError: the handler does not support the request, or its worker died.
         """
         pid = self.handler_facts(model, version, deadline_s=deadline_s).get("pid")
         return pid if isinstance(pid, int) else None
 
     def handler_facts(self, model: str, version: str, *, deadline_s: float | None = None) -> Mapping[str, Any]:
-        """Return what a version's handler tells about itself, as ``probe`` asks it; empty where it tells nothing.
+        """Return what the handler of a version reports about itself; see ``probe``. Empty if it reports nothing.
 
         Raises:
             DeadlineError, RequestRejectedError: as ``probe`` does.
@@ -242,7 +242,7 @@ class Client:
         startup_timeout_s: int | None = None,
         deadline_s: float | None = None,
     ) -> str:
-        """Register an archive of the server's model store and return what the server says; see ``Registration``.
+        """Register an archive of the server's model store and return the server's message; see ``Registration``.
 
         Raises:
             UsageError: ``archive`` is neither a file name nor a URL.
@@ -263,7 +263,7 @@ class Client:
     def unregister(self, model: str, version: str | None = None) -> str:
         """Unregister a version and return what the server says; work that it has in hand is cut, see ``drain``.
 
-        None means the default version, which the server refuses with 403 while there are others.
+        None means the default version, which the server refuses with 403 while there are other versions.
         """
         return finished(self._calls.unregister(model, version))
 
@@ -276,11 +276,14 @@ class Client:
         max_workers: int | None = None,
         synchronous: bool = True,
     ) -> str:
-        """Set how many workers a version has; ``max_workers`` of None means ``min_workers``. Scaling down cuts work."""
+        """Set the number of workers of a version; ``max_workers`` of None means ``min_workers``.
+
+        Scaling down cuts requests.
+        """
         return finished(self._calls.scale(model, version, (min_workers, max_workers), synchronous))
 
     def set_default(self, model: str, version: str) -> str:
-        """Choose the version of ``model`` that answers when none is named; the server forgets it at a restart."""
+        """Set the default version of ``model``. The server forgets it at a restart."""
         return finished(self._calls.set_default(model, version))
 
     def _opened(self) -> InferenceChannel:

@@ -1,4 +1,4 @@
-"""Every call that a client makes of a server, once for the client that blocks and for the one that does not."""
+"""All calls of a client, written once for the blocking and the asynchronous client."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from marsmith.client.retries import NO_RETRIES, Failure, Pace, RetryPolicy, sile
 from marsmith.errors import ClientError, DeadlineError, NotFoundError, UsageError
 from marsmith.names import check_model_name, check_named_version
 
-# Whether there is a worker is asked after a call has failed already: not for long.
+# Time limit of the query for workers after a call has failed, in seconds: the caller waits for the error.
 REASON_DEADLINE_S = 5.0
 T = TypeVar("T")
 
 
 class GrpcCarrier(Protocol):
-    """What carries predictions over gRPC."""
+    """Interface to carry predictions over gRPC."""
 
     async def predict(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
     ) -> HttpReply:
-        """Send one request and return the reply, as REST would have given it."""
+        """Send one request and return the reply that REST would have given."""
 
     def stream(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
@@ -39,15 +39,15 @@ class GrpcCarrier(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """One prediction to ask for.
+    """A prediction request.
 
     Attributes:
         model: model name.
-        body: the content of the request.
+        body: content of the request.
         version: model version; None: the default version.
-        headers: of the request, its content type among them.
-        deadline_s: how long it may take, in seconds; None: as long as the client says.
-        idempotent: whether it may be worked on twice, where a worker or a connection is lost.
+        headers: headers of the request, including its content type.
+        deadline_s: time limit, in seconds; None: the client's default.
+        idempotent: whether it may be processed twice if a worker or a connection is lost.
     """
 
     model: str
@@ -58,7 +58,7 @@ class Prediction:
     idempotent: bool = True
 
     def checked(self) -> Prediction:
-        """Return it, once it is sure that its names are names; raises UsageError."""
+        """Return it after its names are validated; raises UsageError."""
         check_model_name(self.model)
         if self.version is not None:
             check_named_version(self.version)
@@ -66,7 +66,7 @@ class Prediction:
 
     @property
     def subject(self) -> str:
-        """What it is asked of, in words."""
+        """Description of the model and version."""
         return f"model {self.model}" + (f":{self.version}" if self.version else "")
 
     def request(self, url: str) -> HttpRequest:
@@ -84,13 +84,13 @@ def sent_headers(content_type: str | None, headers: Mapping[str, str] | None) ->
 
 @dataclass(frozen=True)
 class Calls:
-    """The calls of one server.
+    """All calls of one server.
 
     Attributes:
-        inference, management: its APIs over REST; None: the address of the management API is not known.
-        grpc: its inference API over gRPC; None: the address is not known.
-        policy: when a call is sent again.
-        pace: how fast the versions answered lately.
+        inference, management: its APIs over REST; None if the address of the management API is unknown.
+        grpc: its inference API over gRPC; None if the address is unknown.
+        policy: policy for retries.
+        pace: recent durations of answers by version.
     """
 
     inference: Endpoint
@@ -100,7 +100,7 @@ class Calls:
     pace: Pace = field(default_factory=Pace)
 
     async def ping(self) -> str:
-        """Return the health that the server claims."""
+        """Return the health that the server reports."""
         reply = await self.inference.call("GET", "ping")
         if reply.status == 500 and b'"Unhealthy"' in reply.body:
             return "Unhealthy"
@@ -112,12 +112,12 @@ class Calls:
     # Predictions ----------------------------------------------------------------------------------------------------
 
     async def predict(self, prediction: Prediction) -> HttpReply:
-        """Ask for a prediction over REST."""
+        """Predict over REST."""
         request = prediction.checked().request(self.inference.url)
         return await self._insisted(prediction, lambda deadline: self.inference.once(request, deadline))
 
     async def predict_grpc(self, prediction: Prediction) -> HttpReply:
-        """Ask for a prediction over gRPC."""
+        """Predict over gRPC."""
         asked, carrier = prediction.checked(), self._grpc()
 
         async def ask(deadline: Deadline) -> HttpReply:
@@ -130,7 +130,7 @@ class Calls:
         return await self._insisted(asked, ask)
 
     async def stream(self, prediction: Prediction) -> AsyncGenerator[bytes, None]:
-        """Ask for a prediction over REST and yield the parts of the answer."""
+        """Predict over REST and yield the parts of the answer."""
         request, carrier = prediction.checked().request(self.inference.url), self.inference.carrier
 
         def begin(token: str | None, seconds: float) -> AsyncGenerator[HttpReply, None]:
@@ -141,7 +141,7 @@ class Calls:
                 yield part
 
     async def stream_grpc(self, prediction: Prediction) -> AsyncGenerator[bytes, None]:
-        """Ask for a prediction over gRPC and yield the parts of the answer."""
+        """Predict over gRPC and yield the parts of the answer."""
         asked, carrier = prediction.checked(), self._grpc()
 
         def begin(token: str | None, seconds: float) -> AsyncGenerator[HttpReply, None]:
@@ -169,7 +169,7 @@ class Calls:
     async def _streamed(
         self, asked: Prediction, begin: Callable[[str | None, float], AsyncGenerator[HttpReply, None]]
     ) -> AsyncGenerator[bytes, None]:
-        """Begin a stream until it gives a first part, then pass its parts on; after the first, a failure is final."""
+        """Retry a stream until it gives a first part, then yield its parts. After the first part a failure is final."""
         deadline = self._deadline(asked)
         parts: AsyncGenerator[HttpReply, None] = _nothing()
 
@@ -190,7 +190,7 @@ class Calls:
                 await self._check(part, asked, deadline)
                 yield part.body
         except DeadlineError as error:
-            # The connection was given what was left; who called knows the whole.
+            # The connection had only the remaining time; the error names the whole time limit.
             raise missed(error.address, deadline.seconds, error.doing) if error.address else error from None
         finally:
             await parts.aclose()
@@ -214,7 +214,7 @@ class Calls:
         return Deadline(self.inference.deadline_s if asked.deadline_s is None else asked.deadline_s)
 
     def _patience_s(self, asked: Prediction, attempts: int) -> float:
-        """Return how long to wait for a reply at most: the deadline alone, unless its absence can be made up for."""
+        """Return the maximum wait for a reply: the deadline, or less if a lost request can be retried."""
         silence = silence_s(self.pace.seconds(asked.model, asked.version))
         policy = self.policy
         last = attempts > policy.resends or attempts == policy.attempts
@@ -222,7 +222,7 @@ class Calls:
         return silence if silence is not None and may_repeat else math.inf
 
     async def _check(self, reply: HttpReply, asked: Prediction, deadline: Deadline) -> None:
-        """Return where ``reply`` is an answer; else find out what it means, and raise that."""
+        """Return if ``reply`` is an answer; else determine the failure, and raise it."""
         if is_answer(reply):
             return
         api = self._briefly(deadline)
@@ -236,7 +236,7 @@ class Calls:
             raise error
 
     def _briefly(self, deadline: Deadline) -> Endpoint | None:
-        """Return the management API for questions that end with the call which asks them."""
+        """Return the management API for queries within the deadline of the call."""
         if self.management is None:
             return None
         return replace(self.management, policy=NO_RETRIES).during(min(REASON_DEADLINE_S, deadline.left_s))
@@ -250,12 +250,12 @@ class Calls:
     async def describe(
         self, model: str, version: str | None = None, deadline_s: float | None = None
     ) -> list[VersionStatus]:
-        """Return how the versions of a model run."""
+        """Return the state of the versions of a model."""
         api = self.managed.during(deadline_s)
         return await self._named(api, model, management.describe(api, model, version))
 
     async def handler_facts(self, model: str, version: str, deadline_s: float | None = None) -> Mapping[str, Any]:
-        """Let a version's handler describe itself."""
+        """Ask the handler of a version to describe itself."""
         api = self.managed.during(deadline_s)
         return await self._named(api, model, management.handler_facts(api, model, version))
 
@@ -271,18 +271,18 @@ class Calls:
     async def scale(
         self, model: str, version: str | None, workers: tuple[int, int | None], synchronous: bool = True
     ) -> str:
-        """Set the least and the most workers of a version."""
+        """Set the minimum and maximum number of workers of a version."""
         api = self.managed.during(management.LOADING_DEADLINE_S)
         scaled = management.scale(api, model, version, workers=workers, synchronous=synchronous)
         return await self._named(api, model, scaled)
 
     async def set_default(self, model: str, version: str) -> str:
-        """Choose the version that answers when none is named."""
+        """Set the default version."""
         api = self.managed.during()
         return await self._named(api, model, management.set_default(api, model, version))
 
     async def _named(self, api: Endpoint, model: str, call: Awaitable[T]) -> T:
-        """Wait for ``call``; where it does not find the model, name those that are registered."""
+        """Await ``call``; if the model is not found, add the registered ones to the error."""
         try:
             return await call
         except NotFoundError as error:
@@ -290,19 +290,19 @@ class Calls:
 
     @property
     def managed(self) -> Endpoint:
-        """The management API; raises UsageError where its address is not known."""
+        """The management API; raises UsageError if its address is unknown."""
         if self.management is None:
-            raise UsageError("the client was not told the address of the management API")
+            raise UsageError("the client has no address for the management API")
         return self.management
 
     def _grpc(self) -> GrpcCarrier:
         if self.grpc is None:
-            raise UsageError("the client was not told the address of the inference API over gRPC")
+            raise UsageError("the client has no address for the inference API over gRPC")
         return self.grpc
 
 
 async def _restored(parts: AsyncGenerator[HttpReply, None]) -> AsyncGenerator[HttpReply, None]:
-    """Give each part that came over gRPC the status that its body states."""
+    """Give each part that came over gRPC the status in its body."""
     async with aclosing(parts):
         async for part in parts:
             yield restore_status(part)

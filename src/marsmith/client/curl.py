@@ -1,4 +1,4 @@
-"""The commands that send the same request from any shell, to be copied."""
+"""Shell commands that send the same request, for users to copy."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from marsmith.run_state import RunState
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever types the commands.
+    """The environment of the commands.
 
     Attributes:
-        program: how ``marsmith`` is called, with full paths, since another shell may not have it on its PATH.
-        project: the project whose server is called, since another shell may stand elsewhere.
+        program: command line of ``marsmith`` with full paths, since another shell may not have it on its PATH.
+        project: project of the server, since another shell may have another working directory.
     """
 
     program: tuple[str, ...]
@@ -29,9 +29,9 @@ class Caller:
 
     @classmethod
     def here(cls, project: Project) -> Caller:
-        """Return a caller with this Python and its ``marsmith``."""
+        """Return the environment of this Python and its ``marsmith``."""
         script = Path(sys.executable).parent / "marsmith"
-        # The first line of a script names its Python, and cannot where that lies in a path with a space.
+        # The first line of a script names its Python. It cannot if the path has a space.
         runs = script.is_file() and not any(character.isspace() for character in str(script))
         return cls((str(script),) if runs else (sys.executable, "-m", "marsmith"), project)
 
@@ -41,13 +41,13 @@ class Caller:
 
 
 def curl_command(caller: Caller, state: RunState, model: str, version: str | None, given: Input) -> str | None:
-    """Return the curl line that sends ``given``; None where it came from a stream and lies in no file."""
+    """Return the curl command that sends ``given``; None if the input came from a stream and is not in a file."""
     if given.path is None:
         return None
     path = f"/predictions/{model}" + (f"/{version}" if version else "")
     token = [f'-H "Authorization: Bearer $({caller.marsmith("token", "inference")})"'] if state.tokens else []
     trusted = ["--cacert", str(state.ca_file)] if state.ca_file else []
-    # curl asks the proxy of the environment for servers on this machine as well.
+    # curl uses the proxy of the environment for servers on this machine as well.
     past_it = getproxies_environment() and is_this_machine(urlsplit(state.inference).hostname or "")
     direct = ["--noproxy", "*"] if past_it else []
     content = ["-H", f"Content-Type: {given.content_type}", "--data-binary", f"@{given.path}"]
@@ -56,7 +56,7 @@ def curl_command(caller: Caller, state: RunState, model: str, version: str | Non
 
 
 def grpc_command(caller: Caller, model: str, version: str | None, given: Input) -> str | None:
-    """Return the command that sends ``given`` over gRPC; None where it came from a stream and lies in no file."""
+    """Return the command that sends ``given`` over gRPC; None if the input came from a stream and is not in a file."""
     if given.path is None:
         return None
     return caller.marsmith("predict", "--grpc", f"{model}:{version}" if version else model, str(given.path))

@@ -1,10 +1,10 @@
-"""The moment at which a call ends, whatever it is doing."""
+"""Deadline of a call."""
 
 from __future__ import annotations
 
 import time
 
-# What a call is doing, as it is told when there is no time left.
+# Steps of a call, as timeouts name them.
 CONNECTING = "connecting"
 HANDSHAKE = "in the TLS handshake"
 SENDING = "sending the request"
@@ -14,10 +14,10 @@ RENEWING = "renewing the token"
 
 
 class Deadline:
-    """The moment at which a call ends, whatever it is doing.
+    """The time at which a call ends, in any of its steps.
 
     Attributes:
-        seconds: how long the call may take in all.
+        seconds: time limit of the whole call, in seconds.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -26,10 +26,10 @@ class Deadline:
 
     @property
     def left_s(self) -> float:
-        """Seconds until then; never negative."""
+        """Seconds until the deadline; never negative."""
         return max(0.0, self.seconds - self.elapsed_s)
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the call began."""
+        """Seconds since the start of the call."""
         return time.monotonic() - self._began

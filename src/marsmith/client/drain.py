@@ -1,15 +1,16 @@
-"""Wait until a version has no work left: nothing in its queue, nothing in the hands of its workers.
+"""Drain: wait until a version has no requests left, neither in its queue nor in its workers.
 
-TorchServe cuts what a version has in hand when it is unregistered or scaled down, and tells nobody what that is:
-describe counts the requests that wait, not those that run. What it does tell is found out with probes. A probe is a
-``describe`` that asks the handler itself: it waits in the same queue as predictions, first in first out, and a worker
-does one thing after the other. So a worker that has answered a probe has finished all that it took before. Our handlers
-say in the answer which process they are; once every ready worker has answered one, all earlier work is done.
+TorchServe cuts requests in flight when a version is unregistered or scaled down, and it does not report them: describe
+counts the requests that wait, not those that run. They are found with probes. A probe is a ``describe`` request to the
+handler itself. It waits in the same queue as predictions, first in first out, and a worker does one thing after the
+other. A worker that has answered a probe has therefore finished all earlier requests. Our handlers report their process
+id in the answer. When every ready worker has answered a probe, all earlier requests are done.
 
-A handler that does not say it is believed where it is the only worker. With more of them a quiet period is waited for:
-once the queue is empty, the server ends a worker that holds a request longer than the version's response timeout.
+If a handler does not report its process id, a probe counts only if there is a single worker. With several workers a
+quiet period is necessary: after the queue is empty, the server ends any worker that takes longer for a request than the
+version's response timeout.
 
-No probe is sent while requests wait: into a full queue the server cannot put one back, and loses the batch with it.
+No probe is sent while requests wait: the server cannot put a probe back into a full queue, and loses the batch with it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from marsmith.errors import DeadlineError, NoWorkerError, RequestRejectedError
 if TYPE_CHECKING:
     from marsmith.client.blocking_client import Client, VersionStatus
 
-# A request that asked for the default version just before it moved is in the queue by then.
+# Time until a request that was sent to the default version just before the switch is in the queue, in seconds.
 SETTLE_S = 0.1
 POLL_S = 0.1
 PROBE_DEADLINE_S = 10.0
-# Also for who does not want to wait at all.
+# Minimum time limit of a look, even if the caller does not want to wait.
 FIRST_LOOK_S = 0.5
 
 Step = Literal["done", "probe", "wait"]
@@ -41,8 +42,8 @@ class Evidence:
 
     Attributes:
         answered: processes that have answered a probe.
-        anonymous: whether a probe was answered by a handler that does not say which process it is.
-        quiet_s: for how long the queue has been empty.
+        anonymous: whether a probe was answered by a handler that does not report its process id.
+        quiet_s: time since the queue became empty, in seconds.
     """
 
     answered: frozenset[int] = frozenset()
@@ -52,12 +53,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class DrainProgress:
-    """How far a version has been drained.
+    """Progress of a drain.
 
     Attributes:
-        pending: requests that wait in its queue.
-        busy: ready workers that may still have work in hand.
-        workers: ready workers.
+        pending: number of requests in the queue.
+        busy: number of ready workers that may still have requests in flight.
+        workers: number of ready workers.
     """
 
     pending: int
@@ -66,11 +67,11 @@ class DrainProgress:
 
 
 def next_step(status: VersionStatus, evidence: Evidence) -> Step:
-    """Decide whether a version is drained, or what to do until it is."""
+    """Decide whether a version is drained, or what to do next."""
     if status.queue_pending:
         return "wait"
     busy = unproven(status, evidence)
-    # A worker that is not ready has nothing in hand.
+    # A worker that is not ready has no requests in flight.
     if not busy or (evidence.anonymous and status.ready_workers == 1):
         return "done"
     if evidence.anonymous:
@@ -79,12 +80,12 @@ def next_step(status: VersionStatus, evidence: Evidence) -> Step:
 
 
 def unproven(status: VersionStatus, evidence: Evidence) -> frozenset[int]:
-    """Return the processes of ready workers that may still have work in hand."""
+    """Return the processes of ready workers that may still have requests in flight."""
     return frozenset(worker.pid for worker in status.workers if worker.status == "READY") - evidence.answered
 
 
 def quiet_period_s(status: VersionStatus) -> float:
-    """Return how long after its queue is empty a version can still be at work, in seconds."""
+    """Return how long a version can still be busy after its queue is empty, in seconds."""
     return status.response_timeout_s + status.max_batch_delay_ms / 1000 + 1.0
 
 
@@ -96,23 +97,23 @@ def drain(
     timeout_s: float,
     on_progress: Callable[[DrainProgress], None] | None = None,
 ) -> None:
-    """Wait until ``version`` has answered all that was sent to it; nothing is changed.
+    """Wait until ``version`` has answered all its requests. Nothing is changed.
 
-    Send it no new work meanwhile: move the default version away first, and let nobody name this one. Work that arrives
-    during the drain is waited for as long as it stands in the queue, and may be missed once a worker has it. Handlers
-    that work on several batches at once (``asyncCommunication``, continuous batching) need the quiet period; a handler
-    that streams its answer may take longer than that.
+    New requests to the version must stop first: move the default version away, and let no client name this one.
+    Requests that arrive during the drain are waited for while they are in the queue, and may be missed when a worker
+    has them. Handlers that process several batches concurrently (``asyncCommunication``, continuous batching) need the
+    quiet period. A streaming handler may take longer than that.
 
     Args:
-        client: of the server; it needs the management API.
+        client: client of the server, with the management API.
         model: model name.
         version: the version to wait for.
-        timeout_s: how long to wait at most, in seconds.
-        on_progress: told after every look at the version.
+        timeout_s: maximum wait, in seconds.
+        on_progress: called after every look at the version.
 
     Raises:
-        DeadlineError: there was work left after ``timeout_s``.
-        NotFoundError: no such version is registered.
+        DeadlineError: requests were left after ``timeout_s``.
+        NotFoundError: the version is not registered.
         ClientError: the server does not answer.
     """
     deadline = Deadline(timeout_s)
@@ -138,7 +139,7 @@ def drain(
 
 
 def _looked_at(client: Client, before: VersionStatus, deadline: Deadline, late: DeadlineError) -> VersionStatus:
-    """Describe a version once more; raise ``late`` if there is no time for that."""
+    """Describe a version again; raise ``late`` if there is no time for it."""
     if not deadline.left_s:
         raise late
     try:
@@ -153,7 +154,7 @@ def _probed(client: Client, model: str, version: str, evidence: Evidence, deadli
     except (DeadlineError, NoWorkerError):
         return evidence
     except RequestRejectedError:
-        # The handler does not know the question. That it was asked shows that it had nothing before it.
+        # The handler does not support probes. Its refusal shows that it had finished all earlier requests.
         return replace(evidence, anonymous=True)
     if process is None:
         return replace(evidence, anonymous=True)
@@ -164,5 +165,5 @@ def _too_late(status: VersionStatus, busy: int, timeout_s: float) -> DeadlineErr
     return DeadlineError(
         f"{status.model_name}:{status.model_version} still had work after {timeout_s:g} s: {status.queue_pending} "
         f"requests waited, and {busy} of {status.ready_workers} workers may have had one in hand",
-        tip="wait longer, or see who still names this version; unregistering it now cuts that work",
+        tip="wait longer, or find the clients that still name this version; unregistering it now cuts that work",
     )

@@ -1,7 +1,6 @@
-"""One of TorchServe's APIs, called with the token of its role, and again where that is safe.
+"""Calls of one of TorchServe's APIs, with the token of its role, and with retries if they are safe.
 
-Written once, in coroutines, for the client that blocks and for the one that does not: they differ in what carries the
-requests, and in nothing else.
+The coroutines are written once, for the blocking and the asynchronous client. Only the carriers differ.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ T = TypeVar("T")
 
 
 class Carrier(Protocol):
-    """What carries requests to a REST API, and waits."""
+    """Interface to carry requests to a REST API, and to wait."""
 
     async def send(self, request: HttpRequest, token: str | None, deadline_s: float) -> HttpReply:
-        """Send a request and return the reply, whatever its status."""
+        """Send a request and return the reply with any status."""
 
     def stream(self, request: HttpRequest, token: str | None, deadline_s: float) -> AsyncGenerator[HttpReply, None]:
         """Send a request and yield the parts of the reply."""
@@ -38,13 +37,13 @@ class Carrier(Protocol):
 
 
 class Tokens(Protocol):
-    """Where tokens come from; each call of these raises DeadlineError once ``deadline`` has passed."""
+    """Source of tokens. Each call raises DeadlineError after ``deadline``."""
 
     async def get(self, role: Role, deadline: Deadline) -> str:
-        """Return a token that is good now."""
+        """Return a valid token."""
 
     async def after_refusal(self, role: Role, refused: str, deadline: Deadline) -> str | None:
-        """Return another token than the one that was refused; None where there is none."""
+        """Return another token than the refused one; None if there is none."""
 
 
 async def with_token(
@@ -55,10 +54,10 @@ async def with_token(
     *,
     is_refused: Callable[[T], bool],
 ) -> T:
-    """Call ``send`` with a token, and again with a newer one where its reply says that it was refused.
+    """Call ``send`` with a token, and again with a newer one if the token was refused.
 
-    A refused request has not been worked on, so that it can be sent again. A second time is for a token that was
-    renewed twice in between.
+    A refused request has not been processed, so it can be sent again. A second retry is for a token that was renewed
+    twice in between.
     """
     token = await tokens.get(role, deadline) if tokens else None
     reply = await send(token)
@@ -80,7 +79,7 @@ async def insist(
     pause: Callable[[float], Awaitable[None]],
     idempotent: bool,
 ) -> T:
-    """Call ``attempt`` until it succeeds, or fails in a way that ``policy`` takes for final; raises its last error."""
+    """Call ``attempt`` until it succeeds or until ``policy`` treats its failure as final; raises the last error."""
     sent = uncertain = 0
     while True:
         try:
@@ -92,7 +91,7 @@ async def insist(
             seconds = next_pause_s(policy, error, tries, idempotent=idempotent, chance=random.random())  # noqa: S311
             if seconds is None:
                 if isinstance(error, DeadlineError) and error.address:
-                    # The last attempt had only what was left; who called knows the whole.
+                    # The last attempt had only the remaining time; the error names the whole time limit.
                     raise missed(error.address, deadline.seconds, error.doing) from None
                 raise
             failure = error
@@ -102,7 +101,7 @@ async def insist(
 
 
 class Server(TypedDict):
-    """Where a project's server listens, and what a client needs to be heard: the arguments of both clients."""
+    """The addresses and credentials of a project's server: the arguments of both clients."""
 
     inference: str
     management: str
@@ -112,10 +111,10 @@ class Server(TypedDict):
 
 
 def server_of(project: Project) -> Server:
-    """Return where the server of a project listens.
+    """Return the addresses and credentials of a project's server.
 
     Raises:
-        NotRunningError: none runs.
+        NotRunningError: the server is not running.
     """
     state = run_state.read(project)
     return {
@@ -133,12 +132,12 @@ class Endpoint:
 
     Attributes:
         url: its base URL.
-        role: whose token it wants.
-        carrier: what carries the requests.
-        tokens: where the token comes from; None where the server asks for none.
-        deadline_s: how long a call may take, in seconds.
-        policy: when a call is sent again.
-        until: when the call ends of which all requests are a part; None: each request is a call of its own.
+        role: role of the required token.
+        carrier: carrier of the requests.
+        tokens: source of tokens; None if the server requires none.
+        deadline_s: time limit of a call, in seconds.
+        policy: policy for retries.
+        until: deadline of a call that consists of all these requests. None: each request is a call of its own.
     """
 
     url: str
@@ -150,12 +149,12 @@ class Endpoint:
     until: Deadline | None = None
 
     def during(self, seconds: float | None = None) -> Endpoint:
-        """Return the same API for one call, whose requests all end in so many seconds; None: ``deadline_s``."""
+        """Return the same API for one call, whose requests all end within ``seconds``; None: ``deadline_s``."""
         return replace(self, until=Deadline(self.deadline_s if seconds is None else seconds))
 
     @property
     def deadline(self) -> Deadline:
-        """When a request that begins now ends."""
+        """The deadline of a request that begins now."""
         return self.until or Deadline(self.deadline_s)
 
     async def call(
@@ -167,22 +166,22 @@ class Endpoint:
         headers: Mapping[str, str] | None = None,
         idempotent: bool | None = None,
     ) -> HttpReply:
-        """Send a request to ``segments``, a path below the base URL, and return the reply, whatever its status.
+        """Send a request to ``segments``, a path below the base URL, and return the reply with any status.
 
-        A request that got no reply is sent again, within the deadline. Where it may have been worked on, only if that
-        does no harm: ``idempotent``, by default whether the method is GET.
+        A request without a reply is sent again, within the deadline. If it may have been processed, it is sent again
+        only if ``idempotent``, by default for the method GET.
 
         Raises:
-            ConnectionFailedError: nothing listens there, or the connection broke.
-            DeadlineError: no reply in time.
-            AuthorizationError: there is no token.
+            ConnectionFailedError: the server does not accept connections, or the connection broke.
+            DeadlineError: the reply did not arrive in time.
+            AuthorizationError: no token could be obtained.
         """
         request = HttpRequest(method, self.url, segments, parameters or {}, body, headers or {})
         harmless = method == "GET" if idempotent is None else idempotent
         return await self.insist(lambda deadline: self.once(request, deadline), idempotent=harmless)
 
     async def insist(self, attempt: Callable[[Deadline], Awaitable[T]], *, idempotent: bool) -> T:
-        """Call ``attempt`` with its deadline, again where that is safe; see ``insist``."""
+        """Call ``attempt`` with its deadline, with retries if they are safe; see ``insist``."""
         deadline = self.deadline
         return await insist(
             lambda: attempt(deadline),
@@ -193,7 +192,7 @@ class Endpoint:
         )
 
     async def once(self, request: HttpRequest, deadline: Deadline) -> HttpReply:
-        """Send a request once, but for a refused token, and return the reply, whatever its status."""
+        """Send a request without retries, except for a refused token, and return the reply with any status."""
 
         async def send(token: str | None) -> HttpReply:
             return await self.carrier.send(request, token, in_time(deadline, self.url))
@@ -202,7 +201,7 @@ class Endpoint:
 
 
 def in_time(deadline: Deadline, where: str) -> float:
-    """Return the seconds that are left; raises DeadlineError where there are none."""
+    """Return the remaining seconds; raises DeadlineError if there are none."""
     left = deadline.left_s
     if left <= 0:
         raise missed(where, deadline.seconds)

@@ -1,8 +1,8 @@
-"""Whether a reply is an answer, and what it means when it is not: from status and JSON to one of the client's errors.
+"""Classification of replies: whether a reply is an answer, and which client error it means otherwise.
 
-Everything that sends requests asks here: both clients, the load driver, the probes of deploy and tune. TorchServe
-answers 400 to a wrong token, says "no worker" when a job queue is full, and drops the status over gRPC. Its JSON names
-a Java exception, which tells these apart from what a handler answers itself.
+Both clients, the load driver, and the probes of deploy and tune use this module. TorchServe answers 400 to a wrong
+token, says "no worker" if a job queue is full, and drops the status over gRPC. Its JSON names a Java exception. This
+distinguishes its errors from those of a handler.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from marsmith.json_reader import read_json
 
 INVALID_TOKEN = "InvalidKeyException"  # noqa: S105, the name of a Java class
 NOT_FOUND = frozenset({"ModelNotFoundException", "ModelVersionNotFoundException", "ResourceNotFoundException"})
-# TorchServe's text where a job was not taken: because there is no worker, or because the job queue is full.
+# TorchServe's text if a job was not taken: there is no worker, or the job queue is full.
 NOT_TAKEN = "has no worker to serve"
-# TorchServe's texts where a worker was lost with the request in hand.
+# TorchServe's texts if a worker was lost while it processed the request.
 WORKER_LOST = frozenset({"Worker died.", "Worker scaled down."})
-# 507 where the process was killed by signal 9, which is 429 over gRPC.
+# 507 if the process was killed by signal 9; this is 429 over gRPC.
 _LOSS_STATUS = frozenset({429, 500, 507})
 
 _TIPS = {
@@ -32,11 +32,11 @@ _TIPS = {
     409: "this version is registered already: marsmith models",
     413: "the body is larger than the server config's max_request_size",
     499: "the server cancelled the call, as it does when the body is larger than its max_request_size",
-    500: "a worker died, or took longer than responseTimeout; the server's model_log.log has its last words",
+    500: "a worker died, or took longer than responseTimeout; see its last lines in the server's model_log.log",
     503: "the handler raised an exception; the server's model_log.log has its traceback",
     507: "a worker ran out of memory; use a smaller batchSize or fewer workers",
 }
-# TorchServe says no more than this, in its logs neither.
+# TorchServe gives no more details, not even in its logs.
 _NOT_UNPACKED = "Failed to save model: "
 _NOT_UNPACKED_TIP = (
     "the server could not unpack the archive: the disk of its temporary folder is full (marsmith doctor), or the "
@@ -55,7 +55,7 @@ _CLASS_NAME = re.compile(r"[A-Z]\w*")
 
 @dataclass(frozen=True)
 class Problem:
-    """What TorchServe, our handlers and those of KServe answer instead of a result."""
+    """An error that TorchServe, our handlers or those of KServe return."""
 
     code: int
     type: str
@@ -63,18 +63,18 @@ class Problem:
 
 
 def problem_in(body: bytes) -> Problem | None:
-    """Return the problem that ``body`` states; None where it has any other form than exactly one of these.
+    """Return the problem that ``body`` states, or None. The body must have exactly one of these forms.
 
     - TorchServe's: ``code`` (400 to 599), ``type`` (named as classes are) and ``message``.
-    - Our handlers': the same with any ``type``, and ``request_id``. In reply to a request of KServe v2 also ``error``
+    - Our handlers': the same with any ``type``, and ``request_id``. In a KServe v2 reply also ``error``
       (the message again), ``id``, ``model_name``, ``model_version`` and ``outputs``, which are empty.
     - KServe v1: ``error``, a text, and nothing else.
-    - KServe v2: ``error``, a text, beside the fields that say who answers which request; no ``outputs`` with content.
+    - KServe v2: ``error``, a text, with the fields that identify the request; no ``outputs`` with content.
 
-    One field more or less, or of another type, and it is an answer: models may have a label ``error``, and predict
-    codes and types.
+    With a missing, an additional or another field it is an answer: models may have a label ``error``, and predict codes
+    and types.
     """
-    # Replies may be large, and most are answers.
+    # Replies may be large, and most are answers, so check the size first.
     if not (b'"error"' in body or b'"message"' in body) or not body.lstrip().startswith(b"{"):
         return None
     try:
@@ -105,39 +105,42 @@ def _kserve_error_in(data: Mapping[str, Any]) -> Problem | None:
 
 
 def restore_status(reply: HttpReply) -> HttpReply:
-    """Give a reply that came over gRPC the status that its body states: gRPC itself drops it."""
+    """Give a reply that came over gRPC the status in its body, because gRPC drops the status."""
     problem = problem_in(reply.body)
     return reply if problem is None else HttpReply(problem.code, "application/json", reply.headers, reply.body)
 
 
 def is_answer(reply: HttpReply) -> bool:
-    """Tell whether the reply is an answer; one that came over gRPC must have got its status back before."""
+    """Return whether the reply is an answer. A reply over gRPC needs ``restore_status`` first."""
     return reply.status in ANSWERED
 
 
 def is_authorization_failure(reply: HttpReply) -> bool:
-    """Tell whether the server refused the token."""
+    """Return whether the server refused the token."""
     problem = problem_in(reply.body) if reply.status == 400 else None
     return problem is not None and problem.type == INVALID_TOKEN
 
 
 def was_not_taken(reply: HttpReply) -> bool:
-    """Tell whether the server took no job from the request: it has no worker, or its job queue is full."""
+    """Return whether the server took no job from the request: it has no worker, or its job queue is full."""
     problem = problem_in(reply.body) if reply.status == 503 else None
     return problem is not None and problem.type == "ServiceUnavailableException" and NOT_TAKEN in problem.message
 
 
 def is_worker_loss(status: int, body: bytes) -> bool:
-    """Tell whether a reply says that the worker was lost while it had the request in hand.
+    """Return whether a reply says that the worker was lost while it processed the request.
 
-    TorchServe says the same where a worker took longer than its response timeout and was ended for it.
+    TorchServe says the same if a worker exceeded its response timeout and was ended.
     """
     problem = problem_in(body) if status in _LOSS_STATUS else None
     return problem is not None and problem.type == "InternalServerException" and problem.message in WORKER_LOST
 
 
 def failure(reply: HttpReply, subject: str) -> ClientError | None:
-    """Return what the reply says went wrong with ``subject`` (a model, an archive); None where it is an answer."""
+    """Return the error that the reply states about ``subject`` (a model, an archive).
+
+    None if the reply is an answer.
+    """
     if is_answer(reply):
         return None
     problem = problem_in(reply.body)
@@ -156,7 +159,7 @@ def failure(reply: HttpReply, subject: str) -> ClientError | None:
 
 
 def _tip(status: int, problem: Problem | None) -> str | None:
-    """Return a tip where the server itself speaks; what a handler means it says itself."""
+    """Return a tip for an error of the server itself. Errors of handlers explain themselves."""
     by_handler = problem is not None and not (problem.type.endswith("Exception") or problem.type.isupper())
     if problem is not None and problem.message.startswith(_NOT_UNPACKED):
         return _NOT_UNPACKED_TIP
@@ -171,6 +174,6 @@ def _message(reply: HttpReply, problem: Problem | None) -> str:
 
 
 def reply_of(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> HttpReply:
-    """Build the reply that TorchServe's REST API would give, for a failure that came in another way."""
+    """Build the reply of TorchServe's REST API for a failure of another kind."""
     body = json.dumps({"code": status, "type": kind, "message": message}).encode()
     return HttpReply(status, "application/json", headers or {}, body)

@@ -1,9 +1,7 @@
-"""TorchServe's inference API over gRPC, with messages built from the definition below.
+"""gRPC channel to TorchServe's inference API, with messages built from the definition below, and its address.
 
-TorchServe ships no Python stubs. The definition states what its ``inference.proto`` does; a test compares the two,
-field by field, with the file inside the installed server.
-
-Where the inference API over gRPC is, and whether it speaks TLS.
+TorchServe ships no Python stubs. The definition states the same as its ``inference.proto``; a test compares the two,
+field by field, with the file in the installed server.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ PACKAGE = "org.pytorch.serve.grpc.inference"
 SERVICE = f"{PACKAGE}.InferenceAPIsService"
 EMPTY = "google.protobuf.Empty"
 STATUS = "google.rpc.Status"
-# The key under which a handler finds the body of a REST request; with it, it need not know how a request came.
+# Key of the body of a REST request in the handler. With it, the handler treats both APIs alike.
 INPUT_KEY = "body"
 
 
@@ -39,7 +37,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Method:
-    """One call: the names of its messages, and whether each side sends a stream of them."""
+    """One call: the names of its messages, and whether each side sends a stream."""
 
     request: str
     response: str
@@ -73,7 +71,7 @@ RPC_STATUS = (
     Field("details", 3, "google.protobuf.Any", "repeated"),
 )
 
-# TorchServe's own table, from HTTP status to gRPC code, read backwards.
+# TorchServe's own table from HTTP status to gRPC code, inverted.
 _HTTP_STATUS = {
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
@@ -94,20 +92,20 @@ _UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_l
 
 @dataclass(frozen=True)
 class Tls:
-    """How to speak TLS: ``ca_file`` holds the certificates to trust, in PEM; None: those that gRPC brings along."""
+    """TLS settings: ``ca_file`` holds the trusted certificates in PEM; None: those of gRPC."""
 
     ca_file: Path | None = None
 
 
 class InferenceChannel:
-    """A connection to the inference API over gRPC; may be used by several threads."""
+    """A gRPC connection to the inference API; may be used by several threads."""
 
     def __init__(self, address: str, *, tls: Tls | None = None) -> None:
         """Create a channel; it connects at the first call.
 
         Args:
             address: a ``host:port``.
-            tls: how to speak TLS; None: not at all.
+            tls: TLS settings; None: no TLS.
 
         Raises:
             MissingDependencyError: grpcio or protobuf is not installed.
@@ -122,7 +120,7 @@ class InferenceChannel:
         self._channel.close()
 
     def ping(self, token: str | None, deadline_s: float) -> HttpReply:
-        """Ask for the health that the server claims; the body of the reply is JSON, as over REST."""
+        """Request the health that the server reports. The body of the reply is JSON, as over REST."""
         import grpc
 
         try:
@@ -132,11 +130,11 @@ class InferenceChannel:
         return HttpReply(200, "application/json", {}, health.health.encode())
 
     def predict(self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float) -> HttpReply:
-        """Send one request; the reply is what REST would have given, but for the status that a handler sets.
+        """Send one request. The reply is the same as over REST, except for a status that a handler sets.
 
         Raises:
-            ConnectionFailedError: nothing listens there.
-            DeadlineError: no answer in time.
+            ConnectionFailedError: the server does not accept connections.
+            DeadlineError: the answer did not arrive in time.
         """
         import grpc
 
@@ -151,7 +149,7 @@ class InferenceChannel:
     def stream(
         self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
     ) -> Generator[HttpReply, None, None]:
-        """Send one request and yield a reply for each part of the answer; a failure is the last of them."""
+        """Send one request and yield a reply for each part of the answer; a failure is the last reply."""
         import grpc
 
         request = predictions_request(model, version, body)
@@ -162,12 +160,12 @@ class InferenceChannel:
         except grpc.RpcError as error:
             yield failed_reply(self.address, error, deadline_s)
         finally:
-            # Whoever stops reading wants no more: without this the server goes on.
+            # If the caller stops reading, the request ends; else the server would continue.
             call.cancel()
 
 
 def imported_grpc() -> Any:
-    """Return the module ``grpc``; raises MissingDependencyError where it is not installed."""
+    """Return the module ``grpc``; raises MissingDependencyError if it is not installed."""
     try:
         import grpc
     except ImportError:
@@ -178,7 +176,7 @@ def imported_grpc() -> Any:
 def open_channel(module: Any, address: str, tls: Tls | None, further: Sequence[tuple[str, int]] = ()) -> Any:
     """Open a channel with ``grpc`` or ``grpc.aio``, and with ``further`` options.
 
-    gRPC uses the proxy that the environment names, which is not meant for a server on this machine.
+    gRPC would use the proxy of the environment, which is wrong for a server on this machine.
     """
     direct = (("grpc.enable_http_proxy", 0),) if is_this_machine(host_of(address)) else ()
     options = (*_UNLIMITED, *direct, *further)
@@ -189,16 +187,17 @@ def open_channel(module: Any, address: str, tls: Tls | None, further: Sequence[t
 
 
 def multicallables(channel: Any) -> dict[str, Any]:
-    """Return the calls of the API on a channel, by their names."""
+    """Return the calls of the API on a channel, by name."""
     return {name: _multicallable(channel, name, method) for name, method in METHODS.items()}
 
 
 def failed_reply(address: str, error: Any, deadline_s: float) -> HttpReply:
-    """Return the reply that REST would have given for a failed call.
+    """Return the REST reply for a failed call.
 
     Raises:
-        ConnectionFailedError: nothing listens there, its certificate is not trusted, or the connection broke.
-        DeadlineError: no answer in time.
+        ConnectionFailedError: the server does not accept connections, its certificate is not trusted, or the connection
+            broke.
+        DeadlineError: the answer did not arrive in time.
     """
     code, details = error.code().name, str(error.details() or "")
     if _JAVA_PACKAGE in details:
@@ -207,7 +206,7 @@ def failed_reply(address: str, error: Any, deadline_s: float) -> HttpReply:
         raise missed(address, deadline_s, "waiting for the reply over gRPC") from None
     if code == "UNAVAILABLE":
         told = details + str(getattr(error, "debug_error_string", str)())
-        # A server that speaks no TLS, too, fails in the handshake.
+        # A server without TLS fails in the handshake too.
         if any(
             sign in told
             for sign in ("CERTIFICATE_VERIFY_FAILED", "andshake failed", "WRONG_VERSION_NUMBER", "Peer name")
@@ -218,9 +217,9 @@ def failed_reply(address: str, error: Any, deadline_s: float) -> HttpReply:
 
 
 def rest_reply(code: str, details: str) -> HttpReply:
-    """Give the reply that REST would have given, for the name and the details of a gRPC status.
+    """Return the REST reply for the code and the details of a gRPC status.
 
-    The details are a message and, on a line of its own, the Java exception.
+    The details are a message, and the Java exception on a line of its own.
     """
     lines = details.rsplit("\n", 1)
     named = len(lines) == 2 and lines[1].removesuffix(".()").endswith("Exception")
@@ -246,7 +245,7 @@ def message_class(name: str) -> Any:
 
 @cache
 def _pool() -> Any:
-    """Build a pool of its own: in the shared one, other stubs of TorchServe could stand in the way."""
+    """Build a separate pool: the shared one may contain other stubs of TorchServe."""
     try:
         from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, empty_pb2
     except ImportError:
@@ -282,7 +281,7 @@ def _add_message(file: Any, name: str, fields: Sequence[Field]) -> None:
         else:
             added.type = _scalar(field.type)
         if field.label == "optional":
-            # proto3 keeps whether such a field was set in a oneof of its own.
+            # proto3 records in a separate oneof whether such a field was set.
             added.proto3_optional, added.oneof_index = True, len(message.oneof_decl)
             message.oneof_decl.add(name=f"_{field.name}")
 
@@ -320,7 +319,7 @@ def _multicallable(channel: Any, name: str, method: Method) -> Any:
 
 
 def predictions_request(model: str, version: str | None, body: bytes) -> Any:
-    """Return the message that asks for a prediction."""
+    """Return the request message of a prediction."""
     return message_class("PredictionsRequest")(model_name=model, model_version=version or "", input={INPUT_KEY: body})
 
 
@@ -331,17 +330,17 @@ def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True)
 class GrpcTarget:
-    """An address, ``host:port``, and how to speak TLS there; None: not at all."""
+    """Address of a gRPC server, ``host:port``, and its TLS settings; None: no TLS."""
 
     address: str
     tls: Tls | None
 
 
 def grpc_target(grpc: str | None, inference: str, ca_file: Path | None) -> GrpcTarget | None:
-    """Read the address of a gRPC API; without a scheme it speaks TLS where the inference API over REST does.
+    """Parse the address of a gRPC API. Without a scheme it uses TLS if the inference API over REST does.
 
     Raises:
-        UsageError: the scheme is neither ``grpc`` nor ``grpcs``.
+        UsageError: the scheme is not ``grpc`` or ``grpcs``.
     """
     if grpc is None:
         return None

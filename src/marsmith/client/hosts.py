@@ -1,4 +1,4 @@
-"""Hosts: whether one is this machine itself, which no proxy stands before."""
+"""Host names: whether a host is this machine, which is reached without a proxy."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether ``host``, a name or an address, is this machine's own loopback."""
+    """Return whether ``host``, a name or an address, is a loopback address."""
     name = host.strip("[]").rstrip(".").lower()
     address = _address(name)
     return address.is_loopback if address else name == "localhost" or name.endswith(".localhost")
 
 
 def is_this_machine(host: str) -> bool:
-    """Tell whether whoever connects to ``host`` stays on this machine: the address of "any" leads to the loopback."""
+    """Return whether connections to ``host`` stay on this machine; the unspecified address leads to the loopback."""
     address = _address(host.strip("[]"))
     return is_loopback(host) or (address is not None and address.is_unspecified)
 

@@ -1,4 +1,4 @@
-"""One request to one of TorchServe's REST APIs, and the reply to it."""
+"""HTTP transport: one request to a REST API of TorchServe, and its reply."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from marsmith.json_reader import read_json
 if TYPE_CHECKING:
     import requests
 
-# Requests that run at the same time each take a connection; beyond this many, connections are not kept.
+# Concurrent requests take a connection each. Connections beyond this number are not kept.
 KEPT_CONNECTIONS = 64
 CHUNK_BYTES = 1 << 16
-# What RFC 9110 calls a token.
+# A token in the sense of RFC 9110.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -30,11 +30,11 @@ class HttpRequest:
 
     Attributes:
         method: the HTTP method.
-        url: base URL of the API, as ``http://127.0.0.1:8080``.
-        segments: path of the resource, one text a segment, the first of them fixed by the API; the others are quoted,
-            so that none can leave its place.
-        parameters: the query.
-        body: the content; None sends none.
+        url: base URL of the API, such as ``http://127.0.0.1:8080``.
+        segments: path of the resource, one text for each segment. The API fixes the first one; the others are quoted,
+            so that they cannot change the path.
+        parameters: query parameters.
+        body: content; None for no content.
         headers: further headers.
     """
 
@@ -47,7 +47,7 @@ class HttpRequest:
 
     @property
     def address(self) -> str:
-        """The whole URL."""
+        """The complete URL."""
         path = "/".join([self.segments[0], *map(_quoted, self.segments[1:])])
         query = f"?{urlencode(self.parameters)}" if self.parameters else ""
         return f"{self.url.rstrip('/')}/{path}{query}"
@@ -59,9 +59,9 @@ class HttpReply:
 
     Attributes:
         status: HTTP status code.
-        content_type: as the server sent it; empty where it sent none, and over gRPC, which drops it.
-        headers: with their names in lower case.
-        body: the content.
+        content_type: content type of the reply; empty if the server sent none, and over gRPC, which drops it.
+        headers: headers with lower-case names.
+        body: content.
     """
 
     status: int
@@ -70,7 +70,7 @@ class HttpReply:
     body: bytes
 
     def json(self) -> Any:
-        """Return the body, parsed as JSON.
+        """Parse the body as JSON.
 
         Raises:
             FormatError: it is not JSON.
@@ -82,20 +82,20 @@ class HttpReply:
 
 
 class Transport:
-    """Sends requests over connections that are kept open; may be used by several threads."""
+    """Sends requests over persistent connections; may be used by several threads."""
 
     def __init__(self, ca_file: Path | None = None) -> None:
         """Create a transport.
 
         Args:
-            ca_file: certificates that a server's own is checked against, in PEM; None: those that certifi knows.
+            ca_file: trusted certificates in PEM; None: those of certifi.
         """
         import requests
 
         from marsmith.client.timed_connections import TimedAdapter
 
         self._session = requests.Session()
-        # The environment's proxies are not meant for a server on this machine, and a .netrc would replace the token.
+        # The proxies of the environment are wrong for a server on this machine, and a .netrc would replace the token.
         self._session.trust_env = False
         self._session.verify = str(readable_ca(ca_file)) if ca_file else True
         for scheme in ("http://", "https://"):
@@ -106,17 +106,18 @@ class Transport:
         self._session.close()
 
     def send(self, request: HttpRequest, *, token: str | None, deadline_s: float) -> HttpReply:
-        """Send ``request`` and return the reply, whatever its status.
+        """Send ``request`` and return the reply with any status.
 
         Raises:
-            UsageError: a header cannot be sent.
-            ConnectionFailedError: nothing listens there, its certificate is not trusted, or the connection broke.
-            DeadlineError: the reply was not complete after ``deadline_s`` seconds, whatever took so long.
+            UsageError: a header is invalid.
+            ConnectionFailedError: the server does not accept connections, its certificate is not trusted, or the
+                connection broke.
+            DeadlineError: the reply was not complete after ``deadline_s`` seconds, whatever the reason.
         """
         return joined(list(self.stream(request, token=token, deadline_s=deadline_s)))
 
     def stream(self, request: HttpRequest, *, token: str | None, deadline_s: float) -> Generator[HttpReply, None, None]:
-        """Send ``request`` and yield a reply for each part of the answer, as it comes; at least one.
+        """Send ``request`` and yield a reply for each part of the answer as it arrives; at least one.
 
         Raises:
             UsageError, ConnectionFailedError, DeadlineError: as ``send``.
@@ -145,27 +146,28 @@ class Transport:
         prepared = self._session.prepare_request(
             requests.Request(request.method, request.url, data=request.body, headers=dict(headers))
         )
-        # Set afterwards: requests would take the percent-encoding of _quoted back.
+        # Set afterwards, because requests would undo the percent-encoding of _quoted.
         prepared.url = request.address
         with ends_with(deadline):
             return self._session.send(prepared, stream=True, allow_redirects=False)
 
 
 def headers_of(request: HttpRequest, token: str | None) -> dict[str, str]:
-    """Return the headers to send: those of the request, and the token.
+    """Return all headers: those of the request, and the token.
 
     Raises:
-        UsageError: one of them cannot be sent.
+        UsageError: a header is invalid.
     """
     headers = {**request.headers, **({"Authorization": f"Bearer {token}"} if token else {})}
     return {name: sendable(name, value) for name, value in headers.items()}
 
 
 def sendable(name: str, value: str) -> str:
-    """Return the value of a header as it is sent, without space around it.
+    """Return the value of a header without surrounding space.
 
     Raises:
-        UsageError: the name is none, or the value holds what no header can carry: a line break would begin another.
+        UsageError: the name is invalid, or the value contains invalid characters. A line break would start another
+            header.
     """
     if not _HEADER_NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not the name of a header", tip="letters, digits and -, as in X-Request-Id")
@@ -181,36 +183,38 @@ def sendable(name: str, value: str) -> str:
 
 
 def check_address(url: str) -> None:
-    """Make sure that ``url`` is the base URL of an API.
+    """Check that ``url`` is the base URL of an API.
 
     Raises:
-        ConnectionFailedError: it is none; says why.
+        ConnectionFailedError: it is not; the message says why.
     """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        # The port is no number or too large, or the brackets of an IPv6 address do not match.
+        # The port is not a number or too large, or the brackets of an IPv6 address do not match.
         raise no_address(url, str(error)) from None
     if any(character <= " " or character == "\x7f" for character in url):
         raise no_address(url, "it holds a space or a line break")
     if parts.scheme not in {"http", "https"}:
-        raise no_address(url, f"{parts.scheme} is neither http nor https" if parts.scheme else "it has no http://")
+        raise no_address(
+            url, f"{parts.scheme} is neither http nor https" if parts.scheme else "it does not start with http://"
+        )
     if not host:
-        raise no_address(url, "it names no host")
+        raise no_address(url, "it has no host")
 
 
 def joined(parts: Sequence[HttpReply]) -> HttpReply:
-    """Return one reply with the bodies of all its parts."""
+    """Return one reply with the joined bodies of all parts."""
     first = parts[0]
     return HttpReply(first.status, first.content_type, first.headers, b"".join(part.body for part in parts))
 
 
 def readable_ca(path: Path) -> Path:
-    """Return ``path``, a file of certificates, once it is sure that it can be read.
+    """Return ``path``, a file of certificates, after a check that it can be read.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: it cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -222,10 +226,10 @@ def readable_ca(path: Path) -> Path:
 
 
 def _quoted(segment: str) -> str:
-    """Quote a path segment; the two that mean a folder on the way up or here are no exception.
+    """Quote a path segment, including ``.`` and ``..``.
 
-    With tokens on, TorchServe takes any management request that contains the text ``/token`` for one to its token API,
-    so that a model named ``tokenizer`` could not be managed; written as ``/%74okenizer`` it can.
+    With tokens on, TorchServe treats any management request that contains the text ``/token`` as a request to its token
+    API. A model named ``tokenizer`` could then not be managed. Written as ``/%74okenizer`` it can.
     """
     if segment in {".", ".."}:
         return segment.replace(".", "%2E")
@@ -236,7 +240,7 @@ def _quoted(segment: str) -> str:
 def _parts(response: requests.Response) -> Iterator[HttpReply]:
     headers = {name.lower(): value for name, value in response.headers.items()}
     kind, empty = headers.get("content-type", ""), True
-    # Without a size the parts come as the server cut them; a whole body is read in larger pieces than single packets.
+    # Without a size the parts come as the server sent them. A whole body is read in larger pieces than single packets.
     size = None if headers.get("transfer-encoding") == "chunked" else CHUNK_BYTES
     for body in response.iter_content(size):
         empty = False
@@ -246,7 +250,7 @@ def _parts(response: requests.Response) -> Iterator[HttpReply]:
 
 
 def _failure(url: str, error: Exception) -> ClientError:
-    """Tell what kept a request from its reply, once there was a connection."""
+    """Map an exception of an established connection to the client's error."""
     import requests
 
     if isinstance(error, requests.exceptions.SSLError):
@@ -257,7 +261,7 @@ def _failure(url: str, error: Exception) -> ClientError:
 
 
 def missed(url: str, deadline_s: float, doing: str = "") -> DeadlineError:
-    """Return the error for a reply that did not come in time; ``doing`` says what the time went into at last."""
+    """Return the error for a reply that did not arrive in time; ``doing`` is the last step of the call."""
     return DeadlineError(
         f"{doing}{': ' if doing else ''}no answer from {url} within {deadline_s:.3g} s",
         address=url,
@@ -267,42 +271,42 @@ def missed(url: str, deadline_s: float, doing: str = "") -> DeadlineError:
 
 
 def no_address(url: str, reason: str) -> ConnectionFailedError:
-    """Return the error for a URL that is none."""
+    """Return the error for an invalid URL."""
     return ConnectionFailedError(
         f"{url!r} is not the address of a server: {reason}", tip="write it as http://127.0.0.1:8080"
     )
 
 
 def not_connected(url: str, error: OSError) -> ConnectionFailedError:
-    """Return the error for a connection that did not come about."""
+    """Return the error for a connection that could not be established."""
     if isinstance(error, socket.gaierror):
         host = urlsplit(url).hostname
-        return ConnectionFailedError(f"{url}: the name of the host {host} is not known", refused=True)
+        return ConnectionFailedError(f"{url}: the host {host} is unknown", refused=True)
     if isinstance(error, ConnectionRefusedError):
         return unreachable(url)
     return ConnectionFailedError(f"cannot connect to {url}: {error.strerror or error}", refused=True)
 
 
 def unreachable(url: str) -> ConnectionFailedError:
-    """Return the error for an address where nothing listens."""
+    """Return the error for an address without a server."""
     return ConnectionFailedError(f"nothing listens at {url}", refused=True, tip="marsmith serve")
 
 
 def not_http(url: str) -> ConnectionFailedError:
-    """Return the error for a server that answers, and not in HTTP."""
+    """Return the error for a server that does not answer in HTTP."""
     return ConnectionFailedError(
-        f"what listens at {url} does not answer in HTTP",
+        f"the server at {url} does not answer in HTTP",
         tip="it may speak TLS (call it as https://), or be an address of gRPC",
     )
 
 
 def broken(url: str) -> ConnectionFailedError:
     """Return the error for a connection that broke before the reply was complete."""
-    return ConnectionFailedError(f"the connection broke to {url}", sent=True, tip="marsmith serve")
+    return ConnectionFailedError(f"the connection to {url} broke", sent=True, tip="marsmith serve")
 
 
 def not_trusted(url: str, reason: str) -> ConnectionFailedError:
-    """Return the error for TLS that does not come about."""
+    """Return the error for a failed TLS handshake."""
     if "WRONG_VERSION_NUMBER" in reason or "record layer failure" in reason:
         return ConnectionFailedError(f"{url} does not speak TLS", tip="call it as http://, without a certificate")
     cause = re.search(r"certificate verify failed: ([^(\n]+)|CERTIFICATE_VERIFY_FAILED", reason)

@@ -1,7 +1,7 @@
-"""The management API: what is registered, how it runs, and how to change that.
+"""The management API: read and change the registered models.
 
-TorchServe's defaults here are traps (a scale without a minimum means one worker, a register with a JSON body caps the
-batch at 2), so every value is sent, as a query parameter, or left to the model config on purpose.
+TorchServe's defaults here are traps: a scale without a minimum means one worker, and a register with a JSON body caps
+the batch at 2. Every value is therefore sent as a query parameter, or left to the model config on purpose.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ __all__ = [
     "with_known_names",
 ]
 
-# Loading a model may take its startupTimeout, 120 s by default, for one worker after the other.
+# Loading a model may take its startupTimeout, 120 s by default, for each worker in turn.
 LOADING_DEADLINE_S = 600.0
-# Unregistering ends the workers, for which TorchServe gives itself 120 s by default.
+# Unregistering ends the workers; TorchServe allows 120 s for this by default.
 UNREGISTER_DEADLINE_S = 130.0
 PAGE = 100
 
@@ -64,13 +64,13 @@ async def list_models(api: Endpoint) -> list[RegisteredModel]:
         try:
             default = (await _described(api, name))[0]
         except NotFoundError:
-            continue  # Unregistered since the list was made.
+            continue  # The model was unregistered after the list was made.
         found.append(RegisteredModel(name, default["modelVersion"], default["modelUrl"]))
     return found
 
 
 async def describe(api: Endpoint, model: str, version: str | None = None) -> list[VersionStatus]:
-    """Return the versions of ``model``, or the one named; None: all of them, in the server's order."""
+    """Return the versions of ``model`` in the server's order, or only the named one."""
     check_model_name(model)
     default = (await _described(api, model))[0]["modelVersion"]
     which = "all" if version is None else check_named_version(version)
@@ -78,10 +78,10 @@ async def describe(api: Endpoint, model: str, version: str | None = None) -> lis
 
 
 async def handler_facts(api: Endpoint, model: str, version: str) -> Mapping[str, Any]:
-    """Let the handler of a version describe itself, in the queue of its predictions.
+    """Ask the handler of a version to describe itself, in the queue of its predictions.
 
     Returns:
-        What it tells; empty where it tells nothing.
+        What it tells; empty if it tells nothing.
     """
     request = HttpRequest("GET", api.url, _path(model, version), {"customized": "true"})
     reply = await api.once(request, api.deadline)
@@ -92,9 +92,9 @@ async def handler_facts(api: Endpoint, model: str, version: str) -> Mapping[str,
 
 
 async def register(api: Endpoint, registration: Registration) -> str:
-    """Register an archive and return what the server says about it.
+    """Register an archive and return the server's message.
 
-    Where the reply was lost, the request is sent again; that the version is registered already is no conflict then.
+    If the reply is lost, the request is sent again. It is then not a conflict that the version is registered already.
     """
     parameters = registration.parameters()
     attempts = 0
@@ -104,17 +104,17 @@ async def register(api: Endpoint, registration: Registration) -> str:
         attempts += 1
         reply = await api.once(HttpRequest("POST", api.url, ("models",), parameters), deadline)
         if reply.status == 409 and attempts > 1:
-            return f"{registration.archive} is registered; the reply to that was lost"
+            return f"{registration.archive} is registered; the reply was lost"
         return _status(_checked(reply, registration.archive))
 
     return await api.insist(attempt, idempotent=True)
 
 
 async def unregister(api: Endpoint, model: str, version: str | None = None) -> str:
-    """Unregister a version; None: the default one, which the server refuses while there are others.
+    """Unregister a version; None: the default version, which the server refuses while there are others.
 
-    Where the reply was lost, the request is sent again; that the version is not found is no failure then. Without a
-    version it is not: the default one may be another by then.
+    If the reply is lost, the request is sent again. It is then not a failure that the version is not found. Without a
+    version no retry is possible, because the default version may have changed.
     """
     path, attempts = _path(model, version), 0
 
@@ -123,7 +123,7 @@ async def unregister(api: Endpoint, model: str, version: str | None = None) -> s
         attempts += 1
         reply = await api.once(HttpRequest("DELETE", api.url, path), deadline)
         if reply.status == 404 and attempts > 1:
-            return f"{_subject(model, version)} is unregistered; the reply to that was lost"
+            return f"{_subject(model, version)} is unregistered; the reply was lost"
         return _status(_checked(reply, _subject(model, version)))
 
     return await api.insist(attempt, idempotent=version is not None)
@@ -137,28 +137,28 @@ async def scale(
     workers: tuple[int, int | None],
     synchronous: bool = True,
 ) -> str:
-    """Set the least and the most workers of a version; a most of None means as many as the least.
+    """Set the minimum and maximum number of workers of a version; a maximum of None equals the minimum.
 
     Raises:
-        UsageError: the numbers make no sense; TorchServe would take them.
+        UsageError: the numbers are inconsistent; TorchServe would accept them.
     """
     least, most = workers[0], workers[0] if workers[1] is None else workers[1]
     if not 0 <= least <= most:
         raise UsageError(f"a version cannot have from {least} to {most} workers", tip="0 <= least <= most")
     parameters = {"min_worker": str(least), "max_worker": str(most), "synchronous": flag(synchronous)}
-    # To set the same numbers twice does no harm.
+    # Setting the same numbers twice is safe.
     reply = await api.call("PUT", *_path(model, version), parameters=parameters, idempotent=True)
     return _status(_checked(reply, _subject(model, version)))
 
 
 async def set_default(api: Endpoint, model: str, version: str) -> str:
-    """Choose the version that answers when none is named."""
+    """Set the default version."""
     reply = await api.call("PUT", *_path(model, version), "set-default", idempotent=True)
     return _status(_checked(reply, _subject(model, version)))
 
 
 async def with_known_names(api: Endpoint | None, error: NotFoundError, model: str) -> NotFoundError:
-    """Add to ``error`` what is registered, where the server tells; the nearest name first."""
+    """Add the registered names to ``error``, if the server returns them; the nearest name first."""
     if api is None:
         return error
     try:
@@ -175,18 +175,18 @@ async def with_known_names(api: Endpoint | None, error: NotFoundError, model: st
 async def why_not_taken(
     api: Endpoint | None, model: str, version: str | None, seconds: Sequence[float]
 ) -> NoWorkerError | OverloadedError:
-    """Tell a version without workers from one whose job queue is full: the server says "no worker" to both.
+    """Distinguish a version without workers from one with a full job queue: the server says "no worker" in both cases.
 
     Args:
-        api: the management API; None where it is not known.
+        api: the management API; None if it is unknown.
         model: model name.
-        version: model version; None: the default one.
-        seconds: how long its answers took lately, from which the time of the next attempt is worked out.
+        version: model version; None: the default version.
+        seconds: recent durations of answers, to estimate the time of the next attempt.
     """
     subject = _subject(model, version)
-    unknown = f"{subject}: there is no worker, or the job queue is full; only the management API tells which"
+    unknown = f"{subject}: there is no worker, or the job queue is full; only the management API shows which"
     if api is None:
-        # Both are worth another attempt.
+        # Both cases allow another attempt.
         return NoWorkerError(unknown, restarting=True)
     try:
         item = (await _described(api, model, version))[0]

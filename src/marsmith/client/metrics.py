@@ -1,11 +1,10 @@
-"""The text format in which Prometheus reads metrics: one sample a line, ``name{label="value",...} number``.
+"""The metrics API: Prometheus text format, counters, and the traffic of each version between two readings.
 
-https://prometheus.io/docs/instrumenting/exposition_formats/
+The format has one sample on each line, ``name{label="value",...} number``. See
+https://prometheus.io/docs/instrumenting/exposition_formats/.
 
-What a running server has counted, and what that means for each version between two looks.
-
-TorchServe counts a request that names no version under ``default``. Here it counts for the version that is the default
-at the time of the look.
+TorchServe counts a request that names no version under ``default``. Here it counts for the default version at the time
+of the reading.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _UNESCAPED = {"\n": "\\n", "\\": "\\\\", '"': '\\"'}
 
 @dataclass(frozen=True)
 class CounterSample:
-    """One number of one metric; a histogram has several, as ``x_count``, ``x_sum`` and ``x_bucket``."""
+    """One sample of a metric; a histogram has several, as ``x_count``, ``x_sum`` and ``x_bucket``."""
 
     name: str
     value: float
@@ -31,17 +30,17 @@ class CounterSample:
 
 
 def parse_exposition(text: str, source: str = "the metrics API") -> list[CounterSample]:
-    """Parse the samples of an exposition; comments are left out, and so are the times of samples.
+    """Parse the samples of an exposition. Comments and timestamps are ignored.
 
     Raises:
-        FormatError: lines that are no samples.
+        FormatError: a line is not a sample.
     """
-    # Imported late: it takes a while, and few verbs look at metrics.
+    # Imported late, because the import is slow and few commands need it.
     from prometheus_client.parser import text_string_to_metric_families
 
     samples, problems = [], []
     for number, line in enumerate(text.split("\n"), start=1):
-        # Without the comments and line by line, names stay as they are printed, and every bad line is named.
+        # Parsed line by line without comments, so that names stay as printed and every bad line is reported.
         if line.lstrip().startswith("#"):
             continue
         try:
@@ -78,32 +77,32 @@ _ITEMS = "marsmith_batch_items"
 
 @dataclass(frozen=True)
 class Counters:
-    """What a server had counted at one time.
+    """All counters of a server at one time.
 
     Attributes:
-        at: when, in seconds of a clock that only runs forward.
-        values: by metric, model and version as TorchServe names it.
+        at: time on a monotonic clock, in seconds.
+        values: counts by metric, model and version as in TorchServe.
     """
 
     at: float
     values: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
 
     def of(self, metric: str, version: tuple[str, str]) -> float:
-        """Return a count; 0 where nothing has been counted."""
+        """Return a count; 0 if nothing was counted."""
         return self.values.get((metric, *version), 0.0)
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """The requests to one version between two looks, or since the start. Times are means, in milliseconds.
+    """The requests to one version between two readings, or since the start. Times are means, in milliseconds.
 
     Attributes:
-        requests_total: since the start.
-        requests_per_second: None where there was one look only.
-        latency_ms: from the arrival of a request to its reply; None without requests, as all of these.
-        queue_ms: how long a request waited for a worker.
-        decode_ms, infer_ms, encode_ms: of a batch, as our handlers measure it; None for others.
-        batch_items: requests in a batch; None for handlers that are not ours.
+        requests_total: number of requests since the start.
+        requests_per_second: rate between the readings; None if there was only one.
+        latency_ms: from the arrival of a request to its reply; None without requests, like all these times.
+        queue_ms: wait of a request for a worker.
+        decode_ms, infer_ms, encode_ms: stages of a batch, as our handlers measure them; None for other handlers.
+        batch_items: number of requests in a batch; None for other handlers.
     """
 
     requests_total: int = 0
@@ -117,7 +116,7 @@ class Traffic:
 
 
 def read_counters(state: RunState) -> Counters | None:
-    """Ask the metrics API; None where it does not answer, or not in the form of Prometheus (``metrics_mode``)."""
+    """Read the metrics API. None if it does not answer in the format of Prometheus (``metrics_mode``)."""
     transport = Transport(state.ca_file)
     try:
         request = HttpRequest("GET", state.metrics, ("metrics",))
@@ -130,7 +129,7 @@ def read_counters(state: RunState) -> Counters | None:
 
 
 def counters(samples: Iterable[CounterSample], at: float) -> Counters:
-    """Sort samples by metric, model and version; those of no model are left out."""
+    """Group samples by metric, model and version; samples without a model are ignored."""
     values: dict[tuple[str, str, str], float] = {}
     for sample in samples:
         name = sample.labels.get("model_name", sample.labels.get("ModelName"))
@@ -142,13 +141,13 @@ def counters(samples: Iterable[CounterSample], at: float) -> Counters:
 
 
 def traffic(version: tuple[str, str], *, is_default: bool, now: Counters, before: Counters | None = None) -> Traffic:
-    """Return what happened to a version since ``before``; since the start where there was no look before.
+    """Return the traffic of a version since ``before``, or since the start of the server without ``before``.
 
     Args:
-        version: which.
-        is_default: whether requests that named no version went to it.
-        now: the counts now.
-        before: the counts of an earlier look, of the same server.
+        version: model version.
+        is_default: whether requests without a version went to it.
+        now: the counters now.
+        before: an earlier reading of the same server.
     """
     names = [version, (version[0], _UNNAMED)] if is_default else [version]
 
@@ -173,7 +172,7 @@ def traffic(version: tuple[str, str], *, is_default: bool, now: Counters, before
 
 
 def is_later(now: Counters, before: Counters) -> bool:
-    """Tell whether ``now`` continues ``before``: a server that was started again counts from zero."""
+    """Return whether ``now`` continues ``before``: a server that was restarted counts from zero."""
     return all(now.values.get(key, 0.0) >= value for key, value in before.values.items() if key[0] == _REQUESTS)
 
 

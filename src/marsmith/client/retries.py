@@ -1,11 +1,9 @@
-"""When a call is sent again: which failures are safe, how long to wait between, and when to give up.
+"""Retries: which failures are safe to retry, the pauses between attempts, and recent durations of answers.
 
-A failure is safe to repeat where the request was surely not worked on: nothing listens, the job queue was full, there
-is no worker yet. Where it may have been, because a worker or a connection was lost on the way, it is sent again only if
-working on it twice does no harm, and only a few times: it may be the request itself that ends the workers.
-Every call has one deadline, and all its attempts and pauses lie before it.
-
-How fast the versions of a server have answered lately, as one client saw it.
+A failure is safe to retry if the request was certainly not processed: the server does not accept connections, the job
+queue is full, or there is no worker yet. If a worker or a connection was lost, the request may have been processed. It
+is then sent again only if processing it twice is safe, and only a few times, because the request itself may be the
+reason for the loss. Every call has one deadline for all attempts and pauses.
 """
 
 from __future__ import annotations
@@ -28,12 +26,12 @@ from marsmith.errors import (
 
 
 class Failure(Enum):
-    """Why a call may be sent again."""
+    """Reasons for a retry."""
 
     UNREACHABLE = "nothing listens"
     OVERLOADED = "the job queue is full"
     NO_WORKER = "the workers are being started"
-    # From here on the request may have been worked on.
+    # In the following cases the request may have been processed.
     BROKEN = "the connection broke"
     WORKER_LOST = "the worker died"
     SILENT = "no answer for much longer than usual"
@@ -44,16 +42,16 @@ SURELY_NOT_EXECUTED = frozenset({Failure.UNREACHABLE, Failure.OVERLOADED, Failur
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how patiently a call is sent again; the deadline of the call bounds it all.
+    """Policy for retries, within the deadline of the call.
 
     Attributes:
-        attempts: how often a call is sent at most; None: as often as its deadline allows.
-        resends: how often it is sent again after failures in which it may have been worked on.
-        unreachable_s: how long to wait for a server to listen at all, in seconds.
-        pause_s: bound of the first pause, in seconds; it doubles with each. The pause itself is drawn evenly from
-            nothing to the bound, so that clients that failed together do not come back together.
-        longest_pause_s: where the doubling stops.
-        retried: the failures after which a call is sent again.
+        attempts: maximum number of attempts; None: as many as the deadline allows.
+        resends: maximum number of retries after failures in which the request may have been processed.
+        unreachable_s: maximum wait for a server to accept connections, in seconds.
+        pause_s: upper bound of the first pause, in seconds; it doubles each time. The pause is drawn uniformly from 0
+            to the bound, so that clients that failed together do not retry together.
+        longest_pause_s: maximum of the upper bound, in seconds.
+        retried: failures after which a call is retried.
     """
 
     attempts: int | None = None
@@ -64,7 +62,7 @@ class RetryPolicy:
     retried: frozenset[Failure] = field(default=frozenset(Failure))
 
     def bound_s(self, pauses: int) -> float:
-        """Return the bound of the next pause after so many, in seconds."""
+        """Return the upper bound of the next pause after ``pauses`` pauses, in seconds."""
         return min(self.longest_pause_s, self.pause_s * 2.0 ** min(pauses, 30))
 
 
@@ -73,12 +71,12 @@ NO_RETRIES = RetryPolicy(attempts=1)
 
 @dataclass(frozen=True)
 class AttemptState:
-    """What one call has been through.
+    """State of a call between its attempts.
 
     Attributes:
-        sent: how often it has been sent.
-        uncertain: how many of its failures left open whether it had been worked on.
-        elapsed_s: seconds since it began.
+        sent: number of attempts.
+        uncertain: number of failures after which the request may have been processed.
+        elapsed_s: seconds since the start of the call.
         left_s: seconds until its deadline.
     """
 
@@ -89,7 +87,7 @@ class AttemptState:
 
 
 def kind_of(error: ClientError) -> Failure | None:
-    """Return what a failure means for sending again; None: it would only fail again."""
+    """Return the reason to retry after an error; None if a retry would fail too."""
     if isinstance(error, ConnectionFailedError):
         return Failure.UNREACHABLE if error.refused else Failure.BROKEN if error.sent else None
     if isinstance(error, OverloadedError):
@@ -106,13 +104,13 @@ def kind_of(error: ClientError) -> Failure | None:
 def next_pause_s(
     policy: RetryPolicy, error: ClientError, tries: AttemptState, *, idempotent: bool, chance: float
 ) -> float | None:
-    """Decide whether a call that failed is sent again.
+    """Decide whether a failed call is retried.
 
     Args:
-        policy: how patient to be.
+        policy: policy for retries.
         error: the failure.
-        tries: what the call has been through, this failure included.
-        idempotent: whether working on it twice does no harm.
+        tries: state of the call, including this failure.
+        idempotent: whether processing the request twice is safe.
         chance: a random number from 0 to 1.
 
     Returns:
@@ -131,57 +129,57 @@ def next_pause_s(
     return pause if pause < tries.left_s else None
 
 
-# How many answers of a version count as lately.
+# Number of recent answers of a version to consider.
 REMEMBERED = 64
-# A reply that takes so many times longer than the slowest one lately is lost ...
+# A reply counts as lost after this multiple of the slowest recent answer ...
 SILENCE_FACTOR = 10.0
-# ... but none is given up sooner than this, in seconds.
+# ... but not sooner than this, in seconds.
 SHORTEST_SILENCE_S = 10.0
-# Fewer answers than this say nothing.
+# Fewer answers are not a sample.
 ENOUGH = 8
-# When to try again after a full job queue, where nothing is known, and the bounds where something is, in seconds.
+# Wait after a full job queue if durations are unknown, and the bounds if they are known, in seconds.
 RETRY_AFTER_S = 0.5
 SHORTEST_RETRY_AFTER_S = 0.02
 LONGEST_RETRY_AFTER_S = 5.0
 
 
 def silence_s(seconds: Sequence[float]) -> float | None:
-    """Return how long to wait for a reply before it counts as lost; None where too little is known.
+    """Return the maximum wait for a reply before it counts as lost, in seconds; None if too little is known.
 
-    TorchServe loses requests without a word when a worker dies while it gathers a batch.
+    TorchServe loses requests without a reply if a worker dies while it collects a batch.
     """
     return None if len(seconds) < ENOUGH else max(SHORTEST_SILENCE_S, SILENCE_FACTOR * max(seconds))
 
 
 def retry_after_s(seconds: Sequence[float], pending: int, in_hand: int) -> float:
-    """Return in how long half of a full job queue will have been answered.
+    """Return the time until half of a full job queue is answered, in seconds.
 
     Args:
-        seconds: how long the version's answers took lately, waiting included.
-        pending: requests in its queue.
-        in_hand: requests that its workers have taken, at most.
+        seconds: recent durations of answers of the version, including their wait, in seconds.
+        pending: number of requests in its queue.
+        in_hand: maximum number of requests in its workers.
     """
     if len(seconds) < ENOUGH:
         return RETRY_AFTER_S
-    # An answer comes after all that stood before it: so many requests are answered in that time.
+    # The duration of an answer covers all requests before it, so this many requests are answered in that time.
     usual = sorted(seconds)[len(seconds) // 2]
     half = usual * (pending / 2) / max(1, pending + in_hand)
     return min(LONGEST_RETRY_AFTER_S, max(SHORTEST_RETRY_AFTER_S, half))
 
 
 class Pace:
-    """How long answers took, by model and version; may be used by several threads."""
+    """Recent durations of answers by model and version; may be used by several threads."""
 
     def __init__(self) -> None:
         self._seconds: dict[tuple[str, str | None], deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._lock = threading.Lock()
 
     def note(self, model: str, version: str | None, seconds: float) -> None:
-        """Remember that an answer took ``seconds``."""
+        """Record the duration of an answer, in seconds."""
         with self._lock:
             self._seconds[model, version].append(seconds)
 
     def seconds(self, model: str, version: str | None) -> list[float]:
-        """Return how long the last answers took, in seconds."""
+        """Return the recent durations of answers, in seconds."""
         with self._lock:
             return list(self._seconds.get((model, version), ()))

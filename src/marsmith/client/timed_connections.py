@@ -1,8 +1,8 @@
-"""Connections of ``requests`` that end with their call: one deadline over all that a call does.
+"""HTTP connections for ``requests`` with one deadline for the whole call.
 
-The timeout of requests is one for each address that is tried, each write and each read, so that a server that sends a
-byte now and then keeps a call for ever. Here the socket itself knows the deadline: before it connects, writes or reads
-it is given the time that is left. No thread watches, and a connection whose call ran out of time is never used again.
+The timeout of requests applies to each address, each write and each read, so a server that sends a byte now and then
+keeps a call forever. Here the socket has the deadline: before it connects, writes or reads, its timeout is set to the
+remaining time. There is no thread that watches. A connection whose call ran out of time is never used again.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from marsmith.client.deadline import CONNECTING, HANDSHAKE, READING, SENDING, WAITING, Deadline
 
-# A socket takes no longer timeout than about 24 days.
+# The maximum timeout of a socket is about 24 days.
 _LONGEST_WAIT_S = 86_400.0
 _NO_DEADLINE = Deadline(float("inf"))
 
 
 class OutOfTime(Exception):  # noqa: N818 - names the finding
-    """The deadline has passed; not an OSError, which urllib3 would turn into something else.
+    """The deadline has passed. Not an OSError, which urllib3 would convert.
 
     Attributes:
-        doing: what the call was doing.
+        doing: step of the call.
     """
 
     def __init__(self, doing: str) -> None:
@@ -41,10 +41,10 @@ class OutOfTime(Exception):  # noqa: N818 - names the finding
 
 
 class NotConnected(Exception):  # noqa: N818
-    """There is no connection.
+    """The connection could not be established.
 
     Attributes:
-        error: why; a ``socket.gaierror`` when the name of the host is not known.
+        error: the reason; a ``socket.gaierror`` if the host name is unknown.
     """
 
     def __init__(self, error: OSError) -> None:
@@ -53,11 +53,11 @@ class NotConnected(Exception):  # noqa: N818
 
 
 class _Call:
-    """The call that a connection works on, shared with its socket.
+    """The call of a connection, shared with its socket.
 
     Attributes:
-        deadline: when it ends.
-        doing: what it is doing.
+        deadline: deadline of the call.
+        doing: current step.
     """
 
     def __init__(self, deadline: Deadline) -> None:
@@ -65,7 +65,7 @@ class _Call:
         self.doing = CONNECTING
 
     def seconds(self) -> float:
-        """Return how long the next step may take; raises OutOfTime."""
+        """Return the timeout of the next step, in seconds; raises OutOfTime."""
         left_s = self.deadline.left_s
         if left_s <= 0:
             raise OutOfTime(self.doing)
@@ -77,7 +77,7 @@ _current: ContextVar[_Call] = ContextVar("_current")
 
 @contextmanager
 def ends_with(deadline: Deadline) -> Iterator[None]:
-    """Let the requests that begin in this context end with ``deadline``, their replies too if they are read later."""
+    """Set the deadline of requests that begin in this context, including replies that are read later."""
     before = _current.set(_Call(deadline))
     try:
         yield
@@ -86,7 +86,7 @@ def ends_with(deadline: Deadline) -> Iterator[None]:
 
 
 class _Timed:
-    """What both kinds of sockets do before each step; ``call`` is set when a request begins."""
+    """Deadline of a plain or TLS socket; ``call`` is set when a request begins."""
 
     call: _Call
 
@@ -107,16 +107,16 @@ class _Socket(_Timed, socket.socket):
 
 
 class _TlsSocket(_Timed, ssl.SSLSocket):
-    """Its own timeouts are for a whole handshake and for a whole read of a record, however it drips in."""
+    """The timeouts of a TLS socket apply to a whole handshake or record, so the deadline is set for each of them."""
 
     def do_handshake(self, block: bool = False) -> None:
-        # It comes before anybody could set it.
+        # The handshake comes before ``call`` can be set.
         self.call = _call()
         self.call.doing = HANDSHAKE
         try:
             self._within(super().do_handshake, block)
         except OutOfTime:
-            # Nobody else has it yet.
+            # The socket is not shared yet.
             self.close()
             raise
 
@@ -162,10 +162,10 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 class TimedAdapter(HTTPAdapter):
-    """Keeps the connections of a session, and lets each call end with its deadline."""
+    """Keeps the connections of a session, and ends each call at its deadline."""
 
     def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
-        """Make the pools, which hold connections of our own."""
+        """Create pools of our own connections."""
         context = create_urllib3_context()
         context.sslsocket_class = _TlsSocket
         super().init_poolmanager(*arguments, **named, ssl_context=context)
@@ -177,7 +177,7 @@ def _call() -> _Call:
 
 
 def _connected(host: str, port: int, call: _Call) -> socket.socket:
-    """Connect to the first address that takes it."""
+    """Connect to the first address that accepts."""
     call.doing = CONNECTING
     failure = OSError(f"{host} has no address")
     try:
@@ -204,7 +204,10 @@ def _connect(made: _Socket, address: Any, call: _Call) -> _Socket:
 
 
 def _addresses(host: str, port: int, call: _Call) -> list[Any]:
-    """Look a host up, a name in a thread that is left behind when it takes too long: a look-up cannot be ended."""
+    """Look up a host in a thread.
+
+    The thread is abandoned if it takes too long, because a look-up cannot be cancelled.
+    """
     with suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     found: Future[list[Any]] = Future()

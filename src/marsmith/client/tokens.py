@@ -1,7 +1,7 @@
-"""TorchServe's ``key_file.json``: a token for each role, and how to get a new one when it expires.
+"""TorchServe's ``key_file.json``: a token for each role, and the renewal of tokens.
 
-A new token makes the one before it invalid at once, for everybody. So a token is renewed only when it has expired or is
-about to, by one process at a time, and whoever is refused reads the file again before anything else.
+A new token makes the previous one invalid at once, for every client. A token is therefore renewed only when it has
+expired or is about to expire, by one process at a time. A client whose token is refused reads the file again first.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from marsmith.run_state import RunState
 
 Role = Literal["inference", "management", "api"]
 ROLES: tuple[Role, ...] = get_args(Role)
-# Long enough for a request to arrive, short enough to leave others their token until the end.
+# Long enough for a request to arrive, and short enough not to take the token from other clients early.
 MARGIN = timedelta(seconds=5)
 RENEWAL_DEADLINE_S = 10.0
-# TorchServe creates the file first and fills it later: a reader may meet it empty, on a busy machine for long.
+# TorchServe creates the file first and fills it later. On a busy machine it may stay empty for a while.
 READ_ATTEMPTS = 60
 READ_PAUSE_S = 0.05
-# It changes a token first and writes the file then, on a busy machine a while later.
+# TorchServe changes a token first and then writes the file, on a busy machine a while later.
 REFUSAL_ATTEMPTS = 20
-# How often a lock that another process holds is tried again.
+# Interval between attempts to take a lock of another process, in seconds.
 LOCK_PAUSE_S = 0.02
 
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?Z")
@@ -47,26 +47,26 @@ class Token:
     """One token.
 
     Attributes:
-        value: what goes into the Authorization header, after ``Bearer``.
-        expires: when it stops being accepted; None for never.
+        value: text after ``Bearer`` in the Authorization header.
+        expires: time of expiry; None for never.
     """
 
     value: str = field(repr=False)
     expires: datetime | None = None
 
     def is_due(self, now: datetime) -> bool:
-        """Tell whether it has expired, or is about to."""
+        """Return whether it has expired or is about to expire."""
         return self.expires is not None and now >= self.expires - MARGIN
 
 
 @dataclass(frozen=True)
 class KeyFile:
-    """What a key file holds.
+    """Content of a key file.
 
     Attributes:
         inference, management: the tokens of these APIs.
-        api: the token that gets new ones of the others.
-        warnings: what is unsafe about the file.
+        api: the token that renews the others.
+        warnings: security problems of the file.
     """
 
     inference: Token
@@ -83,7 +83,7 @@ def parse_key_file(text: str, source: str = "key_file.json", warnings: tuple[str
     """Parse a key file.
 
     Raises:
-        FormatError: not JSON, or tokens or times are missing or malformed.
+        FormatError: the text is not JSON, or tokens or times are missing or malformed.
     """
     try:
         data = read_json(text)
@@ -100,25 +100,28 @@ def parse_key_file(text: str, source: str = "key_file.json", warnings: tuple[str
 
 
 def read_key_file(path: Path, deadline: Deadline | None = None) -> KeyFile:
-    """Read a key file; that others can read it too is a warning in the result.
+    """Read a key file. A file that others can read gives a warning in the result.
 
     Raises:
-        AuthorizationError: it cannot be read.
-        FormatError: it is malformed, and stays so for three seconds or until the deadline.
+        AuthorizationError: the file cannot be read.
+        FormatError: the file is malformed for three seconds or until the deadline.
     """
     return _patiently(lambda: parse_key_file(_text(path), str(path), _unsafe(path)), deadline or Deadline(math.inf))
 
 
 class TokenSource:
-    """The tokens of one server, read from its key file and renewed when due; may be used by several threads."""
+    """The tokens of one server, read from its key file and renewed when they are due.
+
+    May be used by several threads.
+    """
 
     def __init__(self, key_file: Path, transport: Transport, management: str | None) -> None:
         """Create a source.
 
         Args:
             key_file: TorchServe's ``key_file.json``.
-            transport: what asks for a new token.
-            management: base URL of the management API; None where tokens cannot be renewed.
+            transport: transport of the requests for new tokens.
+            management: base URL of the management API; None if tokens cannot be renewed.
         """
         self._path = key_file
         self._transport = transport
@@ -127,11 +130,11 @@ class TokenSource:
         self._lock = threading.Lock()
 
     def get(self, role: Role, deadline: Deadline | None = None) -> str:
-        """Return a token of ``role`` that is good now.
+        """Return a valid token of ``role``.
 
         Raises:
-            AuthorizationError: the key file cannot be read, or the server gives no new token.
-            DeadlineError: there was none in time; None: within ten seconds.
+            AuthorizationError: the key file cannot be read, or the server does not return a new token.
+            DeadlineError: no token in time; None means ten seconds.
             ClientError: the management API does not answer.
         """
         late = deadline or Deadline(RENEWAL_DEADLINE_S)
@@ -143,21 +146,21 @@ class TokenSource:
             return known.of(role).value
 
     def known(self, role: Role) -> str | None:
-        """Return a token that is good now, if that takes neither a file nor the server; else None."""
+        """Return a valid token if that needs neither a file nor the server; else None."""
         known = self._known
         return None if known is None or known.of(role).is_due(_now()) else known.of(role).value
 
     def after_refusal(self, role: Role, refused: str, deadline: Deadline | None = None) -> str | None:
-        """Return another token of ``role`` than the one that was refused; None where there is none.
+        """Return another token of ``role`` than the refused one; None if there is none.
 
-        The server changes a token first and writes the file then: a file that still says the old one is read again.
+        The server changes a token first and then writes the file, so a file with the old token is read again.
         """
         late = deadline or Deadline(RENEWAL_DEADLINE_S)
         for attempt in range(REFUSAL_ATTEMPTS):
             if attempt:
                 time.sleep(min(READ_PAUSE_S, late.left_s))
             with self._alone(late):
-                # Somebody else may have read it already, in another thread.
+                # Another thread may have read it already.
                 if self._known is not None and self._known.of(role).value == refused:
                     self._known = None
             token = self.get(role, late)
@@ -166,17 +169,19 @@ class TokenSource:
         return None
 
     def rotate(self, role: Role, deadline: Deadline | None = None) -> str:
-        """Make the token of ``role`` invalid, and return the one that takes its place.
+        """Make the token of ``role`` invalid, and return a new one.
 
-        Clients of ours read the key file again when they are refused; others must be told.
+        Our clients read the key file again when they are refused. Other clients need the new token.
 
         Raises:
-            UsageError: the role is ``api``, whose token TorchServe makes at its start only.
-            AuthorizationError: the key file cannot be read, or the server gives no new token.
-            DeadlineError: there was none in time; None: within ten seconds.
+            UsageError: the role is ``api``; TorchServe creates that token only at its start.
+            AuthorizationError: the key file cannot be read, or the server does not return a new token.
+            DeadlineError: no token in time; None means ten seconds.
         """
         if role == "api":
-            raise UsageError("TorchServe makes a new api token at its start only", tip="marsmith stop, marsmith serve")
+            raise UsageError(
+                "TorchServe creates a new api token only at its start", tip="marsmith stop, marsmith serve"
+            )
         late = deadline or Deadline(RENEWAL_DEADLINE_S)
         with self._alone(late), self._held(late):
             known = read_key_file(self._path, late)
@@ -186,7 +191,7 @@ class TokenSource:
 
     def _renewed(self, role: Role, deadline: Deadline) -> KeyFile:
         with self._held(deadline):
-            # Another process may have been quicker.
+            # Another process may have renewed it already.
             known = read_key_file(self._path, deadline)
             if not known.of(role).is_due(_now()):
                 return known
@@ -212,11 +217,11 @@ class TokenSource:
                 tip="the file may be of another server, or of one that was restarted since",
             ) from refusal
 
-    # Both locks are always taken in this order, so that no two can wait for each other.
+    # Both locks are always taken in this order, to avoid a deadlock.
 
     @contextmanager
     def _alone(self, deadline: Deadline) -> Iterator[None]:
-        """Keep other threads from changing what is known."""
+        """Lock out other threads."""
         if not self._lock.acquire(timeout=min(deadline.left_s, threading.TIMEOUT_MAX)):
             raise self._too_late(deadline)
         try:
@@ -226,11 +231,11 @@ class TokenSource:
 
     @contextmanager
     def _held(self, deadline: Deadline) -> Iterator[None]:
-        """Keep other processes from renewing at the same time."""
+        """Lock out other processes."""
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
-            # It was there when the token was read, and goes when a server ends.
+            # The file was there when the token was read; the server deletes it when it ends.
             gone = f"no server runs: {self._path} is gone"
             raise ConnectionFailedError(gone, refused=True, tip="marsmith serve") from None
         with file:
@@ -246,12 +251,12 @@ class TokenSource:
 
 @dataclass(frozen=True)
 class TokenAccess:
-    """Where the tokens of one server come from.
+    """Source of the tokens of one server.
 
     Attributes:
         key_file: TorchServe's ``key_file.json``.
         management: base URL of the management API; None: tokens cannot be renewed.
-        ca_file: certificates to trust there, in PEM; None: the public ones.
+        ca_file: trusted certificates of the management API in PEM; None: the public ones.
     """
 
     key_file: Path
@@ -260,12 +265,12 @@ class TokenAccess:
 
     @classmethod
     def of(cls, state: RunState) -> TokenAccess | None:
-        """Return that of a running server; None where it asks for no tokens."""
+        """Return the access to a running server's tokens; None if it requires none."""
         return cls(state.key_file, state.management, state.ca_file) if state.tokens else None
 
     @contextmanager
     def opened(self) -> Iterator[TokenSource]:
-        """Give the tokens, as long as the context lasts."""
+        """Yield the source of tokens."""
         transport = Transport(self.ca_file)
         try:
             yield TokenSource(self.key_file, transport, self.management)
@@ -274,21 +279,21 @@ class TokenAccess:
 
 
 def token(source: RunState | Path, role: Role, *, management: str | None = None, rotate: bool = False) -> str:
-    """Return a token of ``role`` that is good now.
+    """Return a valid token of ``role``.
 
     Args:
         source: the running server, or its key file.
-        role: which API it is for.
-        management: base URL of the management API, where ``source`` is a key file; None: tokens cannot be renewed.
-        rotate: make the one that is good now invalid first.
+        role: role of the API.
+        management: base URL of the management API if ``source`` is a key file. None: tokens cannot be renewed.
+        rotate: whether to make the current one invalid first.
 
     Raises:
-        AuthorizationError: the server asks for no token, the key file cannot be read, or there is no new token.
+        AuthorizationError: the server requires no token, the key file cannot be read, or there is no new token.
         UsageError: the api token cannot be rotated.
     """
     access = TokenAccess.of(source) if isinstance(source, RunState) else TokenAccess(source, management)
     if access is None:
-        raise AuthorizationError("the server asks for no token", tip="call it without an Authorization header")
+        raise AuthorizationError("the server requires no token", tip="call it without an Authorization header")
     with access.opened() as tokens:
         return tokens.rotate(role) if rotate else tokens.get(role)
 
@@ -298,17 +303,17 @@ def _parse_token(data: Any) -> Token:
 
 
 def _word(value: Any) -> str:
-    # It becomes part of a header: a line break in it would begin another.
+    # A key becomes part of a header, where a line break would start another header.
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
         raise ValueError("a key must be a text without spaces")
     return value
 
 
 def parse_instant(text: str) -> datetime:
-    """Parse a time as Java prints an Instant: UTC, with none to nine digits of a second.
+    """Parse a time in the format of a Java Instant: UTC, with zero to nine digits after the second.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the text has another format.
     """
     match = _INSTANT.fullmatch(text)
     if not match:

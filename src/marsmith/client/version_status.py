@@ -1,4 +1,4 @@
-"""What the management API knows of models and versions, as records; times in the units that the names say."""
+"""Records of the management API: models, versions and workers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ READY = "READY"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.+]*")
 _URL = re.compile(r"https?://[^\s]+")
-# What marsmith itself lays down in the place of a version that is left out; see placeholder.py.
+# Archive that marsmith registers in place of a version that is left out; see placeholder.py.
 _PLACEHOLDER = re.compile(r"/.+\.folder")
 
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """One model that the server knows.
+    """A registered model.
 
     Attributes:
         name: the model name.
         default_version: the version that answers when none is named.
-        archive_url: what the default version was registered from: a file name in the model store, or a URL.
+        archive_url: origin of the default version: a file name in the model store, or a URL.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Worker:
     """One worker process of a version.
 
     Attributes:
-        id: TorchServe's name for it.
-        pid: its process; 0 while it has none.
-        status: ``READY`` once the model is loaded, ``UNLOADING`` before and after.
+        id: id of the worker in TorchServe.
+        pid: process id; 0 if it has none.
+        status: ``READY`` if the model is loaded, ``UNLOADING`` before and after.
         gpu: whether it runs on a GPU.
-        memory_bytes: resident memory as TorchServe last measured it; 0 before.
-        started: when it was started, as the server writes the time.
+        memory_bytes: resident memory as last measured by TorchServe; 0 before.
+        started: start time, in the server's format.
     """
 
     id: str
@@ -55,7 +55,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """One registered version, as describe gives it: times in the units that the names say."""
+    """A registered version, as describe returns it. Names give the units of times."""
 
     model_name: str
     model_version: str
@@ -73,25 +73,25 @@ class VersionStatus:
 
     @property
     def ready_workers(self) -> int:
-        """How many workers can answer."""
+        """Number of workers that can answer."""
         return sum(worker.status == READY for worker in self.workers)
 
     @property
     def is_ready(self) -> bool:
-        """Whether there are workers, all that there must be, and all of them can answer."""
+        """Whether there are at least the minimum number of workers, and all of them can answer."""
         return bool(self.workers) and self.ready_workers >= max(1, self.min_workers)
 
 
 @dataclass(frozen=True)
 class Registration:
-    """How to register an archive; None leaves a value to the model config, then to the server.
+    """Options to register an archive. None leaves a value to the model config, then to the server.
 
     Attributes:
-        archive: file name in the server's model store, or a URL that its ``allowed_urls`` admits.
-        initial_workers: workers to start; minWorkers of a model config wins over it.
-        synchronous: wait until the workers have loaded the model.
-        batch_size, max_batch_delay_ms: these win over the model config's (seen on a live 0.12.0).
-        response_timeout_s, startup_timeout_s: the model config's win over these.
+        archive: file name in the server's model store, or a URL that its ``allowed_urls`` permit.
+        initial_workers: number of workers to start; minWorkers of a model config takes precedence.
+        synchronous: whether to wait until the workers have loaded the model.
+        batch_size, max_batch_delay_ms: these take precedence over the model config (seen on a live 0.12.0).
+        response_timeout_s, startup_timeout_s: the model config takes precedence over these.
     """
 
     archive: str
@@ -103,7 +103,7 @@ class Registration:
     startup_timeout_s: int | None = None
 
     def parameters(self) -> dict[str, str]:
-        """Return the query of the request.
+        """Return the query parameters.
 
         Raises:
             UsageError: the archive is neither a file name nor a URL.
@@ -126,10 +126,10 @@ class Registration:
 
 
 def parse_version(item: Mapping[str, Any], default_version: str) -> VersionStatus:
-    """Read one element of what describe answers.
+    """Parse one element of the reply of describe.
 
     Raises:
-        FormatError: it lacks a field.
+        FormatError: a field is missing.
     """
     try:
         queue = item["jobQueueStatus"]
@@ -164,5 +164,5 @@ def _parse_worker(item: Mapping[str, Any]) -> Worker:
 
 
 def flag(value: bool) -> str:
-    """Write a boolean as TorchServe reads it in a query."""
+    """Return a boolean in the form that TorchServe parses in a query."""
     return "true" if value else "false"

@@ -69,10 +69,10 @@ def test_space_around_the_value_of_a_header_is_no_part_of_it(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("127.0.0.1:8080", "neither http nor https|no http://"),
-        ("localhost", "no http://"),
+        ("127.0.0.1:8080", "neither http nor https|does not start with http://"),
+        ("localhost", "does not start with http://"),
         ("ftp://127.0.0.1:1", "ftp is neither http nor https"),
-        ("http://", "names no host"),
+        ("http://", "has no host"),
         ("http://127.0.0.1:99999", "[Pp]ort"),
         ("http://127.0.0.1:http", "[Pp]ort"),
         ("http://[::1", "IPv6"),
@@ -86,7 +86,7 @@ def test_an_address_that_is_none_says_why(ask: Ask, url: str, reason: str) -> No
 
 
 def test_a_name_that_is_not_known_is_told_from_a_port_where_nothing_listens(ask: Ask) -> None:
-    with pytest.raises(ConnectionFailedError, match=r"the name of the host nowhere\.invalid is not known"):
+    with pytest.raises(ConnectionFailedError, match=r"the host nowhere\.invalid is unknown"):
         ask("http://nowhere.invalid:8080")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

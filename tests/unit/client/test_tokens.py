@@ -136,7 +136,7 @@ def test_a_refused_token_is_replaced_only_by_another_one(tmp_path: Path) -> None
 
 def test_a_server_without_tokens_has_none_to_print(tmp_path: Path) -> None:
     state = RunState(1, 0.0, "", "", "", "", "", tmp_path, tokens=False)
-    with pytest.raises(AuthorizationError, match="asks for no token"):
+    with pytest.raises(AuthorizationError, match="requires no token"):
         token(state, "inference")
 
 

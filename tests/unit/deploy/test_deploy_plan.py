@@ -444,13 +444,13 @@ def test_what_somebody_else_has_put_there_is_not_replaced_and_not_taken_back(tmp
     copy_into_store(project, found, copies.append)
     # Another file with the same bytes is not the one that was put there, and other bytes in it are not either.
     shutil.copy(archive, tmp_path / "same").rename(target)
-    assert "is not what was put there" in str(take_back(project, storing(archive, copies)))
+    assert "is not the file that was copied there" in str(take_back(project, storing(archive, copies)))
     target.unlink()
     copies.clear()
     copy_into_store(project, found, copies.append)
     with target.open("ab") as file:
         file.write(b"more")
-    assert "is not what was put there" in str(take_back(project, storing(archive, copies)))
+    assert "is not the file that was copied there" in str(take_back(project, storing(archive, copies)))
     assert in_store(project) == ["echo-1.0.mar"]
 
 
