@@ -9,15 +9,10 @@ RUN = "$(VENV)/bin/python" -m
 MARSMITH = $(RUN) marsmith
 
 MODEL ?= efficientnet_lite0
-VERSION ?=
-WEIGHTS ?=
 # For pytest: make test OPTIONS='-k deploy -x'
 OPTIONS ?=
 
-.PHONY: help setup export archive serve status stop test test-lowest check fix pages lock bench clean distclean
-
-help:  ## print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+.PHONY: help test test-lowest check fix pages lock bench clean distclean
 
 # The stamp is newer than what it was made from, so a second call does nothing. It is only written when all holds.
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -27,23 +22,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@tools/venv.sh sync "$(VENV)" requirements.txt $(PYTHON)
 	@touch "$@"
 
-setup: $(VENV)/.installed  ## install everything into .venv, from the lock
+setup: $(VENV)/.installed
 
-export: setup  ## 1. weights -> serialized file (MODEL=resnet18 WEIGHTS=file.pth|hub|random)
-	@$(MARSMITH) export $(MODEL) $(if $(WEIGHTS),--weights $(WEIGHTS))
-
-archive: setup  ## 2. -> model_store/<name>-<version>.mar (MODEL=resnet18 VERSION=2.0)
-	@$(MARSMITH) archive $(MODEL) $(if $(VERSION),--version $(VERSION)) $(if $(WEIGHTS),--weights $(WEIGHTS))
-
-serve: archive  ## 3. start TorchServe, wait until it really answers, classify a photo
-	@$(MARSMITH) status >/dev/null 2>&1 || $(MARSMITH) serve
-	@$(MARSMITH) predict $(MODEL) --commands
-
-status: setup  ## 4. what the server runs
-	@$(MARSMITH) status
-
-stop: setup  ## 5. stop the server
-	@$(MARSMITH) stop
+include tools/flow.mk
 
 # Three on two cores: while one test waits for a server, another one works. In the order of tests/conftest.py.
 test: setup  ## all tests, with a real TorchServe

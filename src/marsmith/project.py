@@ -15,6 +15,10 @@ from marsmith.names import did_you_mean
 
 PROJECT_VARIABLE = "MARSMITH_PROJECT"
 
+_PACKAGE = Path(__file__).resolve().parent
+# Where a wheel carries the files of this repository that a new project is made from.
+_TEMPLATE = _PACKAGE / "template"
+
 
 @dataclass(frozen=True)
 class Project:
@@ -66,6 +70,26 @@ class Project:
                 tip=f"models with a spec: {', '.join(names) or 'none'}",
             )
         return path
+
+
+def is_installed_wheel() -> bool:
+    """Whether this code is a release, which its version names, and not a checkout, which anybody may edit."""
+    return _TEMPLATE.is_dir()
+
+
+def template_root() -> Path:
+    """Return the folder with the files that a new project is made from: in a checkout they are the repository's own.
+
+    Raises:
+        ProjectError: neither is there.
+    """
+    root = _TEMPLATE if is_installed_wheel() else _PACKAGE.parents[1]
+    if not (root / "config" / "models").is_dir():
+        raise ProjectError(
+            f"this installation has no files to make a project from: {_TEMPLATE} is not there",
+            tip="install the wheel anew: pip install --force-reinstall --no-deps marsmith",
+        )
+    return root
 
 
 def find_running_project() -> Project:

@@ -129,7 +129,8 @@ def clone(tmp_path: Path) -> Path:
     root = tmp_path / "a clone"
     (root / "tools").mkdir(parents=True)
     shutil.copy(REPOSITORY / "Makefile", root)
-    shutil.copy(REPOSITORY / "tools" / "venv.sh", root / "tools")
+    for tool in ("venv.sh", "flow.mk"):
+        shutil.copy(REPOSITORY / "tools" / tool, root / "tools")
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "backend.py").write_text(BACKEND)
     return root

@@ -24,6 +24,7 @@ from marsmith.quick_exit import run_and_exit
 
 # In the order of the flow. A verb lives in the module of the same name, with '-' as '_'.
 VERBS = {
+    "new": "make a new project in an empty folder",
     "export": "export a model's weights to a serialized file",
     "archive": "build the model archive of a spec, in the model store",
     "pack": "build a model archive from loose files, with torch-model-archiver's flags",

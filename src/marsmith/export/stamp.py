@@ -17,6 +17,7 @@ from typing import Any
 import marsmith
 from marsmith.files import sha256, write_atomically
 from marsmith.json_reader import read_json
+from marsmith.project import is_installed_wheel
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,12 @@ class FileStamp:
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Return one SHA-256 over marsmith's own modules: what another version of them builds may differ."""
+    """Return what stands for marsmith's own modules, because what others of them build may differ.
+
+    That is the version of an installed wheel, and one SHA-256 over the modules of a checkout.
+    """
+    if is_installed_wheel():
+        return marsmith.__version__
     package = Path(marsmith.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):

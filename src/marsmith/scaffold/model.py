@@ -1,0 +1,102 @@
+"""The model of a new project: its spec, its recipe and its weights, as files that the project gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from marsmith.scaffold.template import NewFile
+
+CLASSIFIER = "handlers/image_classifier_handler.py"
+TENSORS = "handlers/tensor_handler.py"
+# Photos that an installed package carries.
+PHOTOS = ("package:skimage/data/chelsea.png", "package:skimage/data/coffee.png")
+
+
+@dataclass(frozen=True)
+class NewModel:
+    """What a project gets for its model.
+
+    Attributes:
+        name: of the model.
+        files: its spec, and what that names.
+        extras: of marsmith, besides ``all``, that the recipe needs.
+        notes: what a person should know or do, one sentence each.
+    """
+
+    name: str
+    files: tuple[NewFile, ...]
+    extras: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SpecText:
+    """What differs between the specs that are written.
+
+    Attributes:
+        name: of the model.
+        description: for people.
+        recipe, weights: the keys of ``export``.
+        weights_comment: what to know about the weights.
+        handler: its entry point.
+        examples: the inputs of the examples.
+        examples_comment: where they come from.
+        export_keys: further keys of ``export``, in order.
+    """
+
+    name: str
+    description: str
+    recipe: str
+    weights: str
+    weights_comment: str
+    handler: str
+    examples: Sequence[str]
+    examples_comment: str
+    export_keys: Sequence[tuple[str, str]] = ()
+
+    def file(self) -> NewFile:
+        """Return the spec."""
+        return NewFile(f"config/models/{self.name}.yaml", self.render())
+
+    def render(self) -> str:
+        """Return its text."""
+        keys = "".join(f"  {key}: {value}\n" for key, value in self.export_keys)
+        examples = "".join(f"  - input: {_text(one)}\n" for one in self.examples)
+        return (
+            "# yaml-language-server: $schema=../model-spec.schema.json\n"
+            "# What this version is, and how it is made and run. Editors that read the schema explain every key.\n"
+            f"name: {_text(self.name)}\n"
+            'version: "1.0"\n'
+            f"description: {_text(self.description)}\n"
+            "\n"
+            "export:\n"
+            f"  recipe: {_text(self.recipe)}\n"
+            f"  # {self.weights_comment}\n"
+            f"  weights: {_text(self.weights)}\n"
+            f"{keys}"
+            "\n"
+            "handler:\n"
+            f"  entry_point: {self.handler}\n"
+            "\n"
+            f"# {self.examples_comment}\n"
+            "examples:\n"
+            f"{examples}"
+            "\n"
+            "# Workers and batches are the defaults. To measure better ones:\n"
+            f"# marsmith tune {self.name} --p99-ms 50 --write\n"
+        )
+
+
+def image_spec(name: str, description: str, recipe: str, weights: str, weights_comment: str) -> SpecText:
+    """Return the spec of an image classifier."""
+    comment = (
+        "Photos of ImageNet's kind, which a package carries: name some of your own, with what they must show (expect)."
+    )
+    return SpecText(name, description, recipe, weights, weights_comment, CLASSIFIER, PHOTOS, comment)
+
+
+def _text(value: str) -> str:
+    """Return a text as YAML: JSON's texts are YAML's."""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,111 @@
+"""A new project in an empty folder: whole or not at all, and nothing that is there is replaced."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from marsmith.child_processes import removed_at_end
+from marsmith.errors import UsageError
+from marsmith.files import made_folder
+from marsmith.project import Project, template_root
+from marsmith.scaffold.given import checkpoint_model, torchscript_model
+from marsmith.scaffold.model import NewModel
+from marsmith.scaffold.packaged import default_model, packaged_model
+from marsmith.scaffold.sources import ModelSource
+from marsmith.scaffold.template import NewFile, common_files
+
+_MODELS: dict[str, Callable[[ModelSource], NewModel]] = {
+    "torchvision": packaged_model,
+    "timm": packaged_model,
+    "torchscript": torchscript_model,
+    "checkpoint": checkpoint_model,
+}
+# What makes a project of a folder comes last.
+_LAST = "config"
+
+
+@dataclass(frozen=True)
+class NewProject:
+    """A project that has been made.
+
+    Attributes:
+        project: where it lies.
+        model: its model.
+    """
+
+    project: Project
+    model: NewModel
+
+
+def new_project(folder: Path, source: ModelSource | None = None) -> NewProject:
+    """Make a project.
+
+    Args:
+        folder: an empty folder, or one that is not there yet.
+        source: the model that it is for; None: the default model of this repository.
+
+    Raises:
+        UsageError: the folder is not empty, or there is no such model.
+        ExportError: the model cannot be taken; nothing is written.
+        MissingDependencyError: a package that knows the model is not installed; nothing is written.
+    """
+    _require_empty(folder)
+    template = template_root()
+    model = default_model(template) if source is None else _MODELS[source.scheme](source)
+    with made_folder(folder):
+        _write([*common_files(template, model.name, model.extras), *model.files], folder)
+    return NewProject(Project(folder.resolve()), model)
+
+
+def _require_empty(folder: Path) -> None:
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists() or each.is_symlink())
+    if not nearest.is_dir():
+        raise UsageError(f"{nearest} is not a folder", tip="name a folder that is empty, or not there yet")
+    inside = sorted(each.name for each in folder.iterdir()) if nearest == folder else []
+    if inside:
+        raise UsageError(
+            f"{folder.resolve()} is not empty: it has {inside[0]}",
+            tip="name a folder that is empty, or not there yet: marsmith new FOLDER",
+        )
+
+
+def _write(files: Sequence[NewFile], folder: Path) -> None:
+    """Write all files beside their places, and move them there at once."""
+    staged = Path(tempfile.mkdtemp(prefix=".marsmith-new-", dir=folder))
+    with removed_at_end(staged):
+        for file in files:
+            _write_file(staged / file.place, file.content)
+        _move(staged, folder)
+
+
+def _write_file(target: Path, content: bytes | str | Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, Path):
+        # Without its mode: what is installed may be read-only.
+        shutil.copyfile(content, target)
+    else:
+        target.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _move(staged: Path, folder: Path) -> None:
+    """Move what was staged into the folder; on a failure the folder is as it was."""
+    moved: list[Path] = []
+    try:
+        for entry in sorted(staged.iterdir(), key=lambda each: (each.name == _LAST, each.name)):
+            place = folder / entry.name
+            if entry.is_dir():
+                # Fails if a folder with something in it, or a file, is there.
+                entry.rename(place)
+                moved.append(place)
+            else:
+                with place.open("xb") as file:
+                    moved.append(place)
+                    file.write(entry.read_bytes())
+    except BaseException:
+        for place in moved:
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+        raise
