@@ -1,4 +1,4 @@
-"""One archive's handler without TorchServe: run once, checked, watched, replayed."""
+"""Run, check, watch and replay the handler of one archive, without TorchServe."""
 
 from __future__ import annotations
 

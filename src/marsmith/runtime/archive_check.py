@@ -1,4 +1,4 @@
-"""Checks the handler of a model archive: its text, its import, and its answers, one by one and in a batch."""
+"""Check the handler of a model archive: its source, its import, and its answers to single requests and to a batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from marsmith.archive.unpacked import UnpackedArchive
     from marsmith.runtime.runner import Runner, RunnerReply
 
-# Of numbers in replies to one request, alone and in a batch: kernels for other batch sizes round differently.
+# Tolerance of numbers in replies to one request, alone and in a batch: kernels for other batch sizes round differently.
 BATCH_TOLERANCE = 1e-3
 _MISMATCH = "number of batch response mismatched"
 _NO_LIST = "Invalid model predict output"
@@ -31,13 +31,13 @@ _FRAME = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """A request to try a handler with.
+    """A request for a trial of a handler.
 
     Attributes:
-        name: of the file it came from.
+        name: name of the file with the body.
         body: as sent.
-        content_type: None where none is sent.
-        tolerance: largest absolute difference allowed between numbers in two replies to it.
+        content_type: content type; None to send none.
+        tolerance: maximum absolute difference between numbers in two replies to it.
     """
 
     name: str
@@ -49,18 +49,18 @@ class TrialRequest:
 def check_archive(
     archive: Path, *, requests: Sequence[TrialRequest] = (), batch_size: int | None = None
 ) -> list[Finding]:
-    """Check an archive's handler as ``check_handler`` does, then answer requests with it, alone and in a batch.
+    """Check an archive's handler as ``check_handler`` does. Then send it requests, alone and in a batch.
 
     Args:
         archive: a model archive, or a folder with its members.
-        requests: what to send; none takes the archive's own examples.
-        batch_size: of the batch; None takes the model config's batchSize, else 1.
+        requests: requests to send; empty for the archive's own examples.
+        batch_size: size of the batch; None for the model config's batchSize, else 1.
 
     Returns:
-        What was found; files are named as members of the archive.
+        The findings; files are named as members of the archive.
 
     Raises:
-        UsageError: there is no such archive.
+        UsageError: the archive does not exist.
         ArchiveError: the archive cannot be opened.
         MissingDependencyError: TorchServe is not installed.
     """
@@ -78,7 +78,7 @@ def check_archive(
 
 
 def _as_member(item: Finding, folder: Path, archive: Path) -> Finding:
-    """Name files as members of the archive, wherever it was unpacked."""
+    """Name the file of a finding as a member of the archive."""
     file = item.file.resolve()
     file = file.relative_to(folder) if file.is_relative_to(folder) else item.file
     message = item.message.replace(f"{folder}/", "").replace(str(folder), str(archive))
@@ -86,7 +86,7 @@ def _as_member(item: Finding, folder: Path, archive: Path) -> Finding:
 
 
 def _own_examples(folder: Path) -> list[TrialRequest]:
-    """Return the archive's examples that have a good answer; none where it has none, or they cannot be read."""
+    """Return the archive's examples that have a good answer; empty if there are none, or if they cannot be read."""
     with suppress(OSError, FormatError):
         examples = parse_examples((folder / EXAMPLES_FILE).read_text(encoding="utf-8"))
         return [
@@ -111,10 +111,10 @@ def _try_out(
     try:
         with Runner(opened.folder, batch_size=size) as runner:
             if not requests:
-                message = "loads, but was sent no request: the archive has no examples"
+                message = "loads, but got no request: the archive has no examples"
                 return [finding("not-tried", *place, message, "give one: marsmith check ARCHIVE --input FILE")]
             alone = [_send(runner, [request], place) for request in requests]
-            # One finding a place, however many of the requests come to it.
+            # Report each place once, however many requests fail there.
             found = list({(item.rule, item.file, item.line): item for _, items in alone for item in items}.values())
             if found or size == 1:
                 return found
@@ -131,7 +131,7 @@ def _try_out(
 def _send(
     runner: Runner, requests: Sequence[TrialRequest], place: tuple[Path, int]
 ) -> tuple[list[RunnerReply], list[Finding]]:
-    """Send one batch; return its replies, and what is wrong with them as a whole."""
+    """Send one batch. Return its replies, and a finding about the whole batch."""
     from marsmith.runtime.runner import Request
 
     replies = runner.run([Request(request.body, request.content_type) for request in requests])
@@ -157,11 +157,11 @@ def _compare(
     replies: Sequence[RunnerReply],
     place: tuple[Path, int],
 ) -> list[Finding]:
-    """Compare the replies in a batch with those to the same requests alone."""
+    """Compare the replies in a batch with the replies to the same requests alone."""
     for request, alone, reply in zip(requests, expected, replies, strict=True):
         problem = _difference(alone, reply, request.tolerance)
         if problem:
-            message = f"answers {request.name} otherwise in a batch of {len(requests)} than alone: {problem}"
+            message = f"answers {request.name} differently in a batch of {len(requests)} than alone: {problem}"
             fix = "keep requests and replies in one order, and let no request change what its neighbours get"
             return [finding("batch-changes-answers", *place, message, fix)]
     return []
@@ -174,7 +174,7 @@ def _difference(alone: RunnerReply, reply: RunnerReply, tolerance: float) -> str
 
 
 def _place_in(traceback: str, place: tuple[Path, int]) -> tuple[Path, int]:
-    """Return the deepest line of a file of the archive in a traceback, whose paths there are relative."""
+    """Return the deepest line of a traceback in a file of the archive; such paths are relative."""
     frames = [match for match in _FRAME.finditer(traceback) if not Path(match["file"]).is_absolute()]
     own = [match for match in frames if not match["file"].startswith("<")]
     return (place[0].parent / own[-1]["file"], int(own[-1]["line"])) if own else place

@@ -1,4 +1,4 @@
-"""Finds what is wrong with a handler before a server does: by its text, then by importing it in a fresh process."""
+"""Check a handler before it runs in a server: by its source, then by its import in a fresh process."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from marsmith.runtime.entry_points import check_entry_point
 from marsmith.runtime.import_statements import parse_python
 from marsmith.runtime.imports import ImportProblem, fix_missing, follow_imports, resolve
 
-# As long as TorchServe gives a model to start, by default.
+# TorchServe's default time limit for the start of a model, in seconds.
 IMPORT_TIMEOUT_S = 120.0
 _IMPORT_RULES = frozenset({"relative-import", "name-clash", "unresolved-import", "not-python"})
 
 
 def check_handler(handler: Path, *, function: str | None = None, timeout_s: float = IMPORT_TIMEOUT_S) -> list[Finding]:
-    """Check a handler and its local imports, by their text and by importing the handler in a fresh process.
+    """Check a handler and its local imports, by their source and by importing the handler in a fresh process.
 
     Args:
         handler: path of the module.
-        function: the entry point, where it is a function of another name than ``handle``.
-        timeout_s: how long the import may take, in seconds.
+        function: the entry point, if it is a function with another name than ``handle``.
+        timeout_s: time limit of the import, in seconds.
 
     Returns:
-        What was found, by file and line; empty where nothing is wrong.
+        The findings, by file and line; empty if there are none.
 
     Raises:
-        HandlerError: there is no such file.
+        HandlerError: the file does not exist.
     """
     if not handler.is_file():
         raise HandlerError(f"no file {handler}", tip="give the path of a handler, or of a model archive")
     found = _by_text(handler, function)
     places = {(item.file.resolve(), item.line) for item in found if item.rule in _IMPORT_RULES}
     imported = _by_import(handler, function, timeout_s)
-    # The shape is told once: by its text where that shows it, with the line; by the import where only that can.
+    # The entry point is reported once: by the source if possible, with the line; else by the import.
     shaped = any(item.rule in {"one-class", *_IMPORT_RULES} for item in found)
     found += [
         item
@@ -78,7 +78,7 @@ def _of_import(problem: ImportProblem) -> Finding:
 
 
 def _not_python(handler: Path, error: HandlerError) -> Finding:
-    """Turn ``path:line: reason`` into a finding."""
+    """Convert ``path:line: reason`` into a finding."""
     place, _, reason = error.message.partition(": ")
     path, _, line = place.rpartition(":")
     file = Path(path) if line.isdigit() else handler
@@ -86,7 +86,7 @@ def _not_python(handler: Path, error: HandlerError) -> Finding:
 
 
 def _by_import(handler: Path, function: str | None, timeout_s: float) -> list[Finding]:
-    # Bytecode is not cached: checking a handler must leave no file beside it.
+    # Bytecode is not cached, so that the check leaves no files beside the handler.
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     own_folder = child_processes.own_temporary_folder(environment)
     with child_processes.temporary_folder("marsmith-check-") as folder, own_folder as environment:
@@ -109,7 +109,7 @@ def _by_import(handler: Path, function: str | None, timeout_s: float) -> list[Fi
         output = (done.stdout + done.stderr).decode(errors="replace")
         if not result.is_file():
             message = f"importing the handler ended its process with status {done.returncode}"
-            return [finding("import-fails", handler, 1, message, "find what ends it: python -X faulthandler", output)]
+            return [finding("import-fails", handler, 1, message, "find the cause: python -X faulthandler", output)]
         outcome = read_json(result.read_text(encoding="utf-8"))
     return [*_judged(handler, function, outcome), *_printed(handler, output)]
 
@@ -124,7 +124,7 @@ def _judged(handler: Path, function: str | None, outcome: dict[str, Any]) -> lis
     if (function or "handle") in names or len(outcome["classes"]) == 1:
         return []
     listed = ", ".join(outcome["classes"]) or "none"
-    message = f"TorchServe wants one class in the module and finds {len(outcome['classes'])}: {listed}"
+    message = f"TorchServe requires one class in the module and finds {len(outcome['classes'])}: {listed}"
     return [finding("one-class", handler, 1, message, "move all but the handler to modules beside it, and import them")]
 
 
@@ -147,6 +147,6 @@ def _printed(handler: Path, output: str) -> list[Finding]:
 
 
 def _as_given(handler: Path, file: Path) -> Path:
-    """Return a file beside the handler under the path by which the handler was given."""
+    """Return the path of a file beside the handler, relative in the same way as the handler's given path."""
     root = handler.parent.resolve()
     return handler.parent / file.relative_to(root) if file.is_relative_to(root) else file

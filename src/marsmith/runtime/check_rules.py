@@ -1,4 +1,4 @@
-"""Rules about single calls in a handler or its local imports, read from their text."""
+"""Rules about single calls in a handler or its local imports, checked in their source."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from marsmith.config.lint.findings import Finding, finding
 
 _FRONTEND_MARKS = ("[METRICS]", "[PID]")
 _FRONTEND_END = "Torch worker started."
-# A worker's logging prints the bare message on stdout, so the frontend reads it like any other line.
+# Python workers log the bare message to stdout, so the frontend parses log lines like printed ones.
 _LOGGING = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
-# Position and keyword of the text that goes over the wire with the length of its characters, not of its bytes, or into
-# an HTTP header.
+# Position and keyword of texts that TorchServe sends with their length in characters instead of bytes, or in an HTTP
+# header.
 _WIRE_TEXTS = {
     "set_response_status": (1, "phrase"),
     "set_response_content_type": (1, "value"),
@@ -23,12 +23,12 @@ _WIRE_TEXTS = {
 
 
 def read_by_frontend(line: str) -> bool:
-    """Say whether TorchServe's frontend takes a line of output for a message to itself."""
+    """Return whether TorchServe's frontend parses a line of output as a message."""
     return line.removeprefix("INFO > ").startswith(_FRONTEND_MARKS) or line.endswith(_FRONTEND_END)
 
 
 def check_calls(file: Path, tree: ast.Module) -> Iterator[Finding]:
-    """Give the findings about single calls, in the order of the text."""
+    """Yield the findings about single calls, in the order of the source."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -48,12 +48,12 @@ def _check_output(file: Path, call: ast.Call) -> Iterator[Finding]:
     texts = [text for argument in call.args if (text := _text(argument))]
     lines = [line for text in texts for line in text.splitlines()]
     if any(map(read_by_frontend, lines)):
-        message = f"prints what TorchServe's frontend takes for a message to itself: {texts[0]!r}"
-        fix = "use context.metrics for metrics, and begin other lines with other words"
+        message = f"prints a line that TorchServe's frontend parses as a message: {texts[0]!r}"
+        fix = "use context.metrics for metrics, and start other lines differently"
         yield finding("frontend-print", file, call.lineno, message, fix)
     elif ast.unparse(call.func) == "print" and not any(keyword.arg == "file" for keyword in call.keywords):
         fix = "use logging, which can be switched off"
-        yield finding("print", file, call.lineno, "prints a line to the model's log, without time or level", fix)
+        yield finding("print", file, call.lineno, "prints to the model's log without time and level", fix)
 
 
 def _check_load(file: Path, call: ast.Call) -> Iterator[Finding]:
@@ -73,21 +73,19 @@ def _check_wire_text(file: Path, call: ast.Call, position: int, keyword: str) ->
     if not text.isascii():
         fix = "use ASCII here, and put the text into the body"
         if "header" in ast.unparse(call.func):
-            message = f"{text!r} is not ASCII, and HTTP headers carry nothing else for sure"
+            message = f"{text!r} is not ASCII, and other characters in HTTP headers are not reliable"
             yield finding("non-ascii-header", file, call.lineno, message, fix)
         else:
-            message = (
-                f"{text!r} is not ASCII: the worker dies, for TorchServe gives its length in characters, not bytes"
-            )
+            message = f"{text!r} is not ASCII: the worker dies, because TorchServe sends its length in characters"
             yield finding("non-ascii-wire", file, call.lineno, message, fix)
 
 
 def _text(node: ast.expr) -> str:
-    """Return the text of a literal, of an f-string with its values left out, or an empty text."""
+    """Return the text of a literal, of an f-string without its values, or an empty text."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        # A stand-in keeps a mark that stands in the middle of a line from looking like one at its beginning.
+        # Values are replaced by a character, so that text after them does not count as the start of the line.
         return "".join(_text(part) if isinstance(part, ast.Constant) else "0" for part in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mod):
         return _text(node.left)

@@ -1,7 +1,7 @@
-"""The entry point of a handler, read from its text: what TorchServe will call, and whether it can.
+"""The entry point of a handler, determined from its source: what TorchServe will call, and whether it can.
 
-TorchServe takes the function that the manifest names (``handle`` where it names none), if the module has it; else the
-module's only class, whose ``initialize(context)`` and ``handle(data, context)`` it calls.
+TorchServe uses the function that the manifest names (by default ``handle``), if the module has it. Otherwise it uses
+the module's only class and calls its ``initialize(context)`` and ``handle(data, context)``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from marsmith.errors import HandlerError
 from marsmith.runtime.import_statements import parse_python
 
 DEFAULT_FUNCTION = "handle"
-# What a star import brings.
+# The name that stands for a star import.
 _ANYTHING = "*"
 _FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
-# Calls that make a class as well as a `class` statement does.
+# Calls that create a class, like a `class` statement.
 _CLASS_MAKERS = frozenset({"NamedTuple", "TypedDict", "namedtuple", "make_dataclass"})
 # From package to package, after an imported class.
 _MOST_STEPS = 8
@@ -27,24 +27,24 @@ _MOST_STEPS = 8
 
 @dataclass(frozen=True)
 class _Inherited:
-    """What is known of a method: its node, None where there is none; unknown where a base class is out of sight."""
+    """A method of a class or its bases: its node, or None. ``unknown``: a base class cannot be inspected."""
 
     node: _FunctionNode | None
     known: bool
 
     @property
     def is_missing(self) -> bool:
-        """Whether there is none for sure."""
+        """Whether there is certainly no such method."""
         return self.known and self.node is None
 
 
 def check_entry_point(file: Path, tree: ast.Module, function: str | None) -> list[Finding]:
-    """Check what TorchServe takes for the entry point of a module.
+    """Check the entry point of a module.
 
     Args:
         file: the handler.
-        tree: its text, parsed.
-        function: the function that the manifest names; None where it names only the module.
+        tree: the parsed source.
+        function: the function that the manifest names; None if it names only the module.
     """
     named = function or DEFAULT_FUNCTION
     definition = _top_level_function(tree, named)
@@ -55,7 +55,7 @@ def check_entry_point(file: Path, tree: ast.Module, function: str | None) -> lis
     classes = _classes(tree)
     found = [] if len(classes) == 1 else [_class_count(file, classes, function)]
     owners = [node for node in classes.values() if isinstance(node, ast.ClassDef)]
-    # Where there are several, those with a handle are meant as handlers: what else is wrong with them is told as well.
+    # Of several classes, those with a handle are probably handlers, so their other faults are reported as well.
     root = file.parent
     meant = owners if len(classes) == 1 else [owner for owner in owners if _method(root, tree, owner, "handle").node]
     if len(classes) == 1 and not owners:
@@ -67,19 +67,19 @@ def check_entry_point(file: Path, tree: ast.Module, function: str | None) -> lis
 
 
 def require_entry_point(file: Path, function: str | None = None) -> None:
-    """Check that a worker will find an entry point: the function, or else exactly one class that can handle.
+    """Check that a worker will find an entry point: the function, or exactly one class with a method ``handle``.
 
     Args:
         file: the handler.
-        function: the part after ``:``; None: a function ``handle`` if there is one, else the class.
+        function: part after ``:``; None: a function ``handle`` if there is one, else the class.
 
     Raises:
-        HandlerError: no valid Python, a name that cannot be imported, no such function, no class or several, or a class
-            that has and inherits no method ``handle``.
+        HandlerError: the file is not valid Python, its name cannot be imported, the function or class is missing, there
+            are several classes, or the class neither has nor inherits a method ``handle``.
     """
     if "." in file.stem:
         raise HandlerError(
-            f"{file}: TorchServe imports the handler by its name, where a dot means a package",
+            f"{file}: TorchServe imports the handler by its name, and a dot in a name means a package",
             tip="rename the file",
         )
     tree = parse_python(file)
@@ -87,13 +87,13 @@ def require_entry_point(file: Path, function: str | None = None) -> None:
     if _top_level_function(tree, named) or {named, _ANYTHING} & _assigned_names(tree):
         return
     if function is not None:
-        raise HandlerError(f"{file}: there is no function {function!r} in it", tip=_what_to_write(file, tree))
+        raise HandlerError(f"{file}: it has no function {function!r}", tip=_what_to_write(file, tree))
     classes = _classes(tree)
     if len(classes) != 1:
         found = f"{len(classes)} classes: {', '.join(classes)}" if classes else "no class and no function 'handle'"
         moved = "move other classes into a file of their own; those that are imported do not count"
         raise HandlerError(
-            f"{file}: {found}; TorchServe wants exactly one class in the handler's file, or a function 'handle'",
+            f"{file}: {found}; TorchServe requires exactly one class in the handler's file, or a function 'handle'",
             tip=moved if classes else _what_to_write(file, tree),
         )
     ((name, node),) = classes.items()
@@ -102,15 +102,15 @@ def require_entry_point(file: Path, function: str | None = None) -> None:
 
 
 def _what_to_write(file: Path, tree: ast.Module) -> str:
-    """Return a tip for a file without an entry point: a function that could be one is named."""
+    """Return a tip for a file without an entry point. It names a function that could be one."""
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and len(node.args.args) == 2]
-    named = f"name the one that is there, {file.name}:{functions[0]}; or " if functions else ""
+    named = f"name the existing one, {file.name}:{functions[0]}; or " if functions else ""
     classes = "a class with initialize(self, context) and handle(self, data, context)"
-    return f"{named}write {classes}, or a function handle(data, context); what is imported does not count as a class"
+    return f"{named}write {classes}, or a function handle(data, context); imported classes do not count"
 
 
 def entry_line(file: Path, function: str | None) -> int:
-    """Return the line where the entry point is defined; 1 where that cannot be seen."""
+    """Return the line of the entry point's definition; 1 if it cannot be determined."""
     try:
         tree = parse_python(file)
     except HandlerError:
@@ -128,7 +128,7 @@ def _class_count(file: Path, classes: dict[str, ast.stmt], function: str | None)
         fix = "write a class with initialize(self, context) and handle(self, data, context), or handle(data, context)"
         return finding("one-class", file, 1, message, fix)
     lines = ", ".join(f"{name} (line {node.lineno})" for name, node in classes.items())
-    message = f"{len(classes)} classes in the module, where TorchServe wants one: {lines}"
+    message = f"{len(classes)} classes in the module, but TorchServe requires one: {lines}"
     fix = "move all but the handler to modules beside it, and import them"
     return finding("one-class", file, list(classes.values())[1].lineno, message, fix)
 
@@ -136,7 +136,7 @@ def _class_count(file: Path, classes: dict[str, ast.stmt], function: str | None)
 def _check_function(file: Path, function: _FunctionNode) -> list[Finding]:
     found = _check_handle(file, function, bound=0)
     if not found and not _mentions_in_a_test(function, function.args.args[0].arg):
-        message = f"{function.name} is called with data None when the model is loaded, and does not look for it"
+        message = f"{function.name} is called with data None when the model is loaded, and does not check for this"
         fix = f"begin it with `if {function.args.args[0].arg} is None: return None`, and load the model there"
         found.append(finding("load-call", file, function.lineno, message, fix))
     return found
@@ -180,7 +180,9 @@ def _check_returns(file: Path, function: ast.FunctionDef, *, may_return_none: bo
     for node in own:
         if isinstance(node, ast.Yield | ast.YieldFrom):
             return [
-                finding("returns-no-list", file, node.lineno, f"{function.name} yields, so it returns no list", fix)
+                finding(
+                    "returns-no-list", file, node.lineno, f"{function.name} yields, so it does not return a list", fix
+                )
             ]
     returns = [node for node in own if isinstance(node, ast.Return)]
     if not returns and not any(isinstance(node, ast.Raise) for node in own):
@@ -189,7 +191,7 @@ def _check_returns(file: Path, function: ast.FunctionDef, *, may_return_none: bo
     wrong = [(node, kind) for node in returns if (kind := _no_list(node.value))]
     return [
         finding(
-            "returns-no-list", file, node.lineno, f"{function.name} returns {kind}, and TorchServe wants a list", fix
+            "returns-no-list", file, node.lineno, f"{function.name} returns {kind}, but TorchServe requires a list", fix
         )
         for node, kind in wrong
         if not (may_return_none and kind == "None")
@@ -197,7 +199,7 @@ def _check_returns(file: Path, function: ast.FunctionDef, *, may_return_none: bo
 
 
 def _no_list(value: ast.expr | None) -> str | None:
-    """Return what a returned value is, where its text shows that it is no list."""
+    """Return the kind of a returned value if the source shows that it is not a list."""
     if value is None:
         return "None"
     if isinstance(value, ast.Constant):
@@ -208,7 +210,7 @@ def _no_list(value: ast.expr | None) -> str | None:
 
 
 def _takes(function: _FunctionNode, count: int) -> bool:
-    """Say whether a function can be called with ``count`` positional arguments."""
+    """Return whether a function can be called with ``count`` positional arguments."""
     arguments = function.args
     positional = len(arguments.posonlyargs) + len(arguments.args)
     needs_keyword = any(default is None for default in arguments.kw_defaults)
@@ -224,7 +226,7 @@ def _mentions_in_a_test(function: _FunctionNode, name: str) -> bool:
 
 
 def _own_nodes(function: _FunctionNode) -> Iterator[ast.AST]:
-    """Give the nodes of a function without those of functions and classes inside it."""
+    """Yield the nodes of a function without those of nested functions and classes."""
     waiting: list[ast.AST] = list(function.body)
     while waiting:
         node = waiting.pop(0)
@@ -234,7 +236,7 @@ def _own_nodes(function: _FunctionNode) -> Iterator[ast.AST]:
 
 
 def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Give the statements that run at import, those inside ``if``, ``try`` and ``with`` included."""
+    """Yield the statements that run at import, including those in ``if``, ``try`` and ``with``."""
     for node in body:
         yield node
         if isinstance(node, ast.If | ast.Try | ast.With | ast.For | ast.While):
@@ -250,7 +252,7 @@ def _top_level_function(tree: ast.Module, name: str) -> _FunctionNode | None:
 
 
 def _assigned_names(tree: ast.Module) -> set[str]:
-    """Return the names that are bound at import by other means than ``def`` and ``class``; ``*`` for a star import."""
+    """Return the names that are bound at import, except by ``def`` and ``class``; ``*`` for a star import."""
     names = set()
     for node in _module_level(tree.body):
         if isinstance(node, ast.ImportFrom | ast.Import):
@@ -262,7 +264,7 @@ def _assigned_names(tree: ast.Module) -> set[str]:
 
 
 def _classes(tree: ast.Module) -> dict[str, ast.stmt]:
-    """Return the classes as TorchServe counts them: every name at module level whose value is a class made here."""
+    """Return the classes as TorchServe counts them: names at module level whose value is a class defined here."""
     found: dict[str, ast.stmt] = {}
     for node in _module_level(tree.body):
         if isinstance(node, ast.ClassDef):
@@ -331,7 +333,7 @@ def _source_of(root: Path, module: str) -> Path | None:
 
 
 def _origin_of(tree: ast.Module, text: str) -> tuple[str, str]:
-    """Return module and class for a base class as it is written: ``Base`` or ``module.Base``."""
+    """Return module and class of a base class written as ``Base`` or ``module.Base``."""
     head, _, tail = text.rpartition(".")
     for node in _module_level(tree.body):
         if isinstance(node, ast.ImportFrom) and not node.level:

@@ -1,8 +1,8 @@
-"""Record the environment that an archive is made in.
+"""Record the environment of an archive: Python and the distributions that the handler imports.
 
-Recorded are Python and the distributions that the handler imports itself, not what those require in turn. That depends
-on the machine (a CUDA build of torch brings a dozen distributions that a CPU build has not), so a record of it would
-refuse machines that give the same answers. To pin all of it is the part of the server's own lock file.
+Indirect requirements are not recorded, because they depend on the machine: a CUDA build of torch requires a dozen
+distributions that a CPU build does not. Such a record would refuse machines that give the same answers. The server's
+own lock file pins all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from marsmith.archive.environment import Environment, normalise, version_here
 from marsmith.errors import HandlerError
 from marsmith.runtime.imports import distributions
 
-# Modules beside the handler of which only the chosen engine's imports anything, and what an engine needs installed.
+# Modules beside the handler that only one engine imports from, and the distributions that an engine needs.
 ENGINE_MODULES = {"openvino_engine.py": "openvino", "onnxruntime_engine.py": "onnxruntime"}
 ENGINE_DISTRIBUTIONS = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime",)}
 
@@ -29,16 +29,16 @@ def record(
 ) -> Environment:
     """Record the exact versions of Python and of the distributions that the files import.
 
-    All engine modules ride along in an archive, as they are small; of what they import counts the chosen engine's.
+    An archive contains all engine modules, because they are small. Only the imports of the chosen engine are recorded.
 
     Args:
         files: the handler and its local imports.
-        always: distributions that are recorded whether the files import them or not.
-        allow_missing: leave out what is not installed here, instead of raising: for a machine that only packs.
-        engine: what runs the serialized file: ``torch``, ``openvino``, ``onnxruntime`` or ``aot_inductor``.
+        always: distributions to record whether the files import them or not.
+        allow_missing: skip missing distributions instead of raising, for a machine that only packs.
+        engine: engine of the serialized file: ``torch``, ``openvino``, ``onnxruntime`` or ``aot_inductor``.
 
     Raises:
-        HandlerError: something that the files import, or that is always recorded, is not installed here.
+        HandlerError: a distribution that is imported or always recorded is not installed.
     """
     files = [file for file in files if ENGINE_MODULES.get(file.name, engine) == engine]
     always = [*always, *ENGINE_DISTRIBUTIONS.get(engine, ())]

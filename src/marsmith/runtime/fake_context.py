@@ -1,7 +1,7 @@
-"""A context to test handlers with: what TorchServe gives a handler, without TorchServe.
+"""A test double for TorchServe's context, to test handlers without TorchServe.
 
-It has every method and property of TorchServe's own context (0.12.0) that a handler may use, and keeps what the handler
-sets, so that a test can look at it::
+It has every method and property of TorchServe's own context (0.12.0) that a handler may use. It keeps what the handler
+sets, so that a test can check it::
 
     context = FakeContext(folder, manifest={"model": {"modelName": "m"}})
     handler.initialize(context)
@@ -29,8 +29,8 @@ class FakeContext:
         manifest: ``MAR-INF/MANIFEST.json``, parsed.
         model_yaml_config: ``model-config.yaml``, parsed.
         system_properties: ``model_dir``, ``gpu_id``, ``batch_size`` and the rest, as TorchServe gives them.
-        metrics: None, or what a test puts there.
-        response_headers: of each reply of the batch, by name.
+        metrics: None, or an object that the test sets.
+        response_headers: headers of each reply of the batch, by name.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class FakeContext:
         headers: Mapping[str, str] | None = None,
         name: str = "body",
     ) -> list[dict[str, Any]]:
-        """Begin a batch with one request a body, and return the ``data`` that TorchServe would hand to the handler.
+        """Start a batch with one request for each body, and return the ``data`` that the handler would get.
 
         Args:
-            bodies: bytes, which are decoded as TorchServe does for the content type; or a mapping of form fields.
-            content_type: of each body.
-            headers: of each request.
-            name: of the field that holds a body; ``data`` in a form.
+            bodies: bytes, decoded as TorchServe does for the content type, or a mapping of form fields.
+            content_type: content type of each body.
+            headers: headers of each request.
+            name: name of the field that holds a body; ``data`` in a form.
         """
         rows = [dict(body) if isinstance(body, Mapping) else {name: _decoded(body, content_type)} for body in bodies]
         own = {"content-type": content_type}
@@ -86,7 +86,7 @@ class FakeContext:
 
     @property
     def content_types(self) -> list[str | None]:
-        """Content type of each reply of the batch; None where the handler has set none."""
+        """Content type of each reply of the batch; None if the handler has set none."""
         return [headers.get("content-type") for headers in self.response_headers]
 
     def get_request_id(self, idx: int = 0) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether a handler can take the form that it serves, tried where a spec names no example."""
+"""Check that a handler fits its serialized file, if a spec has no example."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from typing import Any
 from marsmith.errors import HandlerError
 from marsmith.runtime.runner import Request, Runner, RunnerReply
 
-# How handlers built on BaseHandler begin their message if the model, or what comes behind it, fails on an item that
-# they have decoded themselves.
+# Start of the message of a BaseHandler if the model, or a later step, fails on an item that was decoded.
 _BEHIND_DECODE = ("infer failed", "encode failed")
 _SIDE = 64
-# Of an axis that may have any length.
+# Length of an axis of any length.
 _LENGTH = 4
 _MOST_NUMBERS = 100_000
 
 
 def check_takes_form(runner: Runner, handler: str, report: Mapping[str, Any]) -> None:
-    """Send a photo, a text and numbers, one of which most handlers take.
+    """Send a photo, a text and numbers; most handlers accept one of them.
 
     Args:
-        runner: has loaded the handler.
-        handler: its name.
-        report: of the export: its inputs.
+        runner: runner that has loaded the handler.
+        handler: name of the handler.
+        report: report of the export, with its inputs.
 
     Raises:
-        HandlerError: the handler takes one of them, and then fails with what was exported; and answers none of them.
+        HandlerError: the handler accepts an input but then fails with the serialized file, and answers no other input.
     """
     replies = {what: runner.run([request])[0] for what, request in _requests(report["inputs"])}
     if any(reply.status < 400 for reply in replies.values()):
@@ -56,7 +55,7 @@ def _requests(inputs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Reques
 
 
 def photo() -> bytes:
-    """Return a small PNG of grey."""
+    """Return a small grey PNG."""
     row = b"\x00" + b"\x7f" * (3 * _SIDE)
     header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
     chunks = (_chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(row * _SIDE)), _chunk(b"IEND", b""))

@@ -1,7 +1,7 @@
-"""What TorchServe's frontend does between HTTP and a worker: requests to messages, answers to replies.
+"""TorchServe's frontend between HTTP and a worker: converts requests to messages, and responses to replies.
 
-Rules of TorchServe 0.12.0 (InferenceRequestHandler, RestJob, NettyUtils), held equal to a live server by a test. The
-limits of a server config are not applied, but for the default of max_response_size.
+The rules are those of TorchServe 0.12.0 (InferenceRequestHandler, RestJob, NettyUtils); a test compares them with a
+live server. The limits of a server config are not applied, except for the default of max_response_size.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Request:
     """One HTTP request to ``/predictions/{model}``.
 
     Attributes:
-        body: as sent; a form (multipart or urlencoded) is taken apart by its content type.
-        content_type: None where none is sent.
-        headers: further headers, names as a client would write them.
-        name: the key under which the handler gets the body.
+        body: content; a form (multipart or urlencoded) is parsed by its content type.
+        content_type: content type; None to send none.
+        headers: further headers, with names in any case.
+        name: key of the body in the handler's data.
     """
 
     body: bytes
@@ -44,13 +44,13 @@ class Request:
 
 @dataclass(frozen=True)
 class RunnerReply:
-    """What an HTTP client would get.
+    """The reply that an HTTP client would get.
 
     Attributes:
         status: HTTP status code.
-        content_type: empty where the handler set none.
-        headers: those that the handler set, and ``x-request-id``.
-        body: the reply's bytes.
+        content_type: content type; empty if the handler set none.
+        headers: headers that the handler set, and ``x-request-id``.
+        body: content.
     """
 
     status: int
@@ -59,19 +59,19 @@ class RunnerReply:
     body: bytes
 
     def json(self) -> Any:
-        """Return the body, read as JSON; raises ValueError where it is not."""
+        """Parse the body as JSON; raises ValueError if it is not JSON."""
         return read_json(self.body)
 
 
 class FormError(ValueError):
-    """A form that the frontend refuses, before any worker sees it."""
+    """The frontend refuses a form before a worker gets it."""
 
 
 def to_message(request: Request, request_id: str) -> InferenceRequest:
-    """Return what the frontend sends to a worker for ``request``.
+    """Return the message of the frontend to a worker for ``request``.
 
     Raises:
-        FormError: the body is a form that the frontend cannot read.
+        FormError: the frontend cannot parse the form.
     """
     return InferenceRequest(request_id, _headers(request), tuple(_parameters(request)))
 
@@ -80,8 +80,8 @@ def to_replies(request_ids: Iterable[str], responses: Iterable[WorkerResponse]) 
     """Return the reply to each request of a batch, by its id.
 
     Args:
-        request_ids: of the batch.
-        responses: one, or several where the handler streams; a streamed body is the sum of its parts.
+        request_ids: ids of the batch.
+        responses: one response, or several if the handler streams; a streamed body is the concatenation of its parts.
     """
     replies: dict[str, RunnerReply] = {}
     for response in responses:
@@ -93,7 +93,7 @@ def to_replies(request_ids: Iterable[str], responses: Iterable[WorkerResponse]) 
 
 
 def error_reply(code: int, message: str, request_id: str, kind: str = "InternalServerException") -> RunnerReply:
-    """Return the JSON reply that the frontend makes itself when a batch or a worker failed."""
+    """Return the JSON reply of the frontend itself if a batch or a worker failed."""
     status = 507 if code == _OUT_OF_MEMORY else code
     body = json.dumps({"code": status, "type": kind, "message": message}, indent=2, ensure_ascii=False) + "\n"
     content_type = "application/json"
@@ -109,7 +109,7 @@ def _joined(before: RunnerReply | None, prediction: Prediction) -> RunnerReply:
 
 
 def _headers(request: Request) -> dict[str, str]:
-    """Return the headers as a worker gets them: names as sent, and two that the frontend adds last."""
+    """Return the headers as a worker gets them: names as sent, and two that the frontend appends."""
     type_header = {} if request.content_type is None else {"Content-Type": request.content_type}
     length = {"Content-Length": str(len(request.body))}
     return {**type_header, **length, **request.headers, "url_path": "", "explain": "False"}
@@ -128,9 +128,9 @@ def _parameters(request: Request) -> Iterator[Parameter]:
 
 
 def _boundary(content_type: str) -> bytes | None:
-    """Return the boundary of a multipart form; None for all other content types."""
+    """Return the boundary of a multipart form; None for other content types."""
     mime_type, *attributes = content_type.split(";")
-    if mime_type.strip() != _FORM:  # the frontend minds the case here, against the standard
+    if mime_type.strip() != _FORM:  # Contrary to the standard, the frontend compares case-sensitively here.
         return None
     for attribute in attributes:
         name, _, value = attribute.strip().partition("=")
@@ -140,10 +140,10 @@ def _boundary(content_type: str) -> bytes | None:
 
 
 def parse_urlencoded(body: bytes) -> list[Parameter]:
-    """Take ``a=1&b=two+words`` apart, as the frontend does.
+    """Parse ``a=1&b=two+words`` as the frontend does.
 
     Raises:
-        FormError: a pair without a name, or a percent sign without two hexadecimal digits.
+        FormError: a pair has no name, or a percent sign is not followed by two hexadecimal digits.
     """
     pairs = [pair.partition("=") for pair in body.decode("utf-8", "replace").removesuffix("&").split("&") if body]
     if any(not name for name, _, _ in pairs):
@@ -161,9 +161,9 @@ def _unquoted(text: str) -> str:
 
 
 def parse_multipart(body: bytes, boundary: bytes) -> list[Parameter]:
-    """Take a multipart form apart, as the frontend does.
+    """Parse a multipart form as the frontend does.
 
-    A last part that is cut off is dropped; all of it, where something stands before the first delimiter.
+    A truncated last part is dropped. The whole form is dropped if there is text before the first delimiter.
 
     Raises:
         FormError: a part has no name, or is a file with a transfer encoding other than 7bit, 8bit and binary.
@@ -176,7 +176,7 @@ def parse_multipart(body: bytes, boundary: bytes) -> list[Parameter]:
     for start, end in pairwise(marks):
         if start[1]:
             break
-        # The line break that ends one delimiter may also begin the next one.
+        # The line break after one delimiter may also begin the next one.
         parameters.append(_part(body[start.end() : max(start.end(), end.start())]))
     return parameters
 

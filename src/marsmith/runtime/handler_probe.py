@@ -1,9 +1,11 @@
-"""Imports one module as TorchServe's worker does, and writes what came of it: run as a program, in a fresh process.
+"""Import one module as TorchServe's worker does, and write the outcome.
+
+Run as a program in a fresh process::
 
     python -P handler_probe.py FOLDER MODULE RESULT.json
 
-It needs nothing but the standard library. With -P its own folder is not on sys.path, so that the module finds what it
-would find in a worker and nothing else.
+It needs only the standard library. With -P its own folder is not on sys.path, so the module finds the same modules as
+in a worker.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ def main(folder: str, name: str, result: str) -> None:
     try:
         module = importlib.import_module(name)
         outcome.update(classes=_classes(module), names=dir(module))
-    except BaseException as error:  # SystemExit too: whatever it is ends a worker
+    except BaseException as error:  # Also SystemExit: any exception ends a worker.
         outcome["error"] = _described(error, folder)
     Path(result).write_text(json.dumps(outcome), encoding="utf-8")
 
 
 def _classes(module: ModuleType) -> list[str]:
-    """Name the classes as TorchServe counts them: by the names that they have in the module."""
+    """Return the names of the classes as TorchServe counts them: the names in the module."""
     members = inspect.getmembers(module, inspect.isclass)
     return [name for name, value in members if value.__module__ == module.__name__]
 

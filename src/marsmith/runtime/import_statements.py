@@ -1,4 +1,4 @@
-"""What a Python file imports, read from its text alone: the file is parsed, never run."""
+"""Import statements of a Python file, from its source; the file is parsed and never run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from typing import Any
 from marsmith.errors import HandlerError
 
 _IMPORT_ERRORS = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
-# A branch on one of these is taken on some machines only, so what it imports may be absent on this one.
+# Conditions on these depend on the machine, so the imports in their branches may be missing here.
 _MACHINE_TESTS = frozenset({"version_info", "platform", "find_spec", "is_available"})
 
 
 @dataclass(frozen=True)
 class ImportStatement:
-    """One import, wherever in the file it stands.
+    """One import, anywhere in the file.
 
     Attributes:
         module: dotted name as written, without leading dots; empty for ``from . import x``.
-        names: what ``from module import ...`` takes; empty for ``import module``.
+        names: names after ``from module import``; empty for ``import module``.
         level: number of leading dots; 0 for an absolute import.
-        file: where it stands.
+        file: the file.
         line: counted from 1.
-        optional: the file works without it: a ``try`` catches the ImportError, or a test of the machine guards it.
+        optional: whether the file works without it: a ``try`` catches the ImportError, or a condition on the machine
+            guards it.
     """
 
     module: str
@@ -38,7 +39,7 @@ class ImportStatement:
 
     @property
     def top(self) -> str:
-        """The first part of the dotted name: what is looked up on sys.path."""
+        """First part of the dotted name, which is looked up on sys.path."""
         return self.module.partition(".")[0]
 
 
@@ -54,7 +55,7 @@ def parse_python(file: Path) -> ast.Module:
         raise HandlerError(f"{file}: {error.strerror}", tip="give the path of a Python file") from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes and the like: not what is looked for here
+            warnings.simplefilter("ignore")  # Warnings, such as invalid escapes, are not the subject here.
             return ast.parse(source, str(file))
     except SyntaxError as error:
         raise HandlerError(f"{file}:{error.lineno or 1}: not valid Python: {error.msg}") from None
@@ -63,10 +64,10 @@ def parse_python(file: Path) -> ast.Module:
 
 
 def read_imports(file: Path, tree: ast.Module | None = None) -> list[ImportStatement]:
-    """List the imports of a file that can happen while a server uses it, in the order of the text.
+    """List the imports that can run in a server, in the order of the source.
 
-    Left out: those under ``if TYPE_CHECKING`` and ``if __name__ == "__main__"``, which no server runs. Found as well:
-    ``importlib.import_module("name")`` and ``__import__("name")`` where the name is a literal.
+    Imports under ``if TYPE_CHECKING`` and ``if __name__ == "__main__"`` are left out, because no server runs them.
+    ``importlib.import_module("name")`` and ``__import__("name")`` count if the name is a literal.
 
     Raises:
         HandlerError: the file cannot be read, or is not valid Python.
@@ -126,7 +127,7 @@ class _Reader(ast.NodeVisitor):
         self._visit_all([*node.body, *node.handlers, *node.orelse], optional=optional)
         self._visit_all(node.finalbody, optional=False)
 
-    def visit_TryStar(self, node: Any) -> None:  # ast.TryStar is new in Python 3.11; its fields are those of ast.Try
+    def visit_TryStar(self, node: Any) -> None:  # ast.TryStar is new in Python 3.11; its fields are those of ast.Try.
         self.visit_Try(node)
 
     def visit_With(self, node: ast.With) -> None:
@@ -146,7 +147,7 @@ def _last_name(node: ast.AST) -> str:
 def _never_true_in_a_server(test: ast.expr) -> bool:
     if _last_name(test) == "TYPE_CHECKING":
         return True
-    # A handler is imported by the server, so its __name__ is never "__main__".
+    # A server imports the handler, so its __name__ is never "__main__".
     return (
         isinstance(test, ast.Compare)
         and isinstance(test.ops[0], ast.Eq)

@@ -1,8 +1,8 @@
-"""Which files and which distributions a handler needs, found from its imports without running it.
+"""Files and distributions that a handler needs, determined from its imports without running it.
 
-TorchServe puts the folder of the unpacked archive on sys.path and imports the handler by its base name. So a module
-that lies beside the handler is found by its base name, a package by the name of its folder, and relative imports
-between modules of the flat root do not work.
+TorchServe puts the folder of the unpacked archive on sys.path and imports the handler by its base name. A module beside
+the handler is thus found by its base name, and a package by the name of its folder. Relative imports between modules of
+the flat root do not work.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from marsmith.packages import Providers, install_tip, lies_in_project, module_or
 from marsmith.runtime.import_statements import ImportStatement, parse_python, read_imports
 from marsmith.runtime.library import PACKAGE, new_import
 
-# What a worker has imported, or is about to, before it looks for the handler. A local file of such a name is either
-# ignored (the module is loaded already) or breaks the worker (it comes first on sys.path).
+# Modules that a worker imports before the handler. A local file with such a name is ignored (the module is loaded
+# already) or breaks the worker (the file comes first on sys.path).
 _TORCHSERVE_NAMES = frozenset(
     {"functorch", "numpy", "packaging", "psutil", "torch", "torchgen", "tqdm", "ts", "typing_extensions", "yaml"}
 )
@@ -31,11 +31,11 @@ _TORCHSERVE_NAMES = frozenset(
 
 @dataclass(frozen=True)
 class ImportProblem:
-    """An import that would fail in a worker, or find something other than what is meant.
+    """An import that would fail in a worker, or import another module than intended.
 
     Attributes:
         rule: ``relative-import``, ``name-clash`` or ``unresolved-import``.
-        file: where it stands.
+        file: the file.
         line: counted from 1.
         message: what is wrong.
         fix: what to do.
@@ -54,16 +54,16 @@ class ImportProblem:
 def local_imports(entry: Path, also: Sequence[Path] = ()) -> list[Path]:
     """Return the files beside ``entry`` that it imports, directly or through one another, sorted, without ``entry``.
 
-    Modules are files beside the entry point, packages are folders beside it: of a package, the files that are reached.
-    Imports inside functions and in a ``try`` count; those under ``if TYPE_CHECKING`` do not.
+    Modules are files beside the entry point, and packages are folders beside it. Of a package only the files that are
+    imported count. Imports inside functions and in a ``try`` count; those under ``if TYPE_CHECKING`` do not.
 
     Args:
-        entry: the file to begin with.
-        also: further folders that are looked in, after the entry's own.
+        entry: the file to start with.
+        also: further folders to search, after the entry's own.
 
     Raises:
-        HandlerError: a file cannot be read or parsed, a module of the flat root is imported relatively, or a local
-            file has the name of a module of the standard library or of the worker; every such place is named.
+        HandlerError: a file cannot be read or parsed, a module of the flat root is imported relatively, or a local file
+            has the name of a module of the standard library or of the worker. The message names every such place.
     """
     files, problems = follow_imports(entry, also)
     _raise_all(problems)
@@ -71,7 +71,7 @@ def local_imports(entry: Path, also: Sequence[Path] = ()) -> list[Path]:
 
 
 def follow_imports(entry: Path, also: Sequence[Path] = ()) -> tuple[list[Path], list[ImportProblem]]:
-    """Return ``entry`` with the local files that it reaches, sorted, and the problems met on the way.
+    """Return ``entry`` with the local files that it imports, directly or indirectly, sorted, and the problems.
 
     Raises:
         HandlerError: a file cannot be read or parsed.
@@ -96,9 +96,9 @@ def follow_imports(entry: Path, also: Sequence[Path] = ()) -> tuple[list[Path], 
 
 
 def third_party(files: Iterable[Path]) -> list[str]:
-    """Return the top-level names that the files import and that are neither local nor in the standard library, sorted.
+    """Return the top-level names that the files import and that are not local or in the standard library, sorted.
 
-    A name is local where it is a file or folder beside the files, as in the flat root of an archive.
+    A name is local if it is a file or folder beside the files, as in the flat root of an archive.
 
     Raises:
         HandlerError: a file cannot be read or parsed.
@@ -109,14 +109,14 @@ def third_party(files: Iterable[Path]) -> list[str]:
 def distributions(files: Iterable[Path], *, allow_missing: bool = False) -> list[str]:
     """Return the normalised names (PEP 503) of the installed distributions that the files import, sorted.
 
-    Optional imports (``try: ... except ImportError``) count where they are installed.
+    Optional imports (``try: ... except ImportError``) count if they are installed.
 
     Args:
         files: the entry point and its local imports.
-        allow_missing: leave out what is not installed, instead of raising.
+        allow_missing: skip distributions that are not installed, instead of raising.
 
     Raises:
-        HandlerError: an import that is not optional belongs to no installed distribution; every such place is named.
+        HandlerError: a required import belongs to no installed distribution. The message names every such place.
     """
     names, problems = resolve(files)
     if not allow_missing:
@@ -125,7 +125,7 @@ def distributions(files: Iterable[Path], *, allow_missing: bool = False) -> list
 
 
 def resolve(files: Iterable[Path]) -> tuple[list[str], list[ImportProblem]]:
-    """Return the distributions that the files import, and the imports that nothing installed provides.
+    """Return the distributions that the files import, and the imports that no installed distribution provides.
 
     Raises:
         HandlerError: a file cannot be read or parsed.
@@ -158,14 +158,14 @@ def check_former_imports(files: Iterable[Path], given: Collection[str]) -> None:
 
 
 def provided(statements: Iterable[ImportStatement]) -> Iterator[tuple[ImportStatement, set[str]]]:
-    """Give each import with the installed distributions that provide what it names; none where nothing does."""
+    """Yield each import with the installed distributions that provide its names; empty if there are none."""
     providers = Providers.installed()
     for statement in statements:
         yield statement, {name for dotted in _dotted_names(statement) for name in providers.of(dotted)}
 
 
 def is_reserved(name: str) -> bool:
-    """Say whether a local module of this name would clash with the standard library or with TorchServe's worker."""
+    """Return whether a local module of this name would clash with the standard library or with TorchServe's worker."""
     return name in sys.stdlib_module_names or name in _TORCHSERVE_NAMES
 
 
@@ -176,7 +176,7 @@ def _raise_all(problems: list[ImportProblem]) -> None:
 
 
 def _misplaced(root: Path, statement: ImportStatement) -> ImportProblem | None:
-    """Return what is wrong with where an import looks, if anything."""
+    """Return the problem with the place that an import refers to, or None."""
     file, line = statement.file, statement.line
     if statement.level:
         depth = len(file.parent.relative_to(root).parts)
@@ -217,9 +217,9 @@ def fix_missing(name: str, handler: Path, *, installed: bool = False) -> str:
     """Return what to do about a module that an archive would lack.
 
     Args:
-        name: its top-level name.
+        name: top-level name of the module.
         handler: the file that imports it.
-        installed: whether this Python finds it, in no distribution.
+        installed: whether this Python can import it although no distribution contains it.
     """
     if name == "marsmith":
         return "a server need not have marsmith: move what the handler takes of it to a module beside the handler"
@@ -232,11 +232,11 @@ def fix_missing(name: str, handler: Path, *, installed: bool = False) -> str:
 
 
 def foreign_imports(files: list[Path], roots: Sequence[Path] = ()) -> Iterator[ImportStatement]:
-    """Give the imports that are neither relative, nor local, nor of the standard library.
+    """Yield the imports that are not relative, not local, and not from the standard library.
 
     Args:
         files: the entry point and its local imports.
-        roots: the folders that local modules are looked up in; by default the highest of the files' own folders.
+        roots: folders of local modules; by default the highest of the files' own folders.
     """
     highest = _roots(files)
     given = {_top_name(_root_of(file, roots) if roots else highest(file), file) for file in files}
@@ -249,21 +249,21 @@ def foreign_imports(files: list[Path], roots: Sequence[Path] = ()) -> Iterator[I
 
 
 def _root_of(file: Path, roots: Sequence[Path]) -> Path:
-    """Return the first of the folders that holds a file."""
+    """Return the first of the folders that contains a file."""
     return next((root for root in roots if file.is_relative_to(root)), file.parent)
 
 
 def _local_targets(roots: Sequence[Path], statement: ImportStatement) -> list[Path]:
-    """Return what ``_targets`` finds in the first folder where it finds anything."""
+    """Return the result of ``_targets`` for the first folder with a result."""
     if statement.level:
         return _targets(_root_of(statement.file, roots), statement)
-    # Only beside the entry point, where a file comes first on sys.path whatever it is called.
+    # Only beside the entry point, where a file of any name comes first on sys.path.
     searched = roots[:1] if is_reserved(statement.top) else roots
     return next((targets for root in searched if (targets := _targets(root, statement))), [])
 
 
 def _roots(files: list[Path]) -> Callable[[Path], Path]:
-    """Return what gives the flat root of a file: the highest of the given files' folders that holds it."""
+    """Return a function that gives the flat root of a file: the highest folder of the given files that contains it."""
     folders = {file.parent for file in files}
     return lambda file: next(folder for folder in [*reversed(file.parents)] if folder in folders)
 
@@ -273,12 +273,12 @@ def _top_name(root: Path, file: Path) -> str:
 
 
 def _dotted_names(statement: ImportStatement) -> list[str]:
-    """Return what an import may name: ``from a import b`` takes an attribute of ``a`` or the module ``a.b``."""
+    """Return the possible targets of an import: ``from a import b`` is an attribute of ``a`` or the module ``a.b``."""
     return [f"{statement.module}.{name}" for name in statement.names if name != "*"] or [statement.module]
 
 
 def _targets(root: Path, statement: ImportStatement) -> list[Path]:
-    """Return the files below ``root`` that an import runs, outermost package first; none where it is not local."""
+    """Return the files below ``root`` that an import runs, outermost package first; empty if it is not local."""
     base: tuple[str, ...] = ()
     if statement.level:
         package = statement.file.parent.relative_to(root).parts
@@ -296,7 +296,7 @@ def _targets(root: Path, statement: ImportStatement) -> list[Path]:
 
 
 def _taken(statement: ImportStatement, found: list[Path]) -> tuple[str, ...]:
-    """Return the names that an import takes from a package; for ``*``, those in the package's ``__all__``."""
+    """Return the names that an import takes from a package; for ``*``, those in its ``__all__``."""
     if statement.names != ("*",) or not found:
         return statement.names
     for node in parse_python(found[-1]).body:
@@ -306,6 +306,6 @@ def _taken(statement: ImportStatement, found: list[Path]) -> tuple[str, ...]:
 
 
 def _module_file(folder: Path, name: str) -> Path | None:
-    """Return the file that Python would run for ``name`` in ``folder``, in Python's own order of precedence."""
+    """Return the file that Python would run for ``name`` in ``folder``, in Python's order of precedence."""
     candidates = [folder / name / "__init__.py", *(folder / f"{name}{end}" for end in EXTENSION_SUFFIXES)]
     return next((file for file in [*candidates, folder / f"{name}.py"] if file.is_file()), None)

@@ -1,4 +1,4 @@
-"""The time of batches by stage, from what a worker measured and the runner around it."""
+"""Time of batches by stage, measured by the worker and by the runner."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from marsmith.runtime.worker_protocol import WorkerMetric
 
 _TO_MS = {"seconds": 1000.0, "milliseconds": 1.0, "ms": 1.0, "s": 1000.0}
-# What TorchServe measures itself, in our words.
+# Names for TorchServe's own measurements.
 _KNOWN = {"PredictionTime": "handler, batch", "HandlerTime": "handler, its own clock"}
 _WHOLE = "batch, with the worker's protocol"
 
@@ -18,9 +18,9 @@ class StageTime:
     """One stage over all batches.
 
     Attributes:
-        stage: in words.
-        count: measurements.
-        total_ms: their sum, in milliseconds.
+        stage: name of the stage.
+        count: number of measurements.
+        total_ms: sum of the measurements, in milliseconds.
     """
 
     stage: str
@@ -34,13 +34,13 @@ class StageTime:
 
 
 class Profile:
-    """Adds up the times of batches."""
+    """Sums up the times of batches."""
 
     def __init__(self) -> None:
         self._times: dict[str, list[float]] = {}
 
     def add(self, batch_ms: float, metrics: Iterable[WorkerMetric]) -> None:
-        """Add one batch: the time that the runner saw, in milliseconds, and what the worker measured within it."""
+        """Add one batch: the time seen by the runner, in milliseconds, and the measurements of the worker."""
         for metric in metrics:
             factor = _TO_MS.get(metric.unit.lower())
             if factor is not None:
@@ -48,7 +48,7 @@ class Profile:
         self._times.setdefault(_WHOLE, []).append(batch_ms)
 
     def rows(self) -> list[StageTime]:
-        """Return the stages: those of the handler as it gave them, then the whole batch."""
+        """Return the stages of the handler in its order, then the whole batch."""
         order = sorted(self._times, key=lambda stage: stage == _WHOLE)
         return [StageTime(stage, len(self._times[stage]), sum(self._times[stage])) for stage in order]
 

@@ -1,4 +1,4 @@
-"""Examples proved: their replies are validated when an archive is built, and compared whenever it is verified."""
+"""Examples of an archive: validate their replies when it is built, and compare them when it is verified."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from marsmith.errors import ArchiveError, HandlerError, MarsmithError
 from marsmith.json_reader import read_json
 from marsmith.runtime.runner import Request, Runner, RunnerReply
 
-# Enough to recognise an answer, few enough that the record can be read and stays equal between machines.
+# Enough values to recognise an answer, and few enough for a readable record that is equal between machines.
 _SIGNIFICANT_DIGITS = 6
-# Rounding may use up this share of an example's tolerance, so that nearly all of it is left for real differences.
+# Rounding may use this share of an example's tolerance, which leaves nearly all of it for real differences.
 _ROUNDING_SHARE = 0.1
-# Behind the name of an example's input: the file with its reply.
+# Suffix after the name of an example's input: the file with its reply.
 REPLY_SUFFIX = ".reply"
 
 
 class ExampleRequest(NamedTuple):
-    """A request whose reply is to be validated.
+    """A request with a reply to validate.
 
     Attributes:
-        name: of the file that will hold the body.
-        body: of the request.
-        content_type: of the request.
-        tolerance: largest absolute difference of any number in the reply, later.
-        expect: label that must come out on top; None accepts any.
+        name: name of the file with the body.
+        body: content of the request.
+        content_type: content type of the request.
+        tolerance: maximum absolute difference of any number in later replies.
+        expect: expected top label; None for any.
     """
 
     name: str
@@ -55,47 +55,47 @@ class ExampleRequest(NamedTuple):
 def validate_examples(runner: Runner, examples: Sequence[ExampleRequest]) -> list[ValidatedExample]:
     """Send each example and record its reply.
 
-    A JSON reply is recorded as it came, its floats rounded to 6 significant digits where the example's tolerance allows
-    that; any other reply by its digest, and with its bytes where these can be compared with others.
+    A JSON reply is recorded with its floats rounded to 6 significant digits if the example's tolerance allows this. Any
+    other reply is recorded by its digest, and with its bytes if they can be compared.
 
     Args:
-        runner: has the archive loaded.
-        examples: what to send, and what must come out.
+        runner: runner that has loaded the archive.
+        examples: requests, with their expected labels.
 
     Raises:
-        HandlerError: an example was refused, or something else came out on top.
+        HandlerError: an example was refused, or has another top label.
     """
     return [_validated(runner, example) for example in examples]
 
 
 def usual_tolerance(runner: Runner, precision: str) -> float:
-    """Return the tolerance of an example whose spec says none.
+    """Return the default tolerance of an example.
 
-    A machine that lacks a precision computes in another one while it builds. The machine that serves may have it.
+    A machine without support for a precision computes in another one at build time. The serving machine may support it.
     """
     facts = runner.facts() if may_compute_otherwise(runner.handler_settings) else {}
     return max(EXAMPLE_TOLERANCE[precision], allowance(runner.handler_settings, facts).tolerance)
 
 
 def reply_difference(expected: RunnerReply, actual: RunnerReply, tolerance: float) -> str | None:
-    """Return in words where two replies to one request differ; None where they agree within ``tolerance``."""
+    """Describe the difference between two replies to one request; None if they agree within ``tolerance``."""
     found = compare(_record("", "", expected, tolerance, exactly=True), actual.status, actual.body, Allowance())
     return found.problem or found.unproved
 
 
 def replay(archive: Path, on_unproved: Callable[[str], None] = lambda _: None) -> list[str]:
-    """Send an archive's examples to its handler again; return what differs from the validated replies, in words.
+    """Send an archive's examples to its handler again. Return the differences from the validated replies.
 
-    An archive without examples has nothing that could differ.
+    An archive without examples has no differences.
 
     Args:
-        archive: whose examples.
-        on_unproved: is told of each reply that nothing can be said of, in words.
+        archive: the archive.
+        on_unproved: called with a description of each reply that cannot be compared.
 
     Raises:
         HandlerError: the handler does not load.
         FormatError: the archive's list of examples is damaged.
-        ArchiveError: the archive cannot be opened, or lacks an example's input.
+        ArchiveError: the archive cannot be opened, or an example's input is missing.
     """
     with Runner(archive, batch_size=1) as runner:
         listed = runner.folder / FILE_NAME
@@ -117,10 +117,10 @@ def _validated(runner: Runner, request: ExampleRequest) -> ValidatedExample:
         raise HandlerError(f"the example {name!r} got status {reply.status}: {reason.rstrip()}")
     example = _record(name, content_type, reply, tolerance)
     if expect is not None and expect != (top := _top(example.reply)):
-        came = f"{top!r} came out on top" if top is not None else f"the reply names none: {_shown(reply)}"
+        came = f"{top!r} is the top label" if top is not None else f"the reply names none: {_shown(reply)}"
         raise HandlerError(
             f"the example {name!r} expects {expect!r}, but {came}",
-            tip="fix the weights, the labels or the handler, or change 'expect' in the model spec",
+            tip="correct the weights, the labels or the handler, or change 'expect' in the model spec",
         )
     return example
 
@@ -160,7 +160,7 @@ def _read(path: Path, what: str) -> bytes:
 
 
 def _json(body: bytes) -> Any:
-    """Return a body read as JSON; None where it is not, or is ``null``, or has a number that JSON cannot write."""
+    """Parse a body as JSON; None if it is not JSON, is ``null``, or has a number that JSON cannot represent."""
     try:
         return read_json(body, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -183,7 +183,7 @@ def _rounded(value: Any, tolerance: float) -> Any:
 
 
 def _top(reply: Any) -> str | None:
-    """Return the label that a reply puts on top: its largest key, or the text that it is."""
+    """Return the top label of a reply: its largest key, or the reply itself if it is a text."""
     if isinstance(reply, str):
         return reply
     if not isinstance(reply, dict) or not reply:
@@ -199,7 +199,7 @@ def _shown(reply: RunnerReply) -> str:
 def replay_checks(archive: Archive) -> list[Check]:
     """Return whether an archive's handler gives the validated replies, as checks of ``marsmith.archive.verify``.
 
-    Code from the archive runs.
+    This runs code from the archive.
 
     Raises:
         ArchiveError: the list of examples is damaged.

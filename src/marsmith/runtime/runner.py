@@ -1,8 +1,8 @@
-"""Answers requests with an archive's handler, without a server.
+"""Run an archive's handler without a server.
 
-The handler runs in TorchServe's own Python worker, which is started and spoken to as TorchServe's frontend does it;
-only the frontend, with its job queue and its HTTP, is left out. So handlers written for the stock server run too, the
-built-in ones included.
+The handler runs in TorchServe's own Python worker. It is started and called in the same way as by TorchServe's
+frontend. Only the frontend, with its job queue and its HTTP, is left out. Handlers for the stock server therefore run
+too, including the built-in ones.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ if TYPE_CHECKING:
 
 __all__ = ["Request", "Runner", "RunnerReply"]
 
-# As a signal, and as Java and shells write it: the kernel's way to end a process that takes too much memory.
+# SIGKILL as a signal number, and as Java and shells report it: the kernel's way to end a process that uses too much
+# memory.
 _KILLED = (-9, 137)
-# Of what the worker prints over one batch; beyond it the oldest lines are dropped.
+# Maximum number of lines kept of a worker's output during one batch; the oldest lines are dropped.
 _KEPT_LINES = 20_000
 
 
 class Runner:
-    """Runs one archive's handler in a worker process; a context manager that loads the model on entering.
+    """Runs one archive's handler in a worker process; a context manager that loads the model on entry.
 
     Args:
-        archive: a model archive (.mar, .tar.gz) or a folder with its members; a folder is used where it lies.
-        batch_size: what the worker is told at load; None takes the model config's batchSize, else 1.
+        archive: a model archive (.mar, .tar.gz) or a folder with its members; a folder is not copied.
+        batch_size: batch size that the worker gets at load; None for the model config's batchSize, else 1.
         gpu_id: number of the GPU; None for the CPU.
-        metrics_config: declares the metrics that handlers may send, as a server config's metrics_config does; None
-            takes TorchServe's own.
+        metrics_config: file that declares the metrics of handlers, as in a server config; None for TorchServe's own.
         on_log: called with each line that the worker prints.
         launch: starts the worker's process; None for a new Python, as in a server.
 
     Attributes:
-        last_traceback: of the last batch, from the handler's first frame on; None where it printed none.
-        last_failure: why the worker died over the last batch, in words; None where it lives.
-        last_metrics: what the worker measured over the last batch, in its order.
-        last_batch_ms: from sending the last batch until its last reply, in milliseconds.
+        last_traceback: traceback of the last batch, from the handler's first frame on; None if there was none.
+        last_failure: why the worker died in the last batch; None if it did not.
+        last_metrics: measurements of the worker in the last batch, in order.
+        last_batch_ms: time from sending the last batch to its last reply, in milliseconds.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Runner:
 
         Raises:
             MissingDependencyError: TorchServe is not installed.
-            UsageError: there is no such archive.
+            UsageError: the archive does not exist.
             ArchiveError: the archive cannot be opened.
             HandlerError: the handler does not load; the message ends with the traceback.
         """
@@ -113,19 +113,19 @@ class Runner:
 
     @property
     def batch_size(self) -> int:
-        """The batch size that the worker was told at load."""
+        """The batch size that the worker got at load."""
         return self._wanted_batch_size or self._archive.batch_size
 
     @property
     def handler_settings(self) -> Mapping[str, Any]:
-        """The model config's block ``handler``; empty where there is none."""
+        """The model config's block ``handler``; empty if there is none."""
         return self._archive.handler_settings
 
     def facts(self) -> Mapping[str, Any]:
-        """Return what the handler tells about itself, as TorchServe's describe asks it; empty where it tells nothing.
+        """Return what the handler reports about itself to a describe request; empty if it reports nothing.
 
         Raises:
-            HandlerError: the worker died before, and does not come up again.
+            HandlerError: the worker died before and cannot be restarted.
         """
         (reply,) = self.run([Request(b"", headers={"describe": "True"})])
         try:
@@ -137,11 +137,11 @@ class Runner:
     def run(self, requests: Sequence[Request]) -> list[RunnerReply]:
         """Send one batch and return a reply for each request, in order.
 
-        A failure is a reply too, as it is over HTTP. A worker that died is started anew for the next batch.
+        A failure is returned as a reply too, as over HTTP. A worker that died is restarted for the next batch.
 
         Raises:
-            UsageError: more requests than the batch size.
-            HandlerError: the worker died before, and does not come up again.
+            UsageError: there are more requests than the batch size.
+            HandlerError: the worker died before and cannot be restarted.
         """
         if len(requests) > self.batch_size:
             raise UsageError(f"{len(requests)} requests in a batch of at most {self.batch_size}")
@@ -154,7 +154,7 @@ class Runner:
         return [replies[request_id] for request_id in ids]
 
     def cut(self) -> None:
-        """Kill the worker, from any thread: a batch in hand fails at once."""
+        """Kill the worker, from any thread. A batch in progress fails at once."""
         process = self._process
         if process is not None:
             child_processes.kill_group(process.pid)
@@ -181,7 +181,7 @@ class Runner:
         return replies
 
     def _fail_batch(self, process: WorkerProcess, error: Exception, ids: Sequence[str]) -> dict[str, RunnerReply]:
-        """End a worker that the frontend would give up, and return the replies that it would send."""
+        """End a worker that the frontend would give up, and return the replies of the frontend."""
         process.drain()
         status = process.end()
         self._process = None
@@ -225,12 +225,12 @@ class Runner:
         return process
 
     def _load_error(self) -> HandlerError:
-        """Say why the model did not load, from what the worker printed."""
+        """Return why the model did not load, from the output of the worker."""
         handler = self._archive.handler
         traceback = handler_traceback(list(self._lines), self.folder)
         if traceback is None:
             tail = "\n".join(list(self._lines)[-20:])
-            return HandlerError(f"the handler {handler!r} does not load: the worker ended, and printed last:\n{tail}")
+            return HandlerError(f"the handler {handler!r} does not load: the worker ended; its last output:\n{tail}")
         if missing_handler(traceback):
             return HandlerError(
                 f"the handler {handler!r} is neither a file in {self._path} nor one of TorchServe's own",
@@ -257,7 +257,7 @@ def _parse(request: Request, request_id: str) -> InferenceRequest | RunnerReply:
 
 
 def _converse(process: WorkerProcess, message: bytes, timeout_s: float) -> list[WorkerResponse]:
-    """Send a message and return the responses to it: one, unless the handler streams."""
+    """Send a message and return its responses: one, unless the handler streams."""
     process.send(message, timeout_s)
     responses = [decode_response(process)]
     while responses[-1].to_be_continued:

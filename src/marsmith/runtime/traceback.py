@@ -1,7 +1,7 @@
-"""The Python traceback in what a worker printed, cut down to what the author of the handler wants to see.
+"""Extract the Python traceback from a worker's output, reduced to the handler's frames.
 
 TorchServe's own frames above the handler are dropped. When a handler's import fails, TorchServe looks for a built-in
-handler of the same name, fails again and shows that second error last; here the first one counts.
+handler of the same name, fails again and reports that second error last. The first error is used here.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _CHAINS = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
 )
-# What a worker itself prints after a traceback; all else may be more of the exception's message.
+# Lines that a worker prints after a traceback; other lines may belong to the exception's message.
 _NOT_A_MESSAGE = ("[METRICS]", "Backend received inference", "Frontend disconnected")
 _MESSAGE_LINES = 40
 _FRAME = re.compile(r'  File "(?P<file>[^"]+)", line \d+')
-# What a worker raises after it has logged why a handler raised a RuntimeError or ran out of memory at load.
+# Raised by a worker after it has logged that a handler raised a RuntimeError or ran out of memory at load.
 _ANNOUNCEMENT = re.compile(r"RuntimeError: \d{3} - (Unknown exception|System out of memory)")
 _MASK = re.compile(r"ModuleNotFoundError: No module named 'ts\.torch_handler\.(?P<handler>[^']+)'")
 
 
 @dataclass(frozen=True)
 class _Block:
-    """One traceback of a chain: its frames with their source lines, the exception, and how the next one came of it."""
+    """One traceback of a chain: its frames with their source lines, the exception, and the link to the next one."""
 
     frames: tuple[tuple[str, ...], ...]
     exception: tuple[str, ...]
@@ -45,14 +45,14 @@ class _Block:
 
 
 def handler_traceback(lines: Sequence[str], folder: Path) -> str | None:
-    """Return the last traceback in a worker's output, from the handler's own first frame on.
+    """Return the last traceback in a worker's output, from the handler's first frame on.
 
     Args:
-        lines: what the worker printed.
-        folder: where the archive's members lay; it is cut from the paths.
+        lines: output of the worker.
+        folder: folder of the archive's members; it is removed from the paths.
 
     Returns:
-        The traceback, chained ones included; None where the worker printed none.
+        The traceback with its chain; None if there is none.
     """
     chain = _unmasked(_last_chain(lines))
     if not chain:
@@ -64,23 +64,23 @@ def handler_traceback(lines: Sequence[str], folder: Path) -> str | None:
 
 
 def is_cut_off(traceback: str) -> bool:
-    """Tell whether what ``handler_traceback`` returned ends before the line that names the exception."""
+    """Return whether a result of ``handler_traceback`` ends before the line of the exception."""
     return summary(traceback) == _CUT_OFF
 
 
 def summary(traceback: str) -> str:
-    """Return the exception that a traceback ends with, on one line: ``ValueError: bad``."""
+    """Return the final exception of a traceback on one line: ``ValueError: bad``."""
     return useful_line("\n".join(_blocks(traceback.splitlines())[-1].exception))
 
 
 def missing_handler(traceback: str) -> str | None:
-    """Return the handler's name where the traceback says that there is no such module, in the archive or built in."""
+    """Return the handler's name if the traceback says that no such module exists, in the archive or built in."""
     match = _MASK.match(summary(traceback))
     return match["handler"] if match else None
 
 
 def _unmasked(chain: list[_Block]) -> list[_Block]:
-    """Drop TorchServe's second search for a handler whose own import failed."""
+    """Drop TorchServe's second search after a handler's own import failed."""
     mask = _MASK.match(chain[-1].exception[0]) if len(chain) > 1 else None
     if not mask:
         return chain

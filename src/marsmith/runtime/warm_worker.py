@@ -1,10 +1,10 @@
-"""Workers that need not load anything: forks of this process, which has torch, TorchServe and the weights already.
+"""Warm workers: forks of a process that has loaded torch, TorchServe and the weights.
 
-Each fork imports the handler afresh, so nothing of an older edit lives on in it, and shares the weights' memory with
-its parent until it writes to it. A process that reloads modules in place was the other choice: quicker by the fork's
-few milliseconds, and wrong as soon as two modules hold on to each other's old objects. CUDA does not survive a fork, so
-the parent loads the weights to the CPU; a handler that wants a GPU moves them itself. Nor do OpenMP's threads, and a
-fork waits for them for ever: so the parent computes nothing, and loads the weights with one thread.
+Each fork imports the handler anew, so that no state of an older edit is left. It shares the memory of the weights with
+its parent until it writes to it. The alternative, reloading modules in one process, is faster by a few milliseconds,
+but wrong if two modules keep references to each other's old objects. CUDA does not survive a fork, so the parent loads
+the weights to the CPU, and a handler that needs a GPU moves them. OpenMP's threads do not survive either, and a fork
+would wait for them forever. The parent therefore computes nothing, and loads the weights with one thread.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from marsmith.child_processes import begin_as_child, marked
 
 
 class ForkedProcess:
-    """A fork of this process, with the part of ``subprocess.Popen`` that a worker's keeper needs.
+    """A fork of this process, with the parts of ``subprocess.Popen`` that its owner needs.
 
     Attributes:
-        pid: of the fork.
-        stdout: what it prints, errors too.
-        returncode: exit status, negative for a signal; None until it was waited for.
+        pid: process id.
+        stdout: its output, with errors.
+        returncode: exit status, negative for a signal; None before ``wait``.
     """
 
     def __init__(self, pid: int, stdout: BinaryIO) -> None:
@@ -48,13 +48,13 @@ class ForkedProcess:
 
 
 def preload(serialized_file: Path | None, modules: Iterable[str]) -> None:
-    """Load into this process what its forks shall find there.
+    """Load modules and weights into this process, for its forks.
 
     From then on, ``torch.jit.load`` of that file returns the loaded module, here and in all forks.
 
     Args:
-        serialized_file: TorchScript; None where there is none. A file of another kind is left to the handler.
-        modules: names to import; those that cannot be imported are left to the handler, whose error it then is.
+        serialized_file: TorchScript file, or None. Files of another kind are left to the handler.
+        modules: names to import. If an import fails, the handler imports the module and reports the error.
     """
     for name in ("ts.model_service_worker", "ts.torch_handler.base_handler", *modules):
         with suppress(ImportError), warnings.catch_warnings():
@@ -68,15 +68,16 @@ def fork_worker(command: Sequence[str], folder: Path, environment: Mapping[str, 
     """Run a worker's command line in a fork of this process.
 
     Args:
-        command: Python, TorchServe's worker script, its arguments.
+        command: Python, TorchServe's worker script, and its arguments.
         folder: working folder.
-        environment: variables; those that are read when Python starts have no effect.
+        environment: variables; those that Python reads at its start have no effect.
     """
     reading, writing = os.pipe()
-    # What the handler starts carries the mark; the fork itself does not.
+    # Processes that the handler starts inherit the mark; the fork itself does not have it.
     environment = marked(environment)
     with warnings.catch_warnings():
-        # Python 3.12 warns of forks beside threads: this one runs Python code only after all threads are gone.
+        # Python 3.12 warns of forks in a process with threads; this one runs Python code only after all threads have
+        # ended.
         warnings.simplefilter("ignore", DeprecationWarning)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -101,9 +102,9 @@ def _become_worker(
         sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
         os.environ.clear()
         os.environ.update(environment)
-        tempfile.tempdir = None  # what it remembers is the parent's
+        tempfile.tempdir = None  # The recorded data belong to the parent.
         os.chdir(folder)
-        logging.getLogger().handlers.clear()  # else the worker's own set-up of its log has no effect
+        logging.getLogger().handlers.clear()  # Otherwise the worker's own configuration of logging has no effect.
         sys.dont_write_bytecode = True
         _forget({path.stem for path in folder.iterdir()})
         sys.path[:0] = [part or str(folder) for part in environment["PYTHONPATH"].split(os.pathsep)]
@@ -111,7 +112,7 @@ def _become_worker(
         runpy.run_path(command[1], run_name="__main__")
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
-    except BaseException:  # whatever it is, it must not unwind into the parent's code
+    except BaseException:  # No exception may unwind into the parent's code.
         traceback.print_exc()
     finally:
         sys.stdout.flush()

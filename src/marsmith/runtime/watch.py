@@ -1,4 +1,4 @@
-"""Edit a handler and see its reply again: the weights are loaded once, each edit runs in a fork of that process."""
+"""Watch a handler: the weights are loaded once, and each edit runs in a fork of that process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from marsmith.runtime.runner import Request, Runner, RunnerReply
 from marsmith.runtime.warm_worker import fork_worker, preload
 
 POLL_S = 0.3
-# An editor may write several files, or one in two steps: what changed is taken once it stays as it is.
+# An editor may write several files, or one file in two steps, so a change counts when the files stay the same.
 _SETTLED_S = 0.05
 
 Fingerprint = dict[Path, tuple[int, int]]
@@ -29,14 +29,14 @@ Fingerprint = dict[Path, tuple[int, int]]
 
 @dataclass(frozen=True)
 class WatchOutcome:
-    """What one state of the handler's files gave.
+    """Result of one state of the handler's files.
 
     Attributes:
-        changed: the files that differ from the state before; all of them at first.
-        replies: to the requests, in order; empty where the handler does not load.
-        traceback: from the handler's first frame on; None where it printed none.
-        error: why the handler does not load; None where it does.
-        seconds: from noticing the change until the last reply.
+        changed: files that differ from the previous state; all of them at first.
+        replies: replies to the requests, in order; empty if the handler does not load.
+        traceback: traceback from the handler's first frame on; None if there was none.
+        error: why the handler does not load; None if it does.
+        seconds: time from the change to the last reply, in seconds.
     """
 
     changed: tuple[Path, ...]
@@ -49,16 +49,16 @@ class WatchOutcome:
 def watch(
     archive: Path, entry_point: Path, requests: Sequence[Request], *, wait: Callable[[float], None] = time.sleep
 ) -> Generator[WatchOutcome, None, None]:
-    """Answer ``requests`` now, and again after every change of the handler; ends only when it is closed.
+    """Answer ``requests`` now, and again after every change of the handler. Ends only when it is closed.
 
-    The archive gives weights, labels and model config; the handler and its local imports come from where they are
-    edited. The digests and examples in the archive are left out: the handler under edit is not the one they are for.
+    Weights, labels and model config come from the archive. The handler and its local imports come from the edited
+    files. Digests and examples of the archive are ignored, because they belong to another handler.
 
     Args:
         archive: a built archive of the model, which the caller has admitted.
         entry_point: the handler's file, beside its local imports.
-        requests: sent one by one.
-        wait: called with the seconds between two looks at the files.
+        requests: requests, sent one by one.
+        wait: called with the seconds between two checks of the files.
     """
     with _open_folder(archive) as folder, inductor_folder(folder.with_name("inductor")):
         serialized = Archive.open(archive).manifest.serialized_file
@@ -75,9 +75,9 @@ def watch(
 
 
 def fingerprint(entry_point: Path) -> Fingerprint:
-    """Return time of change (ns) and size (bytes) of the handler's file and of what it imports beside it.
+    """Return modification time (ns) and size (bytes) of the handler's file and its local imports.
 
-    A handler that cannot be parsed, in the middle of an edit, counts alone with all files beside it.
+    If the handler cannot be parsed, as during an edit, all files beside it count.
     """
     try:
         files, _ = follow_imports(entry_point)
@@ -89,7 +89,7 @@ def fingerprint(entry_point: Path) -> Fingerprint:
 def _marks(path: Path) -> tuple[int, int] | None:
     try:
         stat = path.stat()
-    except OSError:  # it went away between two looks, as files do when an editor saves them
+    except OSError:  # The file disappeared between two checks, as when an editor saves it.
         return None
     return stat.st_mtime_ns, stat.st_size
 
@@ -108,7 +108,7 @@ def _try(folder: Path, files: Sequence[Path], changed: tuple[Path, ...], request
     replies: list[RunnerReply] = []
     traceback, error = None, None
     try:
-        # With a batch size of 1 a handler that warms up each batch size, as ours do, is ready soonest.
+        # With a batch size of 1, a handler that warms up each batch size is ready soonest.
         with Runner(folder, batch_size=1, launch=fork_worker) as runner:
             for request in requests:
                 replies += runner.run([request])
@@ -120,7 +120,7 @@ def _try(folder: Path, files: Sequence[Path], changed: tuple[Path, ...], request
 
 @contextmanager
 def _open_folder(archive: Path) -> Iterator[Path]:
-    """Give the archive unpacked, without what proves that its handler is the validated one, nor that it was proved."""
+    """Yield the unpacked archive without the records that prove its handler and examples."""
     with temporary_folder("marsmith-watch-") as temporary:
         opened = Archive.open(archive)
         folder = opened.extract(temporary / "model")
@@ -131,7 +131,7 @@ def _open_folder(archive: Path) -> Iterator[Path]:
 
 
 def _link(folder: Path, files: Sequence[Path]) -> None:
-    """Put links to the edited files in the place of the archive's copies."""
+    """Replace the archive's copies by links to the edited files."""
     root = min((file.parent for file in files), key=lambda parent: len(parent.parts))
     for file in files:
         place = folder / file.relative_to(root)

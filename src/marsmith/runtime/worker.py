@@ -1,7 +1,7 @@
-"""One Python worker of TorchServe as a child process, started and spoken to as the frontend does it.
+"""One Python worker of TorchServe as a child process, started and called as the frontend does.
 
-One thread does it all: whatever it waits for, it also takes up what the worker prints, so that all lines that belong to
-a response are there when the response is, and no side ever blocks the other.
+A single thread does everything. Whenever it waits, it also reads the worker's output. All lines that belong to a
+response are therefore read before the response, and neither side can block the other.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from marsmith.runtime.worker_protocol import STARTED_LINE
 _CHUNK = 1 << 18
 # The kernel's limit for the path of a unix socket is 108 bytes.
 _MAX_SOCKET_PATH = 100
-# As long as the frontend waits for a worker process to come up.
+# The frontend's time limit for the start of a worker process, in seconds.
 _START_TIMEOUT_S = 120.0
-# Seconds for which our handlers gather metric lines (marsmith_handler/gathered_lines.py).
+# Time for which our handlers buffer metric lines, in seconds (marsmith_handler/gathered_lines.py).
 METRIC_LINES = "MARSMITH_METRIC_LINES_S"
 
 
@@ -50,15 +50,15 @@ def torchserve_folder() -> Path:
 
 
 def worker_environment(model_dir: Path, handler: str, base: Mapping[str, str]) -> dict[str, str]:
-    """Return a worker's environment variables, as the frontend makes them from its own.
+    """Return a worker's environment variables, as the frontend derives them from its own.
 
-    Three are added: bytecode is not cached, because the folder may be an archive whose members are all listed; output
-    is not buffered, so that what a handler prints stands where it belongs; and metric lines come with their batch.
+    Three are added. Bytecode is not cached, because the folder may be an archive whose members are all listed. Output
+    is not buffered, so that the handler's lines stay in order. Metric lines are sent with their batch.
     """
     module, colon, _ = handler.partition(":")
     parts = [module.rpartition("/")[0] or module] if colon else []
     parts += [base["PYTHONPATH"]] if "PYTHONPATH" in base else []
-    # The empty last part, which is the working folder, is TorchServe's.
+    # TorchServe adds the empty last part, which is the working folder.
     python_path = os.pathsep.join([*parts, str(model_dir), ""])
     own = {"TS_DECODE_INPUT_REQUEST": "true", "TS_IPEX_ENABLE": "false", "TS_IPEX_GPU_ENABLE": "false"}
     return {
@@ -72,7 +72,7 @@ def worker_environment(model_dir: Path, handler: str, base: Mapping[str, str]) -
 
 
 class Process(Protocol):
-    """A child process, the leader of a process group of its own, whose output can be read."""
+    """A child process that leads its own process group, and whose output can be read."""
 
     @property
     def pid(self) -> int:
@@ -80,11 +80,11 @@ class Process(Protocol):
 
     @property
     def stdout(self) -> IO[bytes] | None:
-        """What it prints, errors too."""
+        """Its output, with errors."""
 
     @property
     def returncode(self) -> int | None:
-        """Exit status, negative for a signal; None until it was waited for."""
+        """Exit status, negative for a signal; None before ``wait``."""
 
     def wait(self) -> int:
         """Wait for the end; return the exit status."""
@@ -108,19 +108,19 @@ def start_python(command: Sequence[str], folder: Path, environment: Mapping[str,
 
 
 class WorkerProcess:
-    """A running worker; a byte stream of its responses.
+    """A running worker, as a byte stream of its responses.
 
     Args:
         model_dir: absolute path of the folder with the archive's members; the worker's working folder.
         handler: the manifest's handler.
         on_line: called with each line that the worker prints.
-        metrics_config: declares the metrics; None for TorchServe's own.
+        metrics_config: file that declares the metrics; None for TorchServe's own.
         launch: starts the process; None for a new Python.
 
     Raises:
         MissingDependencyError: TorchServe is not installed.
-        WorkerEndedError: the worker ended before it could be spoken to.
-        TimeoutError: it did not come up.
+        WorkerEndedError: the worker ended before it accepted a connection.
+        TimeoutError: the worker did not start in time.
     """
 
     def __init__(
@@ -157,11 +157,11 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: bytes, timeout_s: float) -> None:
-        """Send one message; the responses to it must be read within ``timeout_s`` seconds.
+        """Send one message. Its responses must be read within ``timeout_s`` seconds.
 
         Raises:
-            WorkerEndedError: the worker is gone.
-            TimeoutError: it does not take the message.
+            WorkerEndedError: the worker has ended.
+            TimeoutError: the worker does not read the message.
         """
         self.allow(timeout_s)
         rest = memoryview(message)
@@ -172,15 +172,15 @@ class WorkerProcess:
         self._watch_socket(selectors.EVENT_READ)
 
     def allow(self, timeout_s: float) -> None:
-        """Give what is sent and read from now on ``timeout_s`` seconds."""
+        """Limit all further sending and reading to ``timeout_s`` seconds from now."""
         self._deadline = time.monotonic() + timeout_s
 
     def read(self, size: int, /) -> bytes:
         """Return the next ``size`` bytes of the worker's responses.
 
         Raises:
-            WorkerEndedError: the worker is gone.
-            TimeoutError: they did not come in time.
+            WorkerEndedError: the worker has ended.
+            TimeoutError: the bytes did not arrive in time.
         """
         while len(self._received) < size:
             self._wait()
@@ -189,15 +189,15 @@ class WorkerProcess:
         return data
 
     def drain(self) -> None:
-        """Take up the lines that the worker has printed by now."""
+        """Read the lines that the worker has printed so far."""
         while self._take_output():
             pass
 
     def end(self) -> int | None:
-        """End the process and what it started; may be called twice.
+        """End the process and its children; may be called twice.
 
         Returns:
-            The exit status, negative for a signal; None where the process still ran and was killed here.
+            The exit status, negative for a signal; None if the process still ran and was killed here.
         """
         ended = self._has_ended()
         if self._process.returncode is None:
@@ -207,14 +207,14 @@ class WorkerProcess:
         return status if ended else None
 
     def _has_ended(self) -> bool:
-        """Look, but leave the process to be waited for, so that its id and its group's stay its own."""
+        """Check without reaping, so that the ids of the process and its group are not reused."""
         return self._process.returncode is not None or child_processes.has_ended(self._process.pid)
 
     def _start(self, model_dir: Path, handler: str, metrics_config: Path | None, launch: Launch) -> Process:
         ts = torchserve_folder()
         folder = child_processes.temporary_folder("marsmith-worker-", within=_short_temporary_folder())
         self._socket_path = f"{self._folders.enter_context(folder)}/ts.sock.9000"
-        # What a handler leaves in its temporary folder goes with the worker, as in a server.
+        # The worker's temporary folder is deleted with the worker, as in a server.
         base = self._folders.enter_context(child_processes.own_temporary_folder(os.environ))
         command = [sys.executable, str(ts / "model_service_worker.py"), "--sock-type", "unix"]
         command += ["--sock-name", self._socket_path]
@@ -239,7 +239,7 @@ class WorkerProcess:
         self._selector.modify(self._socket, events)
 
     def _wait(self) -> int:
-        """Wait until something happens and take it up; return what may be done with the socket."""
+        """Wait for an event and handle it; return the events of the socket."""
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
@@ -277,7 +277,7 @@ class WorkerProcess:
         self._received += data
 
     def _await_last_words(self) -> None:
-        """The socket is closed: the process is ending, and prints why until it has."""
+        """Read the output until the process has ended: it closes its socket first, and then prints why it ends."""
         deadline = min(self._deadline, time.monotonic() + 5)
         while not self._has_ended() and time.monotonic() < deadline:
             self.drain()
@@ -285,7 +285,7 @@ class WorkerProcess:
         self.drain()
 
     def _take_output(self) -> bool:
-        """Read some of what the worker printed; return whether there was any."""
+        """Read some of the worker's output; return whether there was any."""
         if self._process.stdout is None or self._process.stdout.closed:
             return False
         try:
@@ -318,5 +318,5 @@ class WorkerProcess:
 
 
 def _short_temporary_folder() -> str | None:
-    """Return a folder for the socket where the usual one has too long a path; None for the usual one."""
+    """Return a folder for the socket if the usual one has too long a path; else None."""
     return "/tmp" if len(tempfile.gettempdir()) + 48 > _MAX_SOCKET_PATH else None  # noqa: S108 - private folder in it

@@ -1,8 +1,8 @@
-"""What the frontend and a Python worker of TorchServe say to each other: messages to bytes and back.
+"""Protocol between the frontend and a Python worker of TorchServe: messages, responses and metric lines.
 
-All integers are signed, 4 bytes, big-endian; a text or a body is its length in bytes, then the bytes; a list ends with
-a length of -1. The worker's side is ``ts/protocol/otf_message_handler.py``; this is the other one. Here is also what
-the frontend reads out of the lines that a worker prints.
+All integers are signed, 4 bytes, big-endian. A text or a body is its length in bytes, followed by the bytes. A list
+ends with a length of -1. The worker's side is ``ts/protocol/otf_message_handler.py``; this is the frontend's side. The
+module also parses metric lines in a worker's output.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _METRIC_REQUEST = re.compile(r"\|#hostname:[^,|]*,\d+,(?P<request>[^|]+)$")
 
 
 class ByteStream(Protocol):
-    """Where bytes come from."""
+    """Source of bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """Return ``size`` bytes; fewer only at the end."""
+        """Return ``size`` bytes; fewer only at the end of the stream."""
         ...
 
 
 @dataclass(frozen=True)
 class LoadMessage:
-    """Tells a worker to load one model.
+    """Message to load one model.
 
     Attributes:
-        model_name: as registered.
-        model_dir: absolute path of the folder that holds the archive's members.
+        model_name: name of the registered model.
+        model_dir: absolute path of the folder with the archive's members.
         handler: the manifest's handler.
-        batch_size: largest batch that the worker will get; at least 1.
+        batch_size: maximum size of a batch; at least 1.
         gpu_id: number of the GPU; None for the CPU.
-        limit_max_image_pixels: whether Pillow's own limit against bombs stays on.
+        limit_max_image_pixels: whether Pillow's limit of image sizes stays on.
     """
 
     model_name: str
@@ -55,12 +55,12 @@ class LoadMessage:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One named part of a request; ``body`` where the request is not a form.
+    """One named part of a request; ``body`` if the request is not a form.
 
     Attributes:
         name: key in the mapping that the handler gets.
-        value: the bytes; the worker itself decodes JSON and text, by the content type.
-        content_type: without its parameters; empty where there is none.
+        value: the bytes; the worker decodes JSON and text by the content type.
+        content_type: content type without parameters; empty if there is none.
     """
 
     name: str
@@ -73,9 +73,9 @@ class InferenceRequest:
     """One request of a batch.
 
     Attributes:
-        request_id: not empty, and different for each request of the batch.
-        headers: of the HTTP request, names as the client wrote them.
-        parameters: what the handler gets as a mapping.
+        request_id: a text that is not empty and unique in the batch.
+        headers: headers of the HTTP request, with names as sent.
+        parameters: parts that the handler gets as a mapping.
     """
 
     request_id: str
@@ -85,15 +85,15 @@ class InferenceRequest:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A worker's answer to one request.
+    """A worker's reply to one request.
 
     Attributes:
-        request_id: of the request that it answers.
-        content_type: empty where the handler set none.
+        request_id: id of the request.
+        content_type: content type; empty if the handler set none.
         status: HTTP status code.
-        phrase: the status in words; mostly empty.
-        headers: those that the handler set, the content type among them.
-        body: the reply.
+        phrase: reason phrase; usually empty.
+        headers: headers that the handler set, including the content type.
+        body: content.
     """
 
     request_id: str
@@ -106,12 +106,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class WorkerResponse:
-    """A worker's answer to one message.
+    """A worker's response to one message.
 
     Attributes:
-        code: 200 when each request has an answer of its own; else the whole batch failed, or the load.
-        message: why, in a few words.
-        predictions: one for each request of the batch; none for a load.
+        code: 200 if each request has a reply of its own; otherwise the whole batch or the load failed.
+        message: short reason.
+        predictions: one for each request of the batch; empty for a load.
     """
 
     code: int
@@ -129,11 +129,11 @@ class WorkerMetric:
     """One measurement that a worker printed.
 
     Attributes:
-        name: as ``HandlerTime``.
-        unit: TorchServe's word for it, as ``Milliseconds``.
-        value: in that unit.
-        dimensions: as ``{"ModelName": "m", "Level": "Model"}``.
-        request_id: the requests that it belongs to, joined by commas; empty where it belongs to none.
+        name: name such as ``HandlerTime``.
+        unit: TorchServe's name of the unit, such as ``Milliseconds``.
+        value: value in that unit.
+        dimensions: dimensions such as ``{"ModelName": "m", "Level": "Model"}``.
+        request_id: ids of the requests that it belongs to, separated by commas; empty for none.
     """
 
     name: str
@@ -144,7 +144,7 @@ class WorkerMetric:
 
 
 def encode_load(message: LoadMessage) -> bytes:
-    """Print the message that makes a worker load a model."""
+    """Encode the message to load a model."""
     return b"".join(
         (
             b"L",
@@ -153,22 +153,22 @@ def encode_load(message: LoadMessage) -> bytes:
             _int(max(1, message.batch_size)),
             _field(message.handler.encode()),
             _int(-1 if message.gpu_id is None else message.gpu_id),
-            _field(b""),  # the envelope: marsmith's server config never sets service_envelope
+            _field(b""),  # The envelope is empty: marsmith's server config never sets service_envelope.
             struct.pack("!?", message.limit_max_image_pixels),
         )
     )
 
 
 def encode_predict(batch: Sequence[InferenceRequest]) -> bytes:
-    """Print the message that makes a worker answer one batch."""
+    """Encode the message to answer one batch."""
     return b"".join((b"I", *(_request(request) for request in batch), _int(_END_OF_LIST)))
 
 
 def decode_response(stream: ByteStream, *, max_field_bytes: int = MAX_RESPONSE_BYTES) -> WorkerResponse:
-    """Read one response, and not a byte beyond it.
+    """Read exactly one response.
 
     Raises:
-        HandlerError: the response is cut off, breaks the protocol, or has a field longer than ``max_field_bytes``.
+        HandlerError: the response is truncated, breaks the protocol, or has a field longer than ``max_field_bytes``.
     """
     reader = _Reader(stream, max_field_bytes)
     code, message = reader.integer(), reader.text()
@@ -182,7 +182,7 @@ def decode_response(stream: ByteStream, *, max_field_bytes: int = MAX_RESPONSE_B
 
 
 def parse_metric(line: str) -> WorkerMetric | None:
-    """Return the measurement in a line that a worker printed; None where it is another line."""
+    """Parse a metric line of a worker's output; None for other lines."""
     match = _METRIC.match(line.removeprefix("INFO > "))
     if not match:
         return None
@@ -216,7 +216,7 @@ def _request(request: InferenceRequest) -> bytes:
 
 
 class _Reader:
-    """Reads the parts of a response, and refuses lengths that cannot be."""
+    """Reads the parts of a response, and rejects impossible lengths."""
 
     def __init__(self, stream: ByteStream, max_field_bytes: int) -> None:
         self._stream = stream
@@ -237,7 +237,7 @@ class _Reader:
             raise _broken(f"a field of {length} bytes")
         if length > self._max:
             raise HandlerError(
-                f"the reply has {length:,} bytes, and TorchServe takes {self._max:,}",
+                f"the reply has {length:,} bytes, but TorchServe's limit is {self._max:,}",
                 tip="return less, or raise max_response_size in config.properties",
             )
         return self._exactly(length)
@@ -251,12 +251,12 @@ class _Reader:
     def _exactly(self, size: int) -> bytes:
         data = self._stream.read(size)
         if len(data) != size:
-            raise _broken(f"{len(data)} bytes where {size} were announced")
+            raise _broken(f"{len(data)} bytes instead of the announced {size}")
         return data
 
 
 def _broken(what: str) -> HandlerError:
     return HandlerError(
         f"the worker's reply breaks TorchServe's wire protocol: {what}",
-        tip="keep content types, status phrases and header values ASCII: others are announced shorter than they are",
+        tip="keep content types, status phrases and header values ASCII; the announced length of others is too short",
     )

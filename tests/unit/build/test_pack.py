@@ -341,7 +341,7 @@ def test_every_entry_point_that_torchserve_finds_is_accepted(inputs: Path, text:
     [
         ("from other import Handler\n", "write a class with initialize"),
         ("x = 1\n", "or a function handle(data, context)"),
-        ("def serve(data, context): ...\n", "name the one that is there, bad.py:serve"),
+        ("def serve(data, context): ...\n", "name the existing one, bad.py:serve"),
         ("class A: ...\nclass B: ...\n", "move other classes into a file of their own"),
     ],
 )
@@ -355,7 +355,7 @@ def test_the_tip_fits_what_the_file_has(inputs: Path, capsys: pytest.CaptureFixt
 
 def test_a_function_that_is_not_there_is_refused(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pack("--handler", "class_handler.py:serve") == 1
-    assert "there is no function 'serve'" in capsys.readouterr().err
+    assert "it has no function 'serve'" in capsys.readouterr().err
 
 
 def test_a_local_import_that_was_forgotten_is_told(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,7 +136,7 @@ def test_a_response_that_is_cut_off_anywhere_is_refused(length: int) -> None:
 
 def test_a_field_longer_than_the_frontend_takes_is_refused_with_both_lengths() -> None:
     sent = struct.pack("!ii", 200, 6_553_501)
-    with pytest.raises(HandlerError, match=r"6,553,501 bytes, and TorchServe takes 6,553,500"):
+    with pytest.raises(HandlerError, match=r"6,553,501 bytes, but TorchServe's limit is 6,553,500"):
         decode_response(io.BytesIO(sent))
 
 
