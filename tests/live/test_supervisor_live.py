@@ -135,7 +135,7 @@ def test_after_a_kill_of_everything_versions_default_and_workers_come_back(proje
         "late:1.0": (True, 1, 1),
     }
     assert "echo:3.0 is new in the store; the default stays 1.0" in again.stderr
-    assert "gone:1.0 was unregistered and stays so: marsmith register gone-1.0.mar" in again.stderr
+    assert "gone:1.0 was unregistered before the restart: marsmith register gone-1.0.mar" in again.stderr
 
 
 def test_the_status_counts_the_requests_that_were_sent(project: Project) -> None:
@@ -235,7 +235,7 @@ def test_in_the_foreground_systemd_hears_and_the_log_is_json(project: Project, t
     assert left_over(project) == []
     records = [json.loads(line) for line in log.read_text().splitlines()]
     messages = [record["message"] for record in records if record["source"] == "marsmith"]
-    assert any("TorchServe ended by itself, of SIGKILL; it is started again in 0.5 s" in text for text in messages)
+    assert any("TorchServe ended by itself, killed by SIGKILL; restart in 0.5 s" in text for text in messages)
     assert messages[-1] == "stopped"
     assert {"frontend", "marsmith"} < {record["source"] for record in records}
     assert any(record["source"].startswith("W-") and record["logger"] == "MODEL_LOG" for record in records)

@@ -272,11 +272,11 @@ class WorkerProcess:
         except OSError:
             data = b""
         if not data:
-            self._await_last_words()
+            self._read_until_exit()
             raise WorkerEndedError
         self._received += data
 
-    def _await_last_words(self) -> None:
+    def _read_until_exit(self) -> None:
         """Read the output until the process has ended: it closes its socket first, and then prints why it ends."""
         deadline = min(self._deadline, time.monotonic() + 5)
         while not self._has_ended() and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""TorchServe as a process: preflight, start, supervision, state, diagnosis."""
+"""TorchServe as a process: preflight, start, supervision, state and diagnosis."""
 
 from __future__ import annotations
 

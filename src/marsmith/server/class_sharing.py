@@ -1,9 +1,9 @@
-"""Start TorchServe's frontend sooner: Java maps the classes that it needs from one file, made once a user and Java.
+"""Class data sharing: Java maps its classes from one file, so that TorchServe's frontend starts faster.
 
-Class data sharing is Java's own (JEP 310, https://openjdk.org/jeps/310; `java`'s -XX:SharedArchiveFile). The first
-server that is started writes down which classes it loads. When it is ready, ``python -m marsmith.server.class_sharing``
-makes the file from that list beside it, at the lowest priority, and belongs to the server: `marsmith stop` ends it too.
-Java checks by itself that the file fits, and does without it where it does not.
+Class data sharing is a feature of Java (JEP 310, https://openjdk.org/jeps/310; `java`'s -XX:SharedArchiveFile). There
+is one file for each user and Java. The first server that is started records the classes that it loads. When it is
+ready, ``python -m marsmith.server.class_sharing`` creates the file from that list, at the lowest priority. That process
+belongs to the server: `marsmith stop` ends it too. Java checks whether the file fits, and starts without it otherwise.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from marsmith import files
 from marsmith.files import LockedError
 from marsmith.server import processes as server_process
 
-# Whoever sets one of these has plans of his own, or replaces classes so that a file of them would not be used.
+# A user who sets one of these configures sharing, or replaces classes so that the file would not be used.
 _OWN_PLANS = ("-Xshare", "SharedArchive", "SharedClassList", "DumpLoadedClassList", "ArchiveClassesAtExit")
 _REPLACES_CLASSES = ("-javaagent", "-agent", "-Xrun", "--patch-module", "--upgrade-module-path", "--limit-modules")
 _LOWEST_PRIORITY = 19
 _TIMEOUT_S = 300
-# A file that no server has used for so long belongs to a Java or a TorchServe that is gone.
+# A file that is unused for this long belongs to a Java or a TorchServe that does not exist any more.
 _KEPT_S = 90 * 24 * 3600.0
-# A full disk may have room again by then.
+# Wait before another attempt after a failure: a full disk may have room again by then.
 _TRIED_AGAIN_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class ClassSharing:
-    """The file of one Java, TorchServe and set of options.
+    """The shared file for one Java, TorchServe and set of options.
 
     Attributes:
         java: path of ``java``.
-        options: Java's own options that decide whether a file fits: the heap, the garbage collector.
-        class_path: what ``-cp`` gets.
-        file: where the file lies, or is going to.
+        options: Java's options that decide whether a file fits: heap and garbage collector.
+        class_path: value of ``-cp``.
+        file: path of the file, which may not exist yet.
     """
 
     java: str
@@ -53,9 +53,9 @@ class ClassSharing:
     file: Path
 
     def start_options(self, class_list: Path) -> list[str]:
-        """Return the options to start a server with: use the file, or write down in ``class_list`` what is loaded."""
+        """Return the options to start a server with: use the file, or record the loaded classes in ``class_list``."""
         if _is_usable(self.file):
-            # It says when it was used last.
+            # The modification time records the last use.
             with suppress(OSError):
                 os.utime(self.file)
             return [f"-XX:SharedArchiveFile={self.file}"]
@@ -64,14 +64,14 @@ class ClassSharing:
     def make_in_background(
         self, class_list: Path, environment: Mapping[str, str], start: Callable[..., subprocess.Popen[Any]]
     ) -> None:
-        """Make the file from what a server has loaded so far, if that is written down, and return at once.
+        """Create the file in the background from the classes that a server has loaded so far.
 
-        A server that runs is not given up because this cannot be done.
+        A failure does not affect the running server.
 
         Args:
-            class_list: as it was given to ``start_options``.
-            environment: of the server, whose process this one becomes.
-            start: starts a process that ends when the server does; see ``child_processes``.
+            class_list: path as given to ``start_options``.
+            environment: environment of the server; the process belongs to it.
+            start: starts a process that ends with the server; see ``child_processes``.
         """
         if not class_list.exists():
             return
@@ -88,10 +88,12 @@ class ClassSharing:
             server_process.remember_child(process)
 
     def make(self, class_list: Path) -> bool:
-        """Make the file from what a server has loaded, and return whether it is there; another may be making it.
+        """Create the file from the classes of a server, and return whether it exists.
+
+        Another process may be creating it.
 
         Raises:
-            OSError: the folder cannot be written, or the list is gone with its server.
+            OSError: the folder cannot be written, or the list was deleted with its server.
         """
         classes = class_list.read_bytes()
         folder = self.file.parent
@@ -105,7 +107,7 @@ class ClassSharing:
     def _make(self, classes: bytes) -> bool:
         partial, whole_lines = self.file.with_suffix(".partial"), self.file.with_suffix(".classes")
         try:
-            # The server goes on writing: the last line may be half one.
+            # The server still writes: the last line may be incomplete.
             whole_lines.write_bytes(classes[: classes.rfind(b"\n") + 1])
             return self._dump(whole_lines, partial)
         finally:
@@ -120,10 +122,10 @@ class ClassSharing:
         )
         if done.returncode == 0 and partial.exists():
             partial.chmod(0o600)
-            # Java would do without a damaged one for ever.
+            # Java would silently ignore a damaged file forever.
             files.publish(partial, self.file)
             return True
-        # One that was ended with its server, by whatever signal, says nothing about the next one.
+        # A process that was ended with its server is not a failure for the next one.
         if 0 < done.returncode < 128:
             self._failed.write_text(done.stdout + done.stderr)
         return False
@@ -134,12 +136,12 @@ class ClassSharing:
 
 
 def class_sharing(java: Path, class_path: Sequence[str], java_options: Sequence[str]) -> ClassSharing | None:
-    """Return where the file of this Java lies; None where there should be none, or no place for it.
+    """Return the sharing for this Java; None if it is switched off, or if there is no folder for the file.
 
     Args:
-        java: its executable.
+        java: executable.
         class_path: entries of ``-cp``; ``folder/*`` stands for the folder's jars.
-        java_options: what stands in ``vmargs``.
+        java_options: value of ``vmargs``.
     """
     if any(
         option.startswith(_REPLACES_CLASSES) or any(word in option for word in _OWN_PLANS) for option in java_options
@@ -158,7 +160,7 @@ def class_sharing(java: Path, class_path: Sequence[str], java_options: Sequence[
 
 
 def _folder() -> Path | None:
-    """Return the folder of such files, this user's alone: who can write there decides what the server does."""
+    """Return the folder of such files, private to this user: its files decide what the server runs."""
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache / "marsmith" / "java"
@@ -172,7 +174,7 @@ def _folder() -> Path | None:
 
 
 def _is_ours(status: os.stat_result) -> bool:
-    """Whether nobody else could have written to it, or put it there."""
+    """Return whether no one else could have written to it or created it."""
     return status.st_uid == os.getuid() and not status.st_mode & 0o022 and not stat.S_ISLNK(status.st_mode)
 
 
@@ -205,7 +207,7 @@ def _identity(file: Path) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a process that was ended has left, and what nobody uses any more."""
+    """Remove leftovers of processes that were ended, and files that are not used any more."""
     for file in folder.glob("torchserve-*"):
         if file.suffix in {".partial", ".classes"} or _age_s(file) > _KEPT_S:
             file.unlink(missing_ok=True)

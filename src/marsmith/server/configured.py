@@ -1,4 +1,4 @@
-"""How the files alone run the archives of a store: what was changed at run time can only be told from this."""
+"""Values that the files alone give to the archives of a store; other values were set at run time."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _KEYS = {
 
 
 def configured_parameters(config: Mapping[str, str], archives: Iterable[StoredArchive]) -> dict[Version, Parameters]:
-    """Return how each archive runs when it is loaded at a start, as far as that can be told.
+    """Return the configured values of each archive, as far as they are known.
 
     Args:
-        config: the effective server config.
-        archives: of the store.
+        config: effective server config.
+        archives: archives of the store.
     """
-    # These know more than a start needs, which is why they are not imported at the top.
+    # Not imported at the top, because they import much more than a start needs.
     from marsmith.config.effective import server_settings, version_settings
     from marsmith.machine import gpus, usable_cores
 
@@ -48,7 +48,7 @@ def configured_parameters(config: Mapping[str, str], archives: Iterable[StoredAr
 
 
 def openable(paths: Iterable[Path]) -> list[StoredArchive]:
-    """Open the archives that can be opened."""
+    """Open the archives, and skip those that cannot be opened."""
     found = []
     for path in paths:
         with suppress(MarsmithError, OSError):

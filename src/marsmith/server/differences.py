@@ -1,4 +1,4 @@
-"""Where a running server differs from what its files say."""
+"""Differences between a running server and its files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from marsmith.config.effective import SERVE, Setting, VersionSettings
 
 @dataclass(frozen=True)
 class ParameterDifference:
-    """One value that is not what the files say.
+    """One value that differs from the files.
 
     Attributes:
         what: ``server``, or ``model:version``.
-        key: its name.
-        expected: what the files say.
-        live: what the running server says.
+        key: name of the value.
+        expected: value in the files.
+        live: value in the running server.
     """
 
     what: str
@@ -45,11 +45,11 @@ def version_differences(
 
 
 def server_differences(now: Mapping[str, Setting], started_with: Mapping[str, str]) -> list[ParameterDifference]:
-    """Compare the server config as it is now with the one that the running server was started with.
+    """Compare the server config now with the one that the running server was started with.
 
     Args:
-        now: what ``server_settings`` gave.
-        started_with: the ``config.properties`` of the run folder.
+        now: result of ``server_settings``.
+        started_with: ``config.properties`` of the run folder.
     """
     results = []
     for key, setting in now.items():
@@ -57,7 +57,7 @@ def server_differences(now: Mapping[str, Setting], started_with: Mapping[str, st
         live = started_with.get(key)
         if chosen_at_start or (live is None and setting.origin.startswith("TorchServe")) or live == setting.value:
             continue
-        # A TS_* variable is written into the file that the server gets, so it stands there as well.
+        # TS_* variables are written into the server's file, so the file contains them as well.
         results.append(ParameterDifference("server", key, setting.value, "not set" if live is None else live))
     return results
 

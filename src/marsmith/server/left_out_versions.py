@@ -1,4 +1,4 @@
-"""A version that a running server leaves out: it is taken off, no other takes its place, and fixed it comes back."""
+"""Versions that a running server leaves out: unregister them, keep their place, and register them again when fixed."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ def take_off(
     failed: Collection[Version],
     standing_in: Collection[Version],
 ) -> dict[Version, str]:
-    """Take versions that do not load off the server; return those that are not off yet, in words.
+    """Unregister versions that do not load; return descriptions of those that are still registered.
 
-    TorchServe starts their workers again and again while they are there. A default version whose place no other takes
-    keeps it, without workers: then TorchServe answers 503. So does one that TorchServe does not unregister.
+    TorchServe restarts their workers again and again. A left-out default version keeps its place, without workers:
+    TorchServe then answers 503. So does a version that TorchServe does not unregister.
     """
     waiting = {}
     for version in sorted(failed & described.keys()):
         status = described[version]
         has_workers = bool(status.workers or status.min_workers)
         if (version not in standing_in and _unregistered(client, version)) or has_workers:
-            waiting[version] = "does not load, and is taken off"
+            waiting[version] = "does not load, and is being unregistered"
         if has_workers:
-            # An unregistered one is not found.
+            # A version that is already unregistered is not found.
             with suppress(ClientError):
                 client.scale(version[0], version=version[1], min_workers=0, synchronous=False)
     return waiting
 
 
 def refuse_left_out(project: Project, status: VersionStatus) -> None:
-    """Raise UsageError for a version that only stands in for one that is left out."""
+    """Raise UsageError for a placeholder of a version that is left out."""
     if holds_place(project, status):
         raise UsageError(
             f"{status.model_name}:{status.model_version} is left out of the running server",
-            tip="marsmith status says why; when that is fixed: marsmith register ARCHIVE",
+            tip="marsmith status shows the reason; when it is fixed: marsmith register ARCHIVE",
         )
 
 
 def holds_place(project: Project, status: VersionStatus) -> bool:
-    """Whether a registered version only stands in for one that is left out of the running server."""
+    """Return whether a registered version is a placeholder of a version that is left out of the running server."""
     return stands_in(status, left_out_files(project))
 
 
 def left_out_files(project: Project) -> frozenset[str]:
-    """Return the names of what lies in the store and is left out of the running server."""
+    """Return the names of the files in the store that are left out of the running server."""
     try:
         return frozenset(each.file for each in run_state.read(project).left_out)
     except MarsmithError:
@@ -66,17 +66,20 @@ def left_out_files(project: Project) -> frozenset[str]:
 
 
 def is_left_out(project: Project, version: Version) -> bool:
-    """Whether the server before served a version and the running one leaves it out."""
+    """Return whether the previous server served a version and the running one leaves it out."""
     state = served_file.read(project)
     return state.version(version) is not None and state.file(version) in left_out_files(project)
 
 
 @contextmanager
 def in_its_place(project: Project, client: Client, version: Version) -> Iterator[None]:
-    """Let a version be registered whose place something holds because it was left out; it becomes the default again.
+    """Yield while a left-out version can be registered in its reserved place.
 
-    TorchServe has a version once, and gives the default to another one when it goes: so a placeholder with a number
-    of its own is the default meanwhile. When the registration fails everything is as before.
+    A default version becomes the default again.
+
+    TorchServe has each version only once, and makes another one the default when the default is unregistered. A
+    placeholder with a separate number is therefore the default meanwhile. If the registration fails, the previous state
+    is restored.
     """
     name, number = version
     holder = _holder(project, client, version)
@@ -101,7 +104,7 @@ def in_its_place(project: Project, client: Client, version: Version) -> Iterator
 
 
 def _holder(project: Project, client: Client, version: Version) -> VersionStatus | None:
-    """Return what is registered in the place of a version that is left out."""
+    """Return the version that is registered in the place of a left-out version."""
     with suppress(NotFoundError):
         status = client.describe(*version)[0]
         return status if holds_place(project, status) else None
@@ -109,7 +112,7 @@ def _holder(project: Project, client: Client, version: Version) -> VersionStatus
 
 
 def _hold(project: Project, client: Client, version: Version, *, default: bool = True) -> None:
-    """Register a placeholder, without workers, and let it be the default version."""
+    """Register a placeholder without workers, and make it the default version."""
     folder = write_placeholder(_folder(project, version), version)
     client.register(str(folder), synchronous=False)
     client.scale(version[0], version=version[1], min_workers=0, synchronous=False)
@@ -118,18 +121,18 @@ def _hold(project: Project, client: Client, version: Version, *, default: bool =
 
 
 def _let_go(client: Client, name: str) -> None:
-    """Unregister the placeholder that has a number of its own, if it is there."""
+    """Unregister the placeholder with the separate number, if it is registered."""
     with suppress(NotFoundError):
         client.unregister(name, VERSION)
 
 
 def _folder(project: Project, version: Version) -> Path:
-    """Return a folder for one placeholder: TorchServe names what it makes of it by the time, and wants it to stay."""
+    """Return a folder for one placeholder. TorchServe names its copy by the time, and the folder must stay."""
     return launch.temporary_folder(project) / f"left-out-{version[1]}"
 
 
 def _unregistered(client: Client, version: Version) -> bool:
-    """Unregister a version; return whether it is gone, or may be at the next look."""
+    """Unregister a version; return whether it is gone, or may be at the next check."""
     try:
         client.unregister(*version)
     except RequestRejectedError:

@@ -1,7 +1,7 @@
-"""Start TorchServe for a project, and stop it to the last process.
+"""Start TorchServe for a project, and stop it with all its processes.
 
-The server runs in ``.marsmith/run/``: its effective config, key file, logs and temporary files lie there, so that two
-projects on one host do not meet.
+The server runs in ``.marsmith/run/``, with its effective config, key file, logs and temporary files. Two projects on
+one host are therefore separate.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from marsmith.state.served_file import Remembered
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
 
-# In the server's temporary folder: the classes that it has loaded, as far as Java writes them down.
+# List of the classes that the server has loaded, as Java writes it; in the server's temporary folder.
 _CLASS_LIST = "classes.txt"
-# What a supervisor needs beyond the time of the server, to notice and to clear away.
+# Time of a supervisor, beyond that of the server, to notice the end and to clean up.
 _SUPERVISOR_GRACE_S = 10.0
 
 
@@ -49,14 +49,14 @@ class StartOptions:
     """How to start a server.
 
     Attributes:
-        timeout_s: how long it may take until every version is ready.
-        console: the file descriptor that the server's log goes to besides its files; None: nowhere.
-        fresh: forget what the server before served, and serve the store as it is.
-        strict: refuse to start where an archive of the store would be left out, before the start or because it fails.
+        timeout_s: time limit until every version is ready, in seconds.
+        console: file descriptor for the server's log, besides its files; None: no copy.
+        fresh: whether to forget what the previous server served, and to serve the store as it is.
+        strict: whether to refuse a start that leaves out an archive of the store.
         supervised: whether this process stays and watches the server.
         outlives: whether the server stays when this process ends.
-        on_progress: called with how far the server has come, several times a second.
-        on_note: called with what somebody who starts the server should know.
+        on_progress: called several times a second with the progress of the start.
+        on_note: called with information for the user who starts the server.
     """
 
     timeout_s: float = START_TIMEOUT_S
@@ -70,18 +70,18 @@ class StartOptions:
 
 
 def start(project: Project, options: StartOptions | None = None) -> RunState:
-    """Start TorchServe and return when every model really answers.
+    """Start TorchServe, and return when every model answers.
 
-    What the server before served is served again: its versions, its default versions and its workers.
+    The versions, default versions and numbers of workers of the previous server are restored.
 
     Args:
-        project: what to serve.
-        options: how; None: the usual ones.
+        project: the project to serve.
+        options: options; None for the defaults.
 
     Raises:
-        PreflightError: it was not started, because it could not have worked, or runs already.
-        WorkerDiedError: a worker died, and no version is left to serve, or it is strict; everything has been stopped.
-        ServerError: no version became ready, or it is strict and one did not; everything has been stopped.
+        PreflightError: the server was not started, because a check failed or because it runs already.
+        WorkerDiedError: a worker died and no version is left, or the start is strict; the server has been stopped.
+        ServerError: no version became ready, or one did not and the start is strict; the server has been stopped.
     """
     options = options or StartOptions()
     with _lock(project):
@@ -92,7 +92,7 @@ def start(project: Project, options: StartOptions | None = None) -> RunState:
             remembered = Remembered(None) if options.fresh else served_file.load(project)
             flight = preflight.check(project, remembered.state, strict=options.strict)
             plan = plan_start(project, flight, remembered, options.on_note, strict=options.strict)
-            _tell(options, plan.warnings)
+            _report(options, plan.warnings)
             if options.fresh:
                 served_file.forget(project)
             state = _launch(project, plan, options)
@@ -100,14 +100,14 @@ def start(project: Project, options: StartOptions | None = None) -> RunState:
         return _served(project, state, plan, options)
 
 
-def _tell(options: StartOptions, notes: Iterable[str]) -> None:
+def _report(options: StartOptions, notes: Iterable[str]) -> None:
     for note in notes:
         if options.on_note:
             options.on_note(note)
 
 
 def restart(project: Project, options: StartOptions) -> RunState:
-    """Start a server that died once more, with the config that it had and exactly what it served.
+    """Restart a server that died, with the same config and the same versions.
 
     Raises:
         ServerError: as ``start``.
@@ -122,16 +122,16 @@ def restart(project: Project, options: StartOptions) -> RunState:
 def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     """Stop the project's server with all its workers and its supervisor, and return whether there was one.
 
-    Logs stay, and so does what is remembered for the next start.
+    Logs and the state for the next start are kept.
 
     Args:
-        project: whose server.
-        timeout_s: how long the frontend may take to end by itself; then it is ended by force. 0: by force at once,
-            which saves the two seconds that TorchServe waits for more requests, and cuts those in hand.
+        project: the project of the server.
+        timeout_s: time for the frontend to end by itself, in seconds; then it is killed. 0: it is killed at once. This
+            saves the two seconds in which TorchServe waits for further requests, and cuts requests in flight.
     """
     if not project.run.exists():
         return False
-    # What is remembered is worth having, and nothing that is damaged may keep the processes from being ended.
+    # The state should be saved, but damaged files must not prevent the end of the processes.
     with suppress(Exception):
         server_state.record(project)
     with suppress(OSError):
@@ -143,18 +143,18 @@ def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
 
 
 def clear_away(project: Project) -> None:
-    """End and remove what is left of a server that died."""
+    """End and remove the leftovers of a server that died."""
     _end(project, STOP_TIMEOUT_S)
     _forget(project)
 
 
 def is_alive(state: RunState) -> bool:
-    """Whether the frontend of this state still runs."""
+    """Return whether the frontend of this state runs."""
     return server_process.frontend(state.pid, state.created) is not None
 
 
 def runs_or_returns(project: Project) -> bool:
-    """Whether the project's server runs, or its supervisor is starting it again."""
+    """Return whether the project's server runs, or its supervisor is restarting it."""
     try:
         state = run_state.read(project)
     except NotRunningError:
@@ -163,13 +163,13 @@ def runs_or_returns(project: Project) -> bool:
 
 
 def stop_was_asked(project: Project) -> bool:
-    """Whether somebody is stopping the project's server on purpose."""
+    """Return whether the project's server is being stopped on purpose."""
     return (project.run / STOPPING).exists() or not (project.run / run_state.FILE_NAME).exists()
 
 
 @contextmanager
 def _lock(project: Project) -> Iterator[None]:
-    """Let one process at a time start a server for the project."""
+    """Allow one process at a time to start a server for the project."""
     launch.make_private(project.run)
     try:
         with files.lock(project.run / "lock", wait_s=0):
@@ -180,7 +180,7 @@ def _lock(project: Project) -> Iterator[None]:
 
 @contextmanager
 def _forgetting_failure(project: Project) -> Iterator[None]:
-    """Leave nothing behind where a start fails."""
+    """Remove everything if the start fails."""
     try:
         yield
     except BaseException:
@@ -189,7 +189,7 @@ def _forgetting_failure(project: Project) -> Iterator[None]:
 
 
 def _clear(project: Project) -> None:
-    """Refuse to start where a server runs; clear away what a dead one left."""
+    """Refuse to start if a server runs; remove the leftovers of a dead one."""
     try:
         state = run_state.read(project)
     except ServerError:
@@ -209,7 +209,7 @@ def _clear(project: Project) -> None:
 
 
 def _launch(project: Project, plan: StartPlan, options: StartOptions) -> RunState:
-    """Start the frontend and write down that it runs."""
+    """Start the frontend and write its state."""
     flight = plan.flight
     temporary = launch.temporary_folder(project)
     logs = _prepare(project, temporary)
@@ -222,7 +222,7 @@ def _launch(project: Project, plan: StartPlan, options: StartOptions) -> RunStat
     command += models_argument(project, plan)
     environment = launch.environment(os.environ, project, temporary, console=options.console is not None)
     with (logs / "console.log").open("wb") as file:
-        # Ctrl-C in the terminal reaches marsmith alone, which then stops the server in order.
+        # Ctrl-C in the terminal reaches only marsmith, which then stops the server in order.
         process = _starter(options)(
             command,
             environment,
@@ -243,7 +243,7 @@ def _launch(project: Project, plan: StartPlan, options: StartOptions) -> RunStat
 
 
 def _served(project: Project, state: RunState, plan: StartPlan, options: StartOptions) -> RunState:
-    """Wait for a server that was launched; launch it again without an archive that has ended TorchServe itself."""
+    """Wait for a launched server. If an archive ends TorchServe itself, launch it again without that archive."""
     while True:
         try:
             return _ready(project, state, plan, options)
@@ -251,13 +251,13 @@ def _served(project: Project, state: RunState, plan: StartPlan, options: StartOp
             if stop_was_asked(project):
                 raise
             plan = without_fatal(plan, error, strict=options.strict)
-            _tell(options, [str(each) for each in plan.left_out if each.file == error.file])
+            _report(options, [str(each) for each in plan.left_out if each.file == error.file])
         with _lock(project):
             state = _launch(project, plan, options)
 
 
 def _ready(project: Project, state: RunState, plan: StartPlan, options: StartOptions) -> RunState:
-    # Imported late: it needs the client, which `stop` does not.
+    # Imported late, because it needs the client and `stop` does not.
     from marsmith.server.startup import StartingServer
 
     try:
@@ -284,7 +284,7 @@ def _class_sharing(flight: PreflightResult) -> ClassSharing | None:
 
 
 def _share_classes(project: Project, flight: PreflightResult, options: StartOptions) -> None:
-    """Let the next start of a server be quicker, where this one was the first."""
+    """Speed up the next start, if this one was the first."""
     temporary = launch.temporary_folder(project)
     sharing = _class_sharing(flight)
     if sharing is not None:
@@ -293,7 +293,7 @@ def _share_classes(project: Project, flight: PreflightResult, options: StartOpti
 
 
 def _prepare(project: Project, temporary: Path) -> Path:
-    """Make the folders of a run and return the one for logs; the logs of the run before are kept."""
+    """Create the folders of a run and return the one for logs. The logs of the previous run are kept."""
     shutil.rmtree(temporary, ignore_errors=True)
     launch.make_private(temporary)
     logs, previous = project.run / "logs", project.run / "logs.previous"
@@ -329,9 +329,9 @@ def _state(project: Project, plan: StartPlan, pid: int) -> RunState:
 
 
 def _end_supervisors(project: Project, timeout_s: float) -> bool:
-    """End the supervisor, which ends the server first; return whether there was one.
+    """End the supervisor, which ends the server first. Return whether there was one.
 
-    One in the background is known by its environment as well, when the file that names it is damaged.
+    A supervisor in the background is also identified by its environment, in case its state file is damaged.
     """
     known = supervisor_state.read(project)
     found = {(known.pid, known.created)} if known else set()
@@ -344,7 +344,7 @@ def _end_supervisors(project: Project, timeout_s: float) -> bool:
 
 
 def _end(project: Project, timeout_s: float) -> bool:
-    """End every process of the server; return whether there were any."""
+    """End every process of the server. Return whether there were any."""
     ran = bool(server_process.processes_of(project.run))
     if ran:
         server_process.end(project.run, timeout_s)
@@ -353,7 +353,7 @@ def _end(project: Project, timeout_s: float) -> bool:
 
 
 def _forget(project: Project) -> None:
-    """Remove what only a running server needs: its state, tokens, sockets and unpacked archives."""
+    """Remove the files of a running server: its state, tokens, sockets and unpacked archives."""
     run_state.remove(project)
     supervisor = supervisor_state.read(project)
     if supervisor is None or supervisor.pid == os.getpid():

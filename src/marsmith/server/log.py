@@ -1,9 +1,8 @@
-"""TorchServe's log, read back: to find why a worker died, and to give it the form that log collectors read.
+"""TorchServe's logs: parse them, find why a worker died, and convert them to JSON for log collectors.
 
-``model_log.log`` holds what workers print, ``ts_log.log`` what the frontend says. A
-line names its thread, and the thread names the worker: ``W-9000-resnet18_1.0-stdout``.
-
-The log of a server in the foreground as one JSON object a line, for those who collect the logs of containers.
+``model_log.log`` contains the output of workers, ``ts_log.log`` that of the frontend. Each line names its thread, and
+the thread names the worker: ``W-9000-resnet18_1.0-stdout``. The log of a server in the foreground can be written as one
+JSON object per line, for collectors of container logs.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _CONTINUATION = re.compile(r"\s|Caused by: |Suppressed: |[\w.$]+(?:Exception|Err
 _WORKER = re.compile(r"W-(?P<id>\d+)-(?P<model>.+?)(?:-(?P<stream>stdout|stderr))?")
 _MODEL_FOLDER = re.compile(r'File "(?P<folder>[^"]*/models/[0-9a-f]{32})/')
 _WORKER_OUTPUT = "MODEL_LOG"
-# The first line of every worker process.
+# First line of every worker process.
 _BORN = "s_name_part0="
 _DIED = "Backend worker process died."
 _LOAD_FAILED = "Failed to load model "
@@ -44,7 +43,7 @@ _LAST_LINES = 10
 
 @dataclass(frozen=True)
 class LogLine:
-    """One message of a log: lines without a head of their own belong to the message before them."""
+    """One message of a log. Lines without a head belong to the message before them."""
 
     time: str
     level: str
@@ -58,11 +57,11 @@ class WorkerDeath:
     """The first death of a worker.
 
     Attributes:
-        worker: id of the worker, as ``9000``.
-        model: ``<model name>_<model version>``, as TorchServe names a version in its logs.
-        traceback: the Python traceback that it died from, cut to the handler's frames, from a process that printed it
-            whole if there is one; None where none was read.
-        last_lines: what its first process printed last.
+        worker: id of the worker, such as ``9000``.
+        model: ``<model name>_<model version>``, the name of a version in TorchServe's logs.
+        traceback: the Python traceback of its death, reduced to the handler's frames. If several processes of the
+            worker died, it is from one that printed it completely. None if there is none.
+        last_lines: last output of its first process.
     """
 
     worker: str
@@ -72,12 +71,12 @@ class WorkerDeath:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether a traceback was read, but not to its end."""
+        """Whether the traceback is incomplete."""
         return self.traceback is not None and is_cut_off(self.traceback)
 
     @property
     def cause(self) -> str:
-        """What it died of, in one line."""
+        """The cause of death in one line."""
         if self.traceback is not None:
             return summary(self.traceback)
         last = next((line.strip() for line in reversed(self.last_lines) if line.strip()), None)
@@ -85,20 +84,20 @@ class WorkerDeath:
 
 
 def parse_line(raw: str) -> LogLine | None:
-    """Parse one line; None where it has no head of its own."""
+    """Parse one line; None if it has no head."""
     match = _LINE.fullmatch(raw)
     return LogLine(**match.groupdict()) if match else None
 
 
 def belongs_to_message(raw: str) -> bool:
-    """Tell whether a line without a head continues the message before it, as the lines of a Java exception do."""
+    """Return whether a line without a head continues the message before it, like the lines of a Java exception."""
     return _CONTINUATION.match(raw) is not None
 
 
 def as_record(line: LogLine) -> dict[str, str]:
-    """Return a line as plain data, with a time that names its zone and the process that the message is from.
+    """Return a line as plain data. Its time has a time zone.
 
-    ``source`` is ``frontend``, or the name of the worker that printed the message, as ``W-9000-resnet18_1.0``.
+    ``source`` is ``frontend``, or the name of the worker that printed the message, such as ``W-9000-resnet18_1.0``.
     """
     local = datetime.strptime(line.time, "%Y-%m-%dT%H:%M:%S,%f").astimezone()
     worker = _WORKER.fullmatch(line.thread) if line.logger == _WORKER_OUTPUT else None
@@ -113,7 +112,7 @@ def as_record(line: LogLine) -> dict[str, str]:
 
 
 def parse_log(text: str) -> list[LogLine]:
-    """Parse the text of a log file; what stands before the first whole line is left out."""
+    """Parse the text of a log file; text before the first complete line is ignored."""
     lines: list[LogLine] = []
     for raw in text.splitlines():
         line = parse_line(raw)
@@ -126,7 +125,7 @@ def parse_log(text: str) -> list[LogLine]:
 
 
 def refused_loads(frontend: Iterable[LogLine]) -> Mapping[str, str]:
-    """Return what TorchServe itself refused to load when it started: as it was named, with the reason in one line."""
+    """Return the models that TorchServe refused to load at its start, with the reason in one line."""
     found = {}
     for line in frontend:
         if line.text.startswith(_REFUSED):
@@ -136,7 +135,7 @@ def refused_loads(frontend: Iterable[LogLine]) -> Mapping[str, str]:
 
 
 def java_cause(printed: str) -> str:
-    """Return the line of a Java exception that says what is wrong, without its package; empty where there is none."""
+    """Return the line of a Java exception with the cause, without the package; empty if there is none."""
     thrown = _THROWN.search(printed)
     return _JAVA_PACKAGE.sub("", useful_line(printed[thrown.start(1) :]), count=1) if thrown else ""
 
@@ -144,12 +143,12 @@ def java_cause(printed: str) -> str:
 def first_death(
     workers: Iterable[LogLine], frontend: Iterable[LogLine], apart_from: Collection[str] = ()
 ) -> WorkerDeath | None:
-    """Return the worker that died first, from the lines of both logs; None where none has died.
+    """Return the worker that died first, from the lines of both logs; None if none died.
 
     Args:
-        workers: the lines of ``model_log.log``.
-        frontend: the lines of ``ts_log.log``.
-        apart_from: versions whose workers are of no interest, as ``<model name>_<model version>``.
+        workers: lines of ``model_log.log``.
+        frontend: lines of ``ts_log.log``.
+        apart_from: versions to ignore, as ``<model name>_<model version>``.
     """
     printed = [line for line in workers if line.logger == _WORKER_OUTPUT]
     said = [line for line in frontend if line.text.startswith(_FRONTEND_SAYS_DEAD)]
@@ -169,9 +168,9 @@ def first_death(
 
 
 def _lives(printed: Iterable[LogLine], thread: str) -> list[list[str]]:
-    """Return what each process of a worker printed: a worker that dies is started again, as the same worker.
+    """Return the output of each process of a worker; a worker that died is restarted under the same name.
 
-    Any of them may lack its end: the frontend closes the pipe when the worker is gone, read to its end or not.
+    The end of an output may be missing: the frontend closes the pipe when the worker has ended.
     """
     lives: list[list[str]] = []
     for line in printed:
@@ -183,9 +182,9 @@ def _lives(printed: Iterable[LogLine], thread: str) -> list[list[str]]:
 
 
 def _cause(lines: Sequence[str]) -> str | None:
-    """Return the traceback that the process died from.
+    """Return the traceback that ended the process.
 
-    A RuntimeError at load is logged by the worker, which then dies of another one, "500 - Unknown exception".
+    A worker logs a RuntimeError at load, and then dies of another one, "500 - Unknown exception".
     """
     if any(line.startswith(_LOAD_FAILED) for line in lines) and _DIED in lines:
         lines = lines[: lines.index(_DIED)]
@@ -194,26 +193,26 @@ def _cause(lines: Sequence[str]) -> str | None:
     return handler_traceback(lines, Path(folder))
 
 
-# How long a message may wait for lines that still belong to it.
+# Maximum wait of a message for further lines that belong to it, in seconds.
 _PATIENCE_S = 0.2
 _CHUNK_BYTES = 1 << 16
 _END_TIMEOUT_S = 5.0
 
 
 class JsonLog:
-    """Reads what a server prints from a pipe, and writes it on as JSON.
+    """Reads the output of a server from a pipe, and writes it as JSON.
 
-    As a context manager it ends when everything that was printed has been written.
+    As a context manager it ends when all output has been written.
 
     Attributes:
-        source: the file descriptor that the server is to print to.
+        source: file descriptor for the output of the server.
     """
 
     def __init__(self, target: int) -> None:
-        """Begin to read.
+        """Start to read.
 
         Args:
-            target: the file descriptor to write to.
+            target: file descriptor to write to.
         """
         self._target = target
         self._reading, self.source = os.pipe()
@@ -247,14 +246,14 @@ class JsonLog:
         os.close(self._reading)
 
     def _read(self, waiting: list[LogLine]) -> bytes:
-        """Read what is there; a message that waits is written when nothing more comes."""
+        """Read the available output. A message that waits is written when no further lines come."""
         if waiting and not select.select([self._reading], [], [], _PATIENCE_S)[0]:
             self._flush(waiting)
         return os.read(self._reading, _CHUNK_BYTES)
 
     def _take(self, waiting: list[LogLine], raw: str) -> None:
         line = parse_line(raw)
-        # A message that begins with a line break goes on below.
+        # A message that begins with a line break continues on the next line.
         if line is None and waiting and (belongs_to_message(raw) or _begins_below(waiting[0])):
             last = waiting.pop()
             waiting.append(LogLine(last.time, last.level, last.thread, last.logger, f"{last.text}\n{raw}"))

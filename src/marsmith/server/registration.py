@@ -1,4 +1,4 @@
-"""Register an archive of the project's store with the running server, and make sure that it answers."""
+"""Register an archive of the project's store with the running server, and check that it answers."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from marsmith.server.selection import open_servable
 
 READY_DEADLINE_S = 180.0
 _POLL_S = 0.2
-# The frontend reads a worker's output while the worker dies: the end of the traceback comes a little later, and on a
-# busy machine later still.
+# The frontend reads a worker's output while the worker dies: the end of the traceback comes later, on a busy machine
+# much later.
 _LAST_WORDS_S = 0.5
 _LATEST_WORDS_S = 5.0
 _LOGS = ("model_log.log", "ts_log.log")
 
 
 def archive_in_store(project: Project, reference: str) -> Path:
-    """Find an archive in the model store: by its path, or by its name there, with or without ``.mar``.
+    """Find an archive in the model store by its path, or by its name there, with or without ``.mar``.
 
     Raises:
-        UsageError: there is none, or it lies outside the store.
+        UsageError: the archive does not exist, or it lies outside the store.
     """
     store = served_store(project).resolve()
     found = _first_existing([Path(reference), store / reference, store / f"{reference}.mar"])
@@ -57,7 +57,7 @@ def archive_in_store(project: Project, reference: str) -> Path:
 
 @dataclass(frozen=True)
 class ArchiveRegistration:
-    """One archive on its way into the server."""
+    """The registration of one archive."""
 
     project: Project
     client: Client
@@ -67,8 +67,8 @@ class ArchiveRegistration:
         """Register the archive and wait until its workers are ready.
 
         Raises:
-            MarsmithError: the archive is not fit to be served, does not hold, or the project does not admit it.
-            WorkerDiedError: no worker could load it; carries the traceback.
+            MarsmithError: the archive cannot be served, its digests do not match, or the project does not admit it.
+            WorkerDiedError: no worker could load it; the error has the traceback.
             ClientError: the server refused it.
         """
         try:
@@ -77,7 +77,7 @@ class ArchiveRegistration:
             if error.traceback and not is_cut_off(error.traceback):
                 raise
             died = error
-        # The frontend loses what a worker prints last if it does not read it in time; a second one prints it again.
+        # The frontend loses a worker's last output if it does not read it in time; a second worker prints it again.
         try:
             return self._register(initial_workers)
         except WorkerDiedError:
@@ -86,8 +86,8 @@ class ArchiveRegistration:
             raise died from None
 
     def _register(self, initial_workers: int | None) -> VersionStatus:
-        # Before anything is registered, and for every try: what TorchServe reads next is what lies there now, and an
-        # archive that it fails on may end it with all its models.
+        # Before every attempt: TorchServe reads the present file, and an archive that it fails on may end it with all
+        # its models.
         model, version = open_servable(self.archive, policy=admission_policy(self.project)).version
         before = {name: _size(self._log(name)) for name in _LOGS}
         try:
@@ -113,7 +113,7 @@ class ArchiveRegistration:
             time.sleep(_POLL_S)
 
     def _cause(self, model: str, version: str, before: dict[str, int]) -> MarsmithError | None:
-        """Return what the logs say since then about why the workers of the version died."""
+        """Return why the workers of the version died, from the logs since the registration."""
         late = time.monotonic() + _LATEST_WORDS_S
         time.sleep(_LAST_WORDS_S)
         death = self._death(model, version, before)
@@ -126,7 +126,7 @@ class ArchiveRegistration:
         return WorkerDiedError(
             f"no worker could load {model}:{version}: {cause}",
             traceback=death.traceback,
-            tip=f"what it printed: {self._log(_LOGS[0])}",
+            tip=f"its log:{self._log(_LOGS[0])}",
         )
 
     def _death(self, model: str, version: str, before: dict[str, int]) -> WorkerDeath | None:
@@ -142,19 +142,19 @@ class ArchiveRegistration:
 
 
 def register_stored(project: Project, client: Client, archive: Path, *, workers: int | None = None) -> VersionStatus:
-    """Register ``archive``, a file of the project's model store, and return how the new version runs, ready to answer.
+    """Register ``archive``, a file of the project's model store, and return the status of the ready version.
 
-    One that was left out of the running server takes its place again: the default one becomes the default.
+    A version that was left out of the running server gets its place again, even as the default.
 
     Args:
-        project: whose store and whose logs.
-        client: of the running server.
-        archive: as ``archive_in_store`` gives it.
-        workers: workers to start; minWorkers of a model config wins.
+        project: project with the store and the logs.
+        client: client of the running server.
+        archive: result of ``archive_in_store``.
+        workers: number of workers to start; minWorkers of a model config takes precedence.
 
     Raises:
-        MarsmithError: the archive is not fit to be served, does not hold, or the project does not admit it.
-        WorkerDiedError: no worker could load it; carries the traceback.
+        MarsmithError: the archive cannot be served, its digests do not match, or the project does not admit it.
+        WorkerDiedError: no worker could load it; the error has the traceback.
         ClientError: the server refused it.
     """
     version = open_servable(archive, policy=admission_policy(project)).version
@@ -172,7 +172,7 @@ def _size(path: Path) -> int:
 
 
 def _text_from(path: Path, start: int) -> str:
-    """Return the end of a log; the whole of it where it has been rolled over since."""
+    """Return the end of a log, or all of it if it has been rotated since."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

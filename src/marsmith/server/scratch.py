@@ -1,7 +1,7 @@
-"""A server of its own for measuring: the project's server config, free ports, an empty model store, gone afterwards.
+"""Scratch servers for measurements: the project's server config, free ports, an empty model store; temporary.
 
-It speaks what the project's server speaks, tokens and TLS included, but at the loopback only and with a certificate of
-its own: the project's need not be good for the loopback.
+A scratch server has the same protocol as the project's server, including tokens and TLS. It listens only on the
+loopback, with its own certificate, because the project's certificate may not be valid there.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from marsmith.server.preflight import busy_port
 
 _HOST = "127.0.0.1"
 _APIS = ("inference", "management", "metrics")
-# What would lead it to the project's server, or to files of it.
+# Keys that refer to the project's server or its files.
 _NOT_TAKEN_OVER = ("model_snapshot", "initial_worker_port", "keystore", "keystore_pass", "keystore_type")
-# The kernel gives ports from this one on to whoever asks for any, also between our look and the start of Java.
+# The kernel assigns ports from this one on to any process, even between our check and the start of Java.
 _EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _FIRST_PORT = 10_000
 _TRIES = 3
@@ -38,18 +38,18 @@ _TRIES = 3
 
 @contextmanager
 def scratch_server(project: Project, archives: Mapping[str, Path] | None = None) -> Iterator[Project]:
-    """Run a server beside any that runs already, and stop it at the end, also when this process is killed.
+    """Run a server beside any running one, and stop it at the end, even if this process is killed.
 
     Args:
-        project: whose server config is used, but for addresses, certificate and the model store.
-        archives: file name in the store -> archive that is served from the start; more can be put there and registered.
+        project: project of the server config, except for addresses, certificate and model store.
+        archives: archives to serve from the start, by file name in the store. More can be added and registered.
 
     Yields:
-        The project of the scratch server: its ``model_store`` is where archives go.
+        The project of the scratch server, with its ``model_store``.
 
     Raises:
-        ArchiveError: the project does not admit an archive. What is put there later is the caller's own.
-        PreflightError: the project's server config is not one to start with.
+        ArchiveError: the project does not admit an archive. Archives that are added later are not checked.
+        PreflightError: the server config cannot be used.
         ServerError: the server does not start.
     """
     with temporary_folder("marsmith-") as folder:
@@ -65,16 +65,16 @@ def scratch_server(project: Project, archives: Mapping[str, Path] | None = None)
             try:
                 yield scratch
             finally:
-                # Nobody waits for an answer any more.
+                # No one waits for answers any more.
                 lifecycle.stop(scratch, timeout_s=0)
 
 
 def scratch_config(scratch: Project, config: Mapping[str, str]) -> dict[str, str]:
-    """Return the server config of a scratch server, on ports that nothing uses now.
+    """Return the server config of a scratch server, on unused ports.
 
     Args:
-        scratch: its project.
-        config: the effective one of the project that it stands for.
+        scratch: project of the scratch server.
+        config: effective server config of the original project.
     """
     kept = {key: value for key, value in config.items() if key not in _NOT_TAKEN_OVER}
     return {
@@ -84,20 +84,20 @@ def scratch_config(scratch: Project, config: Mapping[str, str]) -> dict[str, str
         "model_store": str(scratch.model_store),
         "load_models": "all",
         "enable_model_api": "true",
-        # What variables say has been filled in; they would lead to the project's ports again.
+        # The values of variables are included already; the variables would restore the project's ports.
         "enable_envvars_config": "false",
     }
 
 
 def _start(scratch: Project, config: Mapping[str, str]) -> None:
-    """Start the server; on other ports where somebody was quicker to take one."""
+    """Start the server; retry on other ports if another process took one."""
     for tries_left in reversed(range(_TRIES)):
         own = scratch_config(scratch, config)
         scratch.server_config.write_text(render_properties(own), encoding="ascii")
         try:
             lifecycle.start(scratch, lifecycle.StartOptions(outlives=False, strict=True))
         except ServerError:
-            # What was started has ended: a port that is in use is somebody else's.
+            # Our own processes have ended, so a port in use belongs to another process.
             if not tries_left or not any(map(busy_port, addresses(own).all())):
                 raise
         else:
@@ -110,7 +110,7 @@ def _own_pair(scratch: Project) -> dict[str, str]:
 
 
 def _free_addresses(config: Mapping[str, str]) -> dict[str, str]:
-    """Return the keys that put every API on a free port of the loopback, with the scheme that it has."""
+    """Return the keys that put every API on a free port of the loopback, with the same scheme."""
     where = addresses(config)
     ports = _free_ports(len(_APIS) + 2)
     schemes = (where.inference.scheme, where.management.scheme, where.metrics.scheme)
@@ -120,7 +120,7 @@ def _free_addresses(config: Mapping[str, str]) -> dict[str, str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return different ports of the loopback that nothing uses now, and that the kernel gives to nobody."""
+    """Return different unused ports of the loopback that the kernel does not assign."""
     last = int(_EPHEMERAL_PORTS.read_text().split()[0]) if _EPHEMERAL_PORTS.exists() else 32_768
     candidates = range(_FIRST_PORT, last) if last > _FIRST_PORT + 1000 else range(_FIRST_PORT, 65_536)
     ports: list[int] = []

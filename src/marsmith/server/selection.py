@@ -1,7 +1,7 @@
-"""Decide for each archive of a model store whether it is served or left out, so that a bad one never stops the others.
+"""Select the archives of a model store to serve, so that a bad archive never stops the others.
 
-Every check that a single archive must pass before TorchServe may see it is made in ``open_servable``, for a start, a
-restart and a registration alike. An archive that TorchServe fails on inside Java ends the whole server.
+``open_servable`` makes every check of a single archive before TorchServe may load it: for a start, a restart and a
+registration. An archive that fails inside Java ends the whole server.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from marsmith.run_state import LeftOut
 from marsmith.state.served import Version
 
 _UNFIT_NAMES = (
-    (re.compile(r"[,\\]"), "TorchServe cannot be given a file name with a comma or a backslash"),
+    (re.compile(r"[,\\]"), "TorchServe does not accept a file name with a comma or a backslash"),
     (re.compile(r"\.\."), "TorchServe refuses a file name with '..'"),
     (re.compile(r"(?i)^(https?|file|ftp|jar|mailto):"), "TorchServe takes its file name for a URL"),
 )
-# What TorchServe's own handlers import and its wheel does not bring.
+# Modules that TorchServe's own handlers import and its wheel does not declare.
 _STOCK_MODULES = {"captum": "captum", "torchvision": "torchvision", "PIL": "pillow"}
 
 
@@ -34,8 +34,8 @@ class Selection:
     """The content of a model store, divided.
 
     Attributes:
-        served: what a server may load, of each version one.
-        left_out: everything else, each with its reason.
+        served: archives that a server may load, one for each version.
+        left_out: all other files, with their reasons.
     """
 
     served: tuple[StoredArchive, ...] = ()
@@ -48,12 +48,12 @@ def select(
     policy: Policy = ANY,
     check: Callable[[StoredArchive], None] = lambda _: None,
 ) -> Selection:
-    """Divide what a server would load into what it may load and what is left out.
+    """Divide the files that a server would load into those to serve and those to leave out.
 
     Args:
-        items: what the server config names; URLs are the server's affair, unless the policy asks for something.
-        known_files: names of archives that were served before: of two archives of one version, such a one is meant.
-        policy: which archives the project admits.
+        items: files and URLs of the server config. URLs are not checked unless the policy requires it.
+        known_files: names of archives that were served before; they take precedence over others of the same version.
+        policy: the archives that the project admits.
         check: raises a MarsmithError for an archive that this project must not serve under its version.
     """
     served: list[StoredArchive] = []
@@ -74,28 +74,28 @@ def in_order(left_out: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
 
 
 def open_servable(path: Path, alias: str | None = None, policy: Policy = ANY) -> StoredArchive:
-    """Open an archive that TorchServe may be given: it is admitted, it loads, and what it says of itself is sound.
+    """Open an archive for TorchServe after all checks: it is admitted, it can be loaded, and its metadata is valid.
 
     Args:
-        path: of the archive.
-        alias: the model name that it is served under; None: its own.
-        policy: which archives the project admits.
+        path: path of the archive.
+        alias: model name to serve it under; None for its own name.
+        policy: the archives that the project admits.
 
     Raises:
-        MarsmithError: it is not fit to be served; the message says why.
-        OSError: it cannot be read.
+        MarsmithError: the archive cannot be served; the message says why.
+        OSError: the archive cannot be read.
     """
     _check_file_name(path)
     stored = open_stored(path, alias)
     _check_kind(stored)
-    # A version that nobody could name later could not be taken off the server either.
+    # A version with an invalid name could not be unregistered.
     check_model_name(stored.version[0])
     check_model_version(stored.version[1])
     _check_model_config(stored)
     _check_stock_modules(stored)
-    # One that cannot be read would stop the start that asks it.
+    # An unreadable list of examples would stop the start.
     first_example(stored)
-    # Last, because it reads all of the archive.
+    # The last check, because it reads the whole archive.
     admitted = admit(stored.archive, policy)
     return replace(stored, warnings=admitted.warnings)
 
@@ -117,25 +117,25 @@ def _decide(
 
 
 def _decide_url(item: LoadItem, policy: Policy) -> LeftOut | None:
-    """Leave out a URL where a policy asks for more than the default: TorchServe fetches it, and nobody proves it."""
+    """Leave out a URL if the policy requires more than the default: TorchServe downloads it without verification."""
     if policy == ANY:
         return None
-    tip = "fetch it, look at it with marsmith verify, and put it into the model store"
-    return LeftOut(item.argument, "TorchServe itself fetches it, so it cannot be admitted", tip)
+    tip = "download it, check it with marsmith verify, and put it into the model store"
+    return LeftOut(item.argument, "TorchServe itself downloads it, so it cannot be admitted", tip)
 
 
 def _check_file_name(path: Path) -> None:
-    """Refuse a file name that TorchServe cannot be given: it splits lists at commas, and takes others for URLs."""
+    """Refuse a file name that TorchServe misreads: it splits lists at commas, and treats some names as URLs."""
     reason = next((reason for pattern, reason in _UNFIT_NAMES if pattern.search(path.name)), None)
     if reason:
         raise ArchiveError(f"{path.name}: {reason}", tip="give the file another name")
 
 
 def _check_kind(stored: StoredArchive) -> None:
-    """Refuse a suffix that says something else than the content: TorchServe goes by the suffix, and loads nothing."""
+    """Refuse a suffix that contradicts the content: TorchServe uses the suffix, and then loads nothing."""
     kind, name = stored.archive.kind, stored.path.name
     if kind != "folder" and (kind == "mar") != name.endswith(".mar"):
-        raise ArchiveError(f"{name}: its content is a {kind}, and TorchServe goes by its name", tip=f"call it .{kind}")
+        raise ArchiveError(f"{name}: its content is a {kind}, but TorchServe uses its name", tip=f"call it .{kind}")
 
 
 def _check_model_config(stored: StoredArchive) -> None:
@@ -145,7 +145,7 @@ def _check_model_config(stored: StoredArchive) -> None:
 
 
 def _check_stock_modules(stored: StoredArchive) -> None:
-    """Refuse a handler of TorchServe's own where what it imports is missing."""
+    """Refuse one of TorchServe's own handlers if a module that it imports is missing."""
     handler = stored.manifest.handler.partition(":")[0]
     if handler.endswith(".py"):
         return
@@ -160,7 +160,7 @@ def _check_stock_modules(stored: StoredArchive) -> None:
 def _without_twins(
     archives: Sequence[StoredArchive], known_files: frozenset[str]
 ) -> tuple[list[StoredArchive], list[LeftOut]]:
-    """Keep one archive of each version: TorchServe would load any one and drop the others."""
+    """Keep one archive of each version: TorchServe would load an arbitrary one and ignore the others."""
     versions: dict[Version, list[StoredArchive]] = {}
     for archive in archives:
         versions.setdefault(archive.version, []).append(archive)
@@ -176,6 +176,6 @@ def _without_twins(
 
 
 def _one_line(message: str, path: Path) -> str:
-    """Return a message without the archive's own name, which stands before it anyway, and without line breaks."""
+    """Return a message without line breaks and without the archive's own name, which precedes it anyway."""
     lines = [line.removeprefix(f"{path}: ").removeprefix(f"{path.name}: ") for line in message.splitlines()]
     return "; ".join(line.removeprefix(f"{path.name}/") for line in lines)

@@ -1,6 +1,6 @@
-"""Decide what a start serves: the archives of the store, and what is remembered of the server before.
+"""Decide what a start serves, from the archives of the store and the state of the previous server.
 
-Nothing here touches a disk or a server.
+The functions here access neither files nor a server.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _RELEASE = re.compile(r"\d+|[a-zA-Z]+")
 
 @dataclass(frozen=True)
 class Serving:
-    """What a start is to serve.
+    """What a start serves.
 
     Attributes:
-        archives: what to load, for each model its default version first: TorchServe keeps the first as the default.
+        archives: archives to load, with the default version of each model first, because TorchServe keeps the first.
         defaults: the default version of each model.
-        workers: least and most workers of the versions that were scaled while the server before ran.
-        placeholders: default versions that are left out: something without a worker stands in for each, so that a
-            request without a version is refused and no other version answers it.
-        notes: what somebody who starts the server should know, one sentence each.
-        kept_defaults: default versions that the server before had, too: of these no other version takes the place.
+        workers: minimum and maximum number of workers of versions that were scaled in the previous server.
+        placeholders: left-out default versions. A placeholder without workers is registered for each, so that a request
+            without a version is refused and no other version answers it.
+        notes: information for the user who starts the server, one sentence each.
+        kept_defaults: default versions of the previous server; no other version takes their place.
     """
 
     archives: tuple[StoredArchive, ...]
@@ -52,7 +52,7 @@ class Serving:
 
 
 def version_order(version: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a key that sorts versions as people count: 1.9 before 1.10, and 2.0rc1 before 2.0."""
+    """Return a key that sorts versions numerically: 1.9 before 1.10, and 2.0rc1 before 2.0."""
     parts = [(1, int(part), "") if part.isdigit() else (-1, 0, part) for part in _RELEASE.findall(version)]
     return (*parts, (0, 0, ""))
 
@@ -69,12 +69,12 @@ def plan_serving(
     """Decide what to serve.
 
     Args:
-        stored: the archives that could be served; of two with one version the first counts.
-        state: what the server before served; None where nothing is known of one.
-        configured: how the files alone run each version; those that cannot be told are missing.
-        left_out: what lies in the store and cannot be served.
-        with_new: also serve archives that the server before did not have.
-        renewed: versions that were unregistered and whose archives have been built anew since: they are new.
+        stored: servable archives; of two archives of one version the first counts.
+        state: state of the previous server; None if there is none.
+        configured: values that the files alone give to each version, as far as known.
+        left_out: archives of the store that cannot be served.
+        with_new: whether to serve archives that the previous server did not have.
+        renewed: unregistered versions whose archives have changed since; they count as new.
     """
     state = state or ServerState()
     left = state.unregistered.keys() - set(renewed)
@@ -91,9 +91,9 @@ def plan_serving(
 
 
 def without_version(serving: Serving, version: Version) -> Serving:
-    """Return what is still to be served when a version turns out not to load.
+    """Return what is left to serve if a version does not load.
 
-    When the server before had it by default, it stays the default and stands in for itself, without workers.
+    If it was the default in the previous server, it stays the default as a placeholder without workers.
     """
     name, number = version
     archives = tuple(archive for archive in serving.archives if archive.version != version)
@@ -109,7 +109,7 @@ def without_version(serving: Serving, version: Version) -> Serving:
 
 
 def refused_default(version: Version) -> str:
-    """Say what it means that a default version is left out."""
+    """Describe the effect of a default version that is left out."""
     return f"{':'.join(version)} is the default and left out: requests without a version get 503"
 
 
@@ -121,18 +121,18 @@ def next_state(
     contents: Mapping[Version, ArchiveBytes] | None = None,
     left_out: Collection[str] = (),
 ) -> ServerState:
-    """Return what is to be remembered after a look at a running server.
+    """Return the new state after a look at a running server.
 
-    A version that has never had a ready worker is not remembered: it must not keep the server from starting again. One
-    that was left out stays remembered as it was, for the start at which its archive is sound again.
+    A version that never had a ready worker is not saved, because it must not prevent the next start. A version that was
+    left out stays saved, for the start at which its archive is valid again.
 
     Args:
-        before: what was remembered.
-        seen: the versions that are registered.
-        configured: how the files alone run a version, where that is news.
-        in_store: whether an archive lies in the store.
-        contents: the bytes that versions were registered from, where that is news.
-        left_out: names of files in the store that the running server was not given.
+        before: the previous state.
+        seen: registered versions.
+        configured: values that the files alone give to a version, if they are new.
+        in_store: whether an archive is in the store.
+        contents: digests of the archives of registered versions, if they are new.
+        left_out: names of files in the store that the running server leaves out.
     """
     before, contents = before or ServerState(), contents or {}
     listed = list(seen)
@@ -154,9 +154,9 @@ def next_state(
 
 
 def without(state: ServerState, version: Version) -> ServerState:
-    """Return what is to be remembered when a version is taken off a server that does not run.
+    """Return the state without a version of a server that does not run.
 
-    Of several versions the newest that is left becomes the default where the version was it.
+    If the version was the default, the newest other version becomes the default.
     """
     name, number = version
     model = state.models[name]
@@ -169,7 +169,7 @@ def without(state: ServerState, version: Version) -> ServerState:
 
 
 def parameters_of(status: VersionStatus) -> Parameters:
-    """Return how a registered version runs."""
+    """Return the parameters of a registered version."""
     return Parameters(
         status.min_workers,
         status.max_workers,
@@ -200,7 +200,7 @@ def _defaults(
         remembered = state.models[name].default if name in state.models else None
         defaults[name] = remembered if remembered in versions and remembered else newest
         if remembered and remembered not in versions:
-            notes.append(f"{name}:{remembered} was the default and cannot be served: {newest} answers instead")
+            notes.append(f"{name}:{remembered} was the default and cannot be served: {newest} is the default now")
         notes += [
             f"{name}:{version} is new in the store; the default stays {defaults[name]}"
             for version in sorted(set(versions) - set(known))
@@ -212,7 +212,7 @@ def _defaults(
 def _workers(
     wanted: Iterable[Version], state: ServerState, configured: Mapping[Version, Parameters]
 ) -> tuple[dict[Version, tuple[int, int]], list[str]]:
-    """Return the counts that were set while the server ran, unless the files have said something else since."""
+    """Return the counts that were set at run time, unless the files have changed since."""
     workers, notes = {}, []
     for version in sorted(wanted):
         served = state.version(version)
@@ -225,7 +225,7 @@ def _workers(
         if now == asked:
             workers[version] = (served.running.min_workers, served.running.max_workers)
         else:
-            notes.append(f"{':'.join(version)} is configured otherwise now: it no longer has {ran} workers but {now}")
+            notes.append(f"{':'.join(version)} has a new configuration: {now} workers instead of {ran}")
     return workers, notes
 
 
@@ -242,7 +242,7 @@ def _absent(
     left_out: Iterable[LeftOut],
     unregistered: Collection[Version],
 ) -> list[str]:
-    """Say what is not served although somebody may expect it; what is left out has a line of its own."""
+    """Describe versions that are not served although a user may expect it; left-out versions have their own lines."""
     files = {each.file for each in left_out}
     notes = [
         f"{':'.join(version)} is not served: its archive {state.archive(version)} has left the store"
@@ -250,7 +250,7 @@ def _absent(
         if version not in stored and state.file(version) not in files
     ]
     return notes + [
-        f"{':'.join(version)} was unregistered and stays so: marsmith register {stored[version].path.name}"
+        f"{':'.join(version)} was unregistered before the restart: marsmith register {stored[version].path.name}"
         for version in sorted(set(unregistered) & stored.keys())
     ]
 
@@ -281,7 +281,7 @@ def _next_default(
     before: ServerState,
     versions: Mapping[str, ServedVersion],
 ) -> str:
-    """Return the default version to remember: where something stands in, the one that it stands for."""
+    """Return the default version to save; for a placeholder, the version that it stands for."""
     remembered = before.models.get(name)
     default = remembered.default if remembered and (name in standing or not kept) else _default(kept)
     return default if default in versions else max(versions, key=version_order)

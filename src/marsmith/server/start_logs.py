@@ -1,4 +1,4 @@
-"""What the logs of a server that starts tell about the versions that do not load."""
+"""Logs of a server that starts: which versions do not load, and why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORKERS_LOG = "model_log.log"
 FRONTEND_LOG = "ts_log.log"
 
 _POLL_S = 0.2
-# Enough for a busy machine, and short for somebody who waits for the reason.
+# Enough for a busy machine, and short for a user who waits for the reason.
 _EQUAL_LOOKS = 5
 _LAST_WORDS_TIMEOUT_S = 20.0
 _TAIL_LINES = 15
@@ -30,27 +30,30 @@ class StartLogs:
     """The logs of one start.
 
     Attributes:
-        folder: where they lie.
+        folder: folder of the logs.
     """
 
     folder: Path
 
     @property
     def tip(self) -> str:
-        """Where a worker's own words are."""
-        return f"what the worker printed: {self.folder / WORKERS_LOG}"
+        """A tip with the path of the workers' log."""
+        return f"the worker's log:{self.folder / WORKERS_LOG}"
 
     @property
     def folder_tip(self) -> str:
-        """Where all logs are."""
+        """A tip with the folder of all logs."""
         return f"the logs are in {self.folder}"
 
     def refused(self) -> dict[str, str]:
-        """Return what TorchServe itself refused to load, with the reason."""
+        """Return the models that TorchServe refused to load, with the reasons."""
         return dict(refused_loads(parse_log(self._text(FRONTEND_LOG))))
 
     def ended_while_loading(self) -> tuple[str, str] | None:
-        """Return what Java was loading when it ended, as it was named, and why; None when it was not loading."""
+        """Return the model that Java was loading when it ended, by its name in the command, and why.
+
+        None if it was not loading.
+        """
         named = None
         for line in parse_log(self._text(FRONTEND_LOG)):
             if line.text.startswith(_LOADING):
@@ -59,19 +62,19 @@ class StartLogs:
                 return None
         if named is None:
             return None
-        # In the foreground the console is not ours to read.
+        # In the foreground the console output is not captured.
         return named, java_cause(self._text(CONSOLE_LOG)) or "its log does not say why"
 
     def death(self, apart_from: Collection[str] = ()) -> WorkerDeath | None:
-        """Return the worker that died first, of other versions than these; they are named as in the logs."""
+        """Return the worker that died first, except for some versions, named as in the logs."""
         workers, frontend = parse_log(self._text(WORKERS_LOG)), parse_log(self._text(FRONTEND_LOG))
         return first_death(workers, frontend, apart_from)
 
-    def last_words(self, death: WorkerDeath, apart_from: Collection[str]) -> WorkerDeath:
-        """Look again until nothing is added, and without a whole traceback until the worker has died once more.
+    def final_death(self, death: WorkerDeath, apart_from: Collection[str]) -> WorkerDeath:
+        """Read the logs until nothing is added. Without a complete traceback, wait until the worker has died again.
 
-        The frontend may still be reading what the worker printed, and what it does not read in time is lost; but it
-        starts the worker again after a second.
+        The frontend may still be reading the worker's output, and loses what it does not read in time. It restarts the
+        worker after a second.
         """
         equal_looks = 0
         deadline = time.monotonic() + _LAST_WORDS_TIMEOUT_S
@@ -85,7 +88,7 @@ class StartLogs:
         return death
 
     def printed_by_java(self) -> str:
-        """Return the last lines of what Java printed before it could write a log."""
+        """Return the last lines of Java's output from before it could write a log."""
         return "\n".join(self._text(CONSOLE_LOG).splitlines()[-_TAIL_LINES:])
 
     def _text(self, name: str) -> str:
@@ -96,12 +99,12 @@ class StartLogs:
 
 
 def worker_died(death: WorkerDeath, version: Version, logs: Path) -> WorkerDiedError:
-    """Say which version's worker died, and of what."""
+    """Return the error for a version whose worker died."""
     if death.traceback:
         cause = summary(death.traceback)
     else:
         cause = "it printed no traceback; its last lines:\n" + "\n".join(f"  {line}" for line in death.last_lines)
-    tip = f"what it printed: {logs / WORKERS_LOG}"
+    tip = f"its log:{logs / WORKERS_LOG}"
     if cause.startswith("ModuleNotFoundError"):
         tip = f"install the module where the server runs, or add its file to the archive; {tip}"
     return WorkerDiedError(f"a worker of {':'.join(version)} died: {cause}", traceback=death.traceback, tip=tip)

@@ -1,4 +1,4 @@
-"""Decide what a start of a project's server is to serve: the store, the server config and what is remembered."""
+"""Plan of a start: which versions to serve, from the store, the server config and the saved state."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from marsmith.state.version_bytes import check_stored
 
 @dataclass(frozen=True)
 class StartPlan:
-    """A start that is decided.
+    """The plan of a start.
 
     Attributes:
-        flight: what the checks before it have found.
-        serving: what is to be served.
-        configured: how the files alone run each version.
-        left_out: what lies in the store and is not given to the server.
+        flight: result of the preflight checks.
+        serving: the versions to serve.
+        configured: values that the files alone give to each version.
+        left_out: archives of the store that are left out.
     """
 
     flight: PreflightResult
@@ -46,7 +46,7 @@ class StartPlan:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What nobody has proved about the archives that are served."""
+        """Warnings of the admission of the served archives."""
         return tuple(text for archive in self.serving.archives for text in archive.warnings)
 
 
@@ -58,17 +58,17 @@ def plan_start(
     *,
     strict: bool = False,
 ) -> StartPlan:
-    """Decide what to serve: the store, and what is remembered.
+    """Plan a start from the store and the saved state.
 
     Args:
-        project: whose server.
-        flight: what the checks before the start have found.
-        remembered: what the server before served.
-        on_note: called with what somebody who starts the server should know.
-        strict: whether an archive that cannot be served is a reason not to start.
+        project: the project to serve.
+        flight: result of the preflight checks.
+        remembered: state of the previous server.
+        on_note: called with information for the user who starts the server.
+        strict: whether an archive that cannot be served prevents the start.
 
     Raises:
-        PreflightError: there are archives, and not one of them can be served; or a snapshot names one that is not.
+        PreflightError: there are archives but none can be served, or a snapshot names an archive that is left out.
     """
     if "model_snapshot" in flight.config:
         _refuse_snapshot(project, flight, remembered.state)
@@ -83,11 +83,11 @@ def plan_start(
 
 
 def plan_restart(project: Project) -> StartPlan:
-    """Decide what to serve after TorchServe died: what ran, with the config that it ran with.
+    """Plan the restart of a server that died: the same versions and the same config.
 
     Raises:
-        PreflightError: Java or TorchServe are not there any more, or not one archive can be served.
-        ConfigError: the project's settings were broken meanwhile: which archives are admitted cannot be known.
+        PreflightError: Java or TorchServe is missing now, or no archive can be served.
+        ConfigError: the project's settings are invalid now, so it is unknown which archives are admitted.
     """
     home = launch.torchserve_home()
     if home is None:
@@ -104,7 +104,7 @@ def without_fatal(plan: StartPlan, error: FatalArchiveError, *, strict: bool) ->
     """Return the plan without an archive that has ended TorchServe.
 
     Raises:
-        FatalArchiveError: it is strict, nothing is left to serve, or a snapshot says what is loaded.
+        FatalArchiveError: the start is strict, nothing is left to serve, or a snapshot decides what is loaded.
     """
     found = next((archive for archive in plan.serving.archives if archive.path.name == error.file), None)
     serving = without_version(plan.serving, found.version) if found else plan.serving
@@ -119,12 +119,12 @@ def without_fatal(plan: StartPlan, error: FatalArchiveError, *, strict: bool) ->
 
 
 def models_argument(project: Project, plan: StartPlan) -> list[str]:
-    """Return what to load for the command line, which beats ``load_models``; URLs are loaded last.
+    """Return the models for the command line, which overrides ``load_models``; URLs are loaded last.
 
-    It always names everything: left to itself TorchServe takes any folder in the store for a model.
+    It always names all models, because otherwise TorchServe treats any folder in the store as a model.
 
     Raises:
-        OSError: the placeholder for a version that is left out cannot be written.
+        OSError: the placeholder of a left-out version cannot be written.
     """
     config = plan.flight.config
     if "model_snapshot" in config:
@@ -153,7 +153,7 @@ def _plan(
 
 
 def _renewed(stored: Iterable[StoredArchive], state: ServerState | None) -> set[Version]:
-    """Find versions that were unregistered and whose archives have other bytes since."""
+    """Find versions that were unregistered and whose archives have changed since."""
     renewed = set()
     for archive in stored:
         left = state.unregistered.get(archive.version) if state else None
@@ -163,7 +163,7 @@ def _renewed(stored: Iterable[StoredArchive], state: ServerState | None) -> set[
 
 
 def _with_remembered(project: Project, flight: PreflightResult, state: ServerState | None) -> Selection:
-    """Add the archives that were served before and that the server config alone would not load."""
+    """Add archives that were served before and that the server config alone would not load."""
     found = flight.selection
     if state is None:
         return found
@@ -183,7 +183,7 @@ def _refuse_to_serve_nothing(plan: StartPlan, *, strict: bool) -> None:
 
 
 def _refuse_snapshot(project: Project, flight: PreflightResult, state: ServerState | None) -> None:
-    """Refuse a snapshot that names an archive which is not served: it decides by itself what TorchServe loads."""
+    """Refuse a snapshot that names an archive which is not served: the snapshot alone decides what TorchServe loads."""
     snapshot = flight.config.get("model_snapshot")
     if snapshot is None:
         return
@@ -195,7 +195,7 @@ def _refuse_snapshot(project: Project, flight: PreflightResult, state: ServerSta
 
 
 def _still_left_out(project: Project, plan: StartPlan) -> list[LeftOut]:
-    """Return what the server that died was not given, of which nothing new is known."""
+    """Return what the dead server left out and what is unchanged since."""
     try:
         before = run_state.read(project).left_out
     except MarsmithError:
@@ -212,7 +212,7 @@ def _asked(config: Mapping[str, str]) -> list[LoadItem]:
 
 
 def _argument(archive: StoredArchive, store: Path) -> str:
-    """Return an archive as TorchServe's command line takes it: ``file``, or ``model=file``."""
+    """Return an archive in the form of TorchServe's command line: ``file``, or ``model=file``."""
     path = archive.path
     if path.parent != store:
         return str(path)

@@ -1,4 +1,4 @@
-"""Wait for a server that has just been started: until it is ready, or until it is clear that it will not be.
+"""Wait for a server that is starting, until it is ready or has failed.
 
 A version that does not load is left out, and the others are waited for.
 """
@@ -20,31 +20,31 @@ from marsmith.run_state import LeftOut, RunState
 from marsmith.server.left_out_versions import take_off
 from marsmith.server.placeholder import left_out_names
 from marsmith.server.processes import exit_of, frontend
-from marsmith.server.readiness import StartupStatus, Version, handler_facts, outlook
+from marsmith.server.readiness import StartupStatus, Version, handler_facts, startup_status
 from marsmith.server.selection import in_order
 from marsmith.server.served import Serving, refused_default, without_version
 from marsmith.server.start_logs import StartLogs, worker_died
 from marsmith.server.state import registered_versions
 
 _POLL_S = 0.2
-# How long one question to the server may take, in seconds, where all of it may take long enough.
+# Maximum time limit of one request to the server, in seconds.
 _CALL_S = 30.0
 _SHORTEST_CALL_S = 1.0
-# Of a Java that ended by an exception.
+# Exit code of a Java that ended with an exception.
 _JAVA_FAILED = 1
-# To take versions off that were not ready in time.
+# Time limit to unregister versions that were not ready in time, in seconds.
 _TAKE_OFF_S = 30.0
 
 
 @dataclass
 class StartingServer:
-    """A server that has been started and is not ready yet.
+    """A server that is starting.
 
     Attributes:
-        project: whose server it is.
-        state: what is known of it, with what has been left out so far.
-        serving: what it is to serve: a version that does not load is taken out.
-        on_note: called with what somebody who starts the server should know.
+        project: project of the server.
+        state: state of the server, including what is left out so far.
+        serving: what to serve; a version that does not load is removed.
+        on_note: called with information for the user who starts the server.
         strict: whether a version that does not load ends the start.
     """
 
@@ -60,20 +60,20 @@ class StartingServer:
 
     @property
     def archives(self) -> Sequence[StoredArchive]:
-        """What it is still to serve."""
+        """Archives that are still to be served."""
         return self.serving.archives
 
     def wait(self, timeout_s: float, on_progress: Callable[[StartupStatus], None] | None) -> tuple[VersionStatus, ...]:
-        """Return what is registered when every version is ready, or left out because it does not load.
+        """Return the registered versions when each version is ready or left out because it does not load.
 
         Raises:
-            WorkerDiedError: a worker died, and nothing else is left to serve.
+            WorkerDiedError: a worker died, and no version is left to serve.
             ServerError: the server ended, or no version is ready in time or answers its example.
         """
         found = {archive.version: first_example(archive) for archive in self.archives}
         examples = {version: example for version, example in found.items() if example}
         deadline = time.monotonic() + timeout_s
-        # One question must not take longer than all of it may.
+        # One request must not exceed the time limit of the start.
         with Client.for_project(self.project, deadline_s=max(_SHORTEST_CALL_S, min(_CALL_S, timeout_s))) as client:
             while True:
                 self._check_alive()
@@ -110,7 +110,7 @@ class StartingServer:
         unsettled: Mapping[Version, str] | None = None,
     ) -> StartupStatus:
         expected = [archive.version for archive in self.archives]
-        return outlook(expected, described, examples.keys(), self._answered, unsettled)
+        return startup_status(expected, described, examples.keys(), self._answered, unsettled)
 
     def _ask(self, client: Client, status: VersionStatus, example: StoredExample) -> None:
         name, number = version = status.model_name, status.model_version
@@ -120,12 +120,12 @@ class StartingServer:
         except RequestRejectedError as error:
             code, body = error.status, error.body
         except ClientError:
-            # A worker that has just come up can be gone again: the next look tells.
+            # A worker that has just started may have died again: the next look shows it.
             return
         judgement = example.judge(code, body, lambda: handler_facts(client, name, number))
         if judgement.problem:
-            file, said = self._file(status), f"answers its example {example.expected.input} wrongly"
-            # It may have died of it, and then that is the reason.
+            file, said = self._file(status), f"gives a wrong answer to its example {example.expected.input}"
+            # The worker may have died of the example, and then the death is the reason.
             self._leave_out_dead({version: status})
             said = f"{said}: {judgement.problem}"
             self._leave_out(file, said, ServerError(f"{name}:{number} {said}", tip=self._logs.tip), version)
@@ -136,7 +136,7 @@ class StartingServer:
 
     def _check_alive(self) -> None:
         if frontend(self.state.pid, self.state.created) is None:
-            # A Java that was killed, or stopped, has another exit code; one that fails later was not loading.
+            # A Java that was killed or stopped has another exit code; one that fails later was not loading.
             ended = self._logs.ended_while_loading() if exit_of(self.state.pid) == _JAVA_FAILED else None
             if ended:
                 named, reason = ended
@@ -145,9 +145,9 @@ class StartingServer:
             raise ServerError(text, tip=self._logs.folder_tip)
 
     def _leave_out_refused(self, described: Mapping[Version, VersionStatus]) -> None:
-        """Leave out what TorchServe itself has refused: it loads everything before it answers the first question.
+        """Leave out the models that TorchServe refused: it loads everything before it answers the first request.
 
-        Some of it is registered nevertheless, without a worker.
+        Some of them are registered nevertheless, without a worker.
         """
         refused = self._logs.refused()
         for archive in self.archives:
@@ -162,20 +162,20 @@ class StartingServer:
             self._leave_out(name, said, ServerError(f"{name}: {said}", tip=self._logs.folder_tip), version)
 
     def _leave_out_dead(self, described: Mapping[Version, VersionStatus]) -> None:
-        """Leave out the versions of which a worker died before they were ready."""
+        """Leave out the versions with a worker that died before they were ready."""
         known = {"_".join(version): version for version in described}
         while death := self._logs.death(done := {"_".join(version) for version in self._settled | self._failed}):
             if death.model not in known:
                 return
-            version, death = known[death.model], self._logs.last_words(death, done)
+            version, death = known[death.model], self._logs.final_death(death, done)
             error = worker_died(death, version, self._logs.folder)
             self._leave_out(self._file(described[version]), f"a worker died: {death.cause}", error, version)
 
     def _leave_out_late(self, seen: StartupStatus, timeout_s: float) -> None:
-        """Leave out what is not ready in time, if anything else is.
+        """Leave out the versions that are not ready in time, if there are others.
 
         Raises:
-            ServerError: nothing is.
+            ServerError: no version is ready.
         """
         waiting = "\n".join(f"  {name}:{number}: {reason}" for (name, number), reason in seen.waiting.items())
         text, tip = f"not ready after {timeout_s:g} s", "marsmith serve --timeout SECONDS waits longer"
@@ -190,7 +190,7 @@ class StartingServer:
     def _leave_out(
         self, file: str, reason: str, error: ServerError, version: Version | None, *, tip: str | None = None
     ) -> None:
-        """Serve the others: take this version out, say so, and let ``status`` know.
+        """Leave this version out, report it, and record it for ``status``.
 
         Raises:
             ServerError: the start is strict.
@@ -213,7 +213,7 @@ class StartingServer:
                 self.on_note(note)
 
     def _check_something_is_served(self, described: Mapping[Version, VersionStatus]) -> None:
-        """Raise what went wrong when everything has."""
+        """Raise the reasons if no version is left."""
         others = described.keys() - self._failed - set(self.serving.placeholders)
         if not self._errors or self.archives or others:
             return
@@ -223,7 +223,7 @@ class StartingServer:
         raise ServerError(f"nothing is left to serve\n{lines}", tip=self._logs.folder_tip)
 
     def _file(self, status: VersionStatus) -> str:
-        """Return what a version is called where it is left out."""
+        """Return the name of a version's archive when it is left out."""
         version = (status.model_name, status.model_version)
         return next((archive.path.name for archive in self.archives if archive.version == version), status.archive_url)
 
@@ -233,10 +233,10 @@ class StartingServer:
 
 
 def restore(client: Client, serving: Serving, described: Mapping[Version, VersionStatus]) -> dict[Version, str]:
-    """Bring back what a start alone does not: return what is still missing to it, in words.
+    """Restore the changes at run time that a start does not include. Return descriptions of those that are pending.
 
-    Workers are added at once, and taken away only when all are there, because one that ends while it loads looks like
-    one that died.
+    Workers are added at once. They are removed only when all are ready, because a worker that ends during its load
+    looks like one that died.
     """
     unsettled = {}
     for version, (least, most) in serving.workers.items():
@@ -256,12 +256,12 @@ def restore(client: Client, serving: Serving, described: Mapping[Version, Versio
 
 
 def file_of(named: str) -> str:
-    """Return the file in the store that TorchServe names so, or the URL."""
+    """Return the file in the store, or the URL, that TorchServe means by this name."""
     return named if "://" in named else named.rpartition("/")[2]
 
 
 def _described(client: Client) -> dict[Version, VersionStatus] | None:
-    """Describe everything that is registered; None while the server does not answer."""
+    """Describe all registered versions; None while the server does not answer."""
     try:
         return {(status.model_name, status.model_version): status for status in registered_versions(client)}
     except (ClientError, FormatError):

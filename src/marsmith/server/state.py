@@ -1,6 +1,6 @@
-"""Remember what a server serves, so that the next start can bring it back: ``.marsmith/state/served.json``.
+"""State of the running server for the next start: ``.marsmith/state/served.json``.
 
-The supervisor looks every few seconds, and whoever changes what is registered calls ``record`` at once.
+The supervisor updates it every few seconds. A command that changes what is registered calls ``record`` at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from marsmith.client.blocking_client import Client
     from marsmith.client.management import VersionStatus
 
-# While it exists the server is being stopped, and what it unregisters by itself is not to be remembered.
+# While this file exists the server is being stopped, and versions that it unregisters itself stay saved.
 STOPPING = "stopping"
 
 _DEADLINE_S = 5.0
@@ -40,20 +40,20 @@ def record(
     *,
     refused: Callable[[OSError], None] | None = None,
 ) -> bool:
-    """Look at what the project's server serves and remember it; False where it could not be asked.
+    """Read what the project's server serves and save it; False if the server could not be asked.
 
-    To be called after every change that is to outlive the server. One that fails is made good by the supervisor.
+    To be called after every change that must survive a restart. If it fails, the supervisor saves the change later.
 
     Args:
-        project: whose server.
-        contents: the bytes that versions have just been registered from.
-        refused: told what the system says when the file cannot be written.
+        project: project of the server.
+        contents: digests of the archives of versions that were just registered.
+        refused: called with the system's message if the file cannot be written.
     """
     from marsmith.client.blocking_client import Client
 
     try:
         state = run_state.read(project)
-        # While it starts, what is not loaded yet looks like unregistered.
+        # During a start, versions that are not loaded yet look unregistered.
         if not state.ready or frontend(state.pid, state.created) is None:
             return False
         with Client.for_project(project, deadline_s=_DEADLINE_S) as client, locked(project):
@@ -67,9 +67,9 @@ def record(
 
 
 def look(project: Project, client: Client) -> tuple[VersionStatus, ...]:
-    """Return every version that is registered, and remember them where that can be done.
+    """Return every registered version, and save them if possible.
 
-    Nobody else saves meanwhile, so a look that began before a change is not saved after the one that shows it.
+    The lock excludes other writers, so an older look never overwrites a newer one.
 
     Raises:
         ClientError: the server does not answer.
@@ -99,13 +99,13 @@ def remember(
     configured: Mapping[Version, Parameters] | None = None,
     contents: Mapping[Version, ArchiveBytes] | None = None,
 ) -> bool:
-    """Remember that these versions are registered; False where the server is being stopped, or the disk refuses.
+    """Save that these versions are registered; False if the server is being stopped, or if the disk refuses.
 
     Args:
-        project: whose server it is.
-        versions: everything that is registered.
-        configured: how the files alone run the versions, where that is news: after a start.
-        contents: the bytes that the versions were loaded from, where they are known.
+        project: project of the server.
+        versions: all registered versions.
+        configured: values that the files alone give to the versions, if they are new: after a start.
+        contents: digests of the archives of the versions, if known.
     """
     with suppress(OSError), locked(project):
         return _keep(project, versions, configured, contents)
@@ -113,10 +113,10 @@ def remember(
 
 
 def leave_out(project: Project, version: Version) -> ServerState:
-    """Let the next start leave a version out that the server before served; return what is remembered then.
+    """Save that the next start leaves out a version; return the new state.
 
     Raises:
-        ServerError: it cannot be written.
+        ServerError: the file cannot be written.
     """
     try:
         with locked(project):
@@ -128,11 +128,11 @@ def leave_out(project: Project, version: Version) -> ServerState:
 
 
 def content_of(archive: Archive) -> ArchiveBytes:
-    """Return what an archive is remembered by.
+    """Return the digest by which an archive is identified.
 
     Raises:
         ArchiveError: a folder's member is damaged.
-        OSError: it cannot be read.
+        OSError: the archive cannot be read.
     """
     return ArchiveBytes(digest_of(archive), archive.is_ours)
 
@@ -164,7 +164,10 @@ def _keep(
 
 
 def _left_out(project: Project, versions: Iterable[VersionStatus] = ()) -> frozenset[str]:
-    """Return the names of the files in the store that the running server does not serve, and forget those it does."""
+    """Return the names of the files in the store that the running server does not serve.
+
+    Forget those that it serves now.
+    """
     try:
         state = run_state.read(project)
         still = still_left_out(state.left_out, versions)
@@ -178,7 +181,7 @@ def _left_out(project: Project, versions: Iterable[VersionStatus] = ()) -> froze
 def _configured_of_new(
     config: Mapping[str, str], before: ServerState | None, versions: Iterable[VersionStatus]
 ) -> dict[Version, Parameters]:
-    """Return how the files run the versions that are seen for the first time."""
+    """Return the values that the files alone give to versions that are new."""
     before = before or ServerState()
     keys = {(status.model_name, status.model_version): status.archive_url.rpartition("/")[2] for status in versions}
     paths = [Path(config["model_store"]) / name for key, name in keys.items() if before.version(key) is None]
@@ -191,7 +194,7 @@ def _contents_of_new(
     versions: Iterable[VersionStatus],
     known: Mapping[Version, ArchiveBytes],
 ) -> dict[Version, ArchiveBytes]:
-    """Read the archives of versions that somebody else registered: nobody has told their bytes."""
+    """Read the archives of versions that were registered by others, to get their digests."""
     found: dict[Version, ArchiveBytes] = {}
     for status in versions:
         version = (status.model_name, status.model_version)

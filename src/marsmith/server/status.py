@@ -1,4 +1,4 @@
-"""What a running server is, serves and does, as one value that can be printed."""
+"""Status of a running server as one value that can be printed."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """A running server, the versions that it serves and what they do.
+    """A running server, its versions and their traffic.
 
     Attributes:
-        state: the server.
-        versions: what is registered, sorted.
-        traffic: of each version; empty where the metrics API gives nothing.
+        state: state of the server.
+        versions: registered versions, sorted.
+        traffic: traffic of each version; empty if the metrics API has none.
         memory_bytes: resident memory by process, of the frontend and the workers.
-        supervisor: the process that starts it again; None where there is none.
-        uptime_s: how long the frontend has run, in seconds.
+        supervisor: the supervisor; None if there is none.
+        uptime_s: uptime of the frontend, in seconds.
     """
 
     state: RunState
@@ -59,7 +59,7 @@ class ServerStatus:
         }
 
     def addresses(self) -> dict[str, str]:
-        """Return where each API listens."""
+        """Return the address of each API."""
         return {
             "inference": self.state.inference,
             "management": self.state.management,
@@ -69,7 +69,7 @@ class ServerStatus:
         }
 
     def traffic_of(self, version: VersionStatus) -> Traffic | None:
-        """Return what a version does; None where the metrics API gives nothing."""
+        """Return the traffic of a version; None if the metrics API has none."""
         return self.traffic.get((version.model_name, version.model_version))
 
     def worker_memory_bytes(self, version: VersionStatus) -> int:
@@ -77,7 +77,7 @@ class ServerStatus:
         return sum(self._memory(worker) for worker in version.workers)
 
     def worker_restarts(self, version: VersionStatus) -> int | None:
-        """Return how often workers of a version were started again; None where nobody has counted."""
+        """Return how often workers of a version were restarted; None without a supervisor."""
         if self.supervisor is None:
             return None
         return self.supervisor.worker_restarts.get(f"{version.model_name}:{version.model_version}", 0)
@@ -115,17 +115,17 @@ class ServerStatus:
 
 @dataclass
 class StatusWatch:
-    """Looks at a project's server again and again; rates and means are those between two looks."""
+    """Reads the status of a project's server repeatedly; rates and means cover the time between two readings."""
 
     project: Project
     _before: Counters | None = None
 
     def look(self) -> ServerStatus:
-        """Ask the server what it serves and does; the first look counts from the start of the server.
+        """Read the status; the first reading covers the time since the start of the server.
 
         Raises:
-            NotRunningError: no server runs, or the one that ran has died.
-            ClientError: it does not answer.
+            NotRunningError: the server is not running, or it has died.
+            ClientError: the server does not answer.
         """
         state = _running(self.project)
         with Client.for_project(self.project) as client:
@@ -147,11 +147,11 @@ class StatusWatch:
 
 
 def server_status(project: Project) -> ServerStatus:
-    """Ask the project's server what it serves and has done since it was started.
+    """Read the status of the project's server, with its traffic since the start.
 
     Raises:
-        NotRunningError: no server runs, or the one that ran has died.
-        ClientError: it does not answer.
+        NotRunningError: the server is not running, or it has died.
+        ClientError: the server does not answer.
     """
     return StatusWatch(project).look()
 
@@ -190,12 +190,15 @@ def _traffic(
 
 
 def _memory(pids: Sequence[int]) -> dict[int, int]:
-    """Return the resident memory of those processes that live here; TorchServe's own figure is a minute old."""
+    """Return the resident memory of those processes that run on this machine.
+
+    TorchServe's own figure is a minute old.
+    """
     import psutil
 
     found = {}
     for pid in pids:
-        # A worker that has no process yet has the pid -1.
+        # A worker without a process has the pid -1.
         with suppress(psutil.Error, ValueError):
             if pid > 0:
                 found[pid] = int(psutil.Process(pid).memory_info().rss)

@@ -1,6 +1,6 @@
-"""Watch a running server: remember what it serves, start it again when it dies, and end when somebody stops it.
+"""Supervisor of a running server: save what it serves, restart it when it dies, and end when it is stopped.
 
-When a server that died is started again: soon at first, then later and later, and not for ever.
+The delay before a restart grows with each failure, and the number of failures in a row is limited.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from marsmith.server.readiness import StartupStatus
 
 
-# One that has run for this long has not failed rapidly: the count begins anew.
+# A server that ran for this long has not failed rapidly, so the count starts again.
 STABLE_S = 60.0
 DEFAULT_LIMIT = 5
 
@@ -45,16 +45,17 @@ _LONGEST_DELAY_S = 30.0
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """How often a server is started again.
+    """Policy for restarts.
 
     Attributes:
-        limit: failures in a row, each less than a minute after the one before; None: any number, 0: never again.
+        limit: maximum number of failures in a row, each less than a minute after the last start. None: unlimited; 0: no
+            restart.
     """
 
     limit: int | None = DEFAULT_LIMIT
 
     def delay_s(self, failures: int) -> float | None:
-        """Return how long to wait after so many failures in a row, in seconds; None: give up."""
+        """Return the delay after so many failures in a row, in seconds; None: give up."""
         if self.limit is not None and failures > self.limit:
             return None
         return float(min(_FIRST_DELAY_S * 2 ** min(failures - 1, 10), _LONGEST_DELAY_S))
@@ -64,7 +65,7 @@ def parse_restart(text: str) -> RestartPolicy:
     """Parse ``N``, ``always`` or ``no``.
 
     Raises:
-        UsageError: it is none of them.
+        UsageError: the text is none of them.
     """
     if text == "always":
         return RestartPolicy(None)
@@ -76,29 +77,29 @@ def parse_restart(text: str) -> RestartPolicy:
 
 
 def render_restart(policy: RestartPolicy) -> str:
-    """Return the text that ``parse_restart`` reads back."""
+    """Return the text that ``parse_restart`` parses."""
     return "always" if policy.limit is None else str(policy.limit)
 
 
 LOG = "supervisor.log"
-# How often it is seen whether the frontend lives, and how often the frontend is asked what it serves.
+# Intervals of the check of the process, and of the look at the registered versions, in seconds.
 LOOK_S = 0.25
 ASK_S = 2.0
-# On a machine with GPUs the frontend asks nvidia-smi for each worker: asking may take a twentieth of the time.
+# On a machine with GPUs the frontend calls nvidia-smi for each worker: a look may use a twentieth of the time.
 _ASK_SHARE = 20
 _DEADLINE_S = 10.0
 
 
 @dataclass
 class Supervisor:
-    """The process that stays beside a server.
+    """The process that watches a server.
 
     Attributes:
-        project: whose server it is.
-        policy: when it is started again.
-        options: how it is started again.
-        manager: whoever wants to hear how the service is.
-        tell: called with what happened, one sentence each.
+        project: project of the server.
+        policy: policy for restarts.
+        options: options of a restart.
+        manager: the service manager that gets status messages.
+        tell: called with each event, as one sentence.
     """
 
     project: Project
@@ -113,10 +114,10 @@ class Supervisor:
     _told: set[str] = field(default_factory=set)
 
     def run(self, state: RunState) -> None:
-        """Return when the server has been stopped on purpose.
+        """Watch until the server has been stopped on purpose.
 
         Raises:
-            ServerError: it died, and the policy says to leave it so, or it did not come back.
+            ServerError: the server died, and the policy allows no further restart, or the restart failed.
         """
         self._note(doing="watching")
         failures = 0
@@ -130,7 +131,7 @@ class Supervisor:
             state, failures = self._bring_back(end, failures)
 
     def _watch(self, state: RunState) -> str | None:
-        """Return how TorchServe ended by itself, in words; None when it was stopped on purpose."""
+        """Return how TorchServe ended by itself; None if it was stopped on purpose."""
         self._workers.forget()
         while lifecycle.is_alive(state):
             self._live(state)
@@ -140,7 +141,7 @@ class Supervisor:
         return f"TorchServe ended by itself{_how(server_process.exit_of(state.pid))}"
 
     def _live(self, state: RunState) -> None:
-        """Do what is due while the server runs."""
+        """Do the periodic work while the server runs."""
         server_process.reap_orphans()
         self.manager.alive()
         if time.monotonic() >= self._next_ask:
@@ -152,9 +153,9 @@ class Supervisor:
             self._next_ask = now + max(ASK_S, _ASK_SHARE * (now - began))
 
     def _look(self, state: RunState) -> Sequence[VersionStatus] | None:
-        """Return what is registered, and remember it; None when that cannot be found out now.
+        """Return the registered versions, and save them; None if they cannot be read now.
 
-        Whatever is wrong with an archive, a file of the run or a reply, the watch goes on.
+        Damaged archives, files of the run or replies do not end the watch.
         """
         try:
             self._fix_state(state)
@@ -164,11 +165,11 @@ class Supervisor:
         except MarsmithError:
             return None
         except Exception as error:
-            self._tell_once(f"cannot see what is served: {error!r}")
+            self._report_once(f"cannot see what is served: {error!r}")
             return None
 
     def _fix_state(self, state: RunState) -> None:
-        """Write the state of the server that is watched anew when somebody has damaged its file."""
+        """Write the state of the watched server again if its file was damaged."""
         try:
             run_state.read(self.project)
         except NotRunningError:
@@ -176,23 +177,23 @@ class Supervisor:
         except ServerError as error:
             if lifecycle.stop_was_asked(self.project):
                 return
-            self._tell_once(f"{error.message}; it is written anew")
+            self._report_once(f"{error.message}; it is written again")
             run_state.write(self.project, state)
 
-    def _tell_once(self, text: str) -> None:
+    def _report_once(self, text: str) -> None:
         if text not in self._told:
             self._told.add(text)
             self.tell(text)
 
     def _see_workers(self, versions: Sequence[VersionStatus]) -> None:
-        """Report what has happened to the workers; TorchServe itself starts them again."""
+        """Report changes of the workers; TorchServe itself restarts them."""
         for news in self._workers.look(versions, time.monotonic()):
             self.tell(news)
         if dict(self._known.worker_restarts) != self._workers.restarts:
             self._note(worker_restarts=dict(self._workers.restarts))
 
     def _bring_back(self, end: str, failures: int) -> tuple[RunState, int]:
-        """Start the server again, and again if need be; return it with the failures so far."""
+        """Restart the server, repeatedly if necessary. Return its state and the number of failures so far."""
         while True:
             delay = self.policy.delay_s(failures)
             if delay is None:
@@ -209,7 +210,7 @@ class Supervisor:
                 if lifecycle.stop_was_asked(self.project):
                     raise
                 why = error.message if isinstance(error, MarsmithError) else repr(error)
-                end, failures = f"TorchServe did not come back: {why}", failures + 1
+                end, failures = f"TorchServe did not restart: {why}", failures + 1
                 self._note(last_end=end)
                 continue
             self._note(doing="watching", restarts=self._known.restarts + 1)
@@ -224,18 +225,18 @@ class Supervisor:
             self._client = None
 
     def _wait(self, end: str, delay: float) -> None:
-        self.tell(f"{end}; it is started again in {delay:g} s")
-        self._note(doing=f"starting TorchServe again in {delay:g} s")
-        self.manager.status(f"{end}; starting again")
+        self.tell(f"{end}; restart in {delay:g} s")
+        self._note(doing=f"restarting TorchServe in {delay:g} s")
+        self.manager.status(f"{end}; restarting")
         late = time.monotonic() + delay
         while time.monotonic() < late:
             self.manager.alive()
             server_process.reap_orphans()
             time.sleep(min(LOOK_S, delay))
-        self._note(doing="starting TorchServe again")
+        self._note(doing="restarting TorchServe")
 
     def _reporting(self, options: StartOptions) -> StartOptions:
-        """Give signs of life while the server starts."""
+        """Send signs of life to the service manager while the server starts."""
 
         def on_progress(seen: StartupStatus) -> None:
             self.manager.alive()
@@ -243,12 +244,12 @@ class Supervisor:
             if options.on_progress:
                 options.on_progress(seen)
 
-        # Whoever is not there any more cannot refuse: the versions that still load are served.
+        # No user is present to refuse a partial restart, so the versions that still load are served.
         return replace(options, on_progress=on_progress, on_note=self.tell, strict=False)
 
     def _note(self, **changes: object) -> None:
         self._known = replace(self._known, **changes)  # type: ignore[arg-type]
-        # A disk that is full must not end the watch.
+        # A full disk must not end the watch.
         with suppress(OSError):
             supervisor_state.write(self.project, self._known)
 
@@ -259,16 +260,16 @@ def _how(code: int | None) -> str:
     if code >= 0:
         return f", with exit code {code}"
     try:
-        return f", of {signal.Signals(-code).name}"
+        return f", killed by {signal.Signals(-code).name}"
     except ValueError:
-        return f", of signal {-code}"
+        return f", killed by signal {-code}"
 
 
 def detach(project: Project, policy: RestartPolicy, timeout_s: float) -> None:
-    """Leave a supervisor beside a server that has just been started, as a process of its own.
+    """Start a supervisor for a running server as a separate process.
 
     Raises:
-        ServerError: it ended at once.
+        ServerError: the supervisor ended at once.
     """
     arguments = ["serve", ADOPT_FLAG, "--restart", render_restart(policy), "--timeout", str(timeout_s)]
     environment = {**os.environ, PROJECT_VARIABLE: str(project.root), SUPERVISED_VARIABLE: str(project.run)}
@@ -277,7 +278,7 @@ def detach(project: Project, policy: RestartPolicy, timeout_s: float) -> None:
         process = child_processes.start_detached(
             [sys.executable, "-m", "marsmith", *arguments],
             environment,
-            # Python looks for modules in the working folder, and there are none in this one.
+            # Python looks for modules in the working folder; this folder has none.
             cwd=project.run,
             stdin=subprocess.DEVNULL,
             stdout=file,

@@ -1,4 +1,4 @@
-"""What is known of the process that watches a server and starts it again: ``.marsmith/run/supervisor.json``."""
+"""State of the supervisor: ``.marsmith/run/supervisor.json``."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FILE_NAME = "supervisor.json"
 
 @dataclass(frozen=True)
 class SupervisorState:
-    """One supervisor.
+    """State of one supervisor.
 
     Attributes:
-        pid: its process id.
-        created: when that process was created, in seconds since the epoch, as psutil gives it.
-        doing: what it does now, in words.
-        restarts: how often it has started TorchServe again.
-        last_end: how TorchServe ended the last time, in words; empty where it never did.
-        worker_restarts: how often workers of a version (``name:version``) were started again by TorchServe.
+        pid: process id.
+        created: creation time of the process from psutil, in seconds since the epoch.
+        doing: description of its current activity.
+        restarts: number of restarts of TorchServe.
+        last_end: how TorchServe ended the last time; empty if it never did.
+        worker_restarts: number of restarts of workers by TorchServe, by version (``name:version``).
     """
 
     pid: int
@@ -51,7 +51,7 @@ def of_this_process() -> SupervisorState:
 
 
 def read(project: Project) -> SupervisorState | None:
-    """Return the project's living supervisor; None where there is none."""
+    """Return the project's living supervisor; None if there is none."""
     try:
         data = read_json(_path(project).read_text(encoding="utf-8"))
         check_process(data["pid"], data["created"])
@@ -65,12 +65,12 @@ def read(project: Project) -> SupervisorState | None:
 
 
 def write(project: Project, state: SupervisorState) -> None:
-    """Write the state whole or not at all."""
+    """Write the state atomically."""
     files.write_atomically(_path(project), json.dumps(asdict(state), indent=2) + "\n", mode=0o600)
 
 
 def remove(project: Project) -> None:
-    """Forget the supervisor."""
+    """Remove the state."""
     _path(project).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Tell systemd how the service is: its notification protocol, a datagram of ``NAME=value`` lines.
+"""systemd's notification protocol: datagrams of ``NAME=value`` lines about the state of the service.
 
 https://www.freedesktop.org/software/systemd/man/sd_notify.html
 """
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ServiceManager:
-    """Whoever started this process and wants to hear how it is; nobody where the address is None.
+    """The service manager that started this process; without an address no messages are sent.
 
     Attributes:
-        address: of a unix datagram socket; one that begins with ``@`` is abstract.
-        watchdog_s: how often it wants a sign of life at least, in seconds; None: never.
+        address: address of a unix datagram socket; one that begins with ``@`` is abstract.
+        watchdog_s: maximum interval of signs of life, in seconds; None: none are required.
     """
 
     address: str | None = None
@@ -28,7 +28,7 @@ class ServiceManager:
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> ServiceManager:
-        """Take the variables of systemd out of ``environment``, so that no child speaks for this process."""
+        """Take the variables of systemd out of ``environment``, so that children do not send messages."""
         address = environment.pop("NOTIFY_SOCKET", None)
         interval = environment.pop("WATCHDOG_USEC", "")
         for_us = environment.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
@@ -36,19 +36,19 @@ class ServiceManager:
         return cls(address or None, int(interval) / 1e6 if wanted else None)
 
     def ready(self, status: str) -> None:
-        """Say that the service works."""
+        """Report that the service is ready."""
         self._send("READY=1", f"STATUS={status}")
 
     def status(self, text: str) -> None:
-        """Say in one line what goes on."""
+        """Report the current activity in one line."""
         self._send(f"STATUS={text}")
 
     def stopping(self) -> None:
-        """Say that the service ends on purpose."""
+        """Report that the service ends on purpose."""
         self._send("STOPPING=1", "STATUS=stopping")
 
     def alive(self) -> None:
-        """Give a sign of life, where one is due."""
+        """Send a sign of life, if one is due."""
         if self.watchdog_s is not None and time.monotonic() - self._last_sign >= self.watchdog_s / 3:
             self._last_sign = time.monotonic()
             self._send("WATCHDOG=1")

@@ -1,4 +1,4 @@
-"""See, between two looks at a server, which workers were started again, and which versions lack workers for long."""
+"""Detection of restarted workers, and of versions that lack workers for a long time."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from marsmith.client.management import VersionStatus
 
-# A worker that is started again or added takes a while to load its model.
+# A worker that is restarted or added needs some time to load its model.
 PATIENCE_S = 30.0
 
 
 @dataclass
 class WorkerWatch:
-    """What is known of the workers from the looks so far.
+    """State of the workers from the looks so far.
 
     Attributes:
-        restarts: how often workers of a version (``name:version``) were started again.
+        restarts: number of restarts of workers, by version (``name:version``).
     """
 
     restarts: dict[str, int] = field(default_factory=dict)
@@ -27,11 +27,11 @@ class WorkerWatch:
     _told: set[str] = field(default_factory=set)
 
     def look(self, versions: Iterable[VersionStatus], now: float) -> list[str]:
-        """Take a look and return what has happened, one sentence each.
+        """Compare the workers with the previous look, and return the events, one sentence each.
 
         Args:
-            versions: everything that is registered.
-            now: the time, in seconds of a clock that only runs forward.
+            versions: all registered versions.
+            now: time on a monotonic clock, in seconds.
         """
         news = []
         for status in versions:
@@ -41,28 +41,28 @@ class WorkerWatch:
         return news
 
     def forget(self) -> None:
-        """Forget the workers, because TorchServe itself was started again; the counts stay."""
+        """Forget the workers, because TorchServe itself was restarted; the counts stay."""
         self._pids.clear()
         self._short_since.clear()
         self._told.clear()
 
     def _restarted(self, name: str, status: VersionStatus) -> list[str]:
-        """Find workers that have another process than before: TorchServe has started them again."""
+        """Find workers with another process than before, which TorchServe has restarted."""
         news = []
         for worker in status.workers:
             before = self._pids.get((name, worker.id))
-            # Without a process it has the pid -1.
+            # A worker without a process has the pid -1.
             if worker.pid > 0:
                 self._pids[name, worker.id] = worker.pid
                 if before not in {None, worker.pid}:
                     self.restarts[name] = self.restarts.get(name, 0) + 1
                     news.append(
-                        f"worker {worker.id} of {name} died (pid {before}) and was started again (pid {worker.pid})"
+                        f"worker {worker.id} of {name} died (pid {before}) and was restarted (pid {worker.pid})"
                     )
         return news
 
     def _shortage(self, name: str, status: VersionStatus, now: float) -> list[str]:
-        """Find versions that have lacked workers for long, and those that have all of them again."""
+        """Find versions that have lacked workers for long, and those that have all workers again."""
         ready = f"{status.ready_workers} of {status.min_workers} workers ready"
         if status.ready_workers >= status.min_workers:
             self._short_since.pop(name, None)

@@ -152,7 +152,7 @@ def test_a_version_that_was_unregistered_stays_so(tmp_path: Path) -> None:
     state = state_of("1.0", {"1.0": ONE}, **{"2.0": "echo-2.0.mar"})
     serving = plan_serving(stored(tmp_path, "1.0", "2.0"), state, {})
     assert [archive.version[1] for archive in serving.archives] == ["1.0"]
-    assert serving.notes == ("echo:2.0 was unregistered and stays so: marsmith register echo-2.0.mar",)
+    assert serving.notes == ("echo:2.0 was unregistered before the restart: marsmith register echo-2.0.mar",)
 
 
 def test_a_default_whose_archive_has_gone_is_replaced_by_the_newest_that_was_served(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_workers_set_at_run_time_come_back_unless_the_files_say_something_else_s
     three = replace(ONE, min_workers=3, max_workers=3)
     changed = plan_serving(archives, state, {version: three})
     assert changed.workers == {}
-    assert changed.notes == ("echo:1.0 is configured otherwise now: it no longer has 2 workers but 3",)
+    assert changed.notes == ("echo:1.0 has a new configuration: 3 workers instead of 2",)
 
 
 def test_what_was_unregistered_is_remembered_while_its_archive_lies_in_the_store() -> None:
@@ -205,7 +205,7 @@ def test_a_worker_with_another_process_was_started_again_and_one_without_is_wait
     assert watch.look(with_pid(-1, ready=False), 40.0) == ["echo:1.0 has had 0 of 1 workers ready for 38 s"]
     assert watch.look(with_pid(-1, ready=False), 80.0) == []
     assert watch.look(with_pid(51), 90.0) == [
-        "worker 9000 of echo:1.0 died (pid 50) and was started again (pid 51)",
+        "worker 9000 of echo:1.0 died (pid 50) and was restarted (pid 51)",
         "echo:1.0 has 1 of 1 workers ready again",
     ]
     watch.forget()
