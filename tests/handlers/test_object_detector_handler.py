@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import json
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,34 +12,15 @@ import torch
 from PIL import Image, ImageOps
 
 from marsmith_handler.image.decoding import decode_whole_image
-from support.detectors import Corners
+from support.detectors import Corners, detector
 from support.handler_fixtures import Worker, write_manifest, write_model
-from support.vision_fixtures import photo, wake
+from support.vision_fixtures import photo
 
 # torchvision's scripted detectors say once that they also return losses.
 pytestmark = pytest.mark.filterwarnings("ignore:.*always returns a:UserWarning")
 
 LABELS = {"0": "background", "1": "cat", "2": "dog", "3": "törst"}
 HANDLER = "object_detector_handler.py"
-
-
-@cache
-def detector() -> torch.nn.Module:
-    """A small detector with random weights; its scores for a picture lie on both sides of 0.5."""
-    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
-
-    torch.manual_seed(3)
-    model: Any = ssdlite320_mobilenet_v3_large(
-        weights=None, weights_backbone=None, num_classes=5, detections_per_img=20, topk_candidates=50
-    )
-    wake(torch.nn.Sequential(model.backbone, Values(), model.head.classification_head))
-    frozen: torch.nn.Module = model.eval()
-    return frozen
-
-
-class Values(torch.nn.Module):
-    def forward(self, mapping: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        return list(mapping.values())
 
 
 @pytest.fixture(scope="module")
