@@ -44,8 +44,6 @@ def project(built_project: Project, tmp_path_factory: pytest.TempPathFactory) ->
     """A clone with the default model's export and archive built, on free ports, and what the index makes."""
     root = tmp_path_factory.mktemp("docs") / "project"
     shutil.copytree(built_project.root, root, symlinks=True)
-    shutil.copytree(REPOSITORY / "docs" / "examples", root / "docs" / "examples")
-    shutil.copytree(REPOSITORY / "benchmarks", root / "benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
     (root / ".venv").symlink_to(sys.prefix)
     config = root / "config.properties"
     values = as_mapping(parse_properties(config.read_text(encoding=ENCODING))) | free_addresses()

@@ -3,7 +3,7 @@
     marsmith predict efficientnet_lite0 package:skimage/data/chelsea.png
     marsmith predict efficientnet_lite0 --commands       # the spec's first example, and how to send it with curl
     marsmith predict efficientnet_lite0:2.0 *.jpg --grpc
-    curl -s https://example.org/cat.jpg | marsmith predict efficientnet_lite0 -
+    cat photo.jpg | marsmith predict efficientnet_lite0 -
     marsmith predict segmenter in.jpg -o out.png         # or > out.png; -o FOLDER for several inputs
 
 Several inputs are sent at the same time, so that TorchServe can put them into one batch. An input that is refused does
