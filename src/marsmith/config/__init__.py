@@ -1,4 +1,4 @@
-"""What users write down about their project, their models and their server: parsed, checked, explained."""
+"""The files that users write about a project, its models and its server: parse, check and explain them."""
 
 from __future__ import annotations
 

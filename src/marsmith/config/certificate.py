@@ -1,6 +1,6 @@
-"""A self-signed certificate for TLS in development, and the lines of the server config that make TorchServe use it.
+"""Self-signed TLS certificate for development, and the lines of the server config that use it.
 
-TorchServe 0.12.0 offers TLS 1.2 with two RSA ciphers, so that the key must be RSA; over gRPC only PKCS#8 is read.
+TorchServe 0.12.0 offers TLS 1.2 with two RSA ciphers, so the key must be RSA. Over gRPC it reads only PKCS#8.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CERTIFICATE_NAME = "certificate.pem"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 _KEY_BITS = 3072
-# A clock that is a little late must not find the certificate not valid yet.
+# Backdating of the certificate: a clock that is slightly late must not find it not yet valid.
 _SKEW = timedelta(minutes=5)
 _NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 _PLAIN = re.compile(r"http://", re.IGNORECASE)
@@ -43,8 +43,8 @@ class Pair:
     Attributes:
         key: PEM, PKCS#8, without a password.
         certificate: PEM.
-        hosts: the names and addresses that it is good for.
-        expires: when it stops being valid.
+        hosts: names and addresses in the certificate.
+        expires: time of expiry.
     """
 
     key: bytes = field(repr=False)
@@ -54,21 +54,21 @@ class Pair:
 
 
 def folder_of(project: Project) -> Path:
-    """Return where the project's key and certificate lie; git ignores it."""
+    """Return the folder of the project's key and certificate; git ignores it."""
     return project.root / ".marsmith" / "tls"
 
 
 def make_pair(hosts: Iterable[str] = (), days: int = 30) -> Pair:
-    """Make a key and a certificate that it has signed itself, good for this machine and ``hosts``.
+    """Create a key and a self-signed certificate for this machine and ``hosts``.
 
-    It is no certificate of an authority: who trusts it trusts nothing else that its key may sign.
+    The certificate cannot sign others, so trusting it does not extend to other certificates.
 
     Args:
         hosts: further names and addresses of the server.
-        days: how long it is valid.
+        days: validity in days.
 
     Raises:
-        UsageError: a host is neither a name nor an address, or ``days`` is below 1.
+        UsageError: a host is not a name or an address, or ``days`` is below 1.
         MissingDependencyError: cryptography is not installed.
     """
     names = tuple(dict.fromkeys([*LOCAL_HOSTS, *hosts]))
@@ -90,14 +90,14 @@ def make_pair(hosts: Iterable[str] = (), days: int = 30) -> Pair:
 
 
 def pair_there(folder: Path, hosts: Iterable[str] = ()) -> Pair | None:
-    """Return the pair that lies in a folder; None if there is neither file.
+    """Return the pair in a folder; None if neither file exists.
 
     Args:
-        folder: where ``write_pair`` puts one.
-        hosts: names and addresses that it must be good for, besides this machine's own.
+        folder: folder that ``write_pair`` uses.
+        hosts: required names and addresses, besides those of this machine.
 
     Raises:
-        UsageError: one of the two files is missing, or the pair is not fit for use; every problem is named.
+        UsageError: one of the two files is missing, or the pair cannot be used; the message lists all problems.
         MissingDependencyError: cryptography is not installed.
     """
     key, certificate = folder / KEY_NAME, folder / CERTIFICATE_NAME
@@ -108,7 +108,7 @@ def pair_there(folder: Path, hosts: Iterable[str] = ()) -> Pair | None:
         raise MissingDependencyError("cryptography", extra="sign")
     problems = [problem.message for problem in pair_problems(key, certificate, list({*LOCAL_HOSTS, *hosts}))]
     if len(there) == 1:
-        problems = [f"there is {there[0]} without the other half of the pair"]
+        problems = [f"{there[0]} exists, but the other file of the pair does not"]
     if problems:
         raise UsageError("\n".join(problems), tip="marsmith certificate --write --force makes a new pair in its place")
     return _read_pair(key, certificate)
@@ -126,18 +126,18 @@ def _read_pair(key: Path, certificate: Path) -> Pair:
 
 
 def write_pair(folder: Path, pair: Pair, *, force: bool = False) -> tuple[Path, Path]:
-    """Write ``key.pem``, which only its owner can read from its first byte on, and ``certificate.pem``.
+    """Write ``key.pem``, readable only by its owner from its first byte on, and ``certificate.pem``.
 
     Args:
-        folder: where to; it is made for its owner only.
-        pair: what to write.
-        force: replace what is there.
+        folder: target folder; it is created with access for its owner only.
+        pair: the pair.
+        force: whether to replace existing files.
 
     Returns:
         The paths of the key and the certificate.
 
     Raises:
-        UsageError: one of them is there already.
+        UsageError: one of the files exists.
     """
     key, certificate = folder / KEY_NAME, folder / CERTIFICATE_NAME
     there = [str(path) for path in (key, certificate) if os.path.lexists(path)]
@@ -154,8 +154,8 @@ def config_changes(project: Project, config: Mapping[str, str], key: Path, certi
     """Return the keys of the server config that switch TLS on for every API, with their new values.
 
     Args:
-        project: whose server config it is; paths below its root are written relative to it.
-        config: what it says now.
+        project: project of the server config; paths below its root are written relative to it.
+        config: the present values.
         key: the file of the private key.
         certificate: the file of the certificate.
     """
@@ -169,7 +169,7 @@ def config_changes(project: Project, config: Mapping[str, str], key: Path, certi
 
 
 def changed_text(text: str, changes: Mapping[str, str]) -> str:
-    """Return the text of a server config with ``changes`` made; comments and all other lines stay as they are."""
+    """Return the text of a server config with ``changes``; comments and all other lines are kept."""
     from marsmith.config.edit import Edit, edit_properties
 
     last = {entry.key: entry for entry in parse_properties(text)}
@@ -187,7 +187,7 @@ def changed_text(text: str, changes: Mapping[str, str]) -> str:
 
 
 def write_changes(project: Project, changes: Mapping[str, str]) -> None:
-    """Make ``changes`` in the project's server config, whole or not at all."""
+    """Write ``changes`` into the project's server config, atomically."""
     path = project.server_config
     text = changed_text(path.read_bytes().decode(ENCODING), changes)
     files.write_atomically(path, text.encode(ENCODING))

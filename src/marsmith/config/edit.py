@@ -1,4 +1,4 @@
-"""Mending a file in place: the smallest change, comments kept, the whole file or nothing written."""
+"""Edit a file in place, with minimal changes: comments are kept, and the file is written atomically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from marsmith import files
 from marsmith.config.properties import ENCODING, parse_properties, render_properties, replace_entries
 
 _WIDTH = 4096
-# A list whose dashes stand under its key's first letter; anything else is printed with dashes indented by two.
+# Indentation of a list: if its dashes are below the first letter of its key they stay there, else they are indented by
+# two.
 _FLUSH_SEQUENCE = re.compile(r"^( *)[^\s#-][^\n]*:[ ]*\n\1- ", re.MULTILINE)
 
 
@@ -26,10 +27,10 @@ class Edit:
     """One change of one file.
 
     Attributes:
-        action: set a key's value (a missing key is added at the end of its mapping), rename a key, or remove a line.
-        path: the keys that lead to the value; a key of a properties file alone.
-        value: the new value, or the new name of the key.
-        line: line of the entry, counted from 1; needed for properties, where a key may stand twice.
+        action: set the value of a key (a missing key is appended to its mapping), rename a key, or remove a line.
+        path: keys that lead to the value; a single key for properties files.
+        value: new value, or new name of the key.
+        line: line of the entry, counted from 1; required for properties, where a key may occur twice.
     """
 
     action: Literal["set", "rename", "remove"]
@@ -39,14 +40,14 @@ class Edit:
 
 
 def apply(file: Path, edits: Iterable[Edit]) -> None:
-    """Change ``file`` as the fixes say, whole or not at all.
+    """Apply edits to ``file``, atomically.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: the file cannot be read or written.
     """
     wanted: list[Edit] = []
     for edit in edits:
-        # A value may be a mapping, which has no hash.
+        # A value may be a mapping, which is not hashable.
         if edit not in wanted:
             wanted.append(edit)
     if file.suffix == ".properties":
@@ -57,7 +58,7 @@ def apply(file: Path, edits: Iterable[Edit]) -> None:
 
 
 def edit_properties(text: str, edits: Iterable[Edit]) -> str:
-    """Return the text with lines changed, removed, or added at the end; all other lines are kept byte for byte."""
+    """Return the text with lines changed, removed or appended; all other lines are kept byte for byte."""
     starts = {entry.line: entry for entry in parse_properties(text)}
     added, changed = [], {}
     for edit in edits:
@@ -76,7 +77,7 @@ def edit_properties(text: str, edits: Iterable[Edit]) -> str:
 
 
 def edit_yaml(text: str, edits: Iterable[Edit]) -> str:
-    """Return the text with keys set or renamed; comments, quotes and the order of keys stay."""
+    """Return the text with keys set or renamed; comments, quotes and the order of keys are kept."""
     yaml = YAML(typ="rt")
     yaml.preserve_quotes = True
     yaml.width = _WIDTH
@@ -104,7 +105,7 @@ def _parent(data: Any, path: tuple[str, ...]) -> MutableMapping[str, Any]:
     for part in path[:-1]:
         data = data[int(part)] if isinstance(data, list) else data[part]
     if not isinstance(data, MutableMapping):
-        raise TypeError(f"{'.'.join(path)} does not lie in a mapping")
+        raise TypeError(f"{'.'.join(path)} is not in a mapping")
     return data
 
 
@@ -112,7 +113,7 @@ def _set(parent: Any, key: str, value: Any) -> None:
     last = None if key in parent else next(reversed(parent), None)
     block = CommentedMap(value) if isinstance(value, Mapping) and value else None
     parent[key] = value if block is None else block
-    # ruamel keeps the empty lines and comments behind a mapping with its last key.
+    # ruamel attaches empty lines and comments after a mapping to its last key.
     behind = parent.ca.items.get(last)
     if behind and behind[2] and behind[2].value.startswith("\n"):
         holder, end = (parent, key) if block is None else (block, next(reversed(block)))
@@ -129,7 +130,7 @@ def _rename(parent: Any, old: str, new: str) -> None:
 
 
 def grouped(edits: Iterable[tuple[Path, Edit]]) -> Mapping[Path, list[Edit]]:
-    """Return the fixes by file."""
+    """Group edits by file."""
     by_file: dict[Path, list[Edit]] = {}
     for file, edit in edits:
         by_file.setdefault(file, []).append(edit)

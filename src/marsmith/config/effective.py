@@ -1,8 +1,9 @@
-"""The configuration that counts: each value, where it comes from, and what it overrode.
+"""Effective configuration: each value, where it comes from, and the values that it overrides.
 
-The order is TorchServe 0.12.0's own (ConfigManager, ModelManager.createModel, ModelServer.initModelStore). Of a server:
-command line, TS_* variables where the file lets them, the file, defaults. For a version it differs from key to key: a
-batch size and a delay given to the API beat the model config, timeouts and workers given there do not.
+The order of precedence is TorchServe 0.12.0's own (ConfigManager, ModelManager.createModel,
+ModelServer.initModelStore). For a server: command line, TS_* variables if the file allows them, the file, defaults. For
+a version it differs between keys: a batch size and a delay given to the API override the model config, but timeouts and
+workers given there do not.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from marsmith.project import Project
 SERVE = "marsmith serve"
 DEFAULT = "TorchServe's default"
 ANY_MODEL_CONFIG = "TorchServe's default for an archive with a model config"
-# ConfigManager.java reads it whatever enable_envvars_config says.
+# ConfigManager.java reads it regardless of enable_envvars_config.
 _ALWAYS_VARIABLE = "ts_open_inference_protocol"
 _TIMEOUT_S = 120
 _RETRY_TIMEOUT_S = 300
@@ -36,7 +37,7 @@ _DELAY_MS = 100
 
 @dataclass(frozen=True)
 class ValueSource:
-    """A value, and where it stands."""
+    """A value, and where it comes from."""
 
     value: str
     origin: str
@@ -44,13 +45,13 @@ class ValueSource:
 
 @dataclass(frozen=True)
 class Setting:
-    """A value that counts.
+    """An effective value.
 
     Attributes:
         key: its name in the file that TorchServe reads.
-        value: as text; empty for none.
-        origin: where it stands, in words.
-        overrode: values that stand elsewhere and do not count, those that come nearest first.
+        value: value as text; empty for none.
+        origin: description of where it comes from.
+        overrode: overridden values, in order of precedence.
     """
 
     key: str
@@ -61,27 +62,27 @@ class Setting:
 
 @dataclass(frozen=True)
 class VersionSettings:
-    """What counts for one version in the store."""
+    """Effective settings of one version in the store."""
 
     model_name: str
     model_version: str
     settings: tuple[Setting, ...]
 
     def value(self, key: str) -> str:
-        """Return the value of a key; raises KeyError where there is none."""
+        """Return the value of a key; raises KeyError if there is none."""
         return {setting.key: setting.value for setting in self.settings}[key]
 
 
 def server_settings(project: Project, entries: Iterable[Entry], environment: Mapping[str, str]) -> dict[str, Setting]:
-    """Return what a server of this project runs with, by key, sorted.
+    """Return the effective settings of a server of this project, sorted by key.
 
     Args:
-        project: whose server.
-        entries: of its ``config.properties``.
-        environment: the variables that the server would see.
+        project: project of the server.
+        entries: entries of its ``config.properties``.
+        environment: environment variables of the server.
 
     Raises:
-        ConfigError: the file names a variable that is not set.
+        ConfigError: the file refers to a variable that is not set.
     """
     listed = list(entries)
     definite = effective_config(project, listed, environment)
@@ -95,7 +96,7 @@ def server_settings(project: Project, entries: Iterable[Entry], environment: Map
         ]
         sources = [*_variable_sources(key, definite, environment, enabled=with_variables), *in_file]
         if sources and key in definite and key != _ALWAYS_VARIABLE:
-            # Paths are absolute and variables filled in by now.
+            # Paths are absolute and variables are substituted here.
             sources[0] = ValueSource(definite[key], sources[0].origin)
         settings[key] = _first(key, [*sources, *_serve_sources(key, definite)], KEY_TYPES[key].default)
     return settings
@@ -109,14 +110,15 @@ def version_settings(
     gpus: int = 0,
     request: Mapping[str, int] | None = None,
 ) -> VersionSettings:
-    """Return what counts for a version that is loaded from the store.
+    """Return the effective settings of a version that is loaded from the store.
 
     Args:
-        stored: its archive.
-        server: what ``server_settings`` gave.
-        cores: processor cores that the frontend counts.
-        gpus: GPUs that the frontend counts.
-        request: what POST /models says (TorchServe's names, as batchSize; initialWorkers); None: loaded at the start.
+        stored: archive of the version.
+        server: result of ``server_settings``.
+        cores: number of processor cores that the frontend counts.
+        gpus: number of GPUs that the frontend counts.
+        request: parameters of POST /models with TorchServe's names, such as batchSize and initialWorkers. None: loaded
+            at the start.
 
     Raises:
         ArchiveError, ConfigError: the model config cannot be read.
@@ -148,7 +150,7 @@ def _variable_sources(
 
 
 def _serve_sources(key: str, definite: Mapping[str, str]) -> list[ValueSource]:
-    """Return what `marsmith serve` sets where nothing else does."""
+    """Return the values that `marsmith serve` sets if nothing else does."""
     if key in {"model_store", "load_models"}:
         return [ValueSource(definite[key], SERVE)]
     if key == "python":
@@ -159,7 +161,7 @@ def _serve_sources(key: str, definite: Mapping[str, str]) -> list[ValueSource]:
 
 
 def _first(key: str, sources: Iterable[ValueSource], default: str, default_origin: str = DEFAULT) -> Setting:
-    """Return the setting that the first source decides."""
+    """Return the setting of the first source that has the key."""
     listed = list(sources)
     if not listed:
         return Setting(key, default, default_origin)
@@ -169,7 +171,7 @@ def _first(key: str, sources: Iterable[ValueSource], default: str, default_origi
 
 @dataclass(frozen=True)
 class _ModelConfig:
-    """A parsed model config: TorchServe's reading of it."""
+    """A parsed model config, as TorchServe reads it."""
 
     data: Mapping[str, Any]
     source: str
@@ -180,12 +182,12 @@ class _ModelConfig:
         return cls(strict_yaml.load_model_config(stored.archive.text(member) or "", source, ConfigError), source)
 
     def integer(self, key: str, *, lowest: int = 1, raised: bool = False) -> ValueSource | None:
-        """Return a number as ModelConfig.java keeps it: other types are dropped, so are values below ``lowest``.
+        """Return a number as ModelConfig.java keeps it: it drops other types, and values below ``lowest``.
 
         Args:
-            key: its name.
-            lowest: smallest value that counts.
-            raised: whether a smaller one is raised to that instead of dropped.
+            key: name of the key.
+            lowest: smallest valid value.
+            raised: whether a smaller value is raised to ``lowest`` instead of dropped.
         """
         value = self.data.get(key)
         if type(value) is not int or not MIN_JAVA_INTEGER <= value <= MAX_JAVA_INTEGER:
@@ -204,7 +206,7 @@ class _ModelConfig:
 
 @dataclass(frozen=True)
 class _Decision:
-    """Who decides each key of one version."""
+    """Precedence of the sources for each key of one version."""
 
     config: _ModelConfig | None
     listed: Mapping[str, ValueSource]
@@ -218,7 +220,7 @@ class _Decision:
         return _first(key, _given(self._asked(key), own, self.listed.get(key)), str(default))
 
     def timeout(self, key: str) -> Setting:
-        """Timeouts: any model config, ``models``, API, server config."""
+        """Timeouts: model config (any), ``models``, API, server config."""
         server = self.server["default_response_timeout" if key == "responseTimeout" else "default_startup_timeout"]
         outer = _given(self.listed.get(key), self._asked(key), _explicit(server))
         if self.config is None:
@@ -227,7 +229,7 @@ class _Decision:
         return _first(key, [own, *outer], "")
 
     def workers(self) -> list[Setting]:
-        """Workers: a model config with both in order, then ``models`` or the API's initial_workers, then the server."""
+        """Workers: a model config with both keys in order, ``models`` or the API's initial_workers, the server."""
         least = self.config.integer("minWorkers", raised=True) if self.config else None
         most = self.config.integer("maxWorkers") if self.config else None
         complete = least is not None and most is not None and int(most.value) >= int(least.value)
@@ -238,7 +240,7 @@ class _Decision:
             listed = self.listed.get(key) if self.request is None else None
             sources = _given(own.get(key), listed, self._asked("initialWorkers"), default)
             origin = f"{DEFAULT}: one a GPU, or one a core"
-            # A version registered without workers stays without.
+            # A version that is registered without workers has none.
             last = self.default_workers if self.request is None else 0
             settings.append(_first(key, sources, str(last), origin))
         return settings
@@ -263,14 +265,14 @@ def _given(*sources: ValueSource | None) -> list[ValueSource]:
 
 
 def _explicit(setting: Setting) -> ValueSource | None:
-    """Return a server setting that somebody made; 0 workers stand for none."""
+    """Return a server setting that a user made; 0 workers mean none."""
     if setting.origin == DEFAULT or (setting.key == "default_workers_per_model" and number(setting.value) == 0):
         return None
     return ValueSource(setting.value, setting.origin)
 
 
 def _listed(models: Setting, name: str, version: str) -> dict[str, ValueSource]:
-    """Return what the server config's JSON ``models`` says of a version; values that TorchServe drops are left out."""
+    """Return the values of a version in the server config's JSON ``models``, without those that TorchServe drops."""
     try:
         found = read_json(models.value or "{}").get(name, {}).get(version, {})
         return {

@@ -1,4 +1,4 @@
-"""The block ``export:`` of a model spec: what is exported, into which form, and what it must keep."""
+"""The block ``export:`` of a model spec: what to export, in which form, and the limits of the gate."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _ENGINE_OF_FORMAT = {"torchscript": "torch", "pt2": "aot_inductor", "onnx": "onn
 
 
 class GateLimits(Strict):
-    """How far an export may be from the eager float32 module. A key set to null lifts that limit.
+    """Limits of the difference between an export and the eager float32 module. A key set to null removes that limit.
 
     Attributes:
-        max_abs_error: largest absolute difference of any output value.
-        max_relative_error: largest absolute difference in one sample, divided by that sample's largest output.
-        cosine: smallest cosine between the outputs for one sample, 0 to 1.
-        top1_agreement: share of the samples whose largest output stays the same, 0 to 1.
-        top5_agreement: share of the five largest outputs that stay among them, over all samples, 0 to 1.
-        max_accuracy_drop: accuracy lost, where labels are given: 0.01 is one percentage point.
+        max_abs_error: maximum absolute difference of any output value.
+        max_relative_error: maximum absolute difference in one sample, divided by that sample's largest output.
+        cosine: minimum cosine between the outputs for one sample, 0 to 1.
+        top1_agreement: minimum share of the samples whose largest output stays the same, 0 to 1.
+        top5_agreement: minimum share of the five largest outputs that stay among them, over all samples, 0 to 1.
+        max_accuracy_drop: maximum loss of accuracy, if labels are given: 0.01 is one percentage point.
     """
 
     max_abs_error: float | None = Field(default=None, gt=0)
@@ -33,8 +33,8 @@ class GateLimits(Strict):
     max_accuracy_drop: float | None = Field(default=None, ge=0, le=1)
 
 
-# Outputs are probabilities. Each default leaves room for what the precision costs on other machines than the one that
-# it was measured on, and none for a conversion that went wrong.
+# Outputs are probabilities. The defaults allow for the cost of a precision on machines other than the one it was
+# measured on, but not for a wrong conversion.
 DEFAULT_LIMITS = {
     "float32": GateLimits(
         max_abs_error=1e-4,
@@ -71,11 +71,11 @@ DEFAULT_LIMITS = {
 
 
 class Gate(Strict):
-    """What an export must keep of the eager float32 module; below it the export is refused.
+    """Requirements of an export compared with the eager float32 module; otherwise it is refused.
 
     Attributes:
-        must_be_faster: refuse a form that is slower here than float32 TorchScript in torch.
-        float32, bfloat16, float16, int8: limits of a precision, over the defaults.
+        must_be_faster: refuse a form that is slower on this machine than float32 TorchScript in torch.
+        float32, bfloat16, float16, int8: limits for one precision, which override the defaults.
     """
 
     must_be_faster: bool = True
@@ -85,28 +85,28 @@ class Gate(Strict):
     int8: GateLimits = GateLimits()
 
     def limits(self, precision: str) -> GateLimits:
-        """Return the limits of a precision: the defaults, and over them what was set, ``null`` included."""
+        """Return the limits of a precision: the defaults, overridden by the set values, including ``null``."""
         own: GateLimits = getattr(self, precision)
         return DEFAULT_LIMITS[precision].model_copy(update=own.model_dump(exclude_unset=True))
 
 
 class ExportSpec(Strict):
-    """How the serialized file is made.
+    """How to make the serialized file.
 
     Attributes:
-        recipe: path of the recipe, from the project's root.
-        weights: ``recipe`` (those that the recipe brings itself), ``hub``, ``random``, ``none``, or where they lie.
-        strip_prefix: take only the weights whose names begin with it, without it.
-        format: of the serialized file; ``auto`` measures all that this machine supports.
+        recipe: path of the recipe, relative to the project's root.
+        weights: ``recipe`` (the recipe's own), ``hub``, ``random``, ``none``, or a path.
+        strip_prefix: take only weights whose names begin with it, and remove it.
+        format: format of the serialized file; ``auto`` measures all that this machine supports.
         method: TorchScript by tracing or by scripting.
-        precision: what the model computes in.
-        engine: what runs it in the worker; by default ``torch`` for TorchScript, and the one that fits another format.
-        engine_missing: what a worker does where the engine is not installed: fall back to torch, or refuse to load.
-        device: what it is exported for.
-        calibration: images that int8 is calibrated on: files, folders, globs, ``package:NAME/PATH``.
-        validation: images that the gate compares on, likewise; by default others, or other crops, of the calibration's.
-        validation_labels: JSON file, from the project's root: an object of file name to class index or label.
-        gate: what the export must keep.
+        precision: precision of the computation.
+        engine: engine in the worker; by default ``torch`` for TorchScript, and the one that fits another format.
+        engine_missing: behaviour of a worker if the engine is not installed: fall back to torch, or refuse to load.
+        device: target device.
+        calibration: images for the calibration of int8: files, folders, globs, ``package:NAME/PATH``.
+        validation: images for the gate, likewise; by default others, or other crops, of the calibration's.
+        validation_labels: JSON file, relative to the project's root: an object of file name to class index or label.
+        gate: requirements of the export.
     """
 
     recipe: str
@@ -144,10 +144,10 @@ class ExportSpec(Strict):
         return self
 
     def forms(self) -> tuple[Form, ...]:
-        """Return the forms that are asked for: several only where a part is ``auto``."""
+        """Return the requested forms: several only if a part is ``auto``."""
         return forms.matching(self.device, self.format, self.precision, self.engine)
 
     @property
     def is_auto(self) -> bool:
-        """Whether the form is left to be found by measuring."""
+        """Whether the form is chosen by measuring."""
         return AUTO in (self.format, self.precision, self.engine)

@@ -17,12 +17,12 @@ AUTO = "auto"
 
 @dataclass(frozen=True, order=True)
 class Form:
-    """One way to store and run a model; as text ``format/precision/engine``.
+    """One way to store and run a model; its text is ``format/precision/engine``.
 
     Attributes:
-        format: of the serialized file: ``torchscript``, ``pt2`` or ``onnx``.
-        precision: what the convolutions compute in: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
-        engine: what runs it in the worker: ``torch``, ``openvino``, ``onnxruntime`` or ``aot_inductor``.
+        format: format of the serialized file: ``torchscript``, ``pt2`` or ``onnx``.
+        precision: precision of the convolutions: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
+        engine: engine in the worker: ``torch``, ``openvino``, ``onnxruntime`` or ``aot_inductor``.
     """
 
     format: str
@@ -34,10 +34,10 @@ class Form:
 
     @classmethod
     def parse(cls, text: str) -> Form:
-        """Read ``format/precision/engine``.
+        """Parse ``format/precision/engine``.
 
         Raises:
-            UsageError: it has not three parts, or names a part that does not exist.
+            UsageError: the text does not have three parts, or a part is unknown.
         """
         parts = text.split("/")
         if len(parts) != 3:
@@ -49,10 +49,10 @@ class Form:
         return cls(*parts)
 
 
-# What everything is compared with, and what every machine can run.
+# The reference of all comparisons, which every machine can run.
 BASE = Form("torchscript", "float32", "torch")
 
-# The forms that exist, by device, in the order in which they are tried.
+# Supported forms by device, in the order in which they are tried.
 SUPPORTED: dict[str, tuple[Form, ...]] = {
     "cpu": (
         BASE,
@@ -81,7 +81,7 @@ SUPPORTED: dict[str, tuple[Form, ...]] = {
 
 
 def matching(device: str, wanted_format: str, precision: str, engine: str) -> tuple[Form, ...]:
-    """Return the supported forms of a device that fit a wish, in which each part may be ``auto``."""
+    """Return the supported forms of a device with these parts, each of which may be ``auto``."""
     return tuple(
         form
         for form in SUPPORTED[device]
@@ -92,7 +92,7 @@ def matching(device: str, wanted_format: str, precision: str, engine: str) -> tu
 
 
 def handler_block(form: Form, engine_file: str | None, engine_missing: str) -> dict[str, Any]:
-    """Return what model-config.yaml's block ``handler`` says about how to run it; nothing for the base form."""
+    """Return the part of model-config.yaml's block ``handler`` about how to run it; empty for the base form."""
     if form == BASE:
         return {}
     block = {"engine": form.engine, "precision": form.precision, "engine_missing": engine_missing}

@@ -1,9 +1,9 @@
-"""``model-config.yaml``: what TorchServe reads from inside an archive to run one version of a model.
+"""``model-config.yaml``: the file in an archive with TorchServe's settings for one version of a model.
 
-The keys are TorchServe's own, verbatim (ModelConfig.java, v0.12.0). TorchServe ignores unknown keys and only logs wrong
-types, so they are refused here. Its defaults for the seven keys that are always written here are traps: any
-model-config.yaml sets both timeouts to 120 s over everything else, a maxBatchDelay that is left out or 0 means 100 ms,
-and for the 300 s of its maxRetryTimeoutInSec a dead worker counts as healthy.
+The keys are TorchServe's own (ModelConfig.java, v0.12.0). TorchServe ignores unknown keys and only logs wrong types, so
+both are refused here. Seven keys are always written, because their defaults are traps: any model-config.yaml sets both
+timeouts to 120 s over everything else, a maxBatchDelay that is missing or 0 means 100 ms, and for the 300 s of
+maxRetryTimeoutInSec a dead worker counts as healthy.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from marsmith.errors import ConfigError
 from marsmith.strict_yaml import Strict
 
 FILE_NAME = "model-config.yaml"
-# The one key in a rendered model-config.yaml that TorchServe does not know: the block that the handler reads.
+# The only key in a rendered model-config.yaml that is not TorchServe's: the block for the handler.
 HANDLER_KEY = "handler"
 
 
 class ModelConfig(Strict):
-    """How TorchServe runs one version: the keys it reads, with its own names, and nothing else.
+    """TorchServe's settings of one version, with its own key names.
 
-    Times are in the unit that TorchServe takes: seconds for timeouts, milliseconds for maxBatchDelay.
+    Times have TorchServe's units: seconds for timeouts, milliseconds for maxBatchDelay.
     """
 
     min_workers: int = Field(alias="minWorkers", ge=1, default=1)
@@ -59,12 +59,12 @@ class ModelConfig(Strict):
         return self
 
     def torchserve_keys(self) -> dict[str, Any]:
-        """Return the keys as TorchServe names them: the seven with dangerous defaults always, others where set."""
+        """Return the keys with TorchServe's names: always the seven with dangerous defaults, others if they are set."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
 def render_model_config(config: ModelConfig, handler: Mapping[str, Any]) -> str:
-    """Print ``model-config.yaml``: TorchServe's keys, then the block that the handler reads."""
+    """Render ``model-config.yaml``: TorchServe's keys, then the block for the handler."""
     data = config.torchserve_keys()
     if handler:
         data[HANDLER_KEY] = dict(handler)
@@ -75,7 +75,7 @@ def parse_model_config(text: str, source: str = FILE_NAME) -> tuple[ModelConfig,
     """Parse a ``model-config.yaml`` that marsmith rendered, into TorchServe's part and the handler's.
 
     Raises:
-        ConfigError: unknown keys, wrong types, values out of range.
+        ConfigError: the text has unknown keys, wrong types, or values out of range.
     """
     data = dict(strict_yaml.load_model_config(text, source, ConfigError))
     handler = data.pop(HANDLER_KEY, None) or {}

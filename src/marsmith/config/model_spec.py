@@ -1,7 +1,4 @@
-"""The model spec, ``config/models/<name>.yaml``: one file that says what a version is and how it is made and run.
-
-Reading a model's spec from a project's disk.
-"""
+"""The model spec, ``config/models/<name>.yaml``: one file that defines a version, how it is built and how it runs."""
 
 from __future__ import annotations
 
@@ -38,10 +35,10 @@ class HandlerSpec(Strict):
     """The code that turns requests into replies.
 
     Attributes:
-        entry_point: path of the handler, from the project's root; its local imports are followed.
-        extra_files: further files for the archive, from the project's root.
-        environment: what a worker does when its packages differ from those that the archive records.
-        settings: the block that the handler reads from model-config.yaml; over what the recipe says.
+        entry_point: path of the handler, relative to the project's root; its local imports are included.
+        extra_files: further files for the archive, relative to the project's root.
+        environment: behaviour of a worker if its packages differ from those recorded in the archive.
+        settings: block for the handler in model-config.yaml; it overrides that of the recipe.
     """
 
     entry_point: str
@@ -51,12 +48,12 @@ class HandlerSpec(Strict):
 
 
 class Example(Strict):
-    """A request whose reply is validated when the archive is built and proved again wherever it is loaded.
+    """A request whose reply is validated at build time and checked again whenever the archive is loaded.
 
     Attributes:
-        input: a path from the project's root, or ``package:NAME/PATH`` for a file that an installed package carries.
-        expect: label that must stand on top of the reply; None accepts any.
-        tolerance: largest difference of any number in the reply, later; by default what the precision allows.
+        input: path relative to the project's root, or ``package:NAME/PATH`` for a file of an installed package.
+        expect: expected top label of the reply; None for any.
+        tolerance: maximum difference of any number in later replies; by default what the precision allows.
     """
 
     input: str
@@ -65,14 +62,14 @@ class Example(Strict):
 
 
 class ServiceLevel(Strict):
-    """What the version is meant to hold."""
+    """Target service level of the version."""
 
     p99_ms: float = Field(gt=0)
     requests_per_second: float = Field(gt=0)
 
 
 class ModelSpec(Strict):
-    """What one version is: its name, its export, its handler, its examples and how TorchServe runs it."""
+    """One version: its name, export, handler, examples, and TorchServe's settings."""
 
     name: ModelName
     version: ModelVersion
@@ -88,7 +85,7 @@ def parse_model_spec(text: str, source: str) -> ModelSpec:
     """Parse and validate a model spec.
 
     Raises:
-        SpecError: with every problem found; an unknown key with the nearest known one.
+        SpecError: there are problems; the message lists all of them, with the nearest known key for an unknown one.
     """
     return strict_yaml.parse(ModelSpec, text, source, SpecError)
 
@@ -100,11 +97,11 @@ def model_spec_schema() -> str:
 
 
 def load_spec(project: Project, model: str) -> ModelSpec:
-    """Read and validate ``config/models/<model>.yaml``.
+    """Load and validate ``config/models/<model>.yaml``.
 
     Raises:
-        UsageError: there is no such spec.
-        SpecError: it does not follow the format, or names another model than its file does.
+        UsageError: the spec does not exist.
+        SpecError: the spec violates the format, or its name differs from the file name.
     """
     path = project.spec(model)
     source = str(path.relative_to(project.root))

@@ -1,4 +1,4 @@
-"""The settings of a whole project, ``config/marsmith.yaml``: what is neither of one model nor TorchServe's."""
+"""Settings of a project, ``config/marsmith.yaml``: those that do not belong to one model or to TorchServe."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ def _not_empty(path: str) -> str:
 
 
 class ProjectSettings(Strict):
-    """What holds for every model of a project.
+    """Settings for all models of a project.
 
     Attributes:
-        archives: ``any`` admits archives of other tools, with a warning: they carry no digests; ``ours`` refuses them.
-        signatures: ``required`` refuses an archive that no trusted key has signed.
-        trusted_keys: public keys, PEM, as paths from the project's root. A signature that lies beside an archive must
-            be by one of them, also where signatures are optional.
+        archives: ``any`` admits archives of other tools with a warning, because they have no digests; ``ours`` refuses
+            them.
+        signatures: ``required`` refuses an archive that is not signed by a trusted key.
+        trusted_keys: public keys in PEM, as paths relative to the project's root. A signature beside an archive must be
+            by one of them, even if signatures are optional.
     """
 
     archives: Makers = "any"
@@ -45,10 +46,10 @@ class ProjectSettings(Strict):
 
 
 def parse_settings(text: str, source: str) -> ProjectSettings:
-    """Parse and validate the settings; a text of comments only leaves every default.
+    """Parse and validate the settings; a text without keys gives the defaults.
 
     Raises:
-        ConfigError: with every problem found; an unknown key with the nearest known one.
+        ConfigError: there are problems; the message lists all of them, with the nearest known key for an unknown one.
     """
     lines = (line.strip() for line in text.splitlines())
     if all(not line or line.startswith("#") for line in lines):
@@ -63,10 +64,10 @@ def settings_schema() -> str:
 
 
 def load_settings(project: Project) -> ProjectSettings:
-    """Read a project's settings; without the file every default holds.
+    """Load a project's settings; without the file all have their defaults.
 
     Raises:
-        ConfigError: the file does not follow its format, or cannot be read.
+        ConfigError: the file violates the format, or cannot be read.
     """
     source = str(project.settings_file.relative_to(project.root))
     try:
@@ -81,10 +82,10 @@ def load_settings(project: Project) -> ProjectSettings:
 
 
 def admission_policy(project: Project) -> Policy:
-    """Return which archives a project admits.
+    """Return the policy for archives of a project.
 
     Raises:
-        ConfigError: the settings do not follow their format, or a trusted key is no public key.
+        ConfigError: the settings violate the format, or a trusted key is not a public key.
     """
     settings = load_settings(project)
     problems = key_problems(settings, project.root)
@@ -96,11 +97,11 @@ def admission_policy(project: Project) -> Policy:
 
 
 def policy_here() -> Policy:
-    """Return the policy of the project that the working folder lies in; outside of a project the default one.
+    """Return the policy of the project of the working folder; outside of a project, the default policy.
 
     Raises:
         ConfigError: as ``admission_policy``.
-        ProjectError: MARSMITH_PROJECT names no project: its policy is wanted and cannot be known.
+        ProjectError: MARSMITH_PROJECT is not a project, so the intended policy is unknown.
     """
     try:
         project = find_project()
@@ -112,10 +113,10 @@ def policy_here() -> Policy:
 
 
 def key_problems(settings: ProjectSettings, root: Path) -> dict[int, str]:
-    """Return what is wrong with trusted keys, in words, by their place in the list."""
+    """Return the problems of trusted keys by their index."""
     if not settings.trusted_keys:
         return {}
-    # Imported late: most projects trust no key, and need no cryptography.
+    # Imported late, because most projects have no trusted keys and do not need cryptography.
     from marsmith.archive.signature import check_public_key
 
     problems = {}

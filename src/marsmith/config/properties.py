@@ -1,4 +1,4 @@
-r"""Java properties, the form of ``config.properties``.
+r"""Java properties, the format of ``config.properties``.
 
 The rules are those of ``java.util.Properties.load``: a line is a key, then ``=``, ``:`` or white space, then a value;
 ``#`` or ``!`` begins a comment; a backslash at the end of a line continues it; ``\t \n \r \f \uXXXX`` are escapes.
@@ -25,7 +25,7 @@ _NEEDLESS = re.compile(r"\\([\\!#:=])")
 
 @dataclass(frozen=True)
 class Entry:
-    """One key with its value, unescaped, and the line, counted from 1, on which it begins."""
+    """One key with its unescaped value, and the line, counted from 1, on which it begins."""
 
     key: str
     value: str
@@ -33,10 +33,10 @@ class Entry:
 
 
 def parse_properties(text: str, source: str = "config.properties") -> list[Entry]:
-    r"""Parse the text of a properties file; entries keep their order, and a key may stand there twice.
+    r"""Parse the text of a properties file; entries keep their order, and a key may occur twice.
 
     Raises:
-        ConfigError: a ``\u`` that four hexadecimal digits do not follow.
+        ConfigError: a ``\u`` is not followed by four hexadecimal digits.
     """
     entries, problems = [], []
     stream = StringIO(text, newline="")
@@ -50,7 +50,7 @@ def parse_properties(text: str, source: str = "config.properties") -> list[Entry
             problems.append(
                 f"line {line}: '{error.escape}' is not a character: four hexadecimal digits must follow \\u"
             )
-            # The next line is read all the same: every problem is told at once.
+            # Parsing continues, so that all problems are reported at once.
             elements = javaproperties.parse(stream)
         line += len(_LINE_END.findall(text, begun, stream.tell()))
         begun = stream.tell()
@@ -60,21 +60,21 @@ def parse_properties(text: str, source: str = "config.properties") -> list[Entry
 
 
 def as_mapping(entries: Iterable[Entry]) -> dict[str, str]:
-    """Return the values by key; where a key stands twice the last one counts, as in Java."""
+    """Return the values by key; if a key occurs twice the last one counts, as in Java."""
     return {entry.key: entry.value for entry in entries}
 
 
 def render_properties(values: Mapping[str, str]) -> str:
-    """Print one ``key=value`` line for each item, in the order of the mapping; parsing gives the mapping back."""
+    """Render one ``key=value`` line for each item, in order; parsing gives the mapping back."""
     return "".join(f"{_line(key, value)}\n" for key, value in values.items())
 
 
 def replace_entries(text: str, entries: Mapping[int, Mapping[str, str]]) -> str:
-    """Return the text with entries printed anew; comments and all other lines are kept byte for byte.
+    """Return the text with entries rendered again; comments and all other lines are kept byte for byte.
 
     Args:
-        text: of a properties file.
-        entries: what is printed in the place of the entry that begins on a line, by that line; empty: nothing.
+        text: text of a properties file.
+        entries: new entries by the line of the old one; empty to remove it.
 
     Raises:
         InvalidUEscapeError: ``parse_properties`` would refuse the text.

@@ -1,4 +1,4 @@
-"""The server config of one run: the project's ``config.properties`` with every path and address made definite.
+"""The server config of a run: the project's ``config.properties`` with absolute paths and complete addresses.
 
 The server runs in the project's run folder, so relative paths in the file are resolved against the project's root.
 """
@@ -22,7 +22,7 @@ from marsmith.project import Project
 
 FILE_NAME = "config.properties"
 
-# What decides which folder is the model store.
+# Keys that determine the model store.
 _STORE_KEYS = frozenset({"model_store", "enable_envvars_config"})
 _REFERENCE = re.compile(r"\$\$([^$]+)\$\$")
 _LOG_CONFIG = re.compile(r"-Dlog4j2?\.configurationFile=(?P<uri>file://)?(?P<path>\S+)")
@@ -40,13 +40,13 @@ DEFAULT_ADDRESSES = {
 
 @dataclass(frozen=True)
 class ListenAddress:
-    """Where one API listens.
+    """Address of one API.
 
     Attributes:
-        key: the key of the server config that says so.
+        key: key in the server config.
         scheme: ``http``, ``https``, ``grpc``, or ``grpcs`` for gRPC over TLS.
-        host: the address that is bound.
-        port: the port that is bound.
+        host: bound address.
+        port: bound port.
     """
 
     key: str
@@ -56,34 +56,34 @@ class ListenAddress:
 
     @property
     def is_secure(self) -> bool:
-        """Whether it speaks TLS."""
+        """Whether it uses TLS."""
         return self.scheme in {"https", "grpcs"}
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can connect to it."""
         return is_loopback(self.host)
 
     @property
     def client_host(self) -> str:
-        """The host as a client on this machine reaches it."""
+        """The host for a client on this machine."""
         return _ANY_HOST.get(self.host, self.host)
 
     @property
     def authority(self) -> str:
-        """``host:port`` as a client on this machine reaches it."""
+        """``host:port`` for a client on this machine."""
         host = self.client_host
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """``scheme://host:port`` as a client on this machine reaches it."""
+        """``scheme://host:port`` for a client on this machine."""
         return f"{self.scheme}://{self.authority}"
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the APIs of one server listen."""
+    """Addresses of the APIs of one server."""
 
     inference: ListenAddress
     management: ListenAddress
@@ -92,7 +92,7 @@ class Addresses:
     grpc_management: ListenAddress
 
     def all(self) -> tuple[ListenAddress, ...]:
-        """Return every endpoint once."""
+        """Return every address once."""
         endpoints = (self.inference, self.management, self.metrics, self.grpc_inference, self.grpc_management)
         return tuple({(e.host, e.port): e for e in reversed(endpoints)}.values())[::-1]
 
@@ -101,8 +101,8 @@ def read_server_config(project: Project) -> list[Entry]:
     """Read the project's ``config.properties``.
 
     Raises:
-        PreflightError: it is missing or cannot be read.
-        ConfigError: it is not in the form of Java properties.
+        PreflightError: the file is missing or cannot be read.
+        ConfigError: the file is not in the format of Java properties.
     """
     path = project.server_config
     try:
@@ -116,34 +116,34 @@ def started_with(project: Project) -> dict[str, str]:
     """Return the server config that the project's server was started with.
 
     Raises:
-        OSError: there is none.
+        OSError: the file does not exist.
     """
     return as_mapping(parse_properties((project.run / FILE_NAME).read_text(encoding=ENCODING)))
 
 
 def model_store(project: Project) -> Path:
-    """Return the folder that finished archives go to and that the next server takes them from.
+    """Return the folder for finished archives, from which the next server loads them.
 
     Raises:
         PreflightError: the server config cannot be read.
-        ConfigError: it is not in the form of Java properties, or names a variable that is not set.
+        ConfigError: it is not in the format of Java properties, or refers to a variable that is not set.
     """
     entries = read_server_config(project) if project.server_config.exists() else []
     return store_folder(project, entries, os.environ)
 
 
 def store_folder(project: Project, entries: Iterable[Entry], environment: Mapping[str, str]) -> Path:
-    """Return the model store that these entries of a server config name, whatever else they say.
+    """Return the model store in these entries of a server config; errors in other entries are ignored.
 
     Raises:
-        ConfigError: they name a variable that is not set.
+        ConfigError: the entries refer to a variable that is not set.
     """
     own = [entry for entry in entries if entry.key in _STORE_KEYS]
     return Path(effective_config(project, own, environment)["model_store"])
 
 
 def served_store(project: Project) -> Path:
-    """Return the model store of the running server, as it was started; that of the next one where none runs."""
+    """Return the model store of the running server; without a running server, that of the next one."""
     try:
         run_state.read(project)
         return Path(started_with(project)["model_store"])
@@ -161,13 +161,13 @@ def unknown_keys(entries: Iterable[Entry]) -> list[str]:
 
 
 def effective_config(project: Project, entries: Iterable[Entry], environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what the server of this project is to run with.
+    """Return the effective server config of this project.
 
-    Environment variables are filled in, paths are absolute, and what marsmith needs is there where the file is silent:
-    the project's model store, and all archives in it.
+    Environment variables are substituted and paths are absolute. Missing keys that marsmith needs are added: the
+    project's model store, and all archives in it.
 
     Raises:
-        ConfigError: a value names an environment variable that is not set.
+        ConfigError: a value refers to an environment variable that is not set.
     """
     config = _with_variables(as_mapping(entries), environment)
     _fill_references(config, environment, str(project.server_config))
@@ -181,10 +181,10 @@ def effective_config(project: Project, entries: Iterable[Entry], environment: Ma
 
 
 def addresses(config: Mapping[str, str], source: str = FILE_NAME) -> Addresses:
-    """Return where the APIs listen.
+    """Return the addresses of the APIs.
 
     Raises:
-        ConfigError: an address that is not of the form ``http://host:port``, or a port that is none.
+        ConfigError: an address is not of the form ``http://host:port``, or a port is invalid.
     """
     problems: list[str] = []
     endpoints = {}
@@ -203,7 +203,7 @@ def uses_tokens(config: Mapping[str, str]) -> bool:
 
 
 def _with_variables(config: dict[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """Let TS_* variables override the file as TorchServe does, where the file switches that on."""
+    """Apply TS_* variables as TorchServe does, if the file allows them."""
     if config.get("enable_envvars_config", "false").lower() != "true":
         return config
     overriding = {key: environment.get(variable(key) or "") for key in KNOWN_KEYS}
@@ -225,7 +225,7 @@ def _absolute(root: Path, value: str) -> Path:
 
 
 def log_config(vmargs: str, root: Path) -> Path | None:
-    """Return the absolute path of the log4j configuration that options for Java name; None where they name none."""
+    """Return the absolute path of the log4j configuration in options for Java; None if there is none."""
     match = _LOG_CONFIG.search(vmargs)
     return _log_config(match, root) if match else None
 
@@ -235,7 +235,7 @@ def _log_config(match: re.Match[str], root: Path) -> Path:
 
 
 def _with_absolute_log_config(vmargs: str, root: Path) -> str:
-    """Name it as a URI, in which nothing is left that would end an option."""
+    """Use a URI, which contains no character that would end an option."""
     return _LOG_CONFIG.sub(lambda m: f"-Dlog4j.configurationFile={_log_config(m, root).as_uri()}", vmargs)
 
 

@@ -1,8 +1,6 @@
-"""The keys that TorchServe 0.12.0 reads in ``config.properties``; it ignores any other without a word.
+"""Keys of TorchServe 0.12.0 in ``config.properties``: names, types and defaults. It ignores other keys silently.
 
-What TorchServe 0.12.0 takes each key of ``config.properties`` for, and what it takes where the key is missing.
-
-From ConfigManager.java. A number that it cannot read stops the start; a truth value that is not ``true`` is false.
+From ConfigManager.java. A number that cannot be parsed stops the start. A boolean that is not ``true`` is false.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# Read by the frontend (ConfigManager.java).
+# Keys that the frontend reads (ConfigManager.java).
 FRONTEND_KEYS = frozenset(
     """
     allowed_urls async_logging blacklist_env_vars certificate_file cors_allowed_headers cors_allowed_methods
@@ -30,10 +28,10 @@ FRONTEND_KEYS = frozenset(
     use_native_io workflow_store
     """.split()  # noqa: SIM905, a paragraph of words is easier to compare with the source than 70 lines
 )
-# Read by the torchserve command before it starts the frontend.
+# Keys that the torchserve command reads before it starts the frontend.
 LAUNCHER_KEYS = frozenset({"plugins_path", "vmargs"})
 KNOWN_KEYS = FRONTEND_KEYS | LAUNCHER_KEYS
-# Their values are paths; a relative one counts from the folder in which the server is started.
+# Keys with paths; a relative path refers to the folder in which the server is started.
 PATH_KEYS = frozenset(
     {
         "certificate_file",
@@ -46,7 +44,7 @@ PATH_KEYS = frozenset(
         "workflow_store",
     }
 )
-# With enable_envvars_config=true a variable TS_<KEY> beats the file; these have another name (ConfigManager.java).
+# With enable_envvars_config=true a variable TS_<KEY> overrides the file. These have another name (ConfigManager.java).
 _UNUSUAL_VARIABLES = {
     "token_expiration_min": "TS_TOKEN_EXPIRATION_TIME_MIN",
     "ts_header_key_sequence_end": "TS_HEADER_KEY_SEQUENCE_END",
@@ -70,7 +68,7 @@ _WITHOUT_VARIABLE = LAUNCHER_KEYS | frozenset(
 
 
 def variable(key: str) -> str | None:
-    """Return the environment variable that can override ``key``; None where there is none."""
+    """Return the environment variable that overrides ``key``; None if there is none."""
     if key in _WITHOUT_VARIABLE:
         return None
     return _UNUSUAL_VARIABLES.get(key, f"TS_{key.upper()}")
@@ -83,11 +81,11 @@ LARGEST_PORT = 65534
 
 @dataclass(frozen=True)
 class KeyType:
-    """One key.
+    """Type and default of one key.
 
     Attributes:
-        kind: how its value is read.
-        default: what TorchServe takes where the key is missing; empty where that is nothing.
+        kind: type of its value.
+        default: TorchServe's default; empty if there is none.
         lowest: smallest sensible value of a number.
     """
 
@@ -124,7 +122,7 @@ KEY_TYPES: dict[str, KeyType] = {
     "default_response_timeout": KeyType("integer", "120", 1),
     "default_startup_timeout": KeyType("integer", "120", 1),
     "unregister_model_timeout": KeyType("integer", "120", 1),
-    # 0 stands for one a GPU, or one a core where there is no GPU.
+    # 0 means one per GPU, or one per core if there is no GPU.
     "default_workers_per_model": KeyType("integer", "0"),
     "job_queue_size": KeyType("integer", "100", 1),
     "io_ratio": KeyType("integer", "50", 1),
@@ -168,7 +166,7 @@ KEY_TYPES: dict[str, KeyType] = {
 
 
 def number(value: str) -> int | None:
-    """Return what Java's ``Integer.parseInt`` reads; None where it throws, also at white space around the digits."""
+    """Parse like Java's ``Integer.parseInt``; None if it throws, as for white space around the digits."""
     digits = value[1:] if value[:1] in {"+", "-"} else value
     if not digits or not digits.isascii() or not digits.isdigit():
         return None
@@ -176,5 +174,5 @@ def number(value: str) -> int | None:
 
 
 def is_true(value: str) -> bool:
-    """Return what Java's ``Boolean.parseBoolean`` reads: true is ``true`` alone, in any case, without white space."""
+    """Parse like Java's ``Boolean.parseBoolean``: only ``true`` is true, in any case, without white space."""
     return value.lower() == "true"

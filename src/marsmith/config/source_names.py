@@ -1,15 +1,13 @@
-"""The names that a spec gives to a recipe and to its weights.
+"""Names of recipes and weights in a spec.
 
 ==============================  =====================================================================================
-``export/mine.py``              a recipe file
-``torchvision:NAME[@WEIGHTS]``  a classifier of torchvision: its weights, labels and preprocessing
-``timm:NAME``                   a classifier of timm: the same from its ``pretrained_cfg``
+``export/mine.py``              a recipe file ``torchvision:NAME[@WEIGHTS]``  a classifier of torchvision: its weights,
+labels and preprocessing ``timm:NAME``                   a classifier of timm: the same from its ``pretrained_cfg``
 ``torchscript:FILE``            an existing TorchScript file that takes normalised images and returns logits
 ==============================  =====================================================================================
 
-Weights are named by a word (``recipe``, ``hub``, ``random``, ``none``), a file, ``FILE#KEY`` or
-``models:/NAME/VERSION``.
-Here a name is only read; marsmith.export.recipes.source opens it.
+Weights are a word (``recipe``, ``hub``, ``random``, ``none``), a file, ``FILE#KEY`` or ``models:/NAME/VERSION``. This
+module only parses names; marsmith.export.recipes.source opens them.
 """
 
 from __future__ import annotations
@@ -20,21 +18,22 @@ from pathlib import Path
 from marsmith.errors import ExportError
 from marsmith.names import did_you_mean
 
-# Of a model that is registered with MLflow.
+# Prefix of a model that is registered with MLflow.
 MLFLOW_SCHEME = "models:/"
 
 _SCHEMES = ("torchvision", "timm", "torchscript")
-# What is no file: the recipe's own or else its hub's, its hub's, such as are drawn when the module is built, and none.
+# Words instead of a file: the recipe's weights or its hub's, the hub's, random ones from the construction of the
+# module, and none.
 _WORDS = frozenset({"recipe", "hub", "random", "none"})
 
 
 @dataclass(frozen=True)
 class RecipeSource:
-    """A recipe as a spec names it.
+    """The name of a recipe in a spec.
 
     Attributes:
         scheme: ``file``, ``torchvision``, ``timm`` or ``torchscript``.
-        name: what follows the colon; of a file, its path from the project's root.
+        name: text after the colon; for a file, its path relative to the project's root.
     """
 
     scheme: str
@@ -42,32 +41,32 @@ class RecipeSource:
 
     @classmethod
     def parse(cls, text: str) -> RecipeSource:
-        """Read what stands under ``export.recipe``.
+        """Parse the value of ``export.recipe``.
 
         Raises:
-            ExportError: a name before a colon that stands for nothing.
+            ExportError: the text before the colon is not a known scheme.
         """
         scheme, colon, name = text.partition(":")
         if not colon or "/" in scheme:
             return cls("file", text)
         if scheme not in _SCHEMES or not name:
             raise ExportError(
-                f"the recipe {text!r} is neither a file nor a name{did_you_mean(scheme, _SCHEMES)}",
+                f"the recipe {text!r} is not a file or a known name{did_you_mean(scheme, _SCHEMES)}",
                 tip=f"name a file, or {', '.join(f'{one}:NAME' for one in _SCHEMES)}",
             )
         return cls(scheme, name)
 
     @property
     def path(self) -> str | None:
-        """The file that the recipe lies in, from the project's root; None for one that is taken from a package."""
+        """Path of the recipe, relative to the project's root; None for a recipe from a package."""
         return self.name if self.scheme in ("file", "torchscript") else None
 
     def label(self) -> str:
-        """Return what reports call it: the file's name, or the name with its scheme."""
+        """Return the name in reports: the file's name, or the name with its scheme."""
         return Path(self.name).name if self.scheme == "file" else f"{self.scheme}:{Path(self.name).name}"
 
     def packages(self) -> list[str]:
-        """Return the distributions that a named recipe is taken from; those of a file are found from its imports."""
+        """Return the distributions of a named recipe; those of a file come from its imports."""
         return [self.scheme] if self.scheme in ("torchvision", "timm") else []
 
 
@@ -76,8 +75,8 @@ class WeightsFile:
     """A file of weights.
 
     Attributes:
-        path: where it is, or should be.
-        entry: which of its state dicts; None if it holds one.
+        path: path of the file, which may not exist.
+        entry: key of the state dict in the file; None if it contains only one.
     """
 
     path: Path
@@ -85,11 +84,11 @@ class WeightsFile:
 
 
 def weights_file(source: str, root: Path) -> WeightsFile | None:
-    """Return the file that ``FILE`` or ``FILE#KEY`` names from ``root``; None for a source that is not a file."""
+    """Return the file of ``FILE`` or ``FILE#KEY``, relative to ``root``; None for other sources."""
     if source in _WORDS or source.startswith(MLFLOW_SCHEME):
         return None
     name, mark, entry = source.rpartition("#")
-    # A mark may belong to the file's own name.
+    # A # may belong to the file's own name.
     if mark and not (root / source).is_file():
         return WeightsFile(root / name, entry)
     return WeightsFile(root / source, None)

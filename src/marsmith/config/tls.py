@@ -1,4 +1,4 @@
-"""TLS as a server config asks for it: what is wrong with it before the start, and whom a client is to trust."""
+"""TLS of a server config: problems before the start, and the certificates that a client must trust."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class TlsProblem:
 
 
 def uses_tls(config: Mapping[str, str]) -> bool:
-    """Tell whether any API is to speak TLS."""
+    """Return whether any API uses TLS."""
     return bool(_secure(addresses(config)))
 
 
 def ca_file(config: Mapping[str, str]) -> Path | None:
-    """Return the file of certificates that a client of this server is to trust; None where no API speaks TLS.
+    """Return the file of certificates that a client of this server must trust; None if no API uses TLS.
 
-    That is the server's own ``certificate_file`` where its chain ends in a certificate that has signed itself, and
-    otherwise the list of public authorities that ``requests`` brings along.
+    It is the server's own ``certificate_file`` if the chain ends in a self-signed certificate. Otherwise it is the list
+    of public authorities that ``requests`` contains.
 
     Raises:
         PreflightError: the file cannot be read.
@@ -63,11 +63,11 @@ def ca_file(config: Mapping[str, str]) -> Path | None:
 
 
 def tls_problems(config: Mapping[str, str], now: datetime | None = None) -> list[TlsProblem]:
-    """Return what is wrong with the TLS of a server config, whose paths are absolute.
+    """Return the TLS problems of a server config with absolute paths.
 
     Args:
         config: the effective server config.
-        now: the time to check validity at.
+        now: time at which validity is checked.
     """
     where = addresses(config)
     secure = _secure(where)
@@ -83,13 +83,13 @@ def tls_problems(config: Mapping[str, str], now: datetime | None = None) -> list
 def pair_problems(
     key_file: Path, certificate_file: Path, hosts: Sequence[str], now: datetime | None = None
 ) -> list[TlsProblem]:
-    """Return what is wrong with a private key and its certificate.
+    """Return the problems of a private key and its certificate.
 
     Args:
         key_file: the private key.
-        certificate_file: the server's certificate, then those up to its authority.
-        hosts: where clients on this machine call the server.
-        now: the time to check validity at.
+        certificate_file: the server's certificate, followed by those up to its authority.
+        hosts: hosts by which clients on this machine call the server.
+        now: time at which validity is checked.
     """
     try:
         problems = [*_private(key_file)]
@@ -112,11 +112,11 @@ def _secure(where: Addresses) -> list[ListenAddress]:
 
 
 def _mixed(where: Addresses) -> Iterator[TlsProblem]:
-    """Find APIs that ask for a token in the clear while others do not; metrics have no token."""
+    """Find APIs that send a token in the clear while others use TLS; metrics have no token."""
     plain = [each.key for each in where.all() if not each.is_secure and each.key != "metrics_address"]
     if plain:
         yield TlsProblem(
-            f"some APIs speak TLS, but {', '.join(plain)} not: their tokens would go in the clear",
+            f"some APIs use TLS, but {', '.join(plain)} do not: their tokens would be sent in the clear",
             "write https:// in every address, and enable_grpc_ssl=true",
         )
     metrics = where.metrics
@@ -145,7 +145,7 @@ def _private(path: Path) -> Iterator[TlsProblem]:
 
 
 def _private_key(content: bytes) -> PrivateKeyTypes | None:
-    """Read a key as TorchServe does, in PEM and without a password; None where it is none."""
+    """Parse a key as TorchServe does, in PEM and without a password; None if that fails."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -202,7 +202,7 @@ def _chain_problems(chain: list[Certificate], path: Path, hosts: Sequence[str], 
 
 
 def _covers(certificate: Certificate, host: str) -> bool:
-    """Match a host as TLS clients do: an address exactly, a name in any case, ``*`` for one label on the left."""
+    """Match a host like TLS clients: an address exactly, a name ignoring case, ``*`` for one label on the left."""
     from cryptography import x509
 
     try:

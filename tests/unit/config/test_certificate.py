@@ -213,9 +213,9 @@ def test_a_key_in_a_form_that_stops_the_server_is_told_before(secured: Project, 
     [
         (
             {"enable_grpc_ssl": "false"},
-            "grpc_inference_port, grpc_management_port not: their tokens would go in the clear",
+            "grpc_inference_port, grpc_management_port do not: their tokens would be sent in the clear",
         ),
-        ({"management_address": "http://127.0.0.1:8081"}, "management_address not: their tokens"),
+        ({"management_address": "http://127.0.0.1:8081"}, "management_address do not: their tokens"),
         ({"metrics_address": "http://0.0.0.0:8082"}, "is open to other machines without TLS"),
         ({"keystore": "/k.p12"}, "gRPC reads only private_key_file and certificate_file"),
         ({"inference_address": "https://other.example.com:8080"}, "is not good for other.example.com"),
@@ -299,8 +299,8 @@ def test_write_refuses_a_pair_that_is_not_fit_and_changes_nothing(
     messages = {
         "expired": "has expired",
         "other key": "is not the key of the first certificate",
-        "no key": "without the other half of the pair",
-        "no certificate": "without the other half of the pair",
+        "no key": "but the other file of the pair does not",
+        "no certificate": "but the other file of the pair does not",
         "readable": "can be read by others",
         "another host": "is not good for other.example.com",
         "text": "holds no certificate in PEM",

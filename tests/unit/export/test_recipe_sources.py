@@ -48,7 +48,7 @@ def test_the_weights_of_a_name_can_be_chosen() -> None:
         ("torchvision:resnet18@V1", "no weights 'V1'"),
         ("timm:mobilenetv3_smal_050", "did you mean 'mobilenetv3_small_050'"),
         ("torchvison:resnet18", "did you mean 'torchvision'"),
-        ("torchvision:", "neither a file nor a name"),
+        ("torchvision:", "is not a file or a known name"),
         ("torchscript:missing.pt", "no recipe at .*missing.pt"),
         ("export/missing.py", "no recipe at .*missing.py"),
     ],

@@ -146,7 +146,7 @@ def test_a_private_folder_is_never_a_link(tmp_path: Path) -> None:
     make_private(tmp_path / "mine")
     assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o700
     (tmp_path / "link").symlink_to(tmp_path / "mine")
-    with pytest.raises(PreflightError, match="is no folder"):
+    with pytest.raises(PreflightError, match="is not a folder"):
         make_private(tmp_path / "link")
 
 

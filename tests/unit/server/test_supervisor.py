@@ -160,7 +160,7 @@ def test_a_default_whose_archive_has_gone_is_replaced_by_the_newest_that_was_ser
     serving = plan_serving(stored(tmp_path, "1.0", "2.0", "9.0"), state, {})
     assert serving.defaults == {"echo": "2.0"}
     assert "echo:3.0 is not served: its archive echo-3.0.mar has left the store" in serving.notes
-    assert "echo:3.0 was the default and cannot be served: 2.0 answers instead" in serving.notes
+    assert "echo:3.0 was the default and cannot be served: 2.0 is the default now" in serving.notes
 
 
 def test_workers_set_at_run_time_come_back_unless_the_files_say_something_else_since(tmp_path: Path) -> None:

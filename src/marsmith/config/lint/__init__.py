@@ -1,4 +1,4 @@
-"""`marsmith lint`: the traps of TorchServe that show in the files of a project, before a server falls into them."""
+"""`marsmith lint`: rules for TorchServe's traps in the files of a project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules about model archives, alone and together in a store."""
+"""Rules for model archives, single ones and all in a store."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LABELS = "index_to_name.json"
 
 
 def check_archive_file(path: Path, cores: int, root: Path, *, installs_requirements: bool = False) -> list[LintResult]:
-    """Check one archive: whether it loads, its names, its handler and its model config.
+    """Check one archive: its structure, names, handler and model config.
 
     Args:
         path: a .mar, a .tar.gz or a folder.
         cores: processor cores of the machine that serves.
-        root: the project's root, where the spec lies that the archive may be built from.
-        installs_requirements: whether the server config has install_py_dep_per_model on.
+        root: the project's root, with the spec of the archive if there is one.
+        installs_requirements: whether the server config switches install_py_dep_per_model on.
     """
     try:
         archive = open_stored(path).archive
@@ -40,7 +40,7 @@ def check_archive_file(path: Path, cores: int, root: Path, *, installs_requireme
 
 
 def check_store(file: ServerFile) -> list[LintResult]:
-    """Check what a server config loads: archives that are missing, or that claim the same version."""
+    """Check the archives that a server config loads: missing ones, and several of one version."""
     if "load_models" not in file.last or "model_store" not in file.last or "$$" in file.value("model_store"):
         return []
     store = store_folder(Project(file.root), file.entries, file.environment)
@@ -64,7 +64,7 @@ def _open_or_none(path: Path) -> StoredArchive | None:
     try:
         return open_stored(path)
     except MarsmithError:
-        # Told by the rules about the archive itself.
+        # The rules for the archive itself report it.
         return None
 
 
@@ -109,7 +109,7 @@ def _opened(
 
 
 def _source_of_config(archive: Archive, root: Path) -> str:
-    """Name the file that somebody edits to change the model config of an archive."""
+    """Return the file to edit to change the model config of an archive."""
     spec = Path("config", "models", f"{archive.manifest.model_name}.yaml")
     if EXPORT in archive.members and (root / spec).is_file():
         return f"the block serving of {spec}"
@@ -122,7 +122,7 @@ def _stock(path: Path, archive: Archive) -> Iterator[LintResult]:
     yield found("MS506", path, 1, message, "answer each request alone, as docs/how-to/write-a-handler.md shows")
     labels = _label_count(archive)
     if handler == "image_classifier" and labels is not None and labels < _STOCK_TOP:
-        message = f"image_classifier asks for the best five of {labels} classes, which fails"
+        message = f"image_classifier returns the best five of {labels} classes, which fails"
         yield found("MS505", path, 1, message, "use a handler of your own")
 
 

@@ -1,4 +1,4 @@
-"""What `marsmith check` can find: its rules, and one finding."""
+"""Rules and findings of `marsmith check`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal
 
 Severity = Literal["error", "warning", "note"]
 
-# An error is what a server answers with failures, a warning what it answers with failures at times, a note what is
-# worth knowing. Each rule is explained in docs/how-to/check-a-handler.md.
+# An error makes requests fail, a warning makes them fail sometimes, a note is information.
+# docs/how-to/check-a-handler.md explains each rule.
 RULES: dict[str, Severity] = {
     "not-python": "error",
     "one-class": "error",
@@ -38,16 +38,16 @@ RULES: dict[str, Severity] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth knowing, and where.
+    """One problem or note, with its place.
 
     Attributes:
-        rule: its name in ``RULES``.
-        file: where it stands.
+        rule: name of the rule in ``RULES``.
+        file: the file.
         line: counted from 1.
         message: what is wrong.
         fix: what to do.
         severity: error, warning or note.
-        detail: further lines, such as a traceback; empty where there are none.
+        detail: further lines, such as a traceback; empty if there are none.
     """
 
     rule: str

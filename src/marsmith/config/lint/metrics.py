@@ -1,7 +1,4 @@
-"""Rules about ``metrics.yaml``, and about the metrics that handlers write.
-
-The metrics that a handler's text shows it to write through ``context.metrics``.
-"""
+"""Rules for ``metrics.yaml``, and the metrics that handlers write, as found in their source."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from marsmith.config.lint.rules import LintResult, found
 from marsmith.errors import ConfigError
 from marsmith.names import did_you_mean, nearest
 
-# Methods of TorchServe's metrics cache, with the type of what they write.
+# Methods of TorchServe's metrics cache, with the type of the metrics that they write.
 _WRITERS = {"add_counter": "counter", "add_time": "gauge", "add_size": "gauge", "add_percent": "gauge"}
 _WRITERS |= {"add_error": "counter", "add_metric": "counter"}
 _TYPES = {"COUNTER": "counter", "GAUGE": "gauge", "HISTOGRAM": "histogram"}
@@ -31,8 +28,8 @@ class WrittenMetric:
     """One metric that a handler writes.
 
     Attributes:
-        name: its name.
-        type: counter, gauge or histogram; empty where the metrics file decides.
+        name: name of the metric.
+        type: counter, gauge or histogram; empty if the metrics file decides.
         file: the handler, or a module that it imports.
         line: counted from 1.
     """
@@ -44,7 +41,7 @@ class WrittenMetric:
 
 
 def written_metrics(file: Path, text: str) -> list[WrittenMetric]:
-    """Return the metrics that a module writes, in order; none where the text is not Python."""
+    """Return the metrics that a module writes, in order; empty if the text is not valid Python."""
     try:
         tree = ast.parse(text)
     except SyntaxError:
@@ -57,7 +54,7 @@ def written_metrics(file: Path, text: str) -> list[WrittenMetric]:
 
 
 def _constants(tree: ast.Module) -> dict[str, str]:
-    """Return the texts that stand under a name at the top of the module."""
+    """Return the texts that are assigned to names at the top level of the module."""
     return {
         target.id: node.value.value
         for node in tree.body
@@ -81,7 +78,7 @@ def _calls(file: Path, tree: ast.Module, constants: Mapping[str, str]) -> Iterat
 
 
 def _collected(file: Path, tree: ast.Module, constants: Mapping[str, str]) -> Iterator[WrittenMetric]:
-    """Give the names of a tuple ``NAMES``, which a module that updates declared metrics goes through."""
+    """Yield the names in a tuple ``NAMES``, as used by a module that updates declared metrics."""
     for node in tree.body:
         names = (
             [target.id for target in node.targets if isinstance(target, ast.Name)]
@@ -109,7 +106,7 @@ _PROMETHEUS_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _HOST, _LEVEL = "Hostname", "Level"
 _INFERENCE = ("counter", ("model_name", "model_version", "hostname"))
-# What the frontend writes itself: type and dimensions, as TorchServe's own metrics.yaml declares them.
+# Metrics of the frontend: type and dimensions as in TorchServe's own metrics.yaml.
 FRONTEND_METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     **{f"Requests{kind}XX": ("counter", (_LEVEL, _HOST)) for kind in (2, 4, 5)},
     "ts_inference_requests_total": _INFERENCE,
@@ -122,7 +119,7 @@ FRONTEND_METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class DeclaredMetric:
-    """One metric of a metrics file, as far as it is well formed."""
+    """One metric of a metrics file, with its valid parts."""
 
     section: str
     type: str
@@ -135,14 +132,14 @@ def check_metrics(path: Path, text: str, written: Iterable[WrittenMetric] = ()) 
     """Check the text of a ``metrics.yaml``.
 
     Args:
-        path: the file, as it is to be named.
-        text: its content.
+        path: name of the file in findings.
+        text: content of the file.
         written: the metrics that the project's handlers write.
     """
     try:
         data = strict_yaml.load_mapping(text, str(path), ConfigError)
     except ConfigError as error:
-        return [found("MS401", path, 1, problem, "fix the file") for problem in error.problems]
+        return [found("MS401", path, 1, problem, "correct the file") for problem in error.problems]
     problems = [*_form(path, data), *_metric_forms(path, data)]
     declared = [metric for section in SECTIONS for metric in _declared(data, section)]
     problems += [*_names(path, declared), *_frontend(path, declared), *_handlers(path, declared, written)]
@@ -176,7 +173,7 @@ def _known(
 def _metric_forms(path: Path, data: Mapping[str, Any]) -> Iterator[LintResult]:
     for section, kind, metrics in _lists(data):
         if not isinstance(metrics, list):
-            yield found("MS402", path, 1, f"{section}.{kind} is no list", "write a list of metrics")
+            yield found("MS402", path, 1, f"{section}.{kind} is not a list", "write a list of metrics")
             continue
         for position, metric in enumerate(metrics):
             line = int(metrics.lc.item(position)[0]) + 1 if hasattr(metrics, "lc") else 1
@@ -187,7 +184,7 @@ def _metric_forms(path: Path, data: Mapping[str, Any]) -> Iterator[LintResult]:
 
 def _metric_problems(metric: Any) -> Iterator[str]:
     if not isinstance(metric, Mapping):
-        yield f"{metric!r} is no metric"
+        yield f"{metric!r} is not a metric"
         return
     name = metric.get("name")
     for key in ("name", "unit"):
@@ -224,13 +221,13 @@ def _names(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[LintResul
     for metric in declared:
         first = seen.setdefault((metric.section, metric.name), metric)
         if first is not metric:
-            message = f"{metric.name} stands already in line {first.line}"
+            message = f"{metric.name} is declared already in line {first.line}"
             yield found("MS405", path, metric.line, message, "keep one, or give one another name")
         labels = [label for label in metric.dimensions if not _LABEL.fullmatch(label)]
         if not _PROMETHEUS_NAME.fullmatch(metric.name) or labels:
             wrong = labels[0] if labels else metric.name
             fix = "use letters, digits and '_', and begin with a letter"
-            yield found("MS407", path, metric.line, f"{wrong!r} is no name for Prometheus", fix)
+            yield found("MS407", path, metric.line, f"{wrong!r} is not a valid name in Prometheus", fix)
 
 
 def _frontend(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[LintResult]:

@@ -1,4 +1,4 @@
-"""Rules about ``model-config.yaml``, and about the block ``serving`` of a model spec, which has the same keys."""
+"""Rules for ``model-config.yaml``, and for the block ``serving`` of a model spec, which has the same keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from marsmith.names import nearest
 
 Kind = type[int] | type[bool] | type[str] | type[list[Any]] | type[dict[str, Any]]
 
-# What ModelConfig.java takes; the smallest value that it keeps, for numbers.
+# Types in ModelConfig.java, and the smallest valid value of numbers.
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(
         [
@@ -57,32 +57,32 @@ LOWEST = {
     "responseTimeout": 1,
     "startupTimeout": 1,
     "jobQueueSize": 1,
-    # With 0 the queues of sequences cannot be made, which ends the server.
+    # With 0 the queues of sequences cannot be created, which ends the server.
     "maxNumSequence": 1,
     "maxSequenceJobQueueSize": 1,
 }
-# ModelConfig.java takes an Integer; SnakeYAML makes a Long of a larger number.
+# ModelConfig.java requires an Integer; SnakeYAML makes a Long of a larger number.
 MIN_JAVA_INTEGER, MAX_JAVA_INTEGER = -(1 << 31), (1 << 31) - 1
 _PLACE = re.compile(r"line (?P<line>\d+): ")
 _CHOICES = {"deviceType": ("cpu", "gpu", "neuron"), "parallelType": ("pp", "tp", "pptp", "custom")}
 _WORDS = {int: "a whole number", bool: "true or false", str: "a text", list: "a list", dict: "a mapping"}
 _TIMEOUTS = {"responseTimeout": 120, "startupTimeout": 120}
-# Far above the millisecond that was best at every load tried, far below what a person notices.
+# Far above 1 ms, which was best at every load tried, and far below a noticeable delay.
 _COSTLY_MS = 10
 _SEQUENCE_KEYS = ("sequenceTimeoutMSec", "maxSequenceJobQueueSize", "maxNumSequence")
-# How like one of TorchServe's keys another must be (of 1) to be taken for a mistake.
+# Similarity (0 to 1) to one of TorchServe's keys above which another key counts as a mistake.
 _SURELY_MEANT = 0.8
 _TRUTH = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
 @dataclass(frozen=True)
 class ModelKeys:
-    """TorchServe's keys of one version, and where they stand.
+    """TorchServe's keys of one version, with their lines.
 
     Attributes:
         path: the file.
-        data: the mapping that holds them, with its line numbers.
-        prefix: the keys that lead to it; empty in a model-config.yaml.
+        data: mapping with the keys and their line numbers.
+        prefix: keys that lead to the mapping; empty in a model-config.yaml.
     """
 
     path: Path
@@ -90,25 +90,25 @@ class ModelKeys:
     prefix: tuple[str, ...] = ()
 
     def line(self, key: str) -> int:
-        """Return the line of a key; that of the mapping where the key is missing."""
+        """Return the line of a key, or of the mapping if the key is missing."""
         line = strict_yaml.line_of(self.data, key)
         marks = getattr(self.data, "lc", None)
         if line is None and self.prefix and marks is not None:
-            # A nested mapping begins in the line below its own key.
+            # A nested mapping begins in the line after its own key.
             return int(marks.line) + 1
         return line or 1
 
     def integer(self, key: str) -> int | None:
-        """Return a whole number, None where it is missing or of another type."""
+        """Return a whole number; None if it is missing or of another type."""
         value = self.data.get(key)
         return int(value) if _is_whole(value) else None
 
     def found(self, rule: str, key: str, message: str, fix: str, edit: Edit | None = None) -> LintResult:
-        """Make what a rule found at a key."""
+        """Create a result at a key."""
         return found(rule, self.path, self.line(key), message, fix, edit)
 
     def set(self, key: str, value: Any) -> Edit:
-        """Make the fix that sets a key."""
+        """Create the edit that sets a key."""
         return Edit("set", (*self.prefix, key), value)
 
 
@@ -116,8 +116,8 @@ def check_model_config(path: Path, text: str, cores: int) -> list[LintResult]:
     """Check the text of a ``model-config.yaml``.
 
     Args:
-        path: the file, as it is to be named.
-        text: its content.
+        path: name of the file in findings.
+        text: content of the file.
         cores: processor cores of the machine that serves.
     """
     if not text.strip():
@@ -132,20 +132,20 @@ def check_model_config(path: Path, text: str, cores: int) -> list[LintResult]:
 
 
 def require_sound(text: str, source: str) -> None:
-    """Refuse a model config in which there is an error: TorchServe ignores such keys, or ends with all its models.
+    """Refuse a model config with errors: TorchServe ignores such keys, or ends with all its models.
 
     Raises:
-        ConfigError: with every error, each with its line.
+        ConfigError: there are errors; the message lists all of them with their lines.
     """
     findings = [item.finding for item in check_model_config(Path(source), text, cores=1)]
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         problems = [f"line {each.line}: {each.message}" for each in wrong]
-        raise ConfigError(source, problems, tip=f"{wrong[0].fix}; marsmith lint FILE tells more")
+        raise ConfigError(source, problems, tip=f"{wrong[0].fix}; marsmith lint FILE shows more")
 
 
 def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[LintResult]:
-    """Check what the keys mean together; for a model config as for a spec."""
+    """Check combinations of keys, for a model config and for a spec."""
     yield from _batching(keys)
     yield from _workers(keys, cores)
     yield from _devices(keys)
@@ -155,18 +155,19 @@ def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[LintResult]:
 def _unreadable(path: Path, problem: str) -> LintResult:
     match = _PLACE.match(problem)
     line = int(match["line"]) if match else 1
-    return found("MS205", path, line, problem[match.end() :] if match else problem, "fix the file")
+    return found("MS205", path, line, problem[match.end() :] if match else problem, "correct the file")
 
 
 def _repeated(path: Path, data: YamlMapping) -> Iterator[LintResult]:
     for key, line in data.repeated:
-        message = f"{key} stands twice, and line {data.lines[key]} counts"
+        message = f"{key} occurs twice, and line {data.lines[key]} counts"
         yield found("MS218", path, line, message, "remove one of the two")
 
 
 def _unknown(keys: ModelKeys) -> Iterator[LintResult]:
     for key, value in keys.data.items():
-        # A block is the handler's own, whatever its name is like: none of TorchServe's is one, but for torchrun.
+        # A nested block belongs to the handler, whatever its name: none of TorchServe's keys is a block, except
+        # torchrun.
         if key in KINDS or isinstance(value, Mapping):
             continue
         right = _likely(str(key), value)
@@ -180,9 +181,9 @@ def _unknown(keys: ModelKeys) -> Iterator[LintResult]:
 
 
 def _likely(key: str, value: Any) -> str | None:
-    """Return the key of TorchServe's that is meant, also if it is written as the server config or the API does.
+    """Return the key of TorchServe's that was probably intended, also in the spelling of the server config or the API.
 
-    Only one that could have the value: what is only a little like such a key may well be the handler's.
+    Only a key that can have the value is returned, because a key that is only slightly similar may be the handler's.
     """
     joined = {known.lower(): known for known in KINDS}
     folded = key.replace("_", "").replace("-", "").lower()
@@ -201,7 +202,7 @@ def _is(value: Any, kind: Kind) -> bool:
 
 
 def _is_whole(value: Any) -> TypeGuard[int]:
-    """Tell whether a value is a whole number, also one of the parser's own kinds, which keep how it is written."""
+    """Return whether a value is a whole number, including the parser's own types, which keep the notation."""
     return isinstance(value, int) and not isinstance(value, bool | ScalarBoolean)
 
 
@@ -213,10 +214,10 @@ def _types(keys: ModelKeys) -> Iterator[LintResult]:
         if not _is(value, kind):
             right = _converted(value, kind)
             edit = None if right is None else keys.set(key, right)
-            message = f"{key} is {value!r}, not {_WORDS[kind]}, so TorchServe takes its default"
+            message = f"{key} is {value!r}, not {_WORDS[kind]}, so TorchServe uses its default"
             yield keys.found("MS203", key, message, f"write {_WORDS[kind]}", edit)
         elif kind is int and isinstance(value, int) and not MIN_JAVA_INTEGER <= value <= MAX_JAVA_INTEGER:
-            message = f"{key} is {value}, which is too large a number for TorchServe, so it takes its default"
+            message = f"{key} is {value}, which is too large a number for TorchServe, so it uses its default"
             yield keys.found("MS203", key, message, f"write at most {MAX_JAVA_INTEGER}")
         elif isinstance(value, int) and kind is int and value < LOWEST.get(key, 0):
             yield keys.found("MS204", key, f"{key} is {value}", f"write at least {LOWEST.get(key, 0)}")
@@ -225,7 +226,7 @@ def _types(keys: ModelKeys) -> Iterator[LintResult]:
 
 
 def _converted(value: Any, kind: Kind) -> Any:
-    """Return what a value of the wrong type can only mean; None where that is not clear."""
+    """Return the only possible meaning of a value of the wrong type; None if there are several."""
     if kind is int and isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         return int(value)
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -240,7 +241,7 @@ def _converted(value: Any, kind: Kind) -> Any:
 def _batching(keys: ModelKeys) -> Iterator[LintResult]:
     batch, delay = keys.integer("batchSize"), keys.integer("maxBatchDelay")
     if delay == 0:
-        message = "maxBatchDelay is 0, which TorchServe takes for 100 ms"
+        message = "maxBatchDelay is 0, which TorchServe treats as 100 ms"
         yield keys.found("MS207", "maxBatchDelay", message, "write 1", keys.set("maxBatchDelay", 1))
     elif "maxBatchDelay" not in keys.data and (batch or 1) > 1 and not keys.prefix:
         message = f"batchSize is {batch} without a maxBatchDelay, which is then 100 ms"
@@ -264,7 +265,7 @@ def _workers(keys: ModelKeys, cores: int) -> Iterator[LintResult]:
     if least is not None and (most or 0) < max(1, least):
         message = f"minWorkers is {least} and maxWorkers is {most if most is not None else 'missing'}: both are ignored"
         ignored = keys.found("MS209", "minWorkers", message, "write maxWorkers, at least minWorkers")
-        # Without the other key the default counts, as without both: that is no contradiction.
+        # Without the other key its default counts, and there is no contradiction.
         yield ignored if most is not None else replace(ignored, finding=replace(ignored.finding, severity="warning"))
         return
     workers = most or 1
@@ -301,7 +302,7 @@ def _sequences(keys: ModelKeys) -> Iterator[LintResult]:
 
 
 def _missing(keys: ModelKeys) -> Iterator[LintResult]:
-    """Check for keys whose absence is a trap; a spec writes all of them by itself."""
+    """Check for missing keys with dangerous defaults; a spec always writes all of them."""
     for key, default in _TIMEOUTS.items():
         if key not in keys.data:
             message = f"{key} is missing, so it is {default} s, whatever config.properties and the API say"
@@ -310,5 +311,5 @@ def _missing(keys: ModelKeys) -> Iterator[LintResult]:
         message = "minWorkers and maxWorkers are missing, so default_workers_per_model decides, or the cores"
         yield keys.found("MS210", "minWorkers", message, "write both")
     if (keys.integer("maxRetryTimeoutInSec") or 300) >= 300:
-        message = "/ping takes a dead worker for healthy for 300 s (maxRetryTimeoutInSec)"
+        message = "/ping treats a dead worker as healthy for 300 s (maxRetryTimeoutInSec)"
         yield keys.found("MS212", "maxRetryTimeoutInSec", message, "write maxRetryTimeoutInSec: 30")

@@ -1,4 +1,4 @@
-"""What is wrong with a file that has a model of its own, as lint tells it, with the fix of a key that was misspelt."""
+"""Results for files that have a format of their own, with an edit for a misspelt key."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _UNKNOWN = re.compile(r"unknown key '(?P<path>[^']+)'; did you mean '(?P<right>[
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """A YAML file that does not follow its format.
+    """A YAML file that violates its format.
 
     Attributes:
-        path: as it is to be named.
-        text: its content.
-        data: what was parsed; empty where nothing could be.
-        parse: reads a text of this format, and raises FormatError.
+        path: name of the file in findings.
+        text: content of the file.
+        data: parsed content; empty if it cannot be parsed.
+        parse: parses a text of this format, and raises FormatError.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class CheckedFile:
 
 
 def format_problem(rule: str, file: CheckedFile, problem: str, fix: str) -> LintResult:
-    """Tell one problem of a FormatError under the rule for files of this kind."""
+    """Convert one problem of a FormatError into a result of the rule for such files."""
     match = _PROBLEM.fullmatch(problem)
     line, text = (int(match["line"] or 1), match["text"]) if match else (1, problem)
     return found(rule, file.path, line, text, fix, _renaming(text, file))
@@ -54,7 +54,7 @@ def _renaming(text: str, file: CheckedFile) -> Edit | None:
 
 
 def _mends(file: CheckedFile, rename: Edit) -> bool:
-    """Tell whether a key of another name could have the value that stands there."""
+    """Return whether a key of another name accepts the present value."""
     place = f"{'.'.join((*rename.path[:-1], str(rename.value)))}"
     try:
         file.parse(edit_yaml(file.text, [rename]), "")

@@ -1,9 +1,4 @@
-"""What lint found, printed: for people, for code hosts, for programs.
-
-SARIF 2.1.0, which code hosts and editors read: the findings of one run and the rules behind them.
-
-GitHub's workflow commands, which put a message beside a line of a pull request.
-"""
+"""Output of lint: text, GitHub annotations, SARIF 2.1.0 and JSON."""
 
 from __future__ import annotations
 
@@ -24,14 +19,14 @@ _LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
 
 
 def render_annotation(level: str, file: str, line: int, title: str, message: str) -> str:
-    """Print one annotation, as a line that a workflow writes on stdout.
+    """Return one annotation: a line that a GitHub workflow writes to stdout.
 
     Args:
         level: ``error``, ``warning`` or ``note``.
-        file: relative to the repository's root.
+        file: path relative to the repository's root.
         line: counted from 1.
-        title: shown above the message.
-        message: the text; its line ends are kept.
+        title: title above the message.
+        message: the text; line breaks are kept.
     """
     where = f"file={_property(file)},line={line},title={_property(title)}"
     return f"::{_LEVELS[level]} {where}::{_data(message)}\n"
@@ -51,7 +46,7 @@ VERSION = "2.1.0"
 
 @dataclass(frozen=True)
 class SarifRule:
-    """One rule: its id, a word or two, why it exists, and ``error``, ``warning`` or ``note``."""
+    """One rule: id, short name, reason, and ``error``, ``warning`` or ``note``."""
 
     id: str
     name: str
@@ -67,7 +62,7 @@ class SarifResult:
         rule: id of its rule.
         level: ``error``, ``warning`` or ``note``.
         message: what is wrong, and the fix.
-        uri: the file, relative to the repository's root, with ``/``.
+        uri: path relative to the repository's root, with ``/``.
         line: counted from 1.
     """
 
@@ -79,7 +74,7 @@ class SarifResult:
 
 
 def render_sarif(tool: str, tool_version: str, rules: Iterable[SarifRule], results: Iterable[SarifResult]) -> str:
-    """Print one run as SARIF, in the same way each time."""
+    """Return one run as SARIF; the output is deterministic."""
     listed = sorted(rules, key=lambda rule: rule.id)
     index = {rule.id: position for position, rule in enumerate(listed)}
     driver = {"name": tool, "version": tool_version, "rules": [_rule(rule) for rule in listed]}
@@ -108,7 +103,7 @@ def _result(result: SarifResult, index: Mapping[str, int]) -> dict[str, Any]:
 
 
 def as_text(results: Sequence[LintResult], base: Path) -> str:
-    """Print each finding with its fix, then their number; files are named as seen from ``base``."""
+    """Return each finding with its fix, then the counts; paths are relative to ``base``."""
     lines = []
     for item in results:
         finding = item.finding
@@ -120,12 +115,12 @@ def as_text(results: Sequence[LintResult], base: Path) -> str:
 
 
 def as_github(results: Iterable[LintResult], base: Path) -> str:
-    """Print the findings as annotations of a GitHub workflow."""
+    """Return the findings as annotations of a GitHub workflow."""
     return "".join(_annotation(item.finding, base) for item in results)
 
 
 def as_sarif(results: Iterable[LintResult], base: Path) -> str:
-    """Print the findings, and all rules, as SARIF."""
+    """Return the findings and all rules as SARIF."""
     rules = [SarifRule(key, rule.name, rule.reason, rule.severity) for key, rule in RULES.items()]
     return render_sarif("marsmith", __version__, rules, [_sarif(item.finding, base) for item in results])
 
@@ -152,7 +147,7 @@ def as_data(results: Iterable[LintResult], base: Path) -> dict[str, Any]:
 
 
 def has_errors(results: Iterable[LintResult]) -> bool:
-    """Tell whether there is a finding that is an error."""
+    """Return whether a finding is an error."""
     return any(item.finding.severity == "error" for item in results)
 
 

@@ -1,4 +1,4 @@
-"""Which files are checked, and by which rules."""
+"""Run the rules: select the files, and the rules for each."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _YAML = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Context:
-    """What the rules know besides the file.
+    """Facts for the rules besides the file.
 
     Attributes:
         root: the project's root.
         cores: processor cores of the machine that serves.
         queue_size: job_queue_size of the project's server config.
-        installs_requirements: whether that has install_py_dep_per_model on.
+        installs_requirements: whether the server config switches install_py_dep_per_model on.
         written: metrics that the project's handlers write.
     """
 
@@ -57,22 +57,22 @@ def lint_project(project: Project, *, cores: int | None = None) -> list[LintResu
 
 
 def lint_paths(paths: Iterable[Path], root: Path, *, cores: int | None = None) -> list[LintResult]:
-    """Check files, archives and folders; of a folder everything that is known in it.
+    """Check files, archives and folders; in a folder, every file of a known kind.
 
     Args:
-        paths: what to check.
-        root: the project's root, from which paths in specs count.
-        cores: processor cores of the machine that serves; default: of this one.
+        paths: files and folders.
+        root: the project's root; paths in specs are relative to it.
+        cores: processor cores of the machine that serves; by default those of this machine.
 
     Raises:
-        UsageError: a path does not exist, or is nothing that there are rules for.
+        UsageError: a path does not exist, or there are no rules for it.
     """
     files = [file for path in paths for file in _expanded(path)]
     return _lint(files, context_of(root, cores))
 
 
 def fix(results: Iterable[LintResult]) -> int:
-    """Apply the fixes, at most one a line, and return how many; check again to see what is left.
+    """Apply the edits, at most one per line, and return their number. Lint again to see the remaining findings.
 
     Raises:
         OSError: a file cannot be written.
@@ -93,7 +93,7 @@ def fix(results: Iterable[LintResult]) -> int:
 
 
 def context_of(root: Path, cores: int | None = None) -> Context:
-    """Gather what the rules need to know of a project; what is missing or broken there takes TorchServe's defaults."""
+    """Gather the facts of a project; missing or invalid ones have TorchServe's defaults."""
     values = _server_values(root)
     handlers = sorted((root / "handlers").rglob("*.py"))
     written = tuple(metric for file in handlers for metric in written_metrics(file, _text(file)))
@@ -107,7 +107,7 @@ def context_of(root: Path, cores: int | None = None) -> Context:
 
 
 def kind_of(path: Path) -> FileKind | None:
-    """Return which rules a file or folder falls under; None where there are none."""
+    """Return the kind of rules for a file or folder; None if there are none."""
     if path.name.endswith(SUFFIXES) or (path / "MAR-INF").is_dir():
         return "archive"
     if path.suffix == ".properties":
@@ -205,8 +205,8 @@ def _yaml_kind(path: Path) -> FileKind | None:
 
 
 def _place(item: LintResult) -> int:
-    """Return what only one fix at a time may change: a line, or for a key that is added a place of its own."""
-    assert item.edit is not None  # noqa: S101, only called where there is one
+    """Return the place that only one edit at a time may change: a line, or a separate place for a new key."""
+    assert item.edit is not None  # noqa: S101, only called if there is one
     return item.edit.line or hash(item.edit.path)
 
 

@@ -1,4 +1,4 @@
-"""Rules about who can reach a server, and what they can make it do."""
+"""Rules for the access to a server, and for what clients can make it do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from marsmith.config.server_keys import variable
 from marsmith.config.tls import pair_problems
 
 CLOSED = "(?!)"
-# A wrong line about one of these has no effect; fixing it could open what has been closed until now.
+# A wrong line about one of these has no effect. An automatic fix could open what is closed now.
 OPENING_KEYS = frozenset(
     {
         "allowed_urls",
@@ -30,7 +30,7 @@ OPENING_KEYS = frozenset(
         "use_env_allowed_urls",
     }
 )
-# Foreign places that no sound pattern admits.
+# URLs of other hosts that no safe pattern matches.
 _FOREIGN = (
     "https://attacker.example/m.mar",
     "http://169.254.169.254/m.mar",
@@ -40,7 +40,7 @@ _FOREIGN = (
 
 
 def check_security(file: ServerFile) -> Iterator[LintResult]:
-    """Give what stands open."""
+    """Yield the results about open access."""
     yield from _open_addresses(file)
     yield from _tokens(file)
     yield from _urls(file)
@@ -68,16 +68,16 @@ def _tokens(file: ServerFile) -> Iterator[LintResult]:
         edit = None if shared else Edit("set", (key,), "false", file.line(key))
         yield found("MS112", file.path, file.line(key), "tokens are off", f"write {key}=false", edit)
     elif shared:
-        message = "management and inference share a port, where no management request is accepted"
+        message = "management and inference share a port, so no management request is accepted"
         yield found("MS113", file.path, file.line("management_address"), message, "give each a port of its own")
     if not file.is_true("enable_model_api"):
-        message = "the model API is off: versions are fixed from the start of the server on"
+        message = "the model API is off: versions cannot change after the start of the server"
         yield found(
             "MS120", file.path, file.line("enable_model_api"), message, "write enable_model_api=true, with tokens on"
         )
         yield from _workflows(file)
     elif file.is_true(key):
-        message = "whoever reaches the management API may register an archive, and so run code"
+        message = "any client of the management API may register an archive, and thus run code"
         yield found("MS119", file.path, file.line("enable_model_api"), message, f"write {key}=false, or switch it off")
 
 
@@ -96,19 +96,19 @@ def _urls(file: ServerFile) -> Iterator[LintResult]:
     loads_from_url = "://" in file.value("load_models")
     line = file.line(key)
     edit = None if loads_from_url else Edit("set", (key,), CLOSED, line if key in file.last else 0)
-    message = f"allowed_urls admits {admitted[0]}" + ("" if key in file.last else ", because it is missing")
+    message = f"allowed_urls permits {admitted[0]}" + ("" if key in file.last else ", because it is missing")
     yield found(
         "MS114",
         file.path,
         line,
         message,
-        f"write {key}={CLOSED}, which admits nothing, or the one host you trust",
+        f"write {key}={CLOSED}, which permits nothing, or the one host that you trust",
         edit,
     )
 
 
 def _admits(pattern: str, url: str) -> bool:
-    """Match as ArchiveUtils.validateURL does: the whole URL, in any case."""
+    """Match like ArchiveUtils.validateURL: the whole URL, ignoring case."""
     try:
         return re.fullmatch(pattern, url, re.IGNORECASE) is not None
     except re.error:
@@ -131,15 +131,15 @@ def _overrides(file: ServerFile) -> Iterator[LintResult]:
         edit = Edit("set", ("limit_max_image_pixels",), "true", file.line("limit_max_image_pixels"))
         yield found("MS132", file.path, file.line("limit_max_image_pixels"), message, "remove the line", edit)
     if file.value("cors_allowed_origin").strip() == "*":
-        message = "cors_allowed_origin admits every web page"
-        yield found("MS131", file.path, file.line("cors_allowed_origin"), message, "name the origins that may call")
+        message = "cors_allowed_origin permits every web page"
+        yield found("MS131", file.path, file.line("cors_allowed_origin"), message, "name the permitted origins")
 
 
 def _transport(file: ServerFile) -> Iterator[LintResult]:
     secure = [listener.key for listener in file.listeners.values() if listener.secure]
     if not secure:
         return
-    # Metrics carry no token, and where they are open to others another rule says so.
+    # Metrics have no token. Another rule reports them if they are open to other machines.
     plain = [each.key for each in file.listeners.values() if not each.secure and each.key != "metrics_address"]
     if plain:
         message = f"{', '.join(secure)} speak TLS, but {', '.join(plain)} not"
@@ -166,7 +166,7 @@ def _certificates(file: ServerFile) -> Iterator[LintResult]:
         yield found("MS135", file.path, file.line("enable_grpc_ssl"), message, fix)
     hosts = sorted({each.client_host for each in file.listeners.values() if each.secure})
     key, certificate = (file.root / file.value(name) for name in ("private_key_file", "certificate_file"))
-    # What does not exist is found by another rule.
+    # Another rule reports missing files.
     if hosts and _has_pair(file) and key.is_file() and certificate.is_file():
         for problem in pair_problems(key, certificate, hosts):
             yield found("MS136", file.path, file.line("certificate_file"), problem.message, problem.tip)

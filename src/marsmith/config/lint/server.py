@@ -1,4 +1,4 @@
-"""Rules about the form of ``config.properties``: keys, types, ranges, addresses, paths."""
+"""Rules for the form of ``config.properties``: keys, types, ranges, addresses, paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TRUTH = {
     "0": "false",
     "n": "false",
 }
-# What TorchServe reads of a version in the JSON of `models` (Model.java).
+# Keys of a version in the JSON of `models` that TorchServe reads (Model.java).
 _MODELS_KEYS = frozenset(
     [
         "minWorkers",
@@ -48,7 +48,7 @@ _SMALLEST_REPLY = 65536
 
 
 def check_server_config(path: Path, text: str, environment: Mapping[str, str] | None = None) -> list[LintResult]:
-    """Check the text of a ``config.properties``; relative paths count from its folder."""
+    """Check the text of a ``config.properties``; paths are relative to its folder."""
     try:
         entries = parse_properties(text, str(path))
     except ConfigError as error:
@@ -76,7 +76,7 @@ def _keys(file: ServerFile) -> Iterator[LintResult]:
             yield found("MS101", file.path, entry.line, message, fix, edit)
         elif file.last[entry.key] is not entry:
             counts = file.last[entry.key].line
-            message = f"{entry.key} stands again in line {counts}, which is the one that counts"
+            message = f"{entry.key} occurs again in line {counts}, and that line counts"
             yield found(
                 "MS102", file.path, entry.line, message, "keep one", Edit("remove", (entry.key,), line=entry.line)
             )
@@ -109,7 +109,7 @@ def _truth_value(file: ServerFile, entry: Entry) -> Iterator[LintResult]:
     meant = _TRUTH.get(entry.value.lower())
     safe = meant == "false" or (meant and entry.key not in OPENING_KEYS)
     edit = Edit("set", (entry.key,), meant, entry.line) if safe else None
-    message = f"{entry.key} is {entry.value!r}, which TorchServe takes for false"
+    message = f"{entry.key} is {entry.value!r}, which TorchServe reads as false"
     yield found("MS104", file.path, entry.line, message, f"write {meant or 'true or false'}", edit)
 
 
@@ -139,12 +139,12 @@ def _addresses(file: ServerFile) -> Iterator[LintResult]:
             listener = listener_at(key, file.value(key).rstrip())
             if listener is None or listener.port > LARGEST_PORT:
                 message = f"{key} is {file.value(key)!r}, which TorchServe does not accept as an address"
-                yield found("MS106", file.path, file.line(key), message, "write http://HOST:PORT and nothing behind it")
+                yield found("MS106", file.path, file.line(key), message, "write http://HOST:PORT and nothing after it")
     seen: dict[tuple[str, int], str] = {}
     for listener in file.listeners.values():
         place = (listener.host.lower(), listener.port)
         other = seen.setdefault(place, listener.key)
-        # The REST APIs may share a port: the frontend then starts one server for all of them.
+        # The REST APIs may share a port: the frontend then starts one server for them.
         if listener.port and other != listener.key and (listener.key.startswith("grpc") or other.startswith("grpc")):
             message = f"{other} and {listener.key} are both port {listener.port}"
             yield found("MS107", file.path, file.line(listener.key), message, "give each a port of its own")
@@ -171,7 +171,11 @@ def _existing(file: ServerFile, key: str, value: str) -> Iterator[LintResult]:
     if value and "$$" not in value and not (file.root / value.rstrip()).exists():
         message = f"{key} names {value.rstrip()}, which does not exist"
         yield found(
-            "MS125", file.path, file.line(key), message, "make it, or fix the path (it counts from the file's folder)"
+            "MS125",
+            file.path,
+            file.line(key),
+            message,
+            "create it, or correct the path (relative to the file's folder)",
         )
 
 
@@ -194,12 +198,12 @@ def _models_json(file: ServerFile) -> Iterator[LintResult]:
             message = f"models: unknown key {key!r} of {version}{did_you_mean(key, _MODELS_KEYS)}"
             yield found("MS128", file.path, line, message, f"use one of {', '.join(sorted(_MODELS_KEYS))}")
         elif key.endswith(("Workers", "Size", "Delay", "Timeout")) and not (type(value) is int and value > 0):
-            message = f"models: {key} of {version} is {value!r}, and TorchServe takes its default instead"
+            message = f"models: {key} of {version} is {value!r}, and TorchServe uses its default instead"
             yield found("MS128", file.path, line, message, "write a whole number above 0")
 
 
 def _settings(file: ServerFile) -> Iterator[LintResult]:
-    """Check keys whose value is well formed and does something else than it seems to."""
+    """Check keys whose values are valid but have another effect than expected."""
     if file.is_true("async_logging"):
         fix = "set -Dlog4j2.contextSelector=... in vmargs instead"
         yield found("MS117", file.path, file.line("async_logging"), "async_logging has no effect in 0.12.0", fix)

@@ -1,4 +1,4 @@
-"""One ``config.properties`` as the rules see it."""
+"""A parsed ``config.properties`` for the rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from marsmith.config.properties import Entry
 from marsmith.config.server_keys import KEY_TYPES, is_true
 
-# ADDRESS_PATTERN of ConfigManager.java: a host has no colon, nothing follows the port.
+# ADDRESS_PATTERN of ConfigManager.java: a host has no colon, and nothing follows the port.
 _ADDRESS = re.compile(
     r"(?P<scheme>https?)://(?P<host>[^:^/]+)(?::(?P<port>[0-9]+))?|unix:(?P<socket>/.*)", re.IGNORECASE
 )
@@ -28,13 +28,13 @@ _LOCAL_HOSTS = re.compile(r"localhost|127(\.\d{1,3}){3}|::1", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Listener:
-    """Where one API listens.
+    """Address of one API.
 
     Attributes:
-        key: the key that says so.
+        key: key of the address.
         host: empty for a unix socket.
         port: 0 for a unix socket.
-        secure: whether it speaks TLS.
+        secure: whether it uses TLS.
     """
 
     key: str
@@ -44,12 +44,12 @@ class Listener:
 
     @property
     def client_host(self) -> str:
-        """The host as a client on this machine reaches it."""
+        """The host for a client on this machine."""
         return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - read, not bound
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can connect to it."""
         return not self.host or bool(_LOCAL_HOSTS.fullmatch(self.host))
 
 
@@ -58,10 +58,10 @@ class ServerFile:
     """A parsed ``config.properties``.
 
     Attributes:
-        path: the file, as it was named.
-        root: the folder that relative paths count from.
+        path: the file, as given.
+        root: folder that relative paths refer to.
         entries: its entries, in order.
-        environment: the variables that a server would see.
+        environment: environment variables of a server.
     """
 
     path: Path
@@ -71,24 +71,24 @@ class ServerFile:
 
     @cached_property
     def last(self) -> Mapping[str, Entry]:
-        """The entry that counts, by key."""
+        """The effective entry by key."""
         return {entry.key: entry for entry in self.entries}
 
     def value(self, key: str) -> str:
-        """Return the value that counts, or TorchServe's default."""
+        """Return the effective value, or TorchServe's default."""
         return self.last[key].value if key in self.last else KEY_TYPES[key].default
 
     def is_true(self, key: str) -> bool:
-        """Return a truth value as TorchServe reads it."""
+        """Return a boolean as TorchServe reads it."""
         return is_true(self.value(key))
 
     def line(self, key: str) -> int:
-        """Return the line of a key, 1 where it is missing."""
+        """Return the line of a key; 1 if it is missing."""
         return self.last[key].line if key in self.last else 1
 
     @cached_property
     def listeners(self) -> Mapping[str, Listener]:
-        """Where the APIs listen, by the key that says so; those whose address has a wrong form are left out."""
+        """Addresses of the APIs by their keys, without malformed ones."""
         found = (
             listener_at(key, self.value(key)) for key in ("inference_address", "management_address", "metrics_address")
         )
@@ -102,7 +102,7 @@ class ServerFile:
 
 
 def listener_at(key: str, address: str) -> Listener | None:
-    """Read the address of a REST API; None where TorchServe would refuse it."""
+    """Parse the address of a REST API; None if TorchServe would refuse it."""
     match = _ADDRESS.fullmatch(address)
     if not match:
         return None

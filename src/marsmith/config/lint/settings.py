@@ -1,4 +1,4 @@
-"""Rules about the settings of a project, ``config/marsmith.yaml``."""
+"""Rules for the settings of a project, ``config/marsmith.yaml``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from marsmith.config.lint.rules import LintResult, found
 from marsmith.config.project_settings import key_problems, parse_settings
 from marsmith.errors import ConfigError
 
-_FIX = "fix it as docs/reference/lint-and-config.md says"
+_FIX = "see docs/reference/lint-and-config.md"
 
 
 def check_settings(path: Path, text: str, root: Path) -> list[LintResult]:
     """Check the text of a project's settings.
 
     Args:
-        path: the file, as it is to be named.
-        text: its content.
-        root: the project's root, from which the paths in it count.
+        path: name of the file in findings.
+        text: content of the file.
+        root: the project's root; paths in the file are relative to it.
     """
     data = _parsed(path, text)
     try:
@@ -30,7 +30,13 @@ def check_settings(path: Path, text: str, root: Path) -> list[LintResult]:
         file = CheckedFile(path, text, data, parse_settings)
         return [format_problem("MS701", file, problem, _FIX) for problem in error.problems]
     return [
-        found("MS702", path, _line(data, index), message, "name a public key in PEM; the path counts from the project")
+        found(
+            "MS702",
+            path,
+            _line(data, index),
+            message,
+            "name a public key in PEM; the path is relative to the project's root",
+        )
         for index, message in key_problems(settings, root).items()
     ]
 

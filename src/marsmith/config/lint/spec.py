@@ -1,7 +1,4 @@
-"""Rules about model specs, ``config/models/<name>.yaml``.
-
-Rules about the names of models and versions, which become parts of URLs.
-"""
+"""Rules for model specs, ``config/models/<name>.yaml``, and for the names of models and versions in URLs."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _TOKEN = "token"  # noqa: S105, the name of an API
 
 
 def check_names(path: Path, name: str, version: str, name_line: int, version_line: int) -> Iterator[LintResult]:
-    """Check a model's name and version; the lines are those where they stand, counted from 1."""
+    """Check a model's name and version; lines are counted from 1."""
     for what, text, line in (("model name", name, name_line), ("version", version, version_line)):
         if text.startswith(_TOKEN):
             message = f"the {what} {text!r} puts /token into management URLs, which then go to the token API"
@@ -40,12 +37,12 @@ def check_names(path: Path, name: str, version: str, name_line: int, version_lin
             yield found(rule, path, line, error.message, error.tip or "")
     if version == "all":
         message = "a version called 'all' cannot be described alone: /models/NAME/all means every version"
-        yield found("MS602", path, version_line, message, "call it something else")
+        yield found("MS602", path, version_line, message, "give it another name")
 
 
 _SERVING = "serving"
-_FIX = "fix it as docs/reference/model-spec.md says"
-# More of the 99th percentile than this should not be spent on waiting for a batch.
+_FIX = "see docs/reference/model-spec.md"
+# Maximum share of the 99th percentile for the wait for a batch.
 _DELAY_SHARE = 0.2
 
 
@@ -53,11 +50,11 @@ def check_spec(path: Path, text: str, root: Path, cores: int, queue_size: int = 
     """Check the text of a model spec.
 
     Args:
-        path: the file, as it is to be named.
-        text: its content.
-        root: the project's root, from which the paths in the spec count.
+        path: name of the file in findings.
+        text: content of the file.
+        root: the project's root; paths in the spec are relative to it.
         cores: processor cores of the machine that serves.
-        queue_size: job_queue_size of the server config, for a spec that does not say it.
+        queue_size: job_queue_size of the server config, for a spec without its own.
     """
     try:
         data = strict_yaml.load_mapping(text, str(path), SpecError)
@@ -89,14 +86,14 @@ def _unquoted_version(path: Path, text: str, data: Mapping[str, Any]) -> Iterato
         return
     raw = next((value.value for key, value in YAML().compose(text).value if key.value == "version"), None)
     if isinstance(raw, str) and raw:
-        message = f"version {raw} is a number to YAML"
+        message = f"version {raw} is a number in YAML"
         edit = Edit("set", ("version",), raw)
         yield found("MS309", path, _line(data, "version"), message, f'write version: "{raw}"', edit)
 
 
 def _file_name(path: Path, spec: ModelSpec, data: Mapping[str, Any]) -> Iterator[LintResult]:
     if path.stem != spec.name:
-        message = f"the spec of {spec.name!r} lies in {path.name}"
+        message = f"the spec of {spec.name!r} is in {path.name}"
         yield found("MS305", path, _line(data, "name"), message, f"call the file {spec.name}.yaml")
 
 
@@ -107,7 +104,7 @@ def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> 
         recipe = RecipeSource.parse(spec.export.recipe).path
         named += [(recipe, root / recipe, _line(export, "recipe"))] if recipe else []
     except ExportError as error:
-        yield found("MS301", path, _line(export, "recipe"), error.message, error.tip or "fix the recipe")
+        yield found("MS301", path, _line(export, "recipe"), error.message, error.tip or "correct the recipe")
     weights = weights_file(spec.export.weights, root)
     named += [(spec.export.weights, weights.path, _line(export, "weights"))] if weights else []
     named.append((spec.handler.entry_point, root / spec.handler.entry_point, _line(handler, "entry_point")))
@@ -117,10 +114,12 @@ def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> 
     for name, file, line in named:
         if not file.is_file():
             what = "is a folder" if file.is_dir() else "does not exist"
-            yield found("MS306", path, line, f"{name} {what} in {root}", "fix the path (it counts from the project)")
+            yield found(
+                "MS306", path, line, f"{name} {what} in {root}", "correct the path (relative to the project's root)"
+            )
     if not spec.examples:
         message = "the spec has no examples"
-        yield found("MS307", path, 1, message, "name one request at least, with the label that must stand on top")
+        yield found("MS307", path, 1, message, "name at least one request, with its expected top label")
 
 
 def _service_level(path: Path, spec: ModelSpec, data: Mapping[str, Any], queue_size: int) -> Iterator[LintResult]:
