@@ -12,7 +12,7 @@ MODEL ?= efficientnet_lite0
 # For pytest: make test OPTIONS='-k deploy -x'
 OPTIONS ?=
 
-.PHONY: help test test-lowest check fix pages lock bench clean distclean
+.PHONY: help test test-long test-fast test-lowest coverage check fix pages lock bench clean distclean
 
 # The stamp is newer than what it was made from, so a second call does nothing. It is only written when all holds.
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -26,9 +26,23 @@ setup: $(VENV)/.installed
 
 include tools/flow.mk
 
-# Three on two cores: while one test waits for a server, another one works. In the order of tests/conftest.py.
-test: setup  ## all tests, with a real TorchServe
-	@$(RUN) pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(OPTIONS)
+# Three on two cores: while one test waits for a server, another one works. In the order of tests/durations.json.
+PYTEST = pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+test: setup  ## the tests, with a real TorchServe; further cases of them: test-long
+	@$(RUN) $(PYTEST) -m 'not long' $(OPTIONS)
+
+# Every kill, signal, locale, form, size, ... of which `make test` runs a few.
+PART ?=
+test-long: setup  ## those that repeat a test in many ways (PART=kills|export|requests|servers|setup)
+	@$(RUN) $(PYTEST) -m $(if $(PART),"long(part='$(PART)')",long) $(OPTIONS)
+
+test-fast: setup  ## unit tests without torch, server or build: seconds to a minute
+	@$(RUN) pytest --numprocesses 2 --dist loadfile -m 'not live and not long' \
+	  $(filter-out tests/unit/export tests/unit/build,$(wildcard tests/unit/*)) $(OPTIONS)
+
+coverage: setup  ## what of src and handlers the tests run, with the processes that they start (slower than test)
+	@$(RUN) $(PYTEST) -m 'not long' --cov --cov-report term:skip-covered $(OPTIONS)
 
 # The oldest versions that pyproject.toml claims to work with, and the newest Python that does: each in its own .venv.
 NEWEST_PYTHON ?= python3.13
@@ -45,7 +59,7 @@ $(NEWEST)/.installed: requirements.txt pyproject.toml
 
 test-lowest: $(LOWEST)/.installed $(NEWEST)/.installed  ## unit tests and one live test with the oldest packages, and with NEWEST_PYTHON
 	@for venv in "$(LOWEST)" "$(NEWEST)"; do \
-	  "$$venv/bin/python" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m 'not live' $(OPTIONS) \
+	  "$$venv/bin/python" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m 'not live and not long' $(OPTIONS) \
 	  && "$$venv/bin/python" -m pytest tests/live/test_flow_live.py || exit 1; \
 	done
 

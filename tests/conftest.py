@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -22,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 hypothesis.settings.register_profile("marsmith", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("marsmith")
 
-pytest_plugins = ["support.second_try"]
+pytest_plugins = ["support.durations", "support.second_try"]
 
 # Whoever runs the tests in the background may ignore these, and then their children do: tests send them.
 for _number in (signal.SIGINT, signal.SIGHUP):
@@ -30,23 +31,22 @@ for _number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(_number, signal.SIG_DFL)
 
 LIVE = Path(__file__).parent / "live"
-
-# Files that take most of a minute or more, the longest first: a file goes to one process, and whoever begins with a
-# long one when the others have nothing left to do works alone.
-LONGEST = (
-    *("deploy_live", "serve", "export", "client_live", "handler_check", "optimize", "runner_parity", "tuning"),
-    *("admit_live", "runner", "int8", "export_auto", "supervisor_live", "faults_live", "engines_live", "engines"),
-    *("lint_live", "admit"),
-)
+LIGHT_WORKERS = Path(__file__).parent / "support" / "light_workers"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, each file as a whole; what lies in ``live`` starts a real TorchServe."""
+    """What lies in ``live`` starts a real TorchServe."""
     for item in items:
         if item.path.is_relative_to(LIVE):
             item.add_marker(pytest.mark.live)
-    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+@pytest.fixture(scope="module")
+def light_workers() -> Iterator[None]:
+    """Let the workers of this module import torch when they first use it, and not when they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(LIGHT_WORKERS), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture

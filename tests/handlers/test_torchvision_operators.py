@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from marsmith_handler.image.decoding import _crop_centre, _resize
+from support.long_tests import long
 from support.projects import REPOSITORY
 from support.vision_fixtures import photo
 
@@ -73,7 +74,9 @@ def _suppress(boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     return kept
 
 
-@pytest.mark.parametrize("library", [None, "image.so"], ids=["elsewhere", "broken"])
+@pytest.mark.parametrize(
+    "library", [pytest.param(None, marks=long("export"), id="elsewhere"), pytest.param("image.so", id="broken")]
+)
 def test_where_its_libraries_do_not_load_the_package_is_asked_and_pillow_decodes(
     tmp_path: Path, library: str | None
 ) -> None:

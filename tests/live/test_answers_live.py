@@ -31,6 +31,8 @@ from support.handler_fixtures import npy, write_examples, write_manifest
 from support.live_server import make_project, running
 from support.vision_fixtures import photo
 
+pytestmark = pytest.mark.tensors
+
 SETTINGS: dict[str, Any] = {"engine": "openvino", "precision": "bfloat16"}
 # How far the validated replies are from what float32 gives: more than bfloat16 allows, less than a fallback may.
 OFF = 0.08

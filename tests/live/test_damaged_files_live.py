@@ -23,6 +23,7 @@ from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server import lifecycle, supervisor_state
 from marsmith.server import processes as server_process
 from support.live_server import is_alive, make_project, tiny_archive, until
+from support.long_tests import long, mostly_long
 
 MERGED = "base: &b {responseTimeout: 20, startupTimeout: 60}\n<<: *b\nminWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\n"
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
@@ -125,7 +126,7 @@ def odd(folder: Path, version: str) -> Path:
     return tiny_archive(folder / "odd-1.0.mar", name="odd", version=version)
 
 
-@pytest.mark.parametrize("version", ODD_VERSIONS)
+@pytest.mark.parametrize("version", mostly_long("servers", ODD_VERSIONS, ["1%2F2", "a:b?x=1#2"]))
 def test_a_version_that_other_tools_gave_can_still_be_managed(project: Project, version: str) -> None:
     odd(project.model_store, version)
     with Client.for_project(project) as client:
@@ -161,9 +162,10 @@ def test_a_version_with_a_slash_cannot_be_asked_for_and_that_is_said(project: Pr
 DAMAGE = ["", "[", "[" * 100_000, "{}", '{"pid": "1"}', '{"pid": 99999999999999999999, "created": 1}', "\xff", "null"]
 
 
-def test_the_supervisor_outlives_a_damaged_state_and_fixes_it(project: Project) -> None:
+@pytest.mark.parametrize("damages", [DAMAGE[:3], pytest.param(DAMAGE[3:], marks=long("servers"))])
+def test_the_supervisor_outlives_a_damaged_state_and_fixes_it(project: Project, damages: list[str]) -> None:
     before, watched = run_state.read(project), supervisor_pid(project)
-    for damage in DAMAGE:
+    for damage in damages:
         (project.run / run_state.FILE_NAME).write_bytes(damage.encode("latin-1"))
 
         def fixed() -> bool:

@@ -29,6 +29,7 @@ from marsmith.state.journal import Journal, JournalFile
 from marsmith.state.version_bytes import binding, bound_digest
 from support.deploy_fixtures import MODEL, WRONG, write_version
 from support.live_server import make_project, running, until
+from support.long_tests import mostly_long
 
 STORE = "die großen Archive"
 QUICK = Options(keep=1, watch_s=0.1, limits=RolloutLimits(max_latency_ratio=1000))
@@ -94,7 +95,7 @@ import os, signal, sys
 from pathlib import Path
 from marsmith.archive.staging import Staged
 from marsmith.deploy.versions import Options, deploy
-from marsmith.deploy.rollout.observation import Limits
+from marsmith.deploy.rollout.observation import RolloutLimits
 from marsmith.project import Project
 
 root, archive, keep, moment = sys.argv[1:]
@@ -113,7 +114,7 @@ def publish_and_die(staged, **how):
         os.kill(os.getpid(), signal.SIGKILL)
 
 Staged.publish = publish_and_die
-options = Options(keep=int(keep), watch_s=0.1, limits=Limits(max_latency_ratio=1000))
+options = Options(keep=int(keep), watch_s=0.1, limits=RolloutLimits(max_latency_ratio=1000))
 deploy(Project(Path(root)), archive, options, on_event=die)
 """
 
@@ -136,28 +137,31 @@ MOMENTS = [
     *(("switch begin", "there"), ("switch done", "gone"), ("watch done", "there"), ("accept begin", "gone")),
     *(("accept done", "gone"), ("drain done", "there")),
 ]
+KEPT = [("copied", "gone"), ("register done", "gone"), ("switch done", "gone")]
 
 
-def test_the_same_command_after_a_kill_at_any_step_brings_the_version_into_service(arena: Arena) -> None:
-    for moment, source in MOMENTS:
-        archive = arena.build()
-        version, content = Archive.open(archive).manifest.model_version, archive.read_bytes()
-        deploy_and_die(arena, archive, moment)
-        if source == "gone":
-            archive.unlink()
-        if (moment, source) == ("copied", "gone"):
-            # Nothing is left of it anywhere.
-            with pytest.raises(UsageError, match="no archive"):
-                arena.deploy(archive)
-        else:
-            planned = plan_deploy(arena.project, str(archive), QUICK)
-            assert planned.interrupted, moment
-            assert planned.version == version
-            assert arena.deploy(archive).version == version
-            assert arena.default() == version, moment
-            assert (arena.store / f"{MODEL}-{version}.mar").read_bytes() == content, moment
-        assert arena.journal().change is None, moment
-        assert not [name for name in arena.stored() if name.startswith(".")], moment
+@pytest.mark.parametrize(("moment", "source"), mostly_long("kills", MOMENTS, KEPT))
+def test_the_same_command_after_a_kill_at_any_step_brings_the_version_into_service(
+    arena: Arena, moment: str, source: str
+) -> None:
+    archive = arena.build()
+    version, content = Archive.open(archive).manifest.model_version, archive.read_bytes()
+    deploy_and_die(arena, archive, moment)
+    if source == "gone":
+        archive.unlink()
+    if (moment, source) == ("copied", "gone"):
+        # Nothing is left of it anywhere.
+        with pytest.raises(UsageError, match="no archive"):
+            arena.deploy(archive)
+    else:
+        planned = plan_deploy(arena.project, str(archive), QUICK)
+        assert planned.interrupted
+        assert planned.version == version
+        assert arena.deploy(archive).version == version
+        assert arena.default() == version
+        assert (arena.store / f"{MODEL}-{version}.mar").read_bytes() == content
+    assert arena.journal().change is None
+    assert not [name for name in arena.stored() if name.startswith(".")]
 
 
 def test_a_kill_while_the_server_loads_the_version_is_made_good_by_the_same_command(arena: Arena) -> None:

@@ -28,6 +28,7 @@ from marsmith.server.lifecycle import StartOptions
 from marsmith.state.journal import JournalFile
 from support.deploy_fixtures import CRASH, LOAD, MODEL, SLOW, WRONG, Reigns, after, write_version
 from support.live_server import make_project, running
+from support.long_tests import long, mostly_long
 from support.steady_load import SteadyLoad, steady_load
 
 # Latency is not judged but where it is the point: other tests may keep the machine busy.
@@ -95,18 +96,19 @@ def assert_nobody_noticed(arena: Arena, load: SteadyLoad) -> None:
     assert set(load.by_way()) == {"rest closed", "rest open", "grpc closed"}
 
 
-def test_twenty_deploys_in_a_row_under_load_lose_no_request(arena: Arena) -> None:
+@pytest.mark.parametrize("rounds", [1, pytest.param(4, marks=long("kills"))])
+def test_deploys_in_a_row_under_load_lose_no_request(arena: Arena, rounds: int) -> None:
     with steady_load(arena.load()) as load:
-        for _ in range(4):
+        for _ in range(rounds):
             older = write_version(arena.folder, arena.next_version(), batch_size=4)
             newer = write_version(arena.folder, arena.next_version())
             # From the second time on they are registered already, and are brought back into service.
             for archive in (older, newer, older, newer, older):
                 assert arena.deploy(archive).result == "deployed"
         time.sleep(0.2)
-    print(f"20 deploys: {dict(load.by_way())}, {len(load.failed())} failed")
+    print(f"{5 * rounds} deploys: {dict(load.by_way())}, {len(load.failed())} failed")
     assert_nobody_noticed(arena, load)
-    assert len({sent.version for sent in load.sent}) == 9
+    assert len({sent.version for sent in load.sent}) == 1 + 2 * rounds
     assert sorted(arena.versions().values()) == [(False, 1), (True, 1)]
 
 
@@ -199,7 +201,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from marsmith.deploy.versions import Options, deploy
-from marsmith.deploy.rollout.observation import Limits
+from marsmith.deploy.rollout.observation import RolloutLimits
 from marsmith.project import Project
 
 root, archive, keep, action, state = sys.argv[1:]
@@ -208,7 +210,7 @@ def die(event):
     if (event.step.action, event.state) == (action, state):
         os.kill(os.getpid(), signal.SIGKILL)
 
-options = Options(keep=int(keep), watch_s=0.1, limits=Limits(max_latency_ratio=1000))
+options = Options(keep=int(keep), watch_s=0.1, limits=RolloutLimits(max_latency_ratio=1000))
 deploy(Project(Path(root)), archive, options, on_event=die)
 """
 
@@ -228,7 +230,12 @@ def next_run(arena: Arena, version: str, keep: int = 0) -> None:
     arena.reigns.note(version, time.monotonic())
 
 
-@pytest.mark.parametrize("moment", ["store done", "register begin", "register done", "switch done"])
+@pytest.mark.parametrize(
+    "moment",
+    mostly_long(
+        "kills", ["store done", "register begin", "register done", "switch done"], ["store done", "switch done"]
+    ),
+)
 def test_a_new_version_whose_deploy_was_killed_before_it_was_accepted_is_undone(arena: Arena, moment: str) -> None:
     before, stored = arena.versions(), arena.stored()
     deploy_and_die(arena, write_version(arena.folder, arena.next_version()), moment)

@@ -6,6 +6,7 @@ import json
 import shutil
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from marsmith.export.serialize import serialize
 from marsmith.run_state import RunState
 from support.engine_fixtures import PREPROCESSING, archive_folder, packed, small_graph, small_pt2
 from support.live_server import make_project, running
+from support.long_tests import long
 from support.projects import REPOSITORY
 from support.vision_fixtures import photo
+
+pytestmark = pytest.mark.tensors
 
 CAT = "tiger cat"
 # What each version is set to, and the engine that must answer.
@@ -35,36 +39,53 @@ VERSIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunState]:
+# Those of `make test` need no export into another format.
+FEW = ["torch", "openvino", "missing"]
+ALL = pytest.param([*VERSIONS], id="all", marks=long("export"))
+
+
+@dataclass
+class Served:
+    """A server, and the versions that it serves."""
+
+    state: RunState
+    models: list[str]
+
+
+@pytest.fixture(scope="module", params=[pytest.param(FEW, id="few"), ALL])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("engines")
-    folders = _folders(root)
+    folders = _folders(root, request.param)
     archives = {f"{name}.mar": packed(folder, root / f"{name}.mar") for name, folder in folders.items()}
     project = make_project(root / "project", archives, disable_token_authorization="true")
-    # Five workers import torch at once.
+    # Its workers import torch at once.
     with running(project, timeout_s=280) as state:
-        yield state
+        yield Served(state, request.param)
 
 
-def _folders(root: Path) -> dict[str, Path]:
+def _folders(root: Path, models: list[str]) -> dict[str, Path]:
     recipe = load_recipe(REPOSITORY / "export" / "efficientnet_lite0.py")
     assert recipe.bundled_weights is not None
     network = recipe.build()
     network.load_state_dict(torch.load(recipe.bundled_weights(), weights_only=True))
     graph = ImageGraph(network, recipe.preprocessing).eval()
     files = {}
-    for text in ("torchscript/float32/torch", "onnx/float32/onnxruntime"):
+    for text in ("torchscript/float32/torch", *(["onnx/float32/onnxruntime"] if "onnxruntime" in models else [])):
         form = Form.parse(text)
         (root / form.format).mkdir()
         images = [torch.zeros(3, 224, 224, dtype=torch.uint8)] * 2
         files[form.format] = serialize(graph, form, images=images, folder=root / form.format)
     settings: dict[str, Any] = {"resize": 256, "crop": [224, 224], "interpolation": "bicubic"}
     folders = {}
-    for name, form_format in (("torch", "torchscript"), ("openvino", "torchscript"), ("onnxruntime", "onnx")):
+    formats = {"torch": "torchscript", "openvino": "torchscript", "onnxruntime": "onnx"}
+    for name, form_format in formats.items():
+        if form_format not in files:
+            continue
         model = {"modelName": name}
         folders[name] = archive_folder(root / name, files[form_format], recipe.labels(), model, engine=name, **settings)
     folders["missing"] = _without_openvino(folders["openvino"], root / "missing")
-    folders["pt2"] = archive_folder(root / "pt2", small_pt2(), model={"modelName": "pt2"}, engine="aot_inductor")
+    if "pt2" in models:
+        folders["pt2"] = archive_folder(root / "pt2", small_pt2(), model={"modelName": "pt2"}, engine="aot_inductor")
     return folders
 
 
@@ -83,29 +104,30 @@ def _described(state: RunState, model: str) -> dict[str, Any]:
     return dict(json.loads(told)) if isinstance(told, str) else dict(told)
 
 
-@pytest.mark.parametrize("model", VERSIONS)
-def test_each_engine_answers_in_its_worker_and_is_described(server: RunState, model: str) -> None:
-    told = _described(server, model)
-    assert (told["engine"], told["precision"]) == (VERSIONS[model], "float32")
-    assert bool(told["engine_fell_back"]) == (model == "missing")
+def test_each_engine_answers_in_its_worker_and_is_described(server: Served) -> None:
+    for model in server.models:
+        told = _described(server.state, model)
+        assert (told["engine"], told["precision"]) == (VERSIONS[model], "float32"), model
+        assert bool(told["engine_fell_back"]) == (model == "missing"), model
 
 
-def test_all_engines_see_the_cat(server: RunState) -> None:
+def test_all_engines_see_the_cat(server: Served) -> None:
     import skimage.data
 
     body = Path(skimage.data.__file__).with_name("chelsea.png").read_bytes()
-    with Client(inference=server.inference, management=server.management) as client:
-        replies = {model: client.predict(model, body).json() for model in VERSIONS if model != "pt2"}
+    with Client(inference=server.state.inference, management=server.state.management) as client:
+        replies = {model: client.predict(model, body).json() for model in server.models if model != "pt2"}
     best = {model: next(iter(reply.items())) for model, reply in replies.items()}
     assert {label for label, _ in best.values()} == {CAT}
     for probability in (value for _, value in best.values()):
         assert probability == pytest.approx(best["torch"][1], abs=1e-5)
 
 
-def test_pt2_gives_what_the_eager_module_gives(server: RunState) -> None:
+@pytest.mark.parametrize("server", [ALL], indirect=True)
+def test_pt2_gives_what_the_eager_module_gives(server: Served) -> None:
     body = photo(3, (48, 48))
     (image,) = reference_images([body], PREPROCESSING)[:1]
     with torch.inference_mode():
         wanted = small_graph()(image[None])[0].sort(descending=True).values[:3].tolist()
-    with Client(inference=server.inference, management=server.management) as client:
+    with Client(inference=server.state.inference, management=server.state.management) as client:
         assert list(client.predict("pt2", body).json().values()) == pytest.approx(wanted, abs=1e-4)

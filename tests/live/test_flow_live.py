@@ -16,6 +16,8 @@ from marsmith.server import lifecycle
 from support.live_server import free_addresses
 from support.projects import copy_project
 
+pytestmark = pytest.mark.tensors
+
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Iterator[Project]:

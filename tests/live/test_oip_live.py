@@ -24,6 +24,8 @@ from marsmith.run_state import RunState
 from support.live_server import make_project, running
 from support.projects import REPOSITORY
 
+pytestmark = pytest.mark.tensors
+
 MODEL = "efficientnet_lite0"
 TORCHSERVE = "/org.pytorch.serve.grpc.openinference.GRPCInferenceService"
 Labels = dict[str, float]

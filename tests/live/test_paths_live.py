@@ -19,6 +19,7 @@ from marsmith.server import launch, lifecycle
 from marsmith.server import processes as server_process
 from support.deploy_fixtures import MODEL, write_version
 from support.live_server import make_project
+from support.long_tests import mostly_long
 
 # In one name, because a server takes seconds; `$$` begins a reference to a variable in config.properties.
 FOLDER = "My Projekt ü # 50% $HOME 'a' \"b\" & (c); !, d:e"
@@ -49,7 +50,7 @@ def test_the_options_for_java_stay_whole(project: Project) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+@pytest.mark.parametrize("locale", mostly_long("servers", ["C.UTF-8", "C"], ["C"]))
 def test_it_serves_predicts_deploys_and_stops(project: Project, tmp_path: Path, locale: str) -> None:
     version = {"C.UTF-8": "2.0", "C": "3.0"}[locale]
     environment = {"LC_ALL": locale}

@@ -25,6 +25,8 @@ from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.run_state import RunState
 from support.reply_server import PICTURE, asked, reply_server
 
+pytestmark = pytest.mark.tensors
+
 Ask = Callable[[str, bytes], Any]
 V1 = json.dumps({"instances": [{"data": "refuse"}]}).encode()
 V2 = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["refuse"]}]}).encode()

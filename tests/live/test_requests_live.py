@@ -24,6 +24,8 @@ from support.raw_calls import Answer, call
 from support.sounds import Loudness, noise, wav
 from support.text_models import LABELS, WORDS, BagOfWords
 
+pytestmark = pytest.mark.tensors
+
 BATCH = 3
 JSON_TYPE = "application/json"
 FORM_TYPE = "application/x-www-form-urlencoded"

@@ -14,6 +14,8 @@ from marsmith.runtime.runner import Request, Runner
 from support.live_server import make_project, running
 from support.runner_archives import make_archive
 
+pytestmark = pytest.mark.tensors
+
 MULTIPART = "multipart/form-data; boundary=X9z"
 URLENCODED = "application/x-www-form-urlencoded"
 FILE = b'name="data"; filename="a.jpg"'

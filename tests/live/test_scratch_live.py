@@ -14,6 +14,7 @@ from marsmith.project import Project
 from marsmith.server import scratch as scratch_server
 from marsmith.server.scratch import scratch_config
 from support.live_server import make_project, tiny_archive
+from support.long_tests import long
 
 SLOW = "import time\ndef handle(data, context):\n    return data and [time.sleep(0.005) or b'x' for _ in data]\n"
 
@@ -76,6 +77,7 @@ def test_a_scratch_server_of_a_project_with_tls_answers_over_rest_and_grpc(proje
     assert not scratch.root.exists()
 
 
+@long("servers")
 @pytest.mark.live
 def test_tune_works_in_a_project_with_tls(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = tiny_archive(tmp_path / "slow.mar", name="slow", handler=SLOW)

@@ -32,6 +32,9 @@ from marsmith.loadtest.tune.variant import VariantMaker
 from marsmith.run_state import RunState
 from support.image_corpus import encode, good_images, large_payload, malformed_payloads, media_type
 from support.live_server import make_project, running
+from support.long_tests import long
+
+pytestmark = pytest.mark.tensors
 
 MODEL = "efficientnet_lite0"
 # One worker with batches of eight: what shares a batch is what is tested.
@@ -205,6 +208,7 @@ def metric(server: RunState, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
 
 
+@long("requests")
 def test_a_storm_of_malformed_requests_harms_neither_neighbours_nor_worker(
     server: RunState, alone: dict[str, dict[str, float]], same_worker: psutil.Process
 ) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from support.long_tests import long, mostly_long
 from support.projects import REPOSITORY
 from support.pythons import pythons
 
@@ -167,7 +168,7 @@ def locked(index: Index) -> str:
     return lines + index.add("app", "1.0", "Requires-Dist: lib[extra]<3,>=1")
 
 
-@pytest.mark.parametrize("python", pythons())
+@pytest.mark.parametrize("python", mostly_long("setup", pythons(), pythons()[-1:]))
 def test_the_locked_versions_are_installed_though_the_index_has_newer_ones(
     clone: Path, index: Index, python: str
 ) -> None:
@@ -179,6 +180,7 @@ def test_the_locked_versions_are_installed_though_the_index_has_newer_ones(
     assert (clone / ".venv/.installed").exists()
 
 
+@long("setup")
 def test_pip_installs_a_lock_that_does_not_name_uv(clone: Path, index: Index) -> None:
     (clone / "requirements.txt").write_text(locked(index))
     make = make_setup(clone, index)
@@ -197,6 +199,7 @@ def test_a_set_up_that_does_not_hold_together_leaves_no_stamp(clone: Path, index
     assert not (clone / ".venv/.installed").exists()
 
 
+@long("setup")
 def test_a_set_up_that_was_killed_goes_on(clone: Path, index: Index) -> None:
     (clone / "requirements.txt").write_text(locked(index) + index.add_installed("uv"))
     index.held = "lib-1.0"

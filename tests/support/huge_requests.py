@@ -1,6 +1,7 @@
 """Bodies of the largest allowed size that hold as much as a body can: what each costs to open, measured in a process.
 
-Run as a program, it prints JSON: for each body its status and the memory, in MiB, that opening and decoding it took.
+Run as a program, it prints JSON: for each body, or for those whose names it is given, its status and the memory, in MiB,
+that opening and decoding it took.
 """
 
 from __future__ import annotations
@@ -228,8 +229,8 @@ def handlers() -> list[Any]:
     return [images, sounds, tensors, classifier, embedder]
 
 
-def main() -> None:
-    """Open each body, and let each kind of handler decode what is in it."""
+def main(names: list[str]) -> None:
+    """Open each body that is named, or all of them, and let each kind of handler decode what is in it."""
     from marsmith_handler.envelope import open_envelope
     from marsmith_handler.errors import ItemError
 
@@ -252,9 +253,10 @@ def main() -> None:
             return error.code
         return 200
 
-    told = {name: measured(make, answer) for name, make in requests_of_all_kinds().items()}
+    kinds = requests_of_all_kinds()
+    told = {name: measured(kinds[name], answer) for name in names or kinds}
     json.dump({name: cost for name, cost in told.items() if cost}, sys.stdout)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -16,6 +16,7 @@ from marsmith.file_errors import access_error
 from marsmith.project import Project
 from support.export_fixtures import write_tiny
 from support.live_server import make_project, running, tiny_archive
+from support.long_tests import mostly_long
 from support.projects import REPOSITORY
 
 IS_ROOT = os.geteuid() == 0
@@ -124,7 +125,9 @@ def test_a_file_system_that_is_read_only_is_named(project: Project, verb: str) -
 
 
 @pytest.mark.skipif(not IS_ROOT or not can_mount(), reason="no file system can be mounted here")
-@pytest.mark.parametrize("verb", ["export", "archive", "serve", "certificate"])
+@pytest.mark.parametrize(
+    "verb", mostly_long("export", ["export", "archive", "serve", "certificate"], ["export", "serve", "certificate"])
+)
 def test_a_full_disk_is_named(project: Project, verb: str) -> None:
     (project.root / ".marsmith").mkdir()
     full = f"{project.root}/.marsmith"

@@ -40,6 +40,7 @@ from support.archive_inputs import (
     members,
     write_files,
 )
+from support.long_tests import mostly_long
 from support.pythons import pythons
 
 FORMATS: tuple[tuple[ArchiveFormat, str], ...] = (
@@ -217,7 +218,7 @@ def test_umask_time_zone_locale_folder_file_dates_and_order_do_not_matter(tmp_pa
     assert (tmp_path / "a" / "toy.mar").read_bytes() == (tmp_path / "b" / "toy.mar").read_bytes()
 
 
-@pytest.mark.parametrize("python", pythons())
+@pytest.mark.parametrize("python", mostly_long("setup", pythons(), pythons()[-1:]))
 @pytest.mark.parametrize(("archive_format", "name"), [FORMATS[0], FORMATS[3]])
 def test_every_python_gives_the_same_bytes(
     tmp_path: Path, python: str, archive_format: ArchiveFormat, name: str
@@ -455,7 +456,9 @@ def assert_whole(path: Path) -> str:
     return archive.digest()
 
 
-@pytest.mark.parametrize(("archive_format", "name"), [FORMATS[0], FORMATS[2], FORMATS[3]])
+@pytest.mark.parametrize(
+    ("archive_format", "name"), mostly_long("kills", [FORMATS[0], FORMATS[2], FORMATS[3]], FORMATS[:1])
+)
 def test_a_build_killed_at_any_moment_leaves_the_old_archive_or_the_new_one(
     tmp_path: Path, archive_format: ArchiveFormat, name: str
 ) -> None:

@@ -23,6 +23,7 @@ from marsmith.server import processes as server_process
 from support.deploy_fixtures import MODEL, write_version
 from support.export_fixtures import RECIPE, write_tiny
 from support.live_server import is_alive, make_project, running, tiny_archive, until
+from support.long_tests import mostly_long
 from support.projects import REPOSITORY
 
 # In the middle of its work: a process of its own goes on, and what it has in its temporary folder is there.
@@ -191,6 +192,12 @@ CASES = [
     *((verb, number) for verb in (export, run) for number in (signal.SIGHUP, signal.SIGINT)),
     *((verb, signal.SIGKILL) for verb in (export, run, watch)),
 ]
+# Every verb once, and every signal.
+KEPT = [
+    *((export, signal.SIGHUP), (run, signal.SIGINT), (watch, signal.SIGKILL)),
+    *((verb, signal.SIGTERM) for verb in VERBS if verb not in (export, run, watch)),
+]
+IDS = {(verb, number): f"{verb.__name__}-{number.name}" for verb, number in CASES}
 
 
 def start(place: Place, arguments: list[str]) -> subprocess.Popen[str]:
@@ -225,7 +232,7 @@ def listing(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize(("verb", "number"), CASES, ids=[f"{verb.__name__}-{number.name}" for verb, number in CASES])
+@pytest.mark.parametrize(("verb", "number"), mostly_long("kills", CASES, KEPT, IDS))
 def test_a_verb_that_is_stopped_leaves_neither_a_process_nor_a_file(
     place: Place, verb: Callable[[Place], list[str]], number: signal.Signals
 ) -> None:
@@ -268,7 +275,9 @@ def test_a_server_that_is_not_ready_yet_ends_with_the_command(
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", mostly_long("kills", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], [signal.SIGTERM])
+)
 def test_the_server_of_a_tuning_ends_with_it(place: Place, number: signal.Signals) -> None:
     slow = "import time\ndef handle(data, context):\n    return data and [time.sleep(0.01) or b'x' for _ in data]\n"
     archive = tiny_archive(place.root / "slow.mar", name="slow", handler=slow)

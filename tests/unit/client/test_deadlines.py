@@ -27,6 +27,7 @@ from marsmith.config.certificate import make_pair, write_pair
 from marsmith.errors import DeadlineError
 from marsmith.run_state import RunState
 from support.dripping_server import Dripping, dripping
+from support.long_tests import mostly_long
 
 DEADLINE_S = 0.4
 WITHIN = rf"within {DEADLINE_S} s$"
@@ -91,18 +92,16 @@ def nothing_left_behind() -> Iterator[None]:
     assert [str(warning.message) for warning in caught] == []
 
 
-@pytest.mark.parametrize(
-    ("slow", "doing"),
-    [
-        ("silent", "waiting for the reply"),
-        ("head", "waiting for the reply"),
-        ("lines", "waiting for the reply"),
-        ("body", "reading the reply"),
-        ("chunk", "reading the reply"),
-        ("chunks", "reading the reply"),
-    ],
-)
-@pytest.mark.parametrize("scheme", ["http", "https"])
+WAITING = dict.fromkeys(("silent", "head", "lines"), "waiting for the reply")
+READING = dict.fromkeys(("body", "chunk", "chunks"), "reading the reply")
+DRIPS = [(scheme, slow, doing) for scheme in ("http", "https") for slow, doing in (WAITING | READING).items()]
+# Each scheme once while the client waits, and once while it reads.
+KEPT = [
+    case for case in DRIPS if case[:2] in (("http", "lines"), ("http", "chunks"), ("https", "head"), ("https", "body"))
+]
+
+
+@pytest.mark.parametrize(("scheme", "slow", "doing"), mostly_long("requests", DRIPS, KEPT))
 def test_a_reply_that_drips_in_ends_with_the_deadline(
     ask: Ask, served: Served, scheme: str, slow: str, doing: str
 ) -> None:

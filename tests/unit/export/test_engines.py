@@ -30,6 +30,7 @@ from marsmith_handler import engines, processor
 from marsmith_handler.engines import onnxruntime_engine, openvino_engine
 from support.engine_fixtures import LABELS, archive_folder, pictures, small_graph, small_pt2
 from support.handler_fixtures import Worker, write_examples
+from support.long_tests import long
 from support.projects import REPOSITORY
 from support.vision_fixtures import photo
 
@@ -164,8 +165,10 @@ def lite0() -> Lite0:
     ("text", "runs"),
     [
         ("torchscript/float32/torch", ["torchscript/float32/torch", "torchscript/float32/openvino"]),
-        ("torchscript/bfloat16/torch", ["torchscript/bfloat16/torch"]),
-        ("onnx/float32/onnxruntime", ["onnx/float32/onnxruntime", "onnx/float32/openvino"]),
+        pytest.param("torchscript/bfloat16/torch", ["torchscript/bfloat16/torch"], marks=long("export")),
+        pytest.param(
+            "onnx/float32/onnxruntime", ["onnx/float32/onnxruntime", "onnx/float32/openvino"], marks=long("export")
+        ),
     ],
 )
 def test_efficientnet_lite0_keeps_its_answers_in_every_form(

@@ -21,6 +21,7 @@ from marsmith.export.int8.plan import Int8Plan, PlanCache
 from marsmith.export.int8.quantize import quantize, search_plan
 from marsmith.export.int8.search import ExpectedAgreement, restore_float_layers
 from marsmith_handler import processor
+from support.long_tests import long
 from support.vision_fixtures import photo, wake
 
 SMALL = ImagePreprocessing(resize=36, crop=(32, 32))
@@ -181,6 +182,7 @@ for name, plan in (("onnxruntime", t.Int8Plan()), ("torch", t.PLAIN)):
 """
 
 
+@long("export")
 def test_two_processes_build_the_same_bytes(tmp_path):
     digests = []
     for name in ("first", "second"):

@@ -17,6 +17,7 @@ from marsmith.export import ImagePreprocessing, Recipe
 from marsmith.export.recipes.source import open_recipe
 from marsmith.export.recipes.state_dicts import prefix_of
 from marsmith.export.recipes.weights import apply_weights, load_weights
+from support.long_tests import mostly_long
 
 
 class Versioned(nn.Module):
@@ -191,7 +192,14 @@ def old_densenet_names(state: Any) -> Any:
     return OrderedDict((name, value) for name, value in renamed.items() if not name.endswith("num_batches_tracked"))
 
 
-@pytest.mark.parametrize("name", ["torchvision:densenet121", "torchvision:densenet169", "timm:densenet121"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long(
+        "export",
+        ["torchvision:densenet121", "torchvision:densenet169", "timm:densenet121"],
+        ["torchvision:densenet121"],
+    ),
+)
 def test_the_older_names_of_the_hub_are_read_as_the_library_reads_them(tmp_path: Path, name: str) -> None:
     opened = open_recipe(RecipeSource.parse(name), tmp_path)
     made, module = opened.build(), opened.build()
@@ -218,7 +226,10 @@ def test_every_densenet_gets_the_names_of_today(name: str, tmp_path: Path) -> No
     assert all(adapted[key].shape == state[key].shape for key in adapted)
 
 
-@pytest.mark.parametrize("name", ["mnasnet0_5", "vit_b_16", "googlenet", "inception_v3"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_long("export", ["mnasnet0_5", "vit_b_16", "googlenet", "inception_v3"], ["mnasnet0_5", "googlenet"]),
+)
 def test_a_classifier_that_loads_in_a_way_of_its_own_takes_its_own_file(tmp_path: Path, name: str) -> None:
     from torchvision import models
 

@@ -15,6 +15,7 @@ from marsmith.project import Project
 from marsmith.runtime.form_probe import photo
 from marsmith.runtime.runner import Request, Runner
 from support.export_fixtures import write_tiny
+from support.long_tests import mostly_long
 from support.projects import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "how-to" / "write-a-handler.md").read_text(encoding="utf-8")
@@ -85,7 +86,10 @@ def test_a_handler_that_cannot_take_the_form_is_refused_at_the_build(mood: Proje
     assert not list(mood.model_store.iterdir())
 
 
-@pytest.mark.parametrize("handler", ["image_classifier_handler.py", "tensor_handler.py"])
+@pytest.mark.parametrize(
+    "handler",
+    mostly_long("export", ["image_classifier_handler.py", "tensor_handler.py"], ["tensor_handler.py"]),
+)
 def test_a_handler_that_takes_the_form_is_built_without_examples(project: Project, handler: str) -> None:
     spec = write_tiny(project).specs / "tiny.yaml"
     text = spec.read_text().partition("examples:")[0].replace("image_classifier_handler.py", handler)
