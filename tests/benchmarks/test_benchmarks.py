@@ -91,7 +91,8 @@ def test_we_are_judged_against_the_best_of_all_peers() -> None:
 def test_how_far_ahead_of_a_peer_any_server_could_be_stands_beside_it() -> None:
     rows = [Row(name, "", {n: Cell((100.0,), (10.0,)) for n in (1, 8)}) for name in ("marsmith", "peer")]
     alone, batched = verdicts(rows, (1, 8), {8: 1.1}, limit=107.0)
-    assert (alone.most, batched.most) == (None, pytest.approx(1.07))
+    assert alone.most is None
+    assert batched.most == pytest.approx(1.07)
     assert "with no server at all: 1.07 times; goal 1.1 times at no higher p99: NOT MET" in str(batched)
     assert [target.get("most") for target in batched.targets("x")] == [pytest.approx(1.07), None]
 
@@ -176,7 +177,7 @@ def test_a_photo_goes_as_each_peer_takes_it() -> None:
     settings = PeerSettings("", 80, 1, 1, payload="multipart")
     target = target_of("LitServe", settings, [photo])
     message = email.message_from_bytes(f"Content-Type: {target.content_types[0]}\r\n\r\n".encode() + target.bodies[0])
-    (part,) = message.get_payload()
+    (part,) = message.walk() if not message.is_multipart() else list(message.walk())[1:]
     assert part.get_payload(decode=True) == photo
     assert part.get_param("name", header="content-disposition") == "image"
 

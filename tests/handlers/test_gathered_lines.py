@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def stream() -> Stream:
 @pytest.fixture
 def logger(stream: Stream) -> logging.Logger:
     """A logger of its own that writes to the stream, through gathered lines that only ``flush`` writes."""
-    handler = logging.StreamHandler(stream)
+    handler: logging.StreamHandler[Any] = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(GatheredLines(handler, 3600))
     made = logging.Logger("worker", logging.INFO)
@@ -104,7 +105,7 @@ def test_the_variable_sets_how_long_and_the_end_of_the_process_writes_the_rest(s
 
 
 def test_lines_are_written_though_nothing_follows(stream: Stream) -> None:
-    handler = logging.StreamHandler(stream)
+    handler: logging.StreamHandler[Any] = logging.StreamHandler(stream)
     gathered_lines = GatheredLines(handler, 0.01)
     handler.handle(logging.LogRecord("x", logging.INFO, "x.py", 1, "[METRICS]a.ms:1|", None, None))
     deadline = time.monotonic() + 10

@@ -21,6 +21,7 @@ from marsmith_handler import envelope as request_envelope
 from marsmith_handler.bounded_json import holds_at_most, parse_json
 from marsmith_handler.envelope import open_envelope
 from marsmith_handler.errors import ItemError
+from marsmith_handler.request import Request
 from marsmith_handler.tensor.formats import read_safetensors
 from support.handler_fixtures import Doubling, Worker, classifier_folder, picture, write_manifest, write_model
 from support.huge_requests import SIZE, filled, safetensors_header
@@ -76,8 +77,8 @@ def test_no_body_of_the_allowed_size_takes_much_memory_and_each_is_answered_or_r
 )
 def test_no_element_of_too_many_is_made(body: bytes, content_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    monkeypatch.setattr(bounded_json.json, "loads", lambda text: made.append(text))
-    monkeypatch.setattr(request_envelope, "Request", counting(made, request_envelope.Request))
+    monkeypatch.setattr(json, "loads", lambda text: made.append(text))
+    monkeypatch.setattr(request_envelope, "Request", counting(made, Request))
     error = refusal(lambda: open_envelope({"body": bytearray(body)}, {"body": {"content-type": content_type}}))
     assert (error.code, len(made)) == (413, 1)
     assert ".npy" in error.message

@@ -37,7 +37,11 @@ def test_json_numbers_are_answered_as_lists_like_the_stock_handler_does(tmp_path
 
 def test_npy_is_answered_as_npy_with_the_dtype_that_the_model_gives(tmp_path: Path) -> None:
     worker = doubling(tmp_path)
-    rows = [np.arange(6, dtype=np.int64).reshape(2, 3), np.ones(3, np.float32), np.asfortranarray(np.ones((2, 3)))]
+    rows: list[Any] = [
+        np.arange(6, dtype=np.int64).reshape(2, 3),
+        np.ones(3, np.float32),
+        np.asfortranarray(np.ones((2, 3))),
+    ]
     replies = worker.send(*[(npy(row), "application/x-npy") for row in rows])
     for row, reply in zip(rows, replies, strict=True):
         answer = np.load(BytesIO(reply.body))

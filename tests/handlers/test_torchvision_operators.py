@@ -57,7 +57,7 @@ print(json.dumps([imported, decoder, torch.equal(pixels, again)]))
 
 def test_torchscript_with_its_operators_runs_without_the_package(tmp_path: Path) -> None:
     scripted = torch.jit.script(_suppress)
-    scripted.save(str(tmp_path / "nms.pt"))
+    torch.jit.save(scripted, str(tmp_path / "nms.pt"))
     code = f"""
 import json, sys
 import torch

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,7 +123,8 @@ def test_a_model_that_is_not_there_is_an_error_that_names_it(folder: Path, capsy
 
 
 def _split(**stages: float | None) -> Breakdown:
-    seen = Traffic(**{"latency_ms": 45.0, "queue_ms": 10.0, **stages})
+    values: dict[str, Any] = {"latency_ms": 45.0, "queue_ms": 10.0, **stages}
+    seen = Traffic(**values)
     return split(50, seen, batch_size=8, max_batch_delay_ms=100, workers=1)
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,8 @@ def test_ping_says_healthy(client: Client, state: RunState) -> None:
 def test_the_connection_is_kept_between_requests(client: Client) -> None:
     for _ in range(3):
         client.predict("echo", b"1")
-    manager = client._transport._session.get_adapter("http://").poolmanager
+    adapter: Any = client._transport._session.get_adapter("http://")
+    manager = adapter.poolmanager
     pools = [manager.pools[key] for key in manager.pools.keys()]  # noqa: SIM118, no mapping
     assert max(pool.num_requests for pool in pools) >= 3
     assert all(pool.num_connections == 1 for pool in pools)

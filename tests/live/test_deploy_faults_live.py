@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,12 +48,12 @@ class Arena:
     def store(self) -> Path:
         return served_store(self.project)
 
-    def build(self, **how: str) -> Path:
+    def build(self, **how: Any) -> Path:
         """Write the archive of a version that there has not been, outside the model store and under another name."""
         self._count += 1
         folder = self.folder / str(self._count)
         folder.mkdir()
-        return write_version(folder, f"{self._count}.0", **how).rename(folder / "built.mar")  # type: ignore[arg-type]
+        return write_version(folder, f"{self._count}.0", **how).rename(folder / "built.mar")
 
     def deploy(self, archive: Path | str, options: Options = QUICK) -> Outcome:
         return deploy(self.project, str(archive), options)
@@ -213,7 +214,7 @@ def test_a_file_that_somebody_puts_into_the_store_meanwhile_is_not_touched(arena
     (arena.store / name).unlink()
     # After a kill, too: the next deploy undoes, and leaves what is not the copy that was made.
     deploy_and_die(arena, archive, "register begin")
-    shutil.copy(archive, arena.folder / "theirs").rename(arena.store / name)
+    Path(shutil.copy(archive, arena.folder / "theirs")).rename(arena.store / name)
     inode = (arena.store / name).stat().st_ino
     arena.good()
     assert (arena.store / name).stat().st_ino == inode

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_a_version_that_fails_every_user_over_grpc_is_taken_off_again(arena: Are
 
 
 @pytest.mark.parametrize("settings", [{"interpolation": "none of ours"}, {"max_image_pixels": 1}], ids=["422", "413"])
-def test_a_version_that_refuses_every_user_is_taken_off_again(arena: Arena, settings: dict[str, object]) -> None:
+def test_a_version_that_refuses_every_user_is_taken_off_again(arena: Arena, settings: dict[str, Any]) -> None:
     refused = pytest.raises(ServerError, match="were answered with a status of 400 to 499")
     with steady_load(arena.load(), grpc=0) as load, refused as caught:
         deploy(arena.project, str(arena.build(**settings)), LONG)

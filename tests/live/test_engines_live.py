@@ -17,7 +17,7 @@ from marsmith.client import Client
 from marsmith.config.form import Form
 from marsmith.export.formats.torchscript import reference_images
 from marsmith.export.image_graph import ImageGraph
-from marsmith.export.recipes.recipe import load_recipe
+from marsmith.export.recipes.recipe import Recipe, load_recipe
 from marsmith.export.serialize import serialize
 from marsmith.run_state import RunState
 from support.engine_fixtures import PREPROCESSING, archive_folder, packed, small_graph, small_pt2
@@ -65,6 +65,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def _folders(root: Path, models: list[str]) -> dict[str, Path]:
     recipe = load_recipe(REPOSITORY / "export" / "efficientnet_lite0.py")
+    assert isinstance(recipe, Recipe)
     assert recipe.bundled_weights is not None
     network = recipe.build()
     network.load_state_dict(torch.load(recipe.bundled_weights(), weights_only=True))
@@ -77,12 +78,14 @@ def _folders(root: Path, models: list[str]) -> dict[str, Path]:
         files[form.format] = serialize(graph, form, images=images, folder=root / form.format)
     settings: dict[str, Any] = {"resize": 256, "crop": [224, 224], "interpolation": "bicubic"}
     folders = {}
+    assert callable(recipe.labels)
+    labels = [str(label) for label in recipe.labels()]
     formats = {"torch": "torchscript", "openvino": "torchscript", "onnxruntime": "onnx"}
     for name, form_format in formats.items():
         if form_format not in files:
             continue
         model = {"modelName": name}
-        folders[name] = archive_folder(root / name, files[form_format], recipe.labels(), model, engine=name, **settings)
+        folders[name] = archive_folder(root / name, files[form_format], labels, model, engine=name, **settings)
     folders["missing"] = _without_openvino(folders["openvino"], root / "missing")
     if "pt2" in models:
         folders["pt2"] = archive_folder(root / "pt2", small_pt2(), model={"modelName": "pt2"}, engine="aot_inductor")

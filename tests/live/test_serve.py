@@ -97,7 +97,7 @@ def foreground(project: Project, *arguments: str) -> Iterator[subprocess.Popen[s
 
 def with_example(tmp_path: Path, reply: object) -> Path:
     example = ValidatedExample("in.json", "application/octet-stream", 200, reply, None, 1e-3)
-    members = {FILE_NAME: render_examples([example]), f"{FOLDER}/in.json": b'{"cat": 0.5001}'}
+    members: dict[str, bytes | str] = {FILE_NAME: render_examples([example]), f"{FOLDER}/in.json": b'{"cat": 0.5001}'}
     return tiny_archive(tmp_path / "example.mar", name="example", version="2.0", members=members)
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,9 +88,9 @@ class Index:
 
 
 class _Requests(SimpleHTTPRequestHandler):
-    def __init__(self, index: Index, *arguments: object) -> None:
+    def __init__(self, index: Index, *arguments: Any) -> None:
         self.index = index
-        super().__init__(*arguments, directory=str(index.root))  # type: ignore[arg-type]
+        super().__init__(*arguments, directory=str(index.root))
 
     def do_GET(self) -> None:
         if self.index.held and self.path.rpartition("/")[2].startswith(self.index.held):
@@ -113,7 +114,7 @@ def _pin(name: str, version: str, file: Path) -> str:
 def index(tmp_path: Path) -> Iterator[Index]:
     index = Index(tmp_path / "index")
     index.root.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Requests, index))  # type: ignore[arg-type]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Requests, index))
     index.url = f"http://127.0.0.1:{server.server_port}/simple"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -1,7 +1,7 @@
 """Bodies of the largest allowed size that hold as much as a body can: what each costs to open, measured in a process.
 
-Run as a program, it prints JSON: for each body, or for those whose names it is given, its status and the memory, in MiB,
-that opening and decoding it took.
+Run as a program, it prints JSON: for each body, or for those whose names it is given, its status and the memory, in
+MiB, that opening and decoding it took.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def shipped_archive(
             *(Member(member, content) for member, content in more.items()),
         ]
         handler = "writing_handler.py" if "writing_handler.py" in more else "own_handler.py" if own else SHIPPED
-        config = {"serialized_file": "model.pt", "config_file": "model-config.yaml"}
-        write_archive(Manifest(name, version, handler, **config), members, target)
+        manifest = Manifest(name, version, handler, serialized_file="model.pt", config_file="model-config.yaml")
+        write_archive(manifest, members, target)
     return target
 
 

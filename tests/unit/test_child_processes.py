@@ -130,6 +130,7 @@ def _command(pid: int) -> str:
 def test_the_end_is_kind_first_and_comes_to_the_whole_group() -> None:
     script = "trap 'exit 7' TERM; sleep 1000 & echo $!; wait"
     with child_processes.start(["bash", "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
         sleeper = int(process.stdout.readline())
         assert child_processes.end(process) == 7
     until(lambda: not is_alive(sleeper), 30)
@@ -137,6 +138,7 @@ def test_the_end_is_kind_first_and_comes_to_the_whole_group() -> None:
 
 def test_what_does_not_end_is_killed() -> None:
     with child_processes.start(["bash", "-c", "trap '' TERM; echo; sleep 1000"], stdout=subprocess.PIPE) as process:
+        assert process.stdout
         process.stdout.readline()
         assert child_processes.end(process, grace_s=0.1) == -signal.SIGKILL
         assert child_processes.end(process) == -signal.SIGKILL

@@ -102,7 +102,10 @@ def _load(folder: Path) -> Any:
         (_convert, "No conversion rule found for operations: aten::special_airy_ai"),
         (_session, "INVALID_PROTOBUF"),
         (_load, "PytorchStreamReader failed"),
-        (lambda _: torch._C._jit_set_bailout_depth("a"), "TypeError: _jit_set_bailout_depth(): incompatible function"),
+        (
+            lambda _: torch._C._jit_set_bailout_depth("a"),  # type: ignore[attr-defined]
+            "TypeError: _jit_set_bailout_depth(): incompatible function",
+        ),
     ],
 )
 def test_the_cause_is_told_of_errors_that_many_lines_are_written_about(

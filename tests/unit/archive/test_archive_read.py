@@ -514,7 +514,7 @@ def test_unpacked_files_carry_no_special_modes(tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("valid")
-    built = [ours(folder / f"{i}{name}", archive_format=kind).path for i, (kind, name) in enumerate(FORMATS[:3])]  # type: ignore[arg-type]
+    built = [ours(folder / f"{i}{name}", archive_format=kind).path for i, (kind, name) in enumerate(FORMATS[:3])]
     return [path.read_bytes() for path in built] + [raw_tar(GOOD_TAR), raw_zip([manifest_entry(), Entry("h.py", H)])]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -82,7 +83,7 @@ def test_unknown_fields_are_kept() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [*((field, value) for field in ("modelName", "handler") for value in (None, "", [])), ("modelVersion", "")],
+    [*itertools.product(("modelName", "handler"), (None, "", [])), ("modelVersion", "")],
 )
 def test_a_field_that_torchserve_needs_must_be_there(field: str, value: object) -> None:
     data = json.loads(STOCK)

@@ -45,7 +45,7 @@ def rebuilt(path: Path, entries: list[Entry], **options: Any) -> Archive:
 def with_sums(entries: list[Entry]) -> list[Entry]:
     """Return the entries with a list of digests that fits them."""
     kept = sorted((e for e in entries if e.name != "MAR-INF/SHA256SUMS"), key=lambda entry: entry.name)
-    lines = "".join(f"{hashlib.sha256(entry.content).hexdigest()}  {entry.name}\n" for entry in kept)
+    lines = "".join(f"{hashlib.sha256(entry.content).hexdigest()}  {entry.name!s}\n" for entry in kept)
     return [*(e for e in entries if e.name != "MAR-INF/SHA256SUMS"), Entry("MAR-INF/SHA256SUMS", lines.encode())]
 
 

@@ -173,7 +173,7 @@ def serve_in_foreground(place: Place) -> list[str]:
 def _held_archive(place: Place, handler: str) -> Path:
     example = '[{"input": "a.bin", "content_type": "application/octet-stream", "status": 200, "reply": 1, '
     example += '"reply_sha256": null, "tolerance": 0.0}]'
-    members = {"MAR-INF/examples/examples.json": example, "MAR-INF/examples/a.bin": b"x"}
+    members: dict[str, bytes | str] = {"MAR-INF/examples/examples.json": example, "MAR-INF/examples/a.bin": b"x"}
     return tiny_archive(place.root / "held.mar", handler=handler, members=members)
 
 
@@ -225,7 +225,7 @@ def stop_in_the_middle(place: Place, arguments: list[str], number: signal.Signal
         descendants = [each.pid for each in psutil.Process(process.pid).children(recursive=True)]
         process.send_signal(number)
         _, errors = process.communicate(timeout=240)
-    return process.returncode, errors, [*descendants, int(place.held.read_text())]
+    return process.wait(), errors, [*descendants, int(place.held.read_text())]
 
 
 def listing(folder: Path) -> set[str]:

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from marsmith import AsyncClient
-from marsmith.client import timed_connections
 from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.client.http import KEPT_CONNECTIONS
 from marsmith.client.metrics import read_counters
@@ -219,7 +218,7 @@ def test_a_name_that_nobody_answers_for_is_looked_up_no_longer_than_the_deadline
             answered.wait()
         return real("127.0.0.1" if not named.get("flags") else host, *args, **named)
 
-    monkeypatch.setattr(timed_connections.socket, "getaddrinfo", slow)
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
     doing = rf"^looking up slow\.invalid: .* {WITHIN}"
     with (
         Client("http://slow.invalid:9", None, deadline_s=DEADLINE_S) as client,

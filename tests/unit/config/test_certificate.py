@@ -6,6 +6,7 @@ import os
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -225,7 +226,7 @@ def test_a_key_in_a_form_that_stops_the_server_is_told_before(secured: Project, 
     ],
 )
 def test_tls_that_leaves_a_hole_or_that_no_client_could_trust_is_told(
-    secured: Project, other: dict[str, str], problem: str | None
+    secured: Project, other: dict[str, Any], problem: str | None
 ) -> None:
     found = problems(secured, **other)
     assert len(found) == (0 if problem is None else 1)

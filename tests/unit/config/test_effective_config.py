@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def server(environment: Mapping[str, str] | None = None, **values: str) -> dict[
 
 
 def version(
-    tmp_path: Path, config: str | None, request: Mapping[str, int] | None = None, **values: str
+    tmp_path: Path, config: str | None, request: Mapping[str, int] | None = None, **values: Any
 ) -> VersionSettings:
     path = tmp_path / "echo.mar"
     manifest = {"modelName": "echo", "modelVersion": "1.0", "handler": "tiny_handler.py"}

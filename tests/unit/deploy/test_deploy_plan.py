@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -46,7 +47,7 @@ def release(version: str, workers: int = 1) -> Release:
     return Release(version, f"echo-{version}.mar", None, workers)
 
 
-def target(version: str, **other: object) -> Target:
+def target(version: str, **other: Any) -> Target:
     return replace(Target("deploy", "echo", release(version, 0), examples=3), **other)
 
 
@@ -443,7 +444,7 @@ def test_what_somebody_else_has_put_there_is_not_replaced_and_not_taken_back(tmp
     target.unlink()
     copy_into_store(project, found, copies.append)
     # Another file with the same bytes is not the one that was put there, and other bytes in it are not either.
-    shutil.copy(archive, tmp_path / "same").rename(target)
+    Path(shutil.copy(archive, tmp_path / "same")).rename(target)
     assert "is not the file that was copied there" in str(take_back(project, storing(archive, copies)))
     target.unlink()
     copies.clear()

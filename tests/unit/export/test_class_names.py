@@ -89,7 +89,7 @@ def test_labels_of_any_other_form_are_refused_with_what_is_expected(labels: Any,
 
 def test_a_labels_function_that_raises_is_named() -> None:
     with pytest.raises(ExportError, match=r"labels\(\) of the recipe raises KeyError: 'x'"):
-        labels_of(lambda: {}["x"], 2)
+        labels_of(lambda: dict[str, Any]()["x"], 2)
 
 
 def test_names_that_several_outputs_share_stay_apart() -> None:

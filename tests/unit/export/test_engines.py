@@ -22,7 +22,7 @@ from marsmith.errors import ExportError
 from marsmith.export import machine as export_machine
 from marsmith.export.formats.onnx import to_onnx
 from marsmith.export.image_graph import ImageGraph
-from marsmith.export.recipes.recipe import load_recipe
+from marsmith.export.recipes.recipe import Recipe, load_recipe
 from marsmith.export.serialize import Files, serialize
 from marsmith.runtime import environment
 from marsmith.runtime.imports import local_imports
@@ -147,7 +147,9 @@ def lite0() -> Lite0:
     from torchvision.transforms import v2
 
     recipe = load_recipe(REPOSITORY / "export" / "efficientnet_lite0.py")
+    assert isinstance(recipe, Recipe)
     assert recipe.bundled_weights is not None
+    assert callable(recipe.labels)
     network = recipe.build()
     network.load_state_dict(torch.load(recipe.bundled_weights(), weights_only=True))
     graph = ImageGraph(network, recipe.preprocessing).eval()
@@ -157,7 +159,7 @@ def lite0() -> Lite0:
     images = [*images, *(image.flip(-1) for image in images), *(image.flip(-2) for image in images[:2])]
     with torch.inference_mode():
         wanted = graph(torch.stack(images))
-    assert recipe.labels()[int(wanted[0].argmax())] == "tiger cat"
+    assert list(recipe.labels())[int(wanted[0].argmax())] == "tiger cat"
     return Lite0(graph, images, wanted)
 
 
@@ -229,7 +231,7 @@ def test_what_onnx_cannot_express_is_named_with_what_to_try(
 
 
 def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
-    module = Odd(torch.softmax)
+    module = Odd(lambda rows: rows)
     module.step = lambda rows: rows
     module.weight.data[1] = float("nan")
     with pytest.raises(ExportError, match=r"not numbers \(NaN\): .*weight"):
@@ -304,7 +306,8 @@ def test_openvino_tells_the_precision_that_it_computes_in_on_this_processor(
     with caplog.at_level(logging.WARNING):
         run = load(written["torchscript/float32/torch"], f"torchscript/{precision}/openvino")
     run(torch.stack(pictures(1)))
-    (request,) = run.run._requests.values()
+    engine: Any = run.run
+    (request,) = engine._requests.values()
     really = request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT").to_string()
     assert {"f32": "float32", "bf16": "bfloat16"}[really] == run.precision
     lacking = f"this processor has no {precision}, and openvino computes in {run.precision}"

@@ -69,7 +69,7 @@ def small_network() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def graph() -> torch.nn.Module:
+def graph() -> ImageGraph:
     return ImageGraph(small_network(), SMALL).eval()
 
 
@@ -106,7 +106,9 @@ NEEDS_VNNI = pytest.mark.skipif(
     [ONNX_RUNTIME, pytest.param(OPENVINO, marks=NEEDS_VNNI), pytest.param(TORCH, marks=NEEDS_VNNI)],
     ids=str,
 )
-def test_int8_answers_like_the_eager_module_at_every_batch_size(form, graph, calibration, images, tmp_path):
+def test_int8_answers_like_the_eager_module_at_every_batch_size(
+    form: Form, graph: ImageGraph, calibration: list[torch.Tensor], images: torch.Tensor, tmp_path: Path
+) -> None:
     plan = PLAIN if form == TORCH else Int8Plan()
     _, forward = made(graph, form, plan, calibration, tmp_path)
 
@@ -131,7 +133,9 @@ def weights_of(path: Path) -> dict[str, int]:
     }
 
 
-def test_every_convolution_is_int8_with_a_scale_for_each_channel_and_batch_norms_are_gone(graph, calibration, tmp_path):
+def test_every_convolution_is_int8_with_a_scale_for_each_channel_and_batch_norms_are_gone(
+    graph: ImageGraph, calibration: list[torch.Tensor], tmp_path: Path
+) -> None:
     path, _ = made(graph, ONNX_RUNTIME, Int8Plan(), calibration, tmp_path)
 
     model = onnx.load(path)
@@ -142,14 +146,16 @@ def test_every_convolution_is_int8_with_a_scale_for_each_channel_and_batch_norms
     assert [16] in [dims for name, dims in scales.items() if name.endswith("_scale")]
 
 
-def test_layers_of_the_plan_stay_in_float32(graph, calibration, tmp_path):
+def test_layers_of_the_plan_stay_in_float32(graph: ImageGraph, calibration: list[torch.Tensor], tmp_path: Path) -> None:
     path, _ = made(graph, ONNX_RUNTIME, Int8Plan(float_layers=("classifier.0",)), calibration, tmp_path)
 
     kinds = weights_of(path)
     assert [name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT] == ["classifier.0.weight"]
 
 
-def test_a_plan_that_names_a_layer_of_another_model_is_refused(graph, calibration, tmp_path):
+def test_a_plan_that_names_a_layer_of_another_model_is_refused(
+    graph: ImageGraph, calibration: list[torch.Tensor], tmp_path: Path
+) -> None:
     for form in (ONNX_RUNTIME, TORCH):
         plan = replace(PLAIN, float_layers=("layer9",))
         with pytest.raises(ExportError, match="layer9"):
@@ -157,7 +163,9 @@ def test_a_plan_that_names_a_layer_of_another_model_is_refused(graph, calibratio
     assert not list(tmp_path.iterdir())
 
 
-def test_correcting_biases_lowers_the_mean_error_of_the_outputs(graph, calibration, images, tmp_path):
+def test_correcting_biases_lowers_the_mean_error_of_the_outputs(
+    graph: ImageGraph, calibration: list[torch.Tensor], images: torch.Tensor, tmp_path: Path
+) -> None:
     def mean_error(correct: bool) -> float:
         _, forward = made(
             graph, ONNX_RUNTIME, Int8Plan(correct_bias=correct, rounding="nearest"), calibration, tmp_path
@@ -183,7 +191,7 @@ for name, plan in (("onnxruntime", t.Int8Plan()), ("torch", t.PLAIN)):
 
 
 @long("export")
-def test_two_processes_build_the_same_bytes(tmp_path):
+def test_two_processes_build_the_same_bytes(tmp_path: Path) -> None:
     digests = []
     for name in ("first", "second"):
         folder = tmp_path / name
@@ -212,14 +220,14 @@ class Layers:
         return 1.0 if len(plan.float_layers) >= self.needed else 0.9
 
 
-def test_nothing_is_ranked_where_all_layers_can_be_int8():
+def test_nothing_is_ranked_where_all_layers_can_be_int8() -> None:
     layers = Layers(needed=0)
 
     assert restore_float_layers(Int8Plan(), layers.ranked, layers.agreement, 0.95, lambda step: None) == Int8Plan()
     assert (layers.tried, layers.rankings) == ([0], 0)
 
 
-def test_as_few_layers_as_will_do_are_given_back():
+def test_as_few_layers_as_will_do_are_given_back() -> None:
     layers, steps = Layers(needed=4), list[str]()
 
     plan = restore_float_layers(Int8Plan(), layers.ranked, layers.agreement, 0.95, steps.append)
@@ -229,7 +237,7 @@ def test_as_few_layers_as_will_do_are_given_back():
     assert "int8 with 3 of 9 layers in float32: agreement 0.9000, wanted 0.9500" in steps
 
 
-def test_a_search_stops_at_once_where_giving_back_does_not_help():
+def test_a_search_stops_at_once_where_giving_back_does_not_help() -> None:
     layers = Layers(needed=8)
 
     with pytest.raises(ExportError, match=r"keeps 0\.9000 of the answers at best, below 0\.9500"):
@@ -237,7 +245,9 @@ def test_a_search_stops_at_once_where_giving_back_does_not_help():
     assert layers.tried == [0, 7]
 
 
-def test_a_search_gives_back_layers_until_the_agreement_holds(graph, calibration):
+def test_a_search_gives_back_layers_until_the_agreement_holds(
+    graph: ImageGraph, calibration: list[torch.Tensor]
+) -> None:
     steps: list[str] = []
     tried: list[float] = []
 
@@ -254,12 +264,13 @@ def test_a_search_gives_back_layers_until_the_agreement_holds(graph, calibration
     assert any(step.startswith("int8 with ranges by minmax") for step in steps)
 
 
-def test_the_plan_of_another_engine_is_taken_where_it_holds(graph, calibration):
+def test_the_plan_of_another_engine_is_taken_where_it_holds(graph: ImageGraph, calibration: list[torch.Tensor]) -> None:
     known = Int8Plan(float_layers=("classifier.0",), images=24)
     agreements = iter([0.9, 1.0])
+    seen: list[str] = []
 
-    assert search_plan(graph, ONNX_RUNTIME, calibration, lambda forward: 1.0, 0.95, [].append, known) is known
-    found = search_plan(graph, ONNX_RUNTIME, calibration, lambda forward: next(agreements), 0.95, [].append, known)
+    assert search_plan(graph, ONNX_RUNTIME, calibration, lambda forward: 1.0, 0.95, seen.append, known) is known
+    found = search_plan(graph, ONNX_RUNTIME, calibration, lambda forward: next(agreements), 0.95, seen.append, known)
     assert found.float_layers == ()
 
 
@@ -274,7 +285,7 @@ def noisy(margins: list[float], noise: list[float]) -> tuple[ExpectedAgreement, 
     return ExpectedAgreement.of(forward([0.0] * len(margins)), images), forward(noise)
 
 
-def test_near_ties_count_by_their_chance_and_not_by_how_they_fall():
+def test_near_ties_count_by_their_chance_and_not_by_how_they_fall() -> None:
     margins = [0.001, 0.001, *[3.0] * 18]
     noise = [0.1, -0.1] * 10
     lucky, forward = noisy(margins, [abs(one) for one in noise])
@@ -284,7 +295,7 @@ def test_near_ties_count_by_their_chance_and_not_by_how_they_fall():
     assert unlucky(other) == pytest.approx(0.95, abs=0.002)
 
 
-def test_expected_agreement_falls_with_noise():
+def test_expected_agreement_falls_with_noise() -> None:
     margins = [0.025 * (1 + index) for index in range(40)]
     found = [noisy(margins, [size, -size] * 20) for size in (0.01, 0.2, 0.4)]
     agreements = [agreement(forward) for agreement, forward in found]
@@ -293,13 +304,13 @@ def test_expected_agreement_falls_with_noise():
     assert 1.0 > agreements[1] > agreements[2] > 0.7
 
 
-def test_much_noise_on_one_image_does_not_count_for_all():
+def test_much_noise_on_one_image_does_not_count_for_all() -> None:
     agreement, forward = noisy([1.0] * 40, [-1.5, *[0.0] * 39])
 
     assert agreement(forward) == pytest.approx(1 - 0.5 / 40)
 
 
-def test_jobs_of_a_run_share_plans_by_engine(tmp_path):
+def test_jobs_of_a_run_share_plans_by_engine(tmp_path: Path) -> None:
     first, second = PlanCache(tmp_path, "onnxruntime"), PlanCache(tmp_path, "openvino")
     plan = Int8Plan(float_layers=("a",))
     assert (first.own(), second.of_others()) == (None, None)
@@ -315,13 +326,13 @@ def test_jobs_of_a_run_share_plans_by_engine(tmp_path):
     PlanCache(None, "onnxruntime").keep(plan)
 
 
-def test_no_calibration_images_are_refused(graph, images, tmp_path):
+def test_no_calibration_images_are_refused(graph: ImageGraph, images: torch.Tensor, tmp_path: Path) -> None:
     for form in (ONNX_RUNTIME, TORCH):
         with pytest.raises(ExportError, match="calibration images"):
             quantize(graph, form, PLAIN, [], list(images[:2]), tmp_path)
 
 
-def test_a_module_without_layers_is_refused(images, tmp_path):
+def test_a_module_without_layers_is_refused(images: torch.Tensor, tmp_path: Path) -> None:
     class Mean(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.float().mean((2, 3))
@@ -330,7 +341,9 @@ def test_a_module_without_layers_is_refused(images, tmp_path):
         quantize(Mean(), ONNX_RUNTIME, Int8Plan(), list(images), list(images[:2]), tmp_path)
 
 
-def test_a_torchscript_module_is_quantised_too(graph, calibration, images, tmp_path):
+def test_a_torchscript_module_is_quantised_too(
+    graph: ImageGraph, calibration: list[torch.Tensor], images: torch.Tensor, tmp_path: Path
+) -> None:
     with torch.inference_mode():
         module = torch.jit.freeze(torch.jit.trace(graph, images[:2]).eval())
     _, forward = made(module, ONNX_RUNTIME, Int8Plan(), calibration, tmp_path)
@@ -340,7 +353,7 @@ def test_a_torchscript_module_is_quantised_too(graph, calibration, images, tmp_p
             assert (forward(images[:size]) - graph(images[:size])).abs().max() < 0.1
 
 
-def test_a_plan_survives_its_record():
+def test_a_plan_survives_its_record() -> None:
     plan = Int8Plan(ranges="percentile", percentile=99.9, correct_bias=False, float_layers=("a", "b"), images=7)
 
     assert Int8Plan.from_record(plan.to_record()) == plan
@@ -357,6 +370,6 @@ def test_a_plan_survives_its_record():
         ({"percentile": 0}, "not above 50"),
     ],
 )
-def test_a_wrong_record_is_refused(record, problem):
+def test_a_wrong_record_is_refused(record: dict[str, object], problem: str) -> None:
     with pytest.raises(FormatError, match=problem):
         Int8Plan.from_record(record)

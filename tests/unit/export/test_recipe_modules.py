@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_a_file_of_the_project_takes_no_place_of_the_standard_library_or_of_torc
 
 def test_a_folder_of_data_does_not_hide_an_installed_package(root: Path) -> None:
     lay(root, {"skimage/photo.txt": "x", "PIL/notes.md": "x"})
-    made = opened(root, "import PIL.Image, skimage", "made = (PIL.__file__, skimage.__file__)").build()
+    made: Any = opened(root, "import PIL.Image, skimage", "made = (PIL.__file__, skimage.__file__)").build()
     assert all(made)
 
 

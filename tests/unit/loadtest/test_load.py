@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -291,7 +292,7 @@ def test_a_load_is_either_closed_or_open(tmp_path: object) -> None:
     assert str(Load(rps=50)) == "50 requests/s, poisson arrivals"
 
 
-def test_a_folder_of_inputs_is_read_in_the_order_of_names(tmp_path) -> None:
+def test_a_folder_of_inputs_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     for name in ("b.jpg", "a.png", ".hidden"):
         (tmp_path / name).write_bytes(b"x")
     assert [item.name for item in read_inputs([str(tmp_path)], tmp_path)] == ["a.png", "b.jpg"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -55,7 +56,7 @@ def _setup(batch: int = 8, delay: int = 1, placement: Placement = ONE) -> Setup:
     return Setup(placement, batch, delay)
 
 
-def _trial(setup: Setup, rate: float, p99: float = 10, seconds: float = 3, **more: object) -> Trial:
+def _trial(setup: Setup, rate: float, p99: float = 10, seconds: float = 3, **more: Any) -> Trial:
     return Trial(setup, seconds, rate, p99, **more)
 
 
@@ -63,7 +64,7 @@ def _trial(setup: Setup, rate: float, p99: float = 10, seconds: float = 3, **mor
 
 
 def test_a_lone_request_waits_for_the_whole_delay_unless_batches_are_of_one() -> None:
-    alone = {"due": [0.0], "service_s": lambda _: 0.005, "workers": 1, "max_batch_delay_s": 0.1}
+    alone: dict[str, Any] = {"due": [0.0], "service_s": lambda _: 0.005, "workers": 1, "max_batch_delay_s": 0.1}
     assert latencies(batch_size=8, **alone) == [pytest.approx(0.105)]
     assert latencies(batch_size=1, **alone) == [pytest.approx(0.005)]
 
@@ -222,7 +223,7 @@ def test_a_set_up_that_does_not_load_is_not_tried_again() -> None:
 
 
 def test_the_rate_moves_half_the_way_and_never_far() -> None:
-    def moved(p99_ms: float, **more: object) -> float:
+    def moved(p99_ms: float, **more: Any) -> float:
         return next_rate(100, _trial(_setup(), 100, p99_ms, **more), 50)
 
     assert moved(50) == 100
@@ -322,10 +323,10 @@ def test_a_config_without_our_block_gets_one() -> None:
     assert config["jobQueueSize"] == 1000
 
 
-def _tuning(**changed: object) -> Tuning:
+def _tuning(**changed: Any) -> Tuning:
     wanted = Wanted((Path("a.mar"),), (), p99_ms=50, rps=400, minutes=1, cores=2)
     times = {ONE: ServiceTime({1: 0.006, 8: 0.036})}
-    values = {"times": times, "chosen": _trial(_setup(), 150, 45), "held_rps": 100.0, **changed}
+    values: dict[str, Any] = {"times": times, "chosen": _trial(_setup(), 150, 45), "held_rps": 100.0, **changed}
     return Tuning(wanted, predictions=(), trials=(), held=None, at_rps=None, seconds=1, **values)
 
 

@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,7 +48,7 @@ def error_body(code: int, message: str) -> dict[str, object]:
     return {"code": code, "type": "InternalServerException", "message": message}
 
 
-def load(folder: Path, handler: str, **options: str) -> HandlerError:
+def load(folder: Path, handler: str, **options: Any) -> HandlerError:
     """Return the error that loading ``handler`` gives."""
     with pytest.raises(HandlerError) as caught, Runner(make_archive(folder, handler, **options)):
         pass

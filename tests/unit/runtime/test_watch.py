@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ class Watcher:
             if line.startswith("{"):
                 self._lines.put(line)
 
-    def outcome(self) -> dict[str, object]:
+    def outcome(self) -> dict[str, Any]:
         outcome: dict[str, object] = json.loads(self._lines.get(timeout=240))
         return outcome
 
@@ -137,13 +138,13 @@ def test_each_edit_is_answered_by_the_new_code_with_the_weights_that_are_there(e
     with watching(archive, handlers / "tiny_handler.py") as watcher:
         first = watcher.outcome()
         assert first["changed"] == ["local_part.py", "tiny_handler.py"]
-        (before,) = first["replies"]  # type: ignore[misc]
+        (before,) = first["replies"]
         assert before["word"] == "first"
 
         write(local, "def word():\n    return 'second'\n")
         second = watcher.outcome()
         assert second["changed"] == ["local_part.py"]
-        (after,) = second["replies"]  # type: ignore[misc]
+        (after,) = second["replies"]
         # The same place in memory: the fork inherited it, and nothing loaded the file again.
         assert after == {**before, "word": "second"}
 
@@ -154,7 +155,7 @@ def test_each_edit_is_answered_by_the_new_code_with_the_weights_that_are_there(e
         assert 'File "local_part.py", line 1' in str(broken["error"])
 
         write(local, "def word():\n    return 'third'\n")
-        (fixed,) = watcher.outcome()["replies"]  # type: ignore[misc]
+        (fixed,) = watcher.outcome()["replies"]
         assert fixed["word"] == "third"
 
 

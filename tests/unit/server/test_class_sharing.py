@@ -125,7 +125,7 @@ def test_files_of_a_java_that_is_gone_are_removed(jar: Path, tmp_path: Path) -> 
 
 def start_of_java_with(java: Path, sharing: ClassSharing) -> str:
     """Return what Java says about the file when it is told to insist on it."""
-    command = [java, "-Xshare:on", "-XX:+VerifySharedSpaces", f"-XX:SharedArchiveFile={sharing.file}"]
+    command = [str(java), "-Xshare:on", "-XX:+VerifySharedSpaces", f"-XX:SharedArchiveFile={sharing.file}"]
     command += [*sharing.options, "-cp", sharing.class_path, "-version"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return f"{done.returncode} {done.stdout}"
@@ -175,7 +175,7 @@ def test_stopping_the_server_ends_the_making_too(tmp_path: Path, cache: Path) ->
         making = [
             one for one in server_process.processes_of(project.run) if "marsmith.server.class_sharing" in command(one)
         ]
-        assert making or list(cache.glob("*.jsa"))
+        assert making or any(cache.glob("*.jsa"))
     assert server_process.processes_of(project.run) == []
 
 

@@ -36,7 +36,7 @@ marsmith_infer_seconds_sum{ModelName="echo",ModelVersion="2.0",Hostname="vm",} 0
 """
 # Prometheus keeps names that begin with two underscores for itself.
 label_names = st.from_regex(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 samples = st.builds(
     CounterSample,
     st.from_regex(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,12}", fullmatch=True),
