@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["marsmith"]):
     from marsmith.archive.members import ReadLimits
     from marsmith.archive.signature import read_signature
     from marsmith.archive.verify import verify
-    from marsmith.archive.write import write_archive
+    from marsmith.archive.write import ArchiveFormat, write_archive
     from marsmith.errors import MarsmithError
 
 WORK = Path(tempfile.mkdtemp(prefix="marsmith-fuzz-"))
@@ -107,7 +107,8 @@ def seeds(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(model_name="m", model_version="1", handler="h.py")
     members = [Member("h.py", b"def handle(data, context): return data\n" * 4), Member("é/x", b"")]
-    for archive_format, name in (("zip-store", "a.mar"), ("default", "b.mar"), ("tgz", "c.tar.gz")):
+    kinds: list[tuple[ArchiveFormat, str]] = [("zip-store", "a.mar"), ("default", "b.mar"), ("tgz", "c.tar.gz")]
+    for archive_format, name in kinds:
         write_archive(manifest, members, folder / name, archive_format=archive_format, force=True)
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(b"\0" + content)
