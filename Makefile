@@ -12,7 +12,7 @@ MODEL ?= efficientnet_lite0
 # For pytest: make test OPTIONS='-k deploy -x'
 OPTIONS ?=
 
-.PHONY: help test test-long test-fast test-lowest coverage check fix pages lock bench clean distclean
+.PHONY: help test test-long test-fast test-lowest coverage check fix pages docs lock bench clean distclean
 
 # The stamp is newer than what it was made from, so a second call does nothing. It is only written when all holds.
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -86,11 +86,23 @@ fix: setup  ## fix what lint and format can fix, and render the schemas anew
 pages: setup  ## write the parts of docs/ that are made from the code: command line, Python API, drawing, links
 	@"$(VENV)/bin/python" tools/pages
 
-lock: setup  ## write requirements.txt anew from pyproject.toml, and that of the benchmarks
+# Its dependencies are its own: nothing of .venv is needed to build the site.
+$(VENV)-docs/.installed: docs/requirements.txt
+	@$(PYTHON) -m venv "$(VENV)-docs"
+	@"$(VENV)-docs/bin/python" -m pip install --quiet --no-deps --require-hashes --requirement docs/requirements.txt
+	@touch "$@"
+
+docs: $(VENV)-docs/.installed  ## the pages as a site with search, in build/site
+	@NO_MKDOCS_2_WARNING=1 "$(VENV)-docs/bin/mkdocs" build --strict --quiet
+	@echo "build/site/index.html"
+
+lock: setup  ## write requirements.txt anew from pyproject.toml, and those of the benchmarks and of the site
 	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
 	  --no-emit-package marsmith --custom-compile-command 'make lock' --upgrade --output-file requirements.txt pyproject.toml
 	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --constraint requirements.txt \
 	  --custom-compile-command 'make lock' --upgrade --output-file benchmarks/requirements.txt benchmarks/requirements.in
+	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --custom-compile-command 'make lock' --upgrade --output-file docs/requirements.txt docs/requirements.in
 	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --resolution lowest-direct \
 	  --no-emit-package marsmith --custom-compile-command 'make lock' --output-file tests/lowest/requirements.txt pyproject.toml
 

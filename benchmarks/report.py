@@ -15,7 +15,7 @@ HEAD = """# Benchmarks
 
 Written by `make bench` (`benchmarks/run_all.py`); every figure is from the run whose machine is named, measured side
 by side, in turns. Ratios of one run can be compared; figures of two machines, or of two runs, cannot. What each file
-asks stands in [benchmarks/README.md](../../benchmarks/README.md).
+asks stands in `benchmarks/README.md`.
 
 Machine: {machine}.
 """

@@ -1,7 +1,8 @@
 """Write what the documentation takes from the code: `python tools/pages`, or `python tools/pages --check`.
 
 The command line and the Python API are whole pages. The drawing of the packages lies between two markers of the design
-page. Every page ends with links to the pages before and after it, in the order of the index, docs/README.md.
+page. Every page ends with links to the pages before and after it, in the order of the index, docs/README.md; the site
+has the same order.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ def generated(docs: Path) -> dict[Path, str]:
     pages[docs / "reference" / "python-api.md"] = api.page()
     design = docs / "explanation" / "design.md"
     pages[design] = drawing.insert(pages[design])
-    return navigation.add(pages, docs / "README.md")
+    index = docs / "README.md"
+    config = docs.parent / "mkdocs.yml"
+    site = navigation.site(config.read_text(encoding="utf-8"), pages[index])
+    return navigation.add(pages, index) | {config: site}
 
 
 def outdated(docs: Path) -> list[Path]:

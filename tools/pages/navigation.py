@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+SITE_MARK = "# Written by `make pages`, from docs/README.md.\n"
 MARK = "<!-- navigation: written by `make pages` -->\n"
 
 
@@ -30,6 +31,15 @@ def add(pages: Mapping[Path, str], index: Path) -> dict[Path, str]:
             f"{pages[path].partition(MARK)[0].rstrip()}\n\n{MARK}\n{_line(path, before, after, titles, index)}\n"
         )
     return texts
+
+
+def site(config: str, index: str) -> str:
+    """Return the site's configuration with the pages of the index in its navigation, under its headings."""
+    lines = [SITE_MARK.rstrip(), "nav:", "  - README.md"]
+    for heading, pages in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", index, re.MULTILINE | re.DOTALL):
+        listed = _listed(pages)
+        lines += [f"  - {heading}:", *(f"      - {title}: {path}" for title, path in listed)] if listed else []
+    return config.partition(SITE_MARK)[0] + "\n".join(lines) + "\n"
 
 
 def _listed(index: str) -> list[tuple[str, str]]:
