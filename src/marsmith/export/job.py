@@ -37,8 +37,6 @@ from marsmith.file_errors import access_error
 if TYPE_CHECKING:
     from marsmith.export.int8.plan import Int8Plan
 
-# The search for int8 aims this far above the gate, as a share of what is left to 1: the gate sees other images.
-_MARGIN = 0.25
 _TIPS = {
     "int8": "give more images under export.calibration, lower export.gate.int8.top1_agreement if that is meant, "
     "or take --precision bfloat16 or float32",
@@ -202,8 +200,7 @@ class Job:
     def _search(self, attempt: int, known: Int8Plan | None) -> Int8Plan:
         from marsmith.export.int8 import quantize as int8
 
-        wanted = self.limits.top1_agreement or 0.0
-        wanted += (1 - wanted) * (_MARGIN + attempt * 0.5)
+        wanted = int8.aim(self.limits.top1_agreement or 0.0, attempt)
         agreement = int8.ExpectedAgreement.of(self.eager, self.images.tuning())
         calibration = self.images.calibration()
         return int8.search_plan(self.graph, self.form, calibration, agreement, wanted, self.on_step, known)

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import math
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from marsmith.config.form import BASE, Form
@@ -62,6 +64,7 @@ class Progress:
 
 USUAL_EFFORT = Effort()
 SILENT = Progress()
+Rate = Callable[[int, float], float]
 
 
 @dataclass(frozen=True)
@@ -110,45 +113,79 @@ def measure(
         ExportError: the model itself cannot be had: not even the base can be made.
     """
     forms = list(dict.fromkeys([BASE, *wanted]))
-    sizes = scored_sizes(batch_size)
     with _Trial(template, folder, device, machine, progress) as trial:
-        for index, form in enumerate(forms):
-            progress.candidates(index, len(forms), str(form))
-            trial.add(form)
-        progress.candidates(len(forms), len(forms), "")
-        eager, rates = _timed(trial.processes, sorted({*SHOWN_SIZES, *sizes}), effort, progress)
+        measured = compete(trial, forms, batch_size, effort, progress)
+    judged = refuse_slow(measured.candidates, measured.sizes) if must_be_faster else measured.candidates
+    return replace(measured, candidates=judged, results=trial.results)
+
+
+def compete(trial: Trial, forms: Sequence[Form], batch_size: int, effort: Effort, progress: Progress) -> Measured:
+    """Make and judge each form, and time those that pass against what the trial compares them with.
+
+    Args:
+        trial: makes them.
+        forms: in the order of preference.
+        batch_size: that is served.
+        effort: how long to time.
+        progress: is told how far it is.
+    """
+    for index, form in enumerate(forms):
+        progress.candidates(index, len(forms), str(form))
+        trial.add(form)
+    progress.candidates(len(forms), len(forms), "")
+    sizes = scored_sizes(batch_size)
+    eager, rates = _timed(trial, sorted({*SHOWN_SIZES, *sizes}), effort, progress)
     timed = [_with_rates(trial.found[form], rates.get(form, {}), eager, sizes) for form in forms]
-    judged = refuse_slow(timed, sizes) if must_be_faster else timed
-    return Measured(judged, trial.results, eager, sizes)
+    return Measured(timed, eager=eager, sizes=sizes)
 
 
-class _Trial(ExitStack):
-    """The candidates of one run; the processes of those that pass stay until its end.
+class Trial(ExitStack, ABC):
+    """The candidates of one run; what those that are timed need stays until its end.
 
     Attributes:
         found: every form that was added.
-        results: of those that could be made, by form.
-        processes: of those that pass, and of the base.
+        rates: images per second, by batch size and seconds to time, of each form that is timed.
+        eager: the same of what they are compared with.
     """
 
-    def __init__(self, template: JobRequest, folder: Path, device: str, machine: Machine, progress: Progress) -> None:
+    eager: Rate
+
+    def __init__(self, device: str, machine: Machine, progress: Progress) -> None:
         super().__init__()
         self.found: dict[Form, Candidate] = {}
-        self.results: dict[str, JobResult] = {}
-        self.processes: dict[Form, JobProcess] = {}
-        self._template, self._folder, self._device = template, folder, device
-        self._machine, self._progress = machine, progress
+        self.rates: dict[Form, Rate] = {}
+        self._device, self._machine, self._progress = device, machine, progress
 
     def add(self, form: Form) -> None:
         """Make and judge a form.
 
         Raises:
-            ExportError: it is the base and cannot be made, so nothing can.
+            ExportError: it is the one without which nothing can be had.
         """
         problem = obstacle(form, self._device, self._machine)
-        if problem:
-            self._drop(Candidate(form=str(form), verdict=IMPOSSIBLE, reason=problem))
-            return
+        candidate = Candidate(form=str(form), verdict=IMPOSSIBLE, reason=problem) if problem else self._made(form)
+        self.found[form] = candidate
+        if candidate.verdict != "passed":
+            self._progress.step(f"{candidate.form} is {candidate.verdict}: {candidate.reason}")
+
+    @abstractmethod
+    def _made(self, form: Form) -> Candidate:
+        """Make and judge a form that the machine can have; note in ``rates`` how it is timed if it is to be."""
+
+
+class _Trial(Trial):
+    """The forms of a spec, each in a process of its own; the processes of those that are timed stay until the end.
+
+    Attributes:
+        results: of those that could be made, by form.
+    """
+
+    def __init__(self, template: JobRequest, folder: Path, device: str, machine: Machine, progress: Progress) -> None:
+        super().__init__(device, machine, progress)
+        self.results: dict[str, JobResult] = {}
+        self._template, self._folder = template, folder
+
+    def _made(self, form: Form) -> Candidate:
         with ExitStack() as started:
             job = started.enter_context(JobProcess(self._request(form)))
             try:
@@ -156,19 +193,15 @@ class _Trial(ExitStack):
             except ExportError as error:
                 if form == BASE:
                     raise
-                self._drop(_failed(form, error))
-                return
+                return failed(form, useful_line(error.message), error.tip)
             self.results[str(form)] = result
             candidate = _judged(form, result)
-            if candidate.verdict != "passed" and form != BASE:
-                self._drop(candidate)
-                return
-            self.found[form], self.processes[form] = candidate, job
-            self.push(started.pop_all())
-
-    def _drop(self, candidate: Candidate) -> None:
-        self.found[candidate.what] = candidate
-        self._progress.step(f"{candidate.form} is {candidate.verdict}: {candidate.reason}")
+            if candidate.verdict == "passed" or form == BASE:
+                self.rates[form] = partial(job.rate, "form")
+                self.push(started.pop_all())
+            if form == BASE:
+                self.eager = partial(job.rate, "eager")
+            return candidate
 
     def _request(self, form: Form) -> JobRequest:
         place = self._folder / str(form).replace("/", "-")
@@ -176,9 +209,10 @@ class _Trial(ExitStack):
         return replace(self._template, form=str(form), folder=str(place))
 
 
-def _failed(form: Form, error: ExportError) -> Candidate:
-    reason = useful_line(error.message).removeprefix(f"{form} ") + (f" ({error.tip})" if error.tip else "")
-    return Candidate(form=str(form), verdict="failed", reason=reason)
+def failed(form: Form, reason: str, tip: str | None = None) -> Candidate:
+    """Return the candidate of a form that could not be made."""
+    said = reason.removeprefix(f"{form} ") + (f" ({tip})" if tip else "")
+    return Candidate(form=str(form), verdict="failed", reason=said)
 
 
 def _judged(form: Form, result: JobResult) -> Candidate:
@@ -189,30 +223,30 @@ def _judged(form: Form, result: JobResult) -> Candidate:
         reason=f"{'; '.join(result.problems)}; {result.tip}" if refused else "",
         figures=result.parity,
         bytes=result.bytes,
-        load_s=_figure(result.load_s),
+        load_s=figure(result.load_s),
     )
 
 
 def _timed(
-    processes: Mapping[Form, JobProcess], sizes: Sequence[int], effort: Effort, progress: Progress
+    trial: Trial, sizes: Sequence[int], effort: Effort, progress: Progress
 ) -> tuple[dict[str, float], dict[Form, dict[str, float]]]:
-    """Return images per second by batch size: of the eager module, and of each form."""
-    contestants: list[tuple[Form, str]] = [(BASE, "eager"), *((form, "form") for form in processes)]
-    turns: dict[tuple[Form, str, int], list[float]] = {}
+    """Return images per second by batch size: of what the forms are compared with, and of each that is timed."""
+    contestants: list[tuple[Form | None, Rate]] = [(None, trial.eager), *trial.rates.items()]
+    turns: dict[tuple[Form | None, int], list[float]] = {}
     progress.step(f"timing {len(contestants)} at batch sizes {', '.join(map(str, sizes))}, taking turns")
     for number in range(effort.rounds + 1):
         progress.rounds(number, effort.rounds + 1)
         for index in range(len(contestants)):
-            form, what = contestants[(index + number) % len(contestants)]
+            form, rate = contestants[(index + number) % len(contestants)]
             for size in sizes:
                 # The first round warms up: engines compile for a batch size when they first see it.
-                rate = processes[form].rate(what, size, effort.turn_s if number else 0.0)
+                reached = rate(size, effort.turn_s if number else 0.0)
                 if number:
-                    turns.setdefault((form, what, size), []).append(rate)
+                    turns.setdefault((form, size), []).append(reached)
     progress.rounds(effort.rounds + 1, effort.rounds + 1)
-    medians = {key: _figure(statistics.median(rates)) for key, rates in turns.items()}
-    eager = {str(size): medians[BASE, "eager", size] for size in sizes}
-    return eager, {form: {str(size): medians[form, "form", size] for size in sizes} for form in processes}
+    medians = {key: figure(statistics.median(rates)) for key, rates in turns.items()}
+    eager = {str(size): medians[None, size] for size in sizes}
+    return eager, {form: {str(size): medians[form, size] for size in sizes} for form in trial.rates}
 
 
 def _with_rates(
@@ -221,10 +255,11 @@ def _with_rates(
     if not rates:
         return candidate
     speedup = score(rates, sizes) / score(eager, sizes)
-    return candidate.model_copy(update={"images_per_second": rates, "speedup": _figure(speedup)})
+    return candidate.model_copy(update={"images_per_second": rates, "speedup": figure(speedup)})
 
 
-def _figure(value: float) -> float:
+def figure(value: float) -> float:
+    """Return a number with the digits that measuring gives."""
     return float(f"{value:.4g}")
 
 

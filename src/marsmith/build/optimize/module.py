@@ -6,11 +6,11 @@ preprocessing and softmax stay where they are.
 
 from __future__ import annotations
 
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,18 +21,15 @@ from marsmith.config.form import AUTO, BASE, Form
 from marsmith.error_text import useful_line
 from marsmith.errors import MarsmithError
 from marsmith.export import gate as parity
-from marsmith.export import measure as export_choice
 from marsmith.export.classifier import ImageModule, Probabilities, check_classifier
 from marsmith.export.int8.plan import Int8Plan
-from marsmith.export.lock import IMPOSSIBLE, Candidate
-from marsmith.export.machine import Machine, obstacle
-from marsmith.export.measure import SHOWN_SIZES, Effort, Progress
+from marsmith.export.lock import Candidate
+from marsmith.export.machine import Machine
+from marsmith.export.measure import CLOSE, Effort, Progress, Trial, choose, compete, failed, figure
 from marsmith.export.recipes.torchscript import load_module
 from marsmith.export.serialize import Files, serialize
 
 FORMS = (BASE, Form("torchscript", "bfloat16", "torch"), Form("torchscript", "int8", "torch"))
-# The search for int8 aims this far above the gate, as a share of what is left to 1.
-_MARGIN = 0.5
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -96,122 +93,95 @@ def export_module(
         ExportError: it is no image classifier.
     """
     torch.set_num_threads(threads)
-    trial = _Trial(path, inputs, folder, progress)
     wanted = [form for form in FORMS if form == BASE or precision in (AUTO, form.precision)]
-    for index, form in enumerate(wanted):
-        progress.candidates(index, len(wanted), str(form))
-        trial.add(form)
-    progress.candidates(len(wanted), len(wanted), "")
-    sizes = export_choice.scored_sizes(batch_size)
-    before, rates = trial.timed(sorted({*SHOWN_SIZES, *sizes}), effort)
-    judged = [
-        _refused_if_not_faster(_with_rates(one, rates.get(one.what, {}), before, sizes)) for one in trial.candidates
-    ]
-    chosen = export_choice.choose([one for one in judged if precision in (AUTO, one.what.precision)], sizes)
+    with _Trial(path, inputs, folder, progress) as trial:
+        measured = compete(trial, wanted, batch_size, effort, progress)
+    judged = [_refused_if_not_faster(one) for one in measured.candidates]
+    chosen = choose([one for one in judged if precision in (AUTO, one.what.precision)], measured.sizes)
     file = trial.files[chosen.what].serialized_file if chosen else None
     plan = trial.plan if chosen and chosen.what.precision == "int8" else None
-    return ModuleFound(judged, chosen, file, before, sizes, trial.classes, plan)
+    return ModuleFound(judged, chosen, file, measured.eager, measured.sizes, trial.classes, plan)
 
 
-class _Trial:
-    """One module and its candidates."""
+class _Trial(Trial):
+    """One module and its candidates, in this process: they run where the old module runs.
+
+    Attributes:
+        files: of the forms that could be made.
+        plan: of int8, as it was made last.
+        classes: how many outputs the module has.
+    """
 
     def __init__(self, path: Path, inputs: ModuleInputs, folder: Path, progress: Progress) -> None:
-        self.candidates: list[Candidate] = []
+        super().__init__("cpu", Machine.here(), progress)
         self.files: dict[Form, Files] = {}
         self.plan: Int8Plan | None = None
-        self._inputs, self._folder, self._progress = inputs, folder, progress
-        self._old: Forward = load_module(path)
+        self._inputs, self._folder = inputs, folder
+        old: Forward = load_module(path)
+        self.eager = partial(self._rate, old)
         image = inputs.validation[0]
         self.classes = check_classifier(load_module(path), image, path.name)
         self._module = ImageModule(rebuilt_or_same(load_module(path), (image.shape[1], image.shape[2]))).eval()
-        self._loaded: dict[Form, Forward] = {}
         with torch.inference_mode():
-            outputs = parity.eager_outputs(self._old, inputs.validation)
+            outputs = parity.eager_outputs(old, inputs.validation)
         sums = outputs.sum(1)
         self._logits = bool((outputs < 0).any() or (sums - 1).abs().max() > 1e-3)
         self._wanted = outputs.softmax(1) if self._logits else outputs
 
-    def add(self, form: Form) -> None:
-        """Make and judge a form."""
-        self._progress.step(f"making {form}")
-        problem = obstacle(form, "cpu", Machine.here())
-        try:
-            made = None if problem else self._made(form)
-            candidate = made or Candidate(form=str(form), verdict=IMPOSSIBLE, reason=problem or "")
-        except (MarsmithError, RuntimeError) as error:
-            reason = useful_line(error).removeprefix(f"{form} ")
-            candidate = Candidate(form=str(form), verdict="failed", reason=reason)
-        if candidate.verdict != "passed":
-            self._loaded.pop(form, None)
-            self._progress.step(f"{form} is {candidate.verdict}: {candidate.reason}")
-        self.candidates.append(candidate)
-
     def _made(self, form: Form) -> Candidate:
-        place = self._folder / str(form).replace("/", "-")
-        place.mkdir(parents=True)
-        if form.precision == "int8":
-            self.plan = self._found_plan(form)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            calibration = self._inputs.calibration
-            files = serialize(
-                self._module, form, images=calibration, folder=place, calibration=calibration, int8=self.plan
-            )
+        self._progress.step(f"making {form}")
+        try:
+            candidate = self._attempt(form, self._found_plan(form, 0))
+            if candidate.verdict == "refused" and self.plan:
+                self._progress.step(f"int8 is refused ({candidate.reason}): searching again, with a higher aim")
+                higher = self._found_plan(form, 1)
+                # The same plan gives the same bytes, and the same verdict.
+                candidate = candidate if higher == self.plan else self._attempt(form, higher)
+        except (MarsmithError, RuntimeError) as error:
+            return failed(form, useful_line(error))
+        return candidate
+
+    def _attempt(self, form: Form, plan: Int8Plan | None) -> Candidate:
+        self.plan = plan
+        files = self.files[form] = self._serialized(form, plan)
         started = time.perf_counter()
-        loaded = self._loaded[form] = load_module(files.serialized_file)
+        loaded = load_module(files.serialized_file)
         load_s = time.perf_counter() - started
         with torch.inference_mode():
             shown = Probabilities(loaded, needed=self._logits)
             figures = parity.compare(self._wanted, shown, self._inputs.validation)
-        self.files[form] = files
         problems = parity.problems(figures, limits_of(form.precision))
+        if not problems:
+            self.rates[form] = partial(self._rate, loaded)
         return Candidate(
             form=str(form),
             verdict="refused" if problems else "passed",
             reason="; ".join(problems),
             figures=figures.figures(),
             bytes=files.serialized_file.stat().st_size,
-            load_s=float(f"{load_s:.3g}"),
+            load_s=figure(load_s),
         )
 
-    def _found_plan(self, form: Form) -> Int8Plan:
+    def _serialized(self, form: Form, plan: Int8Plan | None) -> Files:
+        place = self._folder / str(form).replace("/", "-")
+        place.mkdir(parents=True, exist_ok=True)
+        calibration = self._inputs.calibration
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return serialize(self._module, form, images=calibration, folder=place, calibration=calibration, int8=plan)
+
+    def _found_plan(self, form: Form, attempt: int) -> Int8Plan | None:
+        if form.precision != "int8":
+            return None
         from marsmith.export.int8 import quantize as int8
 
         graph = Probabilities(self._module, needed=self._logits).eval()
-        tuning = list(self._inputs.tuning)
-        with torch.inference_mode():
-            best = parity.eager_outputs(graph, tuning).argmax(1)
-
-        def agreement(forward: Forward) -> float:
-            with torch.inference_mode():
-                outputs = torch.cat([forward(torch.stack(tuning[i : i + 8])) for i in range(0, len(tuning), 8)])
-            return float((outputs.argmax(1) == best).double().mean())
-
-        wanted = limits_of("int8").top1_agreement or 0.0
-        wanted += (1 - wanted) * _MARGIN
+        agreement = int8.ExpectedAgreement.of(graph, self._inputs.tuning)
+        wanted = int8.aim(limits_of("int8").top1_agreement or 0.0, attempt)
         found = int8.search_plan(graph, form, self._inputs.calibration, agreement, wanted, self._progress.step)
         # The graph of the search has a softmax around the module, and so one more name in front.
         names = tuple(name.removeprefix("module.") for name in found.float_layers)
         return replace(found, float_layers=names)
-
-    def timed(self, sizes: Sequence[int], effort: Effort) -> tuple[dict[str, float], dict[Form, dict[str, float]]]:
-        """Return images per second by batch size: of the module as it is, and of each form that passes."""
-        contestants: list[tuple[Form | None, Forward]] = [(None, self._old), *self._loaded.items()]
-        turns: dict[tuple[Form | None, int], list[float]] = {}
-        self._progress.step(f"timing {len(contestants)} at batch sizes {', '.join(map(str, sizes))}, taking turns")
-        for number in range(effort.rounds + 1):
-            self._progress.rounds(number, effort.rounds + 1)
-            for index in range(len(contestants)):
-                form, forward = contestants[(index + number) % len(contestants)]
-                for size in sizes:
-                    rate = self._rate(forward, size, effort.turn_s if number else 0.0)
-                    if number:
-                        turns.setdefault((form, size), []).append(rate)
-        self._progress.rounds(effort.rounds + 1, effort.rounds + 1)
-        medians = {key: float(f"{statistics.median(rates):.4g}") for key, rates in turns.items()}
-        before = {str(size): medians[None, size] for size in sizes}
-        return before, {form: {str(size): medians[form, size] for size in sizes} for form in self._loaded}
 
     def _rate(self, forward: Forward, size: int, seconds: float) -> float:
         images = self._inputs.validation
@@ -232,16 +202,9 @@ def limits_of(precision: str) -> GateLimits:
     return Gate().limits(precision)
 
 
-def _with_rates(one: Candidate, rates: dict[str, float], before: dict[str, float], sizes: Sequence[int]) -> Candidate:
-    if not rates:
-        return one
-    speedup = export_choice.score(rates, sizes) / export_choice.score(before, sizes)
-    return one.model_copy(update={"images_per_second": rates, "speedup": float(f"{speedup:.4g}")})
-
-
 def _refused_if_not_faster(one: Candidate) -> Candidate:
     """Refuse what is no faster than the module as it is, by more than timing can tell."""
-    if one.verdict != "passed" or one.speedup is None or one.speedup > 1 + export_choice.CLOSE:
+    if one.verdict != "passed" or one.speedup is None or one.speedup > 1 + CLOSE:
         return one
     reason = f"not faster than the archive's own module: {one.speedup:.2f} times its images per second"
     return one.model_copy(update={"verdict": "refused", "reason": reason})

@@ -17,10 +17,14 @@ from marsmith.export.int8.search import ExpectedAgreement, Forward, Judge, best_
 # One in so many calibration images judges settings and layers instead of calibrating.
 _JUDGING = 4
 _JUDGES = 24
+# A search aims this far above the gate, as a share of what is left to 1: the gate sees other images.
+_MARGIN = 0.25
+# By so much higher aims each further one.
+_HIGHER = 0.5
 ONNX_FILE = "model.onnx"
 TORCHSCRIPT_FILE = "model.pt"
 
-__all__ = ["ExpectedAgreement", "quantize", "search_plan"]
+__all__ = ["ExpectedAgreement", "aim", "quantize", "search_plan"]
 
 
 def quantize(
@@ -60,6 +64,16 @@ def quantize(
     quantized = int8_onnx.quantize_calibrated(calibrated, plan, form.engine)
     int8_onnx.write_int8_onnx(quantized, folder / ONNX_FILE)
     return (folder / ONNX_FILE,)
+
+
+def aim(limit: float, attempt: int) -> float:
+    """Return the agreement that a search is to reach, 0 to 1.
+
+    Args:
+        limit: the gate's.
+        attempt: how many searches the gate has refused.
+    """
+    return limit + (1 - limit) * (_MARGIN + attempt * _HIGHER)
 
 
 def search_plan(
