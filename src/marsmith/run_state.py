@@ -6,18 +6,18 @@ to another process since; with the time at which the process was created it cann
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from marsmith import files
-from marsmith.errors import NotRunningError, ServerError
-from marsmith.json_reader import read_json
+from marsmith import files, state_files
+from marsmith.errors import FormatError, NotRunningError, ServerError
 from marsmith.project import Project
+from marsmith.state_files import NewerFormatError
 
 FILE_NAME = "server.json"
+FORMAT = 1
+_STOP = "marsmith stop ends the server, and removes it"
 
 
 @dataclass(frozen=True)
@@ -80,34 +80,36 @@ def read(project: Project) -> RunState:
 
     Raises:
         NotRunningError: no server was started, or it was stopped.
-        ServerError: the file is damaged.
+        ServerError: the file is damaged, or a newer marsmith wrote it.
     """
     path = project.run / FILE_NAME
     try:
-        data = read_json(path.read_text(encoding="utf-8"))
-        known = {each.name: data[each.name] for each in fields(RunState) if each.name in data}
-        check_process(data["pid"], data["created"])
-        trusted = Path(data["ca_file"]) if data.get("ca_file") else None
-        left_out = tuple(LeftOut(**item) for item in data.get("left_out", ()))
-        return RunState(**{**known, "folder": Path(data["folder"]), "ca_file": trusted, "left_out": left_out})
+        text = path.read_text(encoding="utf-8")
+        state = state_files.parse(RunState, text, str(path), version=FORMAT, unversioned=1)
+        check_process(state.pid, state.created)
     except FileNotFoundError:
         raise NotRunningError(f"no server runs for the project {project.root}", tip="marsmith serve") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ServerError(f"{path} is damaged: {error}", tip="marsmith stop ends the server, and removes it") from None
+    except NewerFormatError as error:
+        raise ServerError(error.message, tip=f"{error.tip}; or end the server: marsmith stop") from None
+    except FormatError as error:
+        found = "; ".join(error.problems)
+        raise ServerError(f"{path} is damaged: {found}", tip=_STOP) from None
+    except (OSError, ValueError) as error:
+        raise ServerError(f"{path} is damaged: {error}", tip=_STOP) from None
+    return state
 
 
-def check_process(pid: Any, created: Any) -> None:
+def check_process(pid: int, created: float) -> None:
     """Raise ValueError unless these can be the id of a process and the time at which it was created."""
-    if type(pid) is not int or not 0 < pid < 1 << 31:
+    if not 0 < pid < 1 << 31:
         raise ValueError(f"pid is {pid!r:.40}")
-    if not isinstance(created, int | float) or not abs(created) < 1 << 62:
+    if not abs(created) < 1 << 62:
         raise ValueError(f"created is {created!r:.40}")
 
 
 def write(project: Project, state: RunState) -> None:
     """Write the state whole or not at all, readable by the owner only."""
-    text = json.dumps(asdict(state), indent=2, default=str) + "\n"
-    files.write_atomically(project.run / FILE_NAME, text, mode=0o600)
+    files.write_atomically(project.run / FILE_NAME, state_files.render(state, FORMAT), mode=0o600)
 
 
 def remove(project: Project) -> None:

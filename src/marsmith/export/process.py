@@ -26,6 +26,7 @@ from marsmith.errors import ExportError, MarsmithError
 from marsmith.export.messages import JobRequest, JobResult
 from marsmith.file_errors import access_error, described
 from marsmith.quick_exit import run_and_exit
+from marsmith.state_files import validate
 
 
 class JobProcess:
@@ -71,7 +72,8 @@ class JobProcess:
         Raises:
             ExportError: the child's own error, or it died.
         """
-        return JobResult(**self._ask(asdict(self._request), on_step)["result"])
+        result = self._ask(asdict(self._request), on_step)["result"]
+        return validate(JobResult, result, "the export process")
 
     def rate(self, what: str, batch_size: int, seconds: float) -> float:
         """Time ``eager`` or ``form``; return images per second."""
@@ -98,7 +100,7 @@ class JobProcess:
 
 
 def _child() -> int:
-    request = JobRequest(**json.loads(sys.stdin.readline()))
+    request = validate(JobRequest, json.loads(sys.stdin.readline()), "the export's request")
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # What a recipe prints is no message.
     os.dup2(2, 1)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from marsmith import files
-from marsmith.json_reader import read_json
+from marsmith import files, state_files
+from marsmith.errors import FormatError
 from marsmith.project import Project
 from marsmith.run_state import check_process
 from marsmith.server.processes import frontend
 
 FILE_NAME = "supervisor.json"
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,17 @@ def of_this_process() -> SupervisorState:
 def read(project: Project) -> SupervisorState | None:
     """Return the project's living supervisor; None if there is none."""
     try:
-        data = read_json(_path(project).read_text(encoding="utf-8"))
-        check_process(data["pid"], data["created"])
-        state = SupervisorState(**{each.name: data[each.name] for each in fields(SupervisorState) if each.name in data})
-        restarts = state.worker_restarts
-        if not isinstance(restarts, dict) or not all(type(count) is int for count in restarts.values()):
-            return None
-    except (OSError, ValueError, TypeError, KeyError):
+        text = _path(project).read_text(encoding="utf-8")
+        state = state_files.parse(SupervisorState, text, FILE_NAME, version=FORMAT, unversioned=1)
+        check_process(state.pid, state.created)
+    except (OSError, ValueError, FormatError):
         return None
     return state if state.is_alive else None
 
 
 def write(project: Project, state: SupervisorState) -> None:
     """Write the state atomically."""
-    files.write_atomically(_path(project), json.dumps(asdict(state), indent=2) + "\n", mode=0o600)
+    files.write_atomically(_path(project), state_files.render(state, FORMAT), mode=0o600)
 
 
 def remove(project: Project) -> None:

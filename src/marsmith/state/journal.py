@@ -7,19 +7,18 @@ The journal of a model's deploys on disk, and the lock that lets one process at 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from marsmith import files
+from marsmith import files, state_files
 from marsmith.errors import FormatError, ServerError
 from marsmith.files import LockedError
-from marsmith.json_reader import read_json
 from marsmith.names import check_model_name
 from marsmith.project import Project
+from marsmith.state_files import NewerFormatError
 
 FORMAT_VERSION = 1
 # Releases further back can still be deployed by name of their archive.
@@ -168,7 +167,7 @@ def _known(release: Release, releases: tuple[Release, ...]) -> Release:
 
 def render_journal(journal: Journal) -> str:
     """Print the file."""
-    return json.dumps({"format": FORMAT_VERSION, **asdict(journal)}, indent=2, ensure_ascii=False) + "\n"
+    return state_files.render(journal, FORMAT_VERSION)
 
 
 def parse_journal(text: str, source: str) -> Journal:
@@ -177,60 +176,7 @@ def parse_journal(text: str, source: str) -> Journal:
     Raises:
         FormatError: it is damaged, or a newer marsmith wrote it.
     """
-    try:
-        data = read_json(text)
-        if data["format"] != FORMAT_VERSION:
-            raise FormatError(source, [f"its format is {data['format']!r}, this marsmith knows {FORMAT_VERSION}"])
-        releases = tuple(_release(item) for item in data["releases"])
-        change = data["change"]
-        return Journal(_typed(data, "model", str), releases, _change(change) if change is not None else None)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FormatError(source, [f"damaged: {error!r}"]) from None
-
-
-def _release(data: Mapping[str, Any]) -> Release:
-    return Release(
-        _typed(data, "version", str),
-        _typed(data, "archive", str),
-        _typed(data, "digest", str, type(None)),
-        _typed(data, "workers", int),
-    )
-
-
-def _change(data: Mapping[str, Any]) -> Change:
-    kind = data["kind"]
-    if kind not in {"deploy", "rollback"}:
-        raise ValueError(f"kind {kind!r}")
-    before = data["before"]
-    return Change(
-        kind=kind,
-        target=_release(data["target"]),
-        before=None if before is None else _release(before),
-        registered_before=_typed(data, "registered_before", bool),
-        workers_before=_typed(data, "workers_before", int),
-        stored=_typed(data, "stored", bool),
-        keep=_typed(data, "keep", int),
-        step=_typed(data, "step", str),
-        # Earlier versions of marsmith did not write these.
-        source=_typed({"source": None, **data}, "source", str, type(None)),
-        copies=tuple(_copy(item) for item in data.get("copies", ())),
-        workers=_typed({"workers": None, **data}, "workers", dict, type(None)),
-    )
-
-
-def _copy(data: Mapping[str, Any]) -> Copy:
-    return Copy(
-        _typed(data, "path", str),
-        _typed(data, "source", str),
-        _typed(data, "sha256", str),
-        _typed(data, "inode", int),
-    )
-
-
-def _typed(data: Mapping[str, Any], key: str, *kinds: type) -> Any:
-    if not isinstance(data[key], kinds):
-        raise TypeError(f"{key} is {data[key]!r}")
-    return data[key]
+    return state_files.parse(Journal, text, source, version=FORMAT_VERSION)
 
 
 @dataclass(frozen=True)
@@ -259,12 +205,14 @@ class JournalFile:
         """Read the journal; an empty one where there is none.
 
         Raises:
-            ServerError: it is damaged.
+            ServerError: it is damaged, or a newer marsmith wrote it.
         """
         try:
             return parse_journal(self.path.read_text(encoding="utf-8"), str(self.path))
         except FileNotFoundError:
             return Journal(self.model)
+        except NewerFormatError as error:
+            raise ServerError(error.message, tip=error.tip) from None
         except (OSError, UnicodeDecodeError, FormatError) as error:
             raise ServerError(
                 f"the journal of {self.model}'s deploys cannot be read: {error}",

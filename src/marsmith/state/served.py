@@ -7,12 +7,11 @@ or unregistered while it ran. This text keeps it, so that the next start can bri
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
+from marsmith import state_files
 from marsmith.errors import FormatError, UsageError
-from marsmith.json_reader import read_json
 from marsmith.names import check_model_name
 
 FORMAT = 1
@@ -132,60 +131,40 @@ def parse_state(text: str, source: str = "served.json") -> ServerState:
     """Parse the text of a state; ``parse_state(render_state(state)) == state``.
 
     Raises:
+        NewerFormatError: a later marsmith wrote it.
         FormatError: it is not JSON, of another format, or something is missing or impossible in it.
     """
+    file = state_files.parse(_File, text, source, version=FORMAT)
     try:
-        data = read_json(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(source, [f"not JSON: {error}"]) from None
-    try:
-        if _member(data, "format", int) != FORMAT:
-            raise ValueError(f"is of format {data['format']}, this marsmith knows {FORMAT}")  # noqa: TRY301
-        models = {check_model_name(name): _model(name, item) for name, item in _member(data, "models", dict).items()}
-        return ServerState(models, dict(map(_unregistered, _member(data, "unregistered", list))))
+        for name, model in file.models.items():
+            _check(name, model)
+        left = {(check_model_name(each.model), each.version): each.left for each in file.unregistered}
     except UsageError as error:
         raise FormatError(source, [error.message]) from None
-    except ValueError as error:
-        raise FormatError(source, [str(error)]) from None
+    return ServerState(file.models, left)
 
 
-def _model(name: str, data: Any) -> ServedModel:
-    versions = {version: _served(item) for version, item in _member(data, "versions", dict).items()}
-    default = _member(data, "default", str)
-    if default not in versions:
-        raise ValueError(f"the default version {default!r} of {name} is not among its versions")
-    return ServedModel(default, versions)
+@dataclass(frozen=True)
+class _Left:
+    model: str
+    version: str
+    archive: str
+    bytes: ArchiveBytes | None = None
+
+    @property
+    def left(self) -> Unregistered:
+        return Unregistered(self.archive, self.bytes)
 
 
-def _served(data: Any) -> ServedVersion:
-    configured = None if _item(data, "configured") is None else _parameters(data["configured"])
-    running = _parameters(_item(data, "running"))
-    return ServedVersion(_member(data, "archive", str), running, configured, _bytes(data))
+@dataclass(frozen=True)
+class _File:
+    """The text, in which a version cannot be a key."""
+
+    models: dict[str, ServedModel]
+    unregistered: tuple[_Left, ...]
 
 
-def _bytes(data: Mapping[str, Any]) -> ArchiveBytes | None:
-    """Read what an earlier marsmith did not write."""
-    found = data.get("bytes")
-    return None if found is None else ArchiveBytes(_member(found, "sha256", str), _member(found, "ours", bool))
-
-
-def _parameters(data: Any) -> Parameters:
-    return Parameters(**{each.name: _member(data, each.name, int) for each in fields(Parameters)})
-
-
-def _unregistered(data: Any) -> tuple[Version, Unregistered]:
-    name = check_model_name(_member(data, "model", str))
-    return (name, _member(data, "version", str)), Unregistered(_member(data, "archive", str), _bytes(data))
-
-
-def _member(data: Any, key: str, kind: Callable[..., Any]) -> Any:
-    value = _item(data, key)
-    if type(value) is not kind:
-        raise ValueError(f"{key} is {value!r}, which is no {getattr(kind, '__name__', kind)}")
-    return value
-
-
-def _item(data: Any, key: str) -> Any:
-    if not isinstance(data, dict) or key not in data:
-        raise ValueError(f"has no {key}")
-    return data[key]
+def _check(name: str, model: ServedModel) -> None:
+    check_model_name(name)
+    if model.default not in model.versions:
+        raise UsageError(f"the default version {model.default!r} of {name} is not among its versions")

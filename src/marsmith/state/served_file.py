@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marsmith import files
-from marsmith.errors import FormatError
+from marsmith.errors import FormatError, PreflightError
 from marsmith.project import Project
 from marsmith.state.served import ServerState, parse_state, render_state
+from marsmith.state_files import NewerFormatError
 
 FILE_NAME = "served.json"
 
@@ -33,12 +34,19 @@ def state_file(project: Project) -> Path:
 
 
 def load(project: Project) -> Remembered:
-    """Read what the server before served; a damaged file is put aside."""
+    """Read what the server before served; a damaged file is put aside.
+
+    Raises:
+        PreflightError: a newer marsmith wrote it.
+    """
     path = state_file(project)
     try:
         return Remembered(parse_state(path.read_text(encoding="utf-8"), str(path)))
     except FileNotFoundError:
         return Remembered(None)
+    except NewerFormatError as error:
+        tip = f"{error.tip}, or serve the model store as it is: marsmith serve --fresh"
+        raise PreflightError(error.message, tip=tip) from None
     except (FormatError, UnicodeDecodeError) as error:
         aside = _put_aside(path)
         why = error.message if isinstance(error, FormatError) else f"{path}: not UTF-8"

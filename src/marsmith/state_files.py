@@ -1,0 +1,97 @@
+"""State that one release of marsmith leaves for another: JSON with the version of its format.
+
+The form of a file is a dataclass; pydantic checks what is read against it. A key that a later release added, and that
+the file lacks, has the default of its field; a key that this release does not know is ignored. A change that this does
+not cover is a new version of the format, which earlier releases refuse.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from marsmith.errors import FormatError
+from marsmith.json_reader import read_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from pydantic_core import ErrorDetails
+
+State = TypeVar("State", bound="DataclassInstance")
+
+
+class NewerFormatError(FormatError):
+    """A later release of marsmith wrote the file."""
+
+
+def render(state: DataclassInstance, version: int) -> str:
+    """Print a state; ``parse`` gives it back."""
+    return json.dumps({"format": version, **asdict(state)}, indent=2, default=str) + "\n"
+
+
+def parse(kind: type[State], text: str, source: str, *, version: int, unversioned: int | None = None) -> State:
+    """Parse the text of a state.
+
+    Args:
+        kind: the dataclass.
+        text: of the file.
+        source: the file, or another name for where the text came from.
+        version: of the format, as this release writes it.
+        unversioned: the version of files without one, which early releases wrote; None: there are none.
+
+    Raises:
+        NewerFormatError: it is of a later version.
+        FormatError: it is damaged, or of a version that is no more.
+    """
+    try:
+        data = read_json(text)
+    except ValueError as error:
+        raise FormatError(source, [f"not JSON: {error}"]) from None
+    _check_version(data, source, version, unversioned)
+    return validate(kind, data, source)
+
+
+def validate(kind: type[State], data: Any, source: str) -> State:
+    """Make a dataclass, and those in it, of what was read from JSON.
+
+    Raises:
+        FormatError: something is missing or of another kind.
+    """
+    # Imported late: whoever reads no state does without it.
+    from pydantic import TypeAdapter, ValidationError
+
+    adapter = TypeAdapter(kind)
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise FormatError(source, list(_problems(found, adapter.json_schema()))) from None
+
+
+def _check_version(data: Any, source: str, version: int, unversioned: int | None) -> None:
+    found = data.get("format", unversioned) if isinstance(data, dict) else None
+    if type(found) is not int:
+        raise FormatError(source, ["has no format"])
+    if found > version:
+        raise NewerFormatError(
+            source,
+            [f"is of format {found}, this marsmith knows {version}"],
+            tip="a later marsmith wrote it: use that one (pip install --upgrade marsmith)",
+        )
+    if found != version:
+        raise FormatError(source, [f"is of format {found}, this marsmith knows {version}"])
+
+
+def _problems(errors: Iterable[ErrorDetails], schema: dict[str, Any]) -> Iterable[str]:
+    for error in errors:
+        *above, last = error["loc"] or ("",)
+        place = ".".join(map(str, error["loc"]))
+        if error["type"] == "missing":
+            yield f"{'.'.join(map(str, above))} has no {last}".strip()
+        elif error["type"] == "dataclass_type":
+            kind = schema.get("$defs", {}).get(error["ctx"]["class_name"], schema)
+            yield f"{place} is {error['input']!r:.40}, which has no {', '.join(kind['required'])}".strip()
+        else:
+            yield f"{place} is {error['input']!r:.40}: {error['msg']}"
