@@ -22,6 +22,9 @@ SETTINGS = "config/marsmith.yaml"
 # More archives than one verb looks at; each entry holds a few sentences.
 _REMEMBERED = 256
 
+_File = tuple[Path, tuple[int, ...]]
+_digests: dict[_File, str] = {}
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -97,7 +100,27 @@ def digest_of(archive: Archive) -> str:
     """Return what ``Archive.digest`` does; a file is read once in a process, as long as nobody writes it."""
     if archive.kind == "folder":
         return archive.digest()
-    return _file_digest(archive.path.resolve(), _identity(archive.path))
+    file = (archive.path.resolve(), _identity(archive.path))
+    return _digests.get(file) or _note(file, archive.digest())
+
+
+def note_digest(file: Path, inode: int, digest: str) -> None:
+    """Spare a file that this process has just written from being read for its digest.
+
+    Args:
+        file: the file.
+        inode: of what was written; if another file has taken its place, nothing is noted.
+        digest: its SHA-256 in hex.
+    """
+    if file.stat().st_ino == inode:
+        _note((file.resolve(), _identity(file)), digest)
+
+
+def _note(file: _File, digest: str) -> str:
+    if len(_digests) >= _REMEMBERED:
+        del _digests[next(iter(_digests))]
+    _digests[file] = digest
+    return digest
 
 
 def _policy_problems(archive: Archive, policy: Policy, expected_digest: str | None) -> Iterator[str]:
@@ -154,8 +177,3 @@ def _identity(path: Path) -> tuple[int, ...]:
 @lru_cache(_REMEMBERED)
 def _checks_of(path: Path, _identity: tuple[int, ...]) -> tuple[Check, ...]:
     return verify(Archive.open(path), environment=False).checks
-
-
-@lru_cache(_REMEMBERED)
-def _file_digest(path: Path, _identity: tuple[int, ...]) -> str:
-    return Archive.open(path).digest()

@@ -12,6 +12,7 @@ from typing import Literal
 
 from marsmith import run_state
 from marsmith.archive import Archive
+from marsmith.archive.admit import digest_of
 from marsmith.archive.store import examples_in
 from marsmith.client.blocking_client import Client
 from marsmith.client.http import Transport
@@ -304,7 +305,7 @@ def _known_release(site: ModelServer, version: str, journal: Journal) -> Release
         return Release(version, status.archive_url.rpartition("/")[2], bound, status.min_workers)
     name = archive_file_name(site.model, version)
     if (site.store / name).exists():
-        return Release(version, name, Archive.open(site.store / name).digest(), 0)
+        return Release(version, name, digest_of(Archive.open(site.store / name)), 0)
     raise UsageError(
         f"no version {version} of {site.model} was deployed, is registered or lies in the model store",
         tip=f"deployed were: {', '.join(known) or 'none'}",
@@ -322,7 +323,7 @@ def _stored_archive(site: ModelServer, release: Release) -> Deployable | None:
     if not path.exists():
         return None
     archive = Archive.open(path)
-    digest = archive.digest()
+    digest = digest_of(archive)
     check_release(site.model, release, path, digest)
     return Deployable(archive, path.name, digest, stored=False)
 

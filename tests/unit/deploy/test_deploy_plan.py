@@ -14,6 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marsmith import files
+from marsmith.archive import Archive
+from marsmith.archive.admit import digest_of
 from marsmith.deploy.rollout.observation import (
     Items,
     RolloutLimits,
@@ -406,6 +409,25 @@ def test_an_archive_is_copied_into_the_store_whole_and_the_copy_can_be_removed(t
         assert not find(project, reference).stored
     assert take_back(project, storing(archive, copies)) is None
     assert in_store(project) == []
+
+
+def test_a_deploy_reads_an_archive_once_for_its_digest_and_once_more_to_copy_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path / "project")
+    archive = write_version(tmp_path, "1.0").rename(tmp_path / "built.mar")
+    read: list[Path] = []
+    monkeypatch.setattr(files, "sha256", lambda path, usual=files.sha256: (read.append(path), usual(path))[1])
+    found = find(project, str(archive))
+    copy_into_store(project, found, lambda _: None)
+    stored = Archive.open(project.model_store / "echo-1.0.mar")
+    assert {found.digest} == {digest_of(stored), digest_of(found.archive), find(project, "echo-1.0").digest}
+    assert read == [archive]
+    # What has been written since is read again.
+    with stored.path.open("ab") as file:
+        file.write(b"more")
+    assert digest_of(stored) != found.digest
+    assert read == [archive, stored.path]
 
 
 def storing(source: Path, copies: Sequence[Copy]) -> Change:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from marsmith import files
 from marsmith.archive import Archive
+from marsmith.archive.admit import digest_of, note_digest
 from marsmith.archive.signature import signature_path
 from marsmith.archive.staging import remove_litter, staged
 from marsmith.archive.store import archives_in
@@ -23,8 +24,6 @@ from marsmith.project import Project
 from marsmith.server.registration import archive_in_store
 from marsmith.state.journal import Change, Copy, JournalFile
 from marsmith.state.version_bytes import shown
-
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,13 @@ def find(project: Project, reference: str, interrupted: Change | None = None) ->
     manifest = archive.manifest
     suffix = "tar.gz" if archive.kind == "tar.gz" else "mar"
     name = f"{manifest.model_name}-{check_model_version(manifest.model_version)}.{suffix}"
-    digest = archive.digest()
+    digest = digest_of(archive)
     if path.parent == served_store(project).resolve():
         return Deployable(archive, path.name, digest, stored=False)
     same = _same_version(project, archive, name)
     if same is None:
         return Deployable(archive, name, digest, stored=True)
-    if (there := same.digest()) != digest:
+    if (there := digest_of(same)) != digest:
         raise OtherBytesError(
             f"{same.path} is {manifest.model_name}:{manifest.model_version} as well, with SHA-256 {shown(there)}, and"
             f" {path} has {shown(digest)}",
@@ -187,13 +186,15 @@ def _put(source: Path, target: Path, digest: str, on_copy: Callable[[Copy], None
         OSError: the file cannot be written.
     """
     with staged(target) as stage:
+        inode = stage.path.stat().st_ino
         if files.copy(source, stage.path) != digest:
             raise ServerError(f"{source} changed while it was copied", tip="deploy it again")
         stage.sync()
         if not target.exists():
-            on_copy(Copy(str(target), str(source), digest, stage.path.stat().st_ino))
+            on_copy(Copy(str(target), str(source), digest, inode))
         try:
             stage.publish(force=False)
+            note_digest(target, inode, digest)
         except FileExistsError:
             if files.sha256(target) != digest:
                 raise ServerError(
