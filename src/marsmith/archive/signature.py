@@ -2,8 +2,9 @@
 
 A signature is a Sigstore bundle in JSON around a DSSE envelope; the envelope holds an in-toto statement, whose only
 resource ``.`` is the archive file with its SHA-256. Keys are ECDSA on P-256, P-384 or P-521, in PEM. Nothing here uses
-the network: with a key there is no transparency log and no certificate to ask for. The ``model_signing`` command makes
-and accepts the same files; it is not used here, because its version 1.1.1 needs pyOpenSSL and does not declare it.
+the network: with a key there is no transparency log and no certificate to ask for. The ``model_signing`` library makes
+and accepts the same files; with a key it is not used, because it takes a second to import, which every start of a
+server would pay, and reads the archive again for each key. With certificates, see ``certified``, it is.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Signature:
     Attributes:
         path: the file.
         key_fingerprint: SHA-256 in hex of the public key's PEM text, as ``sha256sum public.pem`` prints it; None in
-            signatures made before model-signing 1.0.
+            signatures with certificates, and in those made before model-signing 1.0.
         signed_name: file name of the archive when it was signed.
         signed_digest: SHA-256 in hex of the signed archive.
         payload: the signed statement.
@@ -204,7 +205,9 @@ def _parse(path: Path, text: bytes) -> Signature:
     (only_signature,) = envelope["signatures"]
     payload = base64.b64decode(envelope["payload"], validate=True)
     name, digest = _signed_file(read_json(payload))
-    hint = bundle["verificationMaterial"]["publicKey"].get("hint")
+    material = bundle["verificationMaterial"]
+    # With certificates there is no hint: see ``certified``.
+    hint = None if "x509CertificateChain" in material else material["publicKey"].get("hint")
     if not isinstance(hint, str | None):
         raise TypeError("the key's hint is no text")
     raw = base64.b64decode(only_signature["sig"], validate=True)

@@ -30,6 +30,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", metavar="ARCHIVE", type=Path, help="a .mar, a .tar.gz or a folder")
     parser.add_argument("--replay", action="store_true", help="send the examples to the handler, compare the replies")
     parser.add_argument("--key", metavar="PUBLIC", type=Path, help="require a signature by this key, in ARCHIVE.sig")
+    parser.add_argument(
+        "--authority",
+        metavar="CERTIFICATE",
+        type=Path,
+        action="append",
+        default=[],
+        help="require a signature with a certificate of this authority, PEM; may be given several times",
+    )
     add_json_flag(parser)
 
 
@@ -44,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         archive = Archive.open(args.archive)
         replay = _replay() if args.replay else None
-        verification = verify(archive, replay=replay, key=args.key, also=_admission(archive, policy))
+        verification = verify(
+            archive, replay=replay, key=args.key, also=[*_admission(archive, policy), *_certified(args)]
+        )
     except (ArchiveError, FormatError) as error:
         # An archive that cannot even be opened is the plainest result of all.
         verification = Verification(args.archive, (Check("structure", "failed", error.message),))
@@ -66,6 +76,21 @@ def _admission(archive: Archive, policy: Policy) -> list[Check]:
     good = f"archives: {policy.archives}, signatures: {policy.signatures}"
     problems = [Check("admission", "failed", problem) for problem in policy_problems(archive, policy)]
     return problems or [Check("admission", "ok", good)]
+
+
+def _certified(args: argparse.Namespace) -> list[Check]:
+    """Say whether one of the authorities vouches for who signed the archive; nothing if none is named."""
+    if not args.authority:
+        return []
+    from marsmith.archive.certified import verify_certified
+    from marsmith.archive.verify import Check
+    from marsmith.errors import ArchiveError, VerificationError
+
+    try:
+        subject, digest = verify_certified(args.archive, args.authority)
+    except (VerificationError, ArchiveError) as error:
+        return [Check("certificate", "failed", error.message)]
+    return [Check("certificate", "ok", f"signed by {subject}, SHA-256 {digest}")]
 
 
 def _print(verification: Verification, *, as_json: bool) -> None:
