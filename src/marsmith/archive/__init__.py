@@ -1,6 +1,6 @@
 """The ``.mar`` file: read, write, verify, sign.
 
-``Archive`` is what a file holds; one is written from a ``Manifest`` and ``Member`` objects.
+``Archive`` is the content of a file. A file is written from a ``Manifest`` and ``Member`` objects.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Whether an archive may be run, served or shipped: the one decision, for every verb that does so.
+"""Admission: the one decision whether an archive may be run, served or shipped, for every command.
 
-An archive is code. What is admitted is whole, is what its own digests say, and is signed where the policy asks for it.
+An archive is code. An admitted archive is complete, matches its own digests, and is signed if the policy requires it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Makers = Literal["any", "ours"]
 Signatures = Literal["optional", "required"]
 
 SETTINGS = "config/marsmith.yaml"
-# More archives than one verb looks at; each entry holds a few sentences.
+# More archives than one command needs; each entry holds a few sentences.
 _REMEMBERED = 256
 
 _File = tuple[Path, tuple[int, ...]]
@@ -28,12 +28,12 @@ _digests: dict[_File, str] = {}
 
 @dataclass(frozen=True)
 class Policy:
-    """Which archives a project admits; the default asks for nothing but that an archive holds.
+    """Policy for the archives of a project. By default an archive must only match its own digests.
 
     Attributes:
-        archives: ``any``, or only ``ours``: those of other tools carry no digests.
-        signatures: whether one is ``required`` or ``optional``.
-        trusted_keys: public keys; a signature that lies beside an archive must be by one of them.
+        archives: ``any``, or only ``ours``; those of other tools have no digests.
+        signatures: whether a signature is ``required`` or ``optional``.
+        trusted_keys: public keys; a signature beside an archive must be by one of them.
     """
 
     archives: Makers = "any"
@@ -49,8 +49,8 @@ class Admitted:
     """An archive that may be run.
 
     Attributes:
-        archive: opened.
-        warnings: what nobody has proved about it, one sentence each.
+        archive: the opened archive.
+        warnings: what could not be verified, one sentence each.
     """
 
     archive: Archive
@@ -58,20 +58,21 @@ class Admitted:
 
 
 def admit(source: Archive | Path, policy: Policy, *, expected_digest: str | None = None) -> Admitted:
-    """Verify a whole archive and return it, or refuse it. Nothing of it is run.
+    """Verify a whole archive and return it, or refuse it. None of its code is run.
 
-    Within one process an archive file is read once, however often it is admitted, as long as nobody writes it.
+    Within one process an archive file is read once, unless it is written meanwhile.
 
     Args:
         source: the archive, or its path.
-        policy: what is asked of it beyond its own digests.
-        expected_digest: SHA-256 in hex of the bytes that its version is bound to; None: it is bound to none.
+        policy: requirements besides its own digests.
+        expected_digest: required SHA-256 in hex; None for any.
 
     Raises:
-        HostileArchiveError: its structure is dangerous or lies.
-        ArchiveError: it is no archive, or damaged.
-        FormatError: its manifest or its list of digests does not follow its format.
-        VerificationError: it is not what it says, or the policy does not admit it; with every reason.
+        HostileArchiveError: its structure is dangerous or inconsistent.
+        ArchiveError: it is not an archive, or it is damaged.
+        FormatError: its manifest or its list of digests violates the format.
+        VerificationError: it does not match its digests, or the policy does not admit it; the message lists all
+            reasons.
     """
     archive = source if isinstance(source, Archive) else Archive.open(source)
     checks = static_checks(archive)
@@ -85,19 +86,19 @@ def admit(source: Archive | Path, policy: Policy, *, expected_digest: str | None
 
 
 def static_checks(archive: Archive) -> tuple[Check, ...]:
-    """Return what verifying an archive finds, but for its environment and its answers."""
+    """Return the checks of an archive, except for its environment and its answers."""
     if archive.kind == "folder":
         return verify(archive, environment=False).checks
     return _checks_of(archive.path.resolve(), _identity(archive.path))
 
 
 def policy_problems(archive: Archive, policy: Policy, expected_digest: str | None = None) -> list[str]:
-    """Say why a policy does not admit an archive, whatever its content; empty if it does."""
+    """Return why a policy does not admit an archive, whatever its content; empty if it does."""
     return list(_policy_problems(archive, policy, expected_digest))
 
 
 def digest_of(archive: Archive) -> str:
-    """Return what ``Archive.digest`` does; a file is read once in a process, as long as nobody writes it."""
+    """Return ``Archive.digest``. A file is read once in a process, unless it is written meanwhile."""
     if archive.kind == "folder":
         return archive.digest()
     file = (archive.path.resolve(), _identity(archive.path))
@@ -125,7 +126,7 @@ def _note(file: _File, digest: str) -> str:
 
 def _policy_problems(archive: Archive, policy: Policy, expected_digest: str | None) -> Iterator[str]:
     if policy.archives == "ours" and not archive.is_ours:
-        yield f"maker: another tool made it, and {SETTINGS} says archives: ours"
+        yield f"maker: another tool built it, and {SETTINGS} has archives: ours"
     if expected_digest is not None:
         digest = digest_of(archive)
         if digest != expected_digest:
@@ -136,10 +137,10 @@ def _policy_problems(archive: Archive, policy: Policy, expected_digest: str | No
 
 
 def _signature_problem(archive: Archive, policy: Policy) -> str | None:
-    """Return what is wrong with a signature that is there or must be; None if nothing is."""
+    """Return the problem with a signature that exists or is required; None if there is none."""
     if not policy.trusted_keys:
         return f"no key is trusted in {SETTINGS}" if policy.signatures == "required" else None
-    # Imported late: most projects trust no key, and need no cryptography.
+    # Imported late, because most projects have no trusted keys and do not need cryptography.
     from marsmith.archive.signature import signature_path, verify_signature
 
     if archive.kind == "folder":
@@ -154,22 +155,22 @@ def _signature_problem(archive: Archive, policy: Policy) -> str | None:
 
 
 def _tip(archive: Archive, problems: Sequence[str]) -> str:
-    """Say what to do about the first of the problems."""
+    """Return what to do about the first of the problems."""
     kind = problems[0].partition(":")[0]
     if kind == "digests" and archive.kind == "folder" and "__pycache__" in problems[0]:
         return f"if Python has left it there: rm -r {archive.path}/__pycache__"
     if kind == "maker":
-        return f"if you trust whoever made it: marsmith repack {archive.path}"
+        return f"if you trust its origin: marsmith repack {archive.path}"
     if kind == "digest":
         version = f"{archive.manifest.model_name}:{archive.manifest.model_version}"
-        return f"give it a version number of its own, or let go of the one that is there: marsmith unregister {version}"
+        return f"give it a version number of its own, or unregister the present one: marsmith unregister {version}"
     if kind == "signature":
         return f"if you trust it: marsmith sign {archive.path} --key PRIVATE.pem"
     return "do not use this archive: copy it again, or build it again from its sources"
 
 
 def _identity(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file is written or replaced."""
+    """Return values that change when a file is written or replaced."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

@@ -1,10 +1,10 @@
-"""Whether a reply is the validated one: the one rule for workers, ``verify --replay``, ``serve`` and ``deploy``.
+"""Comparison of a reply with the validated one: for workers, ``verify --replay``, ``serve`` and ``deploy``.
 
-JSON is compared value by value and numbers within a tolerance; so are the numbers in text, ``.npy`` and safetensors. Of
-an image the pixels are compared. Other bytes are compared by their digest.
+JSON is compared value by value, and numbers within a tolerance. The same holds for numbers in text, ``.npy`` and
+safetensors. Images are compared by their pixels. Other bytes are compared by their digest.
 
-The same file lies in ``handlers/`` and in ``marsmith/archive/``, as a worker's Python has no marsmith: a test holds the
-two equal.
+The same file is in ``handlers/`` and in ``marsmith/archive/``, because a worker's Python has no marsmith. A test keeps
+the two equal.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Protocol
 
-# How far a number in a reply may be from the validated one where the spec does not say, by the precision of both:
-# kernels of other processors and other batch sizes round differently, the more so the coarser the precision.
+# Default tolerance of a number in a reply, by the precision of both: kernels of other processors and other batch sizes
+# round differently, and more so in a coarser precision.
 EXAMPLE_TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.05, "int8": 0.1}
-# How far it may be where only one of them was computed in that precision and the other one in float32, in units of
-# probability; an archive that measured it says so itself, as ``engine_tolerance``.
+# Tolerance if only one of the replies was computed in that precision and the other in float32, in units of probability.
+# An archive that measured it has its own value, ``engine_tolerance``.
 FALLBACK_TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1, "int8": 0.25}
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
@@ -51,7 +51,7 @@ class ValidatedReply(Protocol):
 
     @property
     def tolerance(self) -> float:
-        """Largest difference of any number."""
+        """Maximum difference of any number."""
 
     @property
     def recorded(self) -> bytes | None:
@@ -60,11 +60,11 @@ class ValidatedReply(Protocol):
 
 @dataclass(frozen=True)
 class Allowance:
-    """By how much more replies may differ because of what computes them; see ``allowance``.
+    """Additional tolerance that depends on what computes the replies; see ``allowance``.
 
     Attributes:
-        tolerance: what numbers may differ by at least, whatever the example says.
-        same_bytes: whether bytes that cannot be compared must be the same.
+        tolerance: minimum tolerance of numbers, whatever the example's own.
+        same_bytes: whether bytes that cannot be compared must be equal.
     """
 
     tolerance: float = 0.0
@@ -73,11 +73,11 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a comparison has found.
+    """Result of a comparison.
 
     Attributes:
-        problem: where the reply differs, in words; None if nowhere.
-        unproved: why nothing can be said, in words; None if something can.
+        problem: description of the difference; None if there is none.
+        unproved: why the replies could not be compared; None if they could.
     """
 
     problem: str | None = None
@@ -88,11 +88,12 @@ Facts = Callable[[], Mapping[str, Any]]
 
 
 def allowance(settings: Mapping[str, Any], computed: Mapping[str, Any]) -> Allowance:
-    """Return by how much replies may differ.
+    """Return the additional tolerance.
 
     Args:
-        settings: the block ``handler`` of model-config.yaml, which says what the archive was validated with.
-        computed: what the worker tells about itself: ``precision`` and ``engine_fell_back``; empty if it tells nothing.
+        settings: block ``handler`` of model-config.yaml, which describes the validation of the archive.
+        computed: what the worker reports about itself: ``precision`` and ``engine_fell_back``; empty if it reports
+            nothing.
     """
     if computed.get("engine_fell_back"):
         own = settings.get("engine_tolerance")
@@ -102,7 +103,7 @@ def allowance(settings: Mapping[str, Any], computed: Mapping[str, Any]) -> Allow
 
 
 def may_compute_otherwise(settings: Mapping[str, Any]) -> bool:
-    """Tell whether other machines may run an archive with this block ``handler`` in another engine or precision."""
+    """Return whether other machines may run an archive with these settings in another engine or precision."""
     return (settings.get("engine", "torch"), settings.get("precision", "float32")) != ("torch", "float32")
 
 
@@ -110,11 +111,11 @@ def judge(expected: ValidatedReply, status: int, body: bytes, settings: Mapping[
     """Compare a reply with the validated one.
 
     Args:
-        expected: what the archive records.
+        expected: validated reply in the archive.
         status: HTTP status of the reply.
-        body: of the reply.
+        body: body of the reply.
         settings: the archive's block ``handler``.
-        facts: asks what the worker computes in, see ``allowance``; called only where it can matter.
+        facts: asks what the worker computes in, see ``allowance``; called only if it matters.
     """
     strictly = compare(expected, status, body, Allowance())
     if strictly == Judgement() or status != expected.status or not may_compute_otherwise(settings):
@@ -123,7 +124,7 @@ def judge(expected: ValidatedReply, status: int, body: bytes, settings: Mapping[
 
 
 def compare(expected: ValidatedReply, status: int, body: bytes, allowed: Allowance) -> Judgement:
-    """Compare a reply with the validated one, of which it may differ by what is allowed."""
+    """Compare a reply with the validated one, with an additional tolerance."""
     if status != expected.status:
         return Judgement(f"status {status} instead of {expected.status}: {_shown(body)}")
     tolerance = max(expected.tolerance, allowed.tolerance)
@@ -140,7 +141,7 @@ def compare(expected: ValidatedReply, status: int, body: bytes, allowed: Allowan
 
 
 def difference(expected: Any, actual: Any, tolerance: float, path: str = "reply") -> str | None:
-    """Return the first place where two JSON values differ, in words; None where they agree within ``tolerance``."""
+    """Describe the first difference between two JSON values; None if they agree within ``tolerance``."""
     if isinstance(expected, bool) or isinstance(actual, bool):
         return None if expected is actual else f"{path}: {actual!r} instead of {expected!r}"
     if isinstance(expected, int | float) and isinstance(actual, int | float):
@@ -159,7 +160,7 @@ def difference(expected: Any, actual: Any, tolerance: float, path: str = "reply"
 
 
 def _dict_difference(expected: dict[str, Any], actual: dict[str, Any], tolerance: float, path: str) -> str | None:
-    """Compare two mappings; the order of their keys carries no meaning in JSON."""
+    """Compare two objects; the order of their keys has no meaning in JSON."""
     missing, added = expected.keys() - actual.keys(), actual.keys() - expected.keys()
     if (missing or added) and not _are_best_few(expected, actual):
         parts = [f"lacks {sorted(missing)}" if missing else "", f"has unexpected {sorted(added)}" if added else ""]
@@ -171,9 +172,9 @@ def _dict_difference(expected: dict[str, Any], actual: dict[str, Any], tolerance
 
 
 def _are_best_few(expected: dict[str, Any], actual: dict[str, Any]) -> bool:
-    """Tell whether these may be the best few of many classes, of which the best is the same class.
+    """Return whether these may be the best few of many classes, with the same best class.
 
-    Another processor or another engine may swap the last of the few for the next one.
+    Another processor or engine may exchange the last of the few with the next one.
     """
     flat = len(expected) == len(actual) and all(
         isinstance(value, int | float) and not isinstance(value, bool)
@@ -185,7 +186,7 @@ def _are_best_few(expected: dict[str, Any], actual: dict[str, Any]) -> bool:
 
 
 def _with_lowest(reply: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Add what ``other`` has more, with the most that it can be here: the lowest number that the reply tells."""
+    """Add the keys that only ``other`` has, with their maximum possible value here: the lowest number in the reply."""
     lowest = min(reply.values())
     return {**{key: min(lowest, other[key]) for key in other.keys() - reply.keys()}, **reply}
 
@@ -194,7 +195,7 @@ def _with_lowest(reply: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]
 
 
 def can_be_compared(body: bytes) -> bool:
-    """Tell whether bytes can be compared with others by more than their digest."""
+    """Return whether bytes can be compared by more than their digest."""
     return _read(body) is not None
 
 
@@ -213,7 +214,7 @@ def _judge_bytes(sha256: str, recorded: bytes | None, body: bytes, tolerance: fl
 
 
 def _read(body: bytes) -> tuple[str, Any] | None:
-    """Return of what kind bytes are and what they say; None if they are of no kind that can be compared here."""
+    """Return the kind and the content of bytes; None for a kind that cannot be compared here."""
     try:
         if body.startswith(_NPY):
             return "an array", {"array": _numpy().load(BytesIO(body), allow_pickle=False)}
@@ -222,13 +223,13 @@ def _read(body: bytes) -> tuple[str, Any] | None:
         if body[8:9] == b"{":
             return "tensors", _tensors(body)
         text = body.decode("utf-8")
-    except Exception:  # what is damaged raises whatever its decoder likes
+    except Exception:  # Decoders raise any kind of exception for damaged data.
         return None
     return None if "\0" in text else ("text", text)
 
 
 def _frames(body: bytes) -> dict[str, Any]:
-    """Return the pixels of each frame of an image; those of a palette by their colours."""
+    """Return the pixels of each frame of an image; palettes are resolved to colours."""
     image = importlib.import_module("PIL.Image").open(BytesIO(body))
     found = {}
     for number in range(getattr(image, "n_frames", 1)):
@@ -264,7 +265,7 @@ def _arrays_difference(expected: Mapping[str, Any], actual: Mapping[str, Any], t
         other = actual[name]
         with np.errstate(invalid="ignore"):
             gap = np.abs(one.astype("f8") - other.astype("f8"))
-        # Equal as they are: whole numbers of 64 bits are not all doubles. Only NaN is not itself.
+        # Compared for equality first: not every 64-bit integer is a double. Only NaN differs from itself.
         gap[(one == other) | ((one != one) & (other != other))] = 0.0
         largest = float(gap.max(initial=0.0))
         if not largest <= tolerance:
@@ -273,7 +274,7 @@ def _arrays_difference(expected: Mapping[str, Any], actual: Mapping[str, Any], t
 
 
 def _pixels_difference(expected: Mapping[str, Any], actual: Mapping[str, Any], tolerance: float) -> str | None:
-    """Allow a share ``tolerance`` of the pixels to be further off than the share ``tolerance`` of the full range."""
+    """Allow a share ``tolerance`` of the pixels to differ by more than the share ``tolerance`` of the full range."""
     if (found := _other_form(expected, actual)) is not None:
         return found
     np = _numpy()
@@ -302,7 +303,7 @@ _COMPARE: dict[str, Callable[[Any, Any, float], str | None]] = {
 
 
 def _numpy() -> Any:
-    # An import statement would add numpy and Pillow to what each archive records as its environment.
+    # An import statement would add numpy and Pillow to the recorded environment of each archive.
     return importlib.import_module("numpy")
 
 

@@ -1,8 +1,8 @@
-"""The one way in which marsmith lays out a zip: every byte outside the members' contents is known beforehand.
+"""Canonical zip layout of marsmith: all bytes except the contents of the members are determined.
 
-The headers are printed again from names, sizes and CRCs, and compared with those in the file. Where they are equal, and
-every content has its digest, no byte of the file can have been changed. (Deflated contents are an exception: the same
-content may be compressed to different bytes. ``marsmith archive`` stores every member.)
+The headers are rendered again from names, sizes and CRCs, and compared with those in the file. If they are equal and
+every content matches its digest, no byte of the file was changed. Deflated contents are an exception: the same content
+may be compressed to different bytes. ``marsmith archive`` stores every member.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from marsmith.archive.zip_writer import Entry, end_records
 
 
 def zip_oddities(file: BinaryIO, size: int, entries: Sequence[Header]) -> list[str]:
-    """Say where a zip differs from the way marsmith writes it, naming the member.
+    """Return where a zip differs from the canonical layout, with the member.
 
     Args:
-        file: the zip, whose structure has been checked.
-        size: of the file, in bytes.
+        file: the zip; its structure has been checked.
+        size: size of the file, in bytes.
         entries: its members, in order.
     """
     names = [entry.name for entry in entries]
@@ -33,16 +33,16 @@ def zip_oddities(file: BinaryIO, size: int, entries: Sequence[Header]) -> list[s
     for entry in entries:
         expected = _printed(entry).local()
         file.seek(entry.offset)
-        # The structure has no gaps, so a header of another length shifts the content and shows here.
+        # The structure has no gaps, so a header of another length shifts the content and is detected here.
         if file.read(entry.data_offset - entry.offset) != expected:
             problems.append(f"member {entry.name!r}: its local header is not the one that marsmith writes")
         if entry.descriptor_size:
-            problems.append(f"member {entry.name!r}: it was streamed, with its sizes behind its content")
+            problems.append(f"member {entry.name!r}: it was streamed, with its sizes after its content")
     return problems + _end_oddities(file, size, entries)
 
 
 def canonical_order(names: Sequence[str]) -> list[str]:
-    """Return names in the order in which marsmith writes them."""
+    """Return names in canonical order."""
     return sorted(names, key=lambda name: (name != manifest.FILE_NAME, name == sums.FILE_NAME, name))
 
 
@@ -53,7 +53,7 @@ def _end_oddities(file: BinaryIO, size: int, entries: Sequence[Header]) -> list[
         expected = _printed(entry).central()
         file.seek(position)
         if file.read(len(expected)) != expected:
-            # Behind an entry of another length everything is shifted; one message is enough.
+            # After an entry of another length everything is shifted; one message is enough.
             return [f"member {entry.name!r}: its entry in the central directory is not the one that marsmith writes"]
         position += len(expected)
     file.seek(position)
@@ -62,5 +62,5 @@ def _end_oddities(file: BinaryIO, size: int, entries: Sequence[Header]) -> list[
 
 
 def _printed(entry: Header) -> Entry:
-    """Return an entry as the writer would print it."""
+    """Return an entry as the writer would write it."""
     return Entry(entry.name.encode(), entry.offset, entry.method, entry.crc, entry.compressed_size, entry.size)

@@ -1,4 +1,4 @@
-"""Copying with digests: every source is read once; its SHA-256 is computed on a second core while it is written."""
+"""Copy with digests: every source is read once, and its SHA-256 is computed in a second thread."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import BinaryIO, Self, cast
 from marsmith.errors import BuildError
 
 CHUNK_BYTES = 1 << 20
-# One chunk is read and written while another is hashed; the rest evens out their pace.
+# One chunk is read and written while another is hashed; further chunks balance their speeds.
 _BUFFERS = 8
 
 
 @dataclass(frozen=True)
 class Content:
-    """What was copied: its size in bytes, its CRC-32, and its SHA-256 in hex."""
+    """The copied content: its size in bytes, its CRC-32, and its SHA-256 in hex."""
 
     size: int
     crc: int
@@ -30,10 +30,10 @@ class Content:
 
 
 class Copier:
-    """Copies sources in constant memory; a context manager, since it keeps a thread for hashing.
+    """Copies sources in constant memory. A context manager, because it has a thread for hashing.
 
     Args:
-        on_bytes: is told the size of every chunk copied.
+        on_bytes: called with the size of every copied chunk.
     """
 
     def __init__(self, on_bytes: Callable[[int], None] = lambda _: None) -> None:
@@ -48,22 +48,22 @@ class Copier:
         self._hasher.shutdown()
 
     def copy(self, name: str, source: BinaryIO, size: int, write: Callable[[memoryview], object]) -> Content:
-        """Read ``size`` bytes, give every chunk to ``write``, and return what it was.
+        """Read ``size`` bytes, pass every chunk to ``write``, and return the content's description.
 
         Raises:
-            BuildError: ``source``, the content of the member ``name``, has another size, or cannot be read.
+            BuildError: ``source``, the content of the member ``name``, has another size or cannot be read.
         """
         digest = hashlib.sha256()
         done = crc = 0
         hashing: deque[Future[None]] = deque()
-        # One byte more is asked for, so that a source that grew shows.
+        # Read one more byte, to detect a source that grew.
         while chunk := self._read(source, size + 1 - done):
             hashing.append(self._hasher.submit(digest.update, chunk))
             crc = zlib.crc32(chunk, crc)
             write(chunk)
             done += len(chunk)
             self._on_bytes(len(chunk))
-            # A buffer is filled again only when its digest has been taken.
+            # A buffer is reused only after its digest has been computed.
             if len(hashing) == _BUFFERS:
                 hashing.popleft().result()
         for future in hashing:

@@ -1,4 +1,4 @@
-"""What a person asks about an archive, gathered from inside it; nothing here is proved, see ``verify`` for that."""
+"""Description of an archive for people, from its own content without verification; for that see ``verify``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ EXPORT = "MAR-INF/export.json"
 
 
 def describe(archive: Archive) -> dict[str, Any]:
-    """Return everything that an archive says of itself, as plain values.
+    """Return everything that an archive contains about itself, as plain values.
 
-    A part that the archive does not have is None; a part that cannot be read is ``{"problem": <why>}``.
+    A missing part is None. A part that cannot be read is ``{"problem": <why>}``.
 
     Raises:
         ArchiveError: the archive's file is damaged.
@@ -52,7 +52,7 @@ def describe(archive: Archive) -> dict[str, Any]:
 
 
 def top_reply(example: ValidatedExample) -> str:
-    """Return the most telling part of a validated reply: the largest value with its label, a digest, or all of it."""
+    """Return the most informative part of a validated reply: the largest value with its label, a digest, or all."""
     if example.reply_sha256 is not None:
         return f"SHA-256 {example.reply_sha256}"
     reply = example.reply
@@ -115,7 +115,7 @@ def _examples(archive: Archive) -> list[dict[str, Any]] | dict[str, Any] | None:
 
 
 def _signature(archive: Archive) -> dict[str, Any] | None:
-    """Say what the signature beside the archive claims; only a key can prove it."""
+    """Return what the signature beside the archive claims; its verification needs a key."""
     from marsmith.archive.signature import read_signature, signature_path
 
     beside = signature_path(archive.path)

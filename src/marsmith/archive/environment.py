@@ -1,7 +1,7 @@
 """``MAR-INF/environment.txt``: the exact versions of Python and of every distribution that the handler imports.
 
-Lines that begin with ``#`` are comments. ``python==3.11.7`` comes first, then one ``name==version`` a line, sorted,
-names in their normalised spelling (PEP 503). Without the line of Python it is a requirements file for pip.
+Lines that begin with ``#`` are comments. ``python==3.11.7`` comes first, followed by one ``name==version`` per line,
+sorted, with normalised names (PEP 503). Without the line for Python it is a requirements file for pip.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Environment:
     """Exact versions.
 
     Attributes:
-        python: version of Python, as ``3.11.7``.
-        distributions: version by normalised name, as the metadata of each distribution gives it.
+        python: version of Python, such as ``3.11.7``.
+        distributions: version by normalised name, as in the metadata of each distribution.
     """
 
     python: str
@@ -34,15 +34,15 @@ class Environment:
 
 
 def normalise(name: str) -> str:
-    """Return the name of a distribution in its one spelling (PEP 503): ``PyYAML`` is ``pyyaml``."""
+    """Return the normalised name of a distribution (PEP 503): ``PyYAML`` is ``pyyaml``."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def render_environment(environment: Environment) -> str:
-    """Print ``environment.txt``; equal environments give equal texts.
+    """Render ``environment.txt``; equal environments give equal texts.
 
     Raises:
-        FormatError: a name or version that no line can hold, or two names that are one when normalised.
+        FormatError: a name or version is invalid in a line, or two names are equal when normalised.
     """
     names = [PYTHON, *map(normalise, environment.distributions)]
     problems = [f"{name} stands twice" for name in sorted({name for name in names if names.count(name) > 1})]
@@ -55,10 +55,11 @@ def render_environment(environment: Environment) -> str:
 
 
 def parse_environment(text: str, source: str = FILE_NAME) -> Environment:
-    """Parse ``environment.txt``; names come out normalised.
+    """Parse ``environment.txt``; names are normalised.
 
     Raises:
-        FormatError: lines of another form, a name that stands twice, or no ``python==`` line; every problem is named.
+        FormatError: a line has another form, a name occurs twice, or the ``python==`` line is missing. The message
+            lists all problems.
     """
     versions: dict[str, str] = {}
     problems = []
@@ -82,12 +83,12 @@ def parse_environment(text: str, source: str = FILE_NAME) -> Environment:
 
 @dataclass(frozen=True)
 class VersionDifference:
-    """A version that is not the recorded one.
+    """A version that differs from the recorded one.
 
     Attributes:
         name: ``python``, or the normalised name of a distribution.
         recorded: the version in the archive.
-        found: the version here; None where it is not installed.
+        found: the version here; None if it is not installed.
     """
 
     name: str
@@ -99,16 +100,16 @@ class VersionDifference:
 
 
 def version_here(name: str) -> str | None:
-    """Return the version of a distribution, or of ``python``, in this process; None where it is not installed."""
+    """Return the version of a distribution, or of ``python``, in this process; None if it is not installed."""
     return platform.python_version() if name == PYTHON else installed_version(name)
 
 
 def compare(recorded: Environment, *, installed: Callable[[str], str | None] = version_here) -> list[VersionDifference]:
-    """Compare a record with what is installed; Python first, then by name; empty where all is as recorded.
+    """Compare a record with the installed versions: Python first, then by name. Empty if they are equal.
 
     Args:
         recorded: the archive's environment.
-        installed: gives the version for ``python`` and for a distribution's name; None where it is not installed.
+        installed: returns the version of ``python`` or of a distribution; None if it is not installed.
     """
     wanted = {PYTHON: recorded.python, **dict(sorted(recorded.distributions.items()))}
     found = [VersionDifference(name, version, installed(name)) for name, version in wanted.items()]

@@ -1,7 +1,7 @@
 """``MAR-INF/examples/``: requests with their validated replies, replayed wherever the archive is loaded.
 
-``examples.json`` lists them; each input lies beside it as a file. A reply that is JSON stands in the list; of any other
-the SHA-256 stands there, and if its bytes can be compared they lie beside the list too. How replies are compared:
+``examples.json`` lists them; each input is a file beside it. A JSON reply is in the list. Any other reply is in the
+list by its SHA-256; if its bytes can be compared, they are in a file beside the list. For the comparison of replies see
 ``archive.answers``.
 """
 
@@ -21,17 +21,17 @@ FILE_NAME = f"{FOLDER}/examples.json"
 
 @dataclass(frozen=True)
 class ValidatedExample:
-    """One request and the reply that it must get.
+    """One request and its validated reply.
 
     Attributes:
-        input: name of the file in ``MAR-INF/examples/`` that is the request's body.
-        content_type: of the request.
+        input: name of the file in ``MAR-INF/examples/`` with the request's body.
+        content_type: content type of the request.
         status: HTTP status of the reply.
-        reply: the reply, where it is JSON; None otherwise.
-        reply_sha256: digest of the reply's bytes, where it is not JSON; None otherwise.
-        tolerance: largest absolute difference allowed for any number in the reply.
-        reply_file: name of the file in ``MAR-INF/examples/`` that holds the reply; None if none does.
-        recorded: what lies in that file, where it has been read; it does not stand in the list.
+        reply: the reply if it is JSON; else None.
+        reply_sha256: digest of the reply's bytes if it is not JSON; else None.
+        tolerance: maximum absolute difference of any number in the reply.
+        reply_file: name of the file in ``MAR-INF/examples/`` with the reply; None if there is none.
+        recorded: content of that file, if it was read; not part of the list.
     """
 
     input: str
@@ -44,13 +44,13 @@ class ValidatedExample:
     recorded: bytes | None = field(default=None, repr=False, compare=False)
 
     def record(self) -> dict[str, Any]:
-        """Return what the list says."""
+        """Return the entry of the list."""
         left_out = {"recorded"} | ({"reply_file"} if self.reply_file is None else set())
         return {key: value for key, value in vars(self).items() if key not in left_out}
 
 
 def render_examples(examples: Sequence[ValidatedExample]) -> str:
-    """Print ``examples.json``."""
+    """Render ``examples.json``."""
     return json.dumps([example.record() for example in examples], indent=2, ensure_ascii=False) + "\n"
 
 
@@ -58,7 +58,7 @@ def parse_examples(text: str, source: str = FILE_NAME) -> list[ValidatedExample]
     """Parse ``examples.json``.
 
     Raises:
-        FormatError: not JSON, or not a list of examples.
+        FormatError: the text is not JSON, or not a list of examples.
     """
     try:
         items = read_json(text)
@@ -85,7 +85,7 @@ _OPTIONAL = frozenset({"reply_file"})
 
 
 def _problems(item: Any, place: str) -> list[str]:
-    """Say what keeps one entry from being an example."""
+    """Return what is wrong with one entry of the list."""
     if not isinstance(item, dict):
         return [f"{place}: expected a mapping"]
     wrong = [f"{place}: unknown key {key!r}" for key in sorted(item.keys() - _KINDS.keys())]

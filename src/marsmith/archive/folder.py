@@ -1,7 +1,4 @@
-"""Reading an archive that is a folder, as torch-model-archiver's ``no-archive`` makes it.
-
-An archive as a plain folder, which TorchServe serves as it is.
-"""
+"""Archives as plain folders, like torch-model-archiver's ``no-archive``: reader and writer. TorchServe serves them."""
 
 from __future__ import annotations
 
@@ -32,8 +29,8 @@ class FolderSource:
     """The files below a folder; links, pipes and devices are refused.
 
     Raises:
-        HostileArchiveError: something in it is no regular file, or has a dangerous name.
-        ArchiveError: it cannot be read.
+        HostileArchiveError: the folder contains something else than regular files, or a dangerous name.
+        ArchiveError: the folder cannot be read.
     """
 
     def __init__(self, path: Path, limits: ReadLimits) -> None:
@@ -46,15 +43,15 @@ class FolderSource:
 
     @property
     def members(self) -> Mapping[str, MemberInfo]:
-        """Every file, by name, sorted."""
+        """All files by name, sorted."""
         return self._members
 
     @contextmanager
     def open_member(self, name: str) -> Iterator[BinaryIO]:
-        """Open one file; raise if it is no longer the file that was found at first."""
+        """Open one file; raise if it is another file than at first."""
         info = self._members[name]
         try:
-            # Without O_NONBLOCK, a pipe that took the file's place would block for ever.
+            # Without O_NONBLOCK, a pipe that replaced the file would block forever.
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise ArchiveError(f"{self._path.name}: member {name!r}: {error.strerror}") from None
@@ -65,18 +62,18 @@ class FolderSource:
             yield file
 
     def walk(self) -> Iterator[tuple[str, BinaryIO]]:
-        """Give every file with its content."""
+        """Yield every file with its content."""
         for name in self._members:
             with self.open_member(name) as file:
                 yield name, file
 
     def oddities(self) -> list[str]:
-        """A folder has no structure beyond its files."""
+        """Return nothing: a folder has no structure beyond its files."""
         return []
 
 
 def _scan(root: Path, limits: ReadLimits) -> Iterator[MemberInfo]:
-    """Find every file without following a link."""
+    """Find all files without following links."""
     seen = 0
     pending = [""]
     while pending:
@@ -108,8 +105,8 @@ class FolderWriter:
     """Writes members as files, mode 0644, in folders of mode 0755, whatever the umask.
 
     Args:
-        folder: where to; exists and is empty.
-        copier: copies and hashes.
+        folder: target; exists and is empty.
+        copier: copier that computes the digests.
     """
 
     def __init__(self, folder: Path, copier: Copier) -> None:
@@ -117,10 +114,10 @@ class FolderWriter:
         self._copier = copier
 
     def add(self, name: str, source: BinaryIO, size: int, *, deflate: bool = False) -> Content:  # noqa: ARG002  # a file is a file
-        """Write one member to the disk and return what it was.
+        """Write one member to the disk and return its description.
 
         Raises:
-            BuildError: ``source`` does not hold ``size`` bytes.
+            BuildError: ``source`` does not have ``size`` bytes.
         """
         place = self._folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +129,7 @@ class FolderWriter:
         return content
 
     def close(self) -> None:
-        """Give every folder its mode, and bring their lists of files to the disk."""
+        """Set the mode of every folder, and sync the folders to the disk."""
         for folder, _, _ in os.walk(self._folder):
             Path(folder).chmod(0o755)
             files.sync_folder(Path(folder))

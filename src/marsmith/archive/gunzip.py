@@ -1,4 +1,4 @@
-"""A gzip file as a stream of its content, in bounded memory: one gzip member and nothing behind it."""
+"""Content of a gzip file as a stream, in bounded memory. The file must have one gzip member and nothing after it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _INPUT_BYTES = 64 << 10
 
 
 class Gunzip:
-    """Inflates ``file`` piece by piece.
+    """Inflates ``file`` step by step.
 
     Raises:
-        HostileArchiveError: it expands beyond ``limits``, or something follows its end.
-        ArchiveError: it is damaged or cut off.
+        HostileArchiveError: it expands beyond ``limits``, or there is data after its end.
+        ArchiveError: it is damaged or truncated.
     """
 
     def __init__(self, file: BinaryIO, path: Path, limits: ReadLimits) -> None:
@@ -31,7 +31,7 @@ class Gunzip:
         self._ended = False
 
     def read(self, most: int) -> bytes:
-        """Return 1 to ``most`` bytes; none at the end."""
+        """Return 1 to ``most`` bytes; empty at the end."""
         while not self._ended:
             chunk = self._step(min(most, CHUNK_BYTES))
             if chunk:
@@ -41,7 +41,7 @@ class Gunzip:
         return b""
 
     def read_exactly(self, count: int) -> bytes:
-        """Return ``count`` bytes; raise ArchiveError if there are fewer. For small counts only."""
+        """Return ``count`` bytes; raise ArchiveError if there are fewer. Only for small counts."""
         parts = []
         while count:
             part = self.read(count)

@@ -1,6 +1,6 @@
-"""``MAR-INF/MANIFEST.json``: what TorchServe must know of an archive, and marsmith's own key.
+"""``MAR-INF/MANIFEST.json``: TorchServe's data about an archive, and marsmith's own key.
 
-TorchServe ignores fields that it does not know; they are kept on parsing and printed again.
+TorchServe ignores unknown fields. They are kept when a manifest is parsed and rendered.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from marsmith.json_reader import read_json
 
 FILE_NAME = "MAR-INF/MANIFEST.json"
 FORMAT_VERSION = 1
-# What torch-model-archiver accepts and TorchServe reads into an enumeration.
+# Accepted by torch-model-archiver, and parsed into an enumeration by TorchServe.
 RUNTIMES = ("python", "python3", "LSP")
 
-# (field of Manifest, key in the text), in the order in which torch-model-archiver prints them.
+# (field of Manifest, key in the text), in torch-model-archiver's order.
 _MODEL_KEYS = (
     ("model_name", "modelName"),
     ("serialized_file", "serializedFile"),
@@ -37,31 +37,31 @@ _TOP_KEYS = (
     ("marsmith", "marsmith"),
 )
 _REQUIRED = frozenset({"modelName", "handler"})
-# What TorchServe takes for a field that is missing; null counts as missing but for the runtime, which then is none.
+# TorchServe's defaults for missing fields. null counts as missing, except for the runtime, which is then null.
 _DEFAULTS = {"modelVersion": "1.0", "runtime": "python"}
 _MAPPINGS = frozenset({"extensions", "marsmith"})
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The manifest of one archive; None stands for a field that the text does not have.
+    """The manifest of one archive; None means that the text does not have the field.
 
     Attributes:
-        model_name: the name under which TorchServe registers the model.
-        model_version: any text that is not empty, as ``1.0``.
+        model_name: name under which TorchServe registers the model.
+        model_version: any non-empty text, such as ``1.0``.
         handler: ``<file>.py``, ``<file>.py:<function>``, or the name of a built-in handler.
-        serialized_file: base name of the member that holds the weights.
+        serialized_file: base name of the member with the weights.
         model_file: base name of the member with the class of an eager module.
         requirements_file: base name of the member with pip requirements.
         config_file: base name of the model config.
-        extensions: TorchServe's place for additions; marsmith writes none.
+        extensions: additions in TorchServe's field; marsmith writes none.
         runtime: ``python``, ``python3`` or ``LSP``.
         archiver_version: the tool that made the archive, and its version.
         created_on: ``dd/mm/YYYY HH:MM:SS``.
-        marsmith: our own key, ``{"formatVersion": 1}``; None in an archive made by another tool.
-        extra: further fields at the top.
+        marsmith: marsmith's own key, ``{"formatVersion": 1}``; None in an archive of another tool.
+        extra: further fields at the top level.
         model_extra: further fields of ``model``.
-        oddities: where the text was not as it should be and TorchServe reads it all the same; one sentence each.
+        oddities: invalid values that TorchServe reads nevertheless; one sentence each.
     """
 
     model_name: str
@@ -82,7 +82,7 @@ class Manifest:
 
     @property
     def format_version(self) -> int | None:
-        """Version of marsmith's archive format; None for an archive made by another tool."""
+        """Version of marsmith's archive format; None for an archive of another tool."""
         version = (self.marsmith or {}).get("formatVersion")
         return version if isinstance(version, int) and not isinstance(version, bool) else None
 
@@ -90,12 +90,13 @@ class Manifest:
 def parse_manifest(text: str, source: str = FILE_NAME) -> Manifest:
     """Parse a manifest.
 
-    For every manifest m, ``parse_manifest(render_manifest(m)) == m``. What TorchServe reads although it is not as it
-    should be (a number for a text, no runtime, no version) is read as TorchServe reads it, and is among the oddities.
+    For every manifest m, ``parse_manifest(render_manifest(m)) == m``. Some invalid values are accepted by TorchServe (a
+    number instead of a text, no runtime, no version). They are parsed as TorchServe does, and listed among the
+    oddities.
 
     Raises:
-        FormatError: with every problem found: no JSON, a key that stands twice, a field that TorchServe needs and that
-            is missing or empty, a value of the wrong type.
+        FormatError: the text is not JSON, a key occurs twice, a required field is missing or empty, or a value has the
+            wrong type. The message lists all problems.
     """
     data = _load(text, source)
     model = data.get("model")
@@ -106,7 +107,7 @@ def parse_manifest(text: str, source: str = FILE_NAME) -> Manifest:
     top = _take(data, _TOP_KEYS, "", problems, oddities)
     inner = _take(model, _MODEL_KEYS, "model.", problems, oddities)
     if not problems and top["runtime"] not in RUNTIMES:
-        problems.append(f"runtime: {top['runtime']!r} is none of {', '.join(RUNTIMES)}")
+        problems.append(f"runtime: {top['runtime']!r} is not one of {', '.join(RUNTIMES)}")
     if problems:
         raise FormatError(source, problems)
     known_top = {"model", *(key for _, key in _TOP_KEYS)}
@@ -117,7 +118,7 @@ def parse_manifest(text: str, source: str = FILE_NAME) -> Manifest:
 
 
 def render_manifest(manifest: Manifest) -> str:
-    """Print a manifest, always in the same way: ASCII, fields in torch-model-archiver's order, a newline at the end."""
+    """Render a manifest deterministically: ASCII, fields in torch-model-archiver's order, a newline at the end."""
     model = _present(manifest, _MODEL_KEYS)
     top = _present(manifest, _TOP_KEYS)
     before: dict[str, Any] = {key: top.pop(key) for key in ("createdOn", "runtime") if key in top}
@@ -140,7 +141,7 @@ def _load(text: str, source: str) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object; two parsers may choose differently between two values of one key, so there must not be two."""
+    """Build an object. Keys must be unique, because parsers differ in which of two values they use."""
     result = dict(pairs)
     if len(result) != len(pairs):
         keys = [key for key, _ in pairs]
@@ -154,7 +155,7 @@ def _refuse(constant: str) -> Any:
 
 
 class _Real(float):
-    """A number with the text that it had: TorchServe reads 1.10 for a text as it is written."""
+    """A number with its original text: TorchServe reads 1.10 as that text."""
 
     def __init__(self, text: str) -> None:
         if not math.isfinite(self):
@@ -163,14 +164,14 @@ class _Real(float):
 
 
 class _Whole(int):
-    """A whole number with the text that it had."""
+    """A whole number with its original text."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
 
 def _text_of(value: Any) -> str | None:
-    """Return the text that TorchServe takes a number or a truth value for; None when it is neither."""
+    """Return the text that TorchServe makes of a number or a boolean; None for other values."""
     if isinstance(value, bool):
         return str(value).lower()
     return getattr(value, "text", None)
@@ -183,17 +184,17 @@ def _take(
     problems: list[str],
     oddities: list[str],
 ) -> dict[str, Any]:
-    """Return the known fields by their Python names, and add what is wrong with them to ``problems``."""
+    """Return the known fields by their Python names, and add problems to ``problems``."""
     taken: dict[str, Any] = {}
     for name, key in keys:
         value = data.get(key)
         kind: type = dict if key in _MAPPINGS else str
         if kind is str and (text := _text_of(value)) is not None:
-            oddities.append(f"{prefix}{key} is {text}, and not a text in quotes")
+            oddities.append(f"{prefix}{key} is {text} without quotes, instead of a text")
             value = text
         if value is None and key in _DEFAULTS and not (key == "runtime" and key in data):
             value = _DEFAULTS[key]
-            oddities.append(f"{prefix}{key} is missing, and TorchServe takes {value}")
+            oddities.append(f"{prefix}{key} is missing, and TorchServe uses {value}")
         if value is None:
             if key in _REQUIRED or key in _DEFAULTS:
                 problems.append(f"the field '{prefix}{key}' is missing")

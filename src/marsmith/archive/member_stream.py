@@ -1,4 +1,4 @@
-"""The content of one member of a zip, as a stream that believes nothing it was told."""
+"""Stream of the content of one member of a zip, with all claims of the headers checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from marsmith.errors import ArchiveError
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """What tells that a file is still the one whose structure was checked."""
+    """Identity of a file whose structure was checked."""
 
     device: int
     inode: int
@@ -33,7 +33,7 @@ def identity(file: BinaryIO) -> FileIdentity:
 
 @contextmanager
 def open_unchanged(path: Path, expected: FileIdentity) -> Iterator[BinaryIO]:
-    """Open a file again; raise ArchiveError if it is not the one that was opened before."""
+    """Open a file again; raise ArchiveError if it is another file than before."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -47,11 +47,11 @@ def open_unchanged(path: Path, expected: FileIdentity) -> Iterator[BinaryIO]:
 
 
 class MemberStream(io.RawIOBase):
-    """Reads ``info.size`` bytes of content, stored or deflated, and checks length and CRC at its end.
+    """Reads ``info.size`` bytes of content, stored or deflated, and checks length and CRC at the end.
 
     Raises:
-        HostileArchiveError: the content is longer or shorter than its header says.
-        ArchiveError: the content is damaged: it does not inflate, or has another CRC.
+        HostileArchiveError: the content is longer or shorter than in its header.
+        ArchiveError: the content does not inflate, or has another CRC.
     """
 
     def __init__(self, file: BinaryIO, path: Path, info: MemberInfo, offset: int) -> None:
@@ -68,15 +68,15 @@ class MemberStream(io.RawIOBase):
         self._checked = False
 
     def buffered(self) -> BinaryIO:
-        """Return this stream with a buffer before it."""
+        """Return this stream with a buffer."""
         return cast("BinaryIO", io.BufferedReader(self, CHUNK_BYTES))
 
     def readable(self) -> bool:
-        """Say that this stream can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer is not in Python 3.11
-        """Fill ``buffer``; 0 at the end, after the content has been checked."""
+        """Fill ``buffer``; return 0 at the end, after the content has been checked."""
         chunk = self._next(len(buffer))
         if not chunk:
             self._check_end()
@@ -96,7 +96,7 @@ class MemberStream(io.RawIOBase):
                 self._pending = self._packed(min(CHUNK_BYTES, self._packed_left))
             ended_input = not self._pending
             try:
-                # One byte more than is left, so that content longer than its size shows.
+                # Read one more byte, to detect content that is longer than its size.
                 chunk = self._inflate.decompress(self._pending, min(most, self._left + 1))
             except zlib.error:
                 raise self._damaged("its compressed data is damaged") from None
@@ -132,7 +132,7 @@ class MemberStream(io.RawIOBase):
         self._checked = True
 
     def _check_inflated(self) -> None:
-        """Check that the compressed data ends where its header says; Java goes on reading where it really ends."""
+        """Check that the compressed data ends where the header says; Java continues where it really ends."""
         while self._inflate is not None and not self._inflate.eof:
             exhausted = not self._pending and not self._packed_left
             self._next(1)

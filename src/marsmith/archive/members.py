@@ -1,9 +1,7 @@
-"""One file of an archive, and the names that it may have.
+"""Members of an archive: their names, the interface of all kinds of archives, and the limits of reading.
 
-What every kind of archive gives to its reader, and the bounds that hold for all of them.
-
-An archive may come from anywhere. Its reader trusts nothing that it says: names, sizes and counts are checked before
-anything is unpacked, and what is unpacked is counted again.
+An archive may come from anywhere, so a reader trusts none of its claims. Names, sizes and counts are checked before
+anything is unpacked, and unpacked bytes are counted again.
 """
 
 from __future__ import annotations
@@ -27,28 +25,28 @@ _MAX_PART_BYTES = 255
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an archive, before it is written.
+    """One file of an archive before it is written.
 
     Attributes:
-        name: posix path within the archive, as ``model.pt`` or ``MAR-INF/export.json``.
-        source: the file whose content it gets, or the content itself.
+        name: posix path within the archive, such as ``model.pt`` or ``MAR-INF/export.json``.
+        source: file with the content, or the content itself.
     """
 
     name: str
     source: Path | bytes
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the content, in hex, reading a file in constant memory."""
+        """Return the SHA-256 of the content in hex; a file is read in constant memory."""
         if isinstance(self.source, bytes):
             return hashlib.sha256(self.source).hexdigest()
         return files.sha256(self.source)
 
 
 def name_problem(name: str) -> str | None:
-    """Say what is wrong with a member's name, in words; None if nothing is.
+    """Return what is wrong with a member's name; None if it is valid.
 
-    A good name is a relative posix path that lands inside the folder it is unpacked into, on any machine, and that
-    ``sha256sum`` prints as it is.
+    A valid name is a relative posix path that stays inside the target folder on any machine, and that ``sha256sum``
+    prints unchanged.
     """
     if not name:
         return "the name is empty"
@@ -71,7 +69,7 @@ def name_problem(name: str) -> str | None:
 
 
 def folded(name: str) -> str:
-    """Return what a file system that ignores case and Unicode normalisation takes ``name`` for."""
+    """Return the name as a file system sees it that ignores case and Unicode normalisation."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -80,7 +78,7 @@ Method = Literal["stored", "deflated", "file"]
 
 CHUNK_BYTES = 1 << 20
 _DRIVE = re.compile("[A-Za-z]:")
-TIP = "do not serve this archive; build it again from its sources, or ask whoever made it"
+TIP = "do not serve this archive; build it again from its sources, or ask its author"
 
 
 @dataclass(frozen=True)
@@ -89,10 +87,10 @@ class MemberInfo:
 
     Attributes:
         name: posix path within the archive.
-        size: bytes of content.
-        compressed_size: bytes that it takes in the archive; for tar.gz and folders the same as ``size``.
-        method: how it lies in the archive; ``file`` in tar.gz and folders.
-        crc: CRC-32 of the content; None where the kind of archive has none.
+        size: size of the content, in bytes.
+        compressed_size: size in the archive, in bytes; for tar.gz and folders the same as ``size``.
+        method: compression method; ``file`` in tar.gz and folders.
+        crc: CRC-32 of the content; None if this kind of archive has none.
     """
 
     name: str
@@ -104,14 +102,14 @@ class MemberInfo:
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """How large an archive may become when it is read.
+    """Limits for reading an archive.
 
     Attributes:
-        members: most files and folders.
-        total_bytes: most bytes of content, all members together.
-        ratio: most bytes of content for one byte of the archive, as soon as the content is above ``ratio_from_bytes``.
-        ratio_from_bytes: content up to this size is never refused for its ratio.
-        text_bytes: largest manifest, list of digests or other text that marsmith itself reads.
+        members: maximum number of files and folders.
+        total_bytes: maximum size of all contents together, in bytes.
+        ratio: maximum ratio of content to archive size, for content above ``ratio_from_bytes``.
+        ratio_from_bytes: content up to this size is never refused for its ratio, in bytes.
+        text_bytes: maximum size of a manifest, a list of digests or another text that marsmith reads, in bytes.
     """
 
     members: int = 10_000
@@ -122,30 +120,30 @@ class ReadLimits:
 
 
 class MemberSource(Protocol):
-    """An archive of one kind, whose structure has been checked."""
+    """An archive of one kind with a checked structure."""
 
     @property
     def members(self) -> Mapping[str, MemberInfo]:
-        """Every file, by name, in the order of the archive."""
+        """All files by name, in the order of the archive."""
 
     def open_member(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """Open one member as a stream of its content; wrong content raises when its end is read."""
+        """Open one member as a stream; wrong content raises at its end."""
 
     def walk(self) -> Iterator[tuple[str, BinaryIO]]:
-        """Give every member with its content, in one pass; each stream is valid until the next one is given."""
+        """Yield every member with its content in one pass; each stream is valid until the next one is yielded."""
 
     def oddities(self) -> list[str]:
-        """Say where the structure differs from the one that marsmith writes."""
+        """Return where the structure differs from marsmith's own."""
 
 
 def hostile(path: Path, problem: str, member: str | None = None) -> HostileArchiveError:
-    """Make the error for a dangerous or lying structure, naming archive and member."""
+    """Create the error for a dangerous or inconsistent structure, with archive and member."""
     where = f"{path.name}: member {member!r}" if member is not None else path.name
     return HostileArchiveError(f"{where}: {problem}", tip=TIP)
 
 
 def check_name(path: Path, name: str) -> None:
-    """Raise HostileArchiveError if a member of this name could land outside the folder that it is unpacked into."""
+    """Raise HostileArchiveError if a member of this name could be written outside the target folder."""
     if "\0" in name:
         raise hostile(path, "the name holds a NUL byte", name)
     if _DRIVE.match(name):
@@ -155,12 +153,12 @@ def check_name(path: Path, name: str) -> None:
 
 
 def check_collisions(path: Path, files: Iterable[str], folders: Iterable[str] = ()) -> None:
-    """Raise HostileArchiveError if two names would be one file somewhere, or a file is also a folder.
+    """Raise HostileArchiveError if two names could be one file, or if a file is also a folder.
 
     Args:
         path: the archive.
-        files: names of its files, in order, equal ones included.
-        folders: names of its folders, where it lists them.
+        files: names of its files, in order, including duplicates.
+        folders: names of its folders, if it lists them.
     """
     seen: dict[str, str] = {}
     parents: dict[str, str] = {}
@@ -179,7 +177,7 @@ def check_collisions(path: Path, files: Iterable[str], folders: Iterable[str] = 
 
 
 def _claim_folders(path: Path, name: str, parents: dict[str, str]) -> None:
-    """Note the folders above ``name``; two spellings of one folder are refused."""
+    """Record the folders above ``name``; two spellings of one folder are refused."""
     parts = name.split("/")[:-1]
     for depth in range(1, len(parts) + 1):
         folder = "/".join(parts[:depth])
@@ -194,7 +192,7 @@ def _differs_only(name: str, other: str) -> str:
 
 
 def check_expansion(path: Path, limits: ReadLimits, expanded: int, packed: int, member: str | None = None) -> None:
-    """Raise HostileArchiveError if ``packed`` bytes become more than ``limits`` allow."""
+    """Raise HostileArchiveError if ``packed`` bytes expand beyond ``limits``."""
     if expanded > limits.total_bytes:
         raise hostile(path, f"it would expand to {expanded:,} bytes, above the limit of {limits.total_bytes:,}", member)
     if expanded > limits.ratio_from_bytes and expanded > limits.ratio * packed:

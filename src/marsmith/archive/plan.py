@@ -1,4 +1,4 @@
-"""What an archive will hold, decided before anything is written: every problem of its inputs is found here, at once."""
+"""Plan of an archive: checks all inputs before anything is written, and reports all problems at once."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _WRITTEN_BY_US = (manifest_format.FILE_NAME, sums.FILE_NAME)
 
 @dataclass(frozen=True)
 class PlannedMember:
-    """A member whose source has been looked at: it is there, it is a file, and it has this many bytes."""
+    """A member with a checked source: it exists, it is a file, and it has this size in bytes."""
 
     member: Member
     size: int
 
 
 def completed(manifest: Manifest) -> Manifest:
-    """Fill in what the caller left open: date, tool and marsmith's own key.
+    """Fill in missing fields: date, tool and marsmith's own key.
 
     Raises:
-        BuildError: SOURCE_DATE_EPOCH is set and no date.
+        BuildError: SOURCE_DATE_EPOCH is not a date.
     """
     return replace(
         manifest,
@@ -46,10 +46,10 @@ def completed(manifest: Manifest) -> Manifest:
 
 
 def created_on() -> str:
-    """Return the date for the manifest: SOURCE_DATE_EPOCH in UTC, else a fixed one.
+    """Return the date for the manifest: SOURCE_DATE_EPOCH in UTC, else a fixed date.
 
     Raises:
-        BuildError: SOURCE_DATE_EPOCH is set and no date.
+        BuildError: SOURCE_DATE_EPOCH is not a date.
     """
     seconds = os.environ.get(DATE_VARIABLE)
     if not seconds:
@@ -57,20 +57,20 @@ def created_on() -> str:
     try:
         date = _EPOCH + timedelta(seconds=int(seconds))
     except (ValueError, OverflowError):
-        raise BuildError(f"{DATE_VARIABLE} is {seconds!r}, which is no number of seconds since 1970") from None
+        raise BuildError(f"{DATE_VARIABLE} is {seconds!r}, which is not a number of seconds since 1970") from None
     return f"{date.day:02}/{date.month:02}/{date.year:04} {date.hour:02}:{date.minute:02}:{date.second:02}"
 
 
 def planned(manifest: Manifest, members: Iterable[Member], root: Path | None) -> list[PlannedMember]:
-    """Look at every member and return them sorted by name, in the order of code points.
+    """Check every member and return them sorted by name, in the order of code points.
 
     Args:
-        manifest: names some of the members.
-        members: all but the manifest and the digests.
-        root: every source must lie in this folder, links followed; None: anywhere.
+        manifest: manifest, which names some of the members.
+        members: all members except the manifest and the digests.
+        root: folder that must contain every source, after resolving links; None: any folder.
 
     Raises:
-        BuildError: with every problem found.
+        BuildError: there are problems; the message lists all of them.
     """
     ordered = sorted(members, key=lambda member: member.name)
     names = [member.name for member in ordered]
@@ -100,7 +100,7 @@ def _name_problems(names: Sequence[str]) -> list[str]:
 
 
 def _shared_names(members: Sequence[Member]) -> list[str]:
-    """Say which members have one name, and what each is made from."""
+    """Return the names that several members share, with their sources."""
     sources: dict[str, list[str]] = {}
     for member in members:
         made = "what marsmith writes" if isinstance(member.source, bytes) else str(member.source)
@@ -113,7 +113,7 @@ def _shared_names(members: Sequence[Member]) -> list[str]:
 
 
 def _missing(manifest: Manifest, names: Sequence[str]) -> list[str]:
-    """Say which members the manifest names and the archive would lack; a built-in handler is no member."""
+    """Return the members that the manifest names and that are missing; a built-in handler is not a member."""
     handler = manifest.handler.split(":")[0]
     named = {
         "serializedFile": manifest.serialized_file,
@@ -131,7 +131,7 @@ def _missing(manifest: Manifest, names: Sequence[str]) -> list[str]:
 
 
 def _source(member: Member, root: Path | None) -> tuple[str | None, int]:
-    """Return what is wrong with a member's source, if anything, and its size in bytes."""
+    """Return the problem with a member's source, if any, and its size in bytes."""
     source = member.source
     if isinstance(source, bytes):
         return None, len(source)
@@ -143,7 +143,7 @@ def _source(member: Member, root: Path | None) -> tuple[str | None, int]:
     except OSError as error:
         return f"{source}: {error.strerror}", 0
     if stat.S_ISDIR(status.st_mode):
-        return f"{source}: a folder, where a file belongs", 0
+        return f"{source}: a folder instead of a file", 0
     if not stat.S_ISREG(status.st_mode):
         return f"{source}: not a regular file", 0
     if root is not None and not source.resolve().is_relative_to(root.resolve()):

@@ -1,4 +1,4 @@
-"""Opening a model archive, ours or the stock tool's: ``.mar``, ``.tar.gz`` or a folder."""
+"""Open a model archive of marsmith or of the stock tool: ``.mar``, ``.tar.gz`` or a folder."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from marsmith.errors import ArchiveError
 from marsmith.names import did_you_mean
 from marsmith.stand_ins import stand_in
 
-# Examples are not among them: other tools' archives may carry some, and are asked them too.
+# Without examples: archives of other tools may have some, and they are replayed too.
 _OUR_MEMBERS = (sums_format.FILE_NAME, "MAR-INF/export.json", "MAR-INF/environment.txt", "MAR-INF/sbom.cdx.json")
 _TIP = "give the path of a .mar, a .tar.gz or a folder"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A model archive whose structure has been checked, and whose manifest has been read.
+    """A model archive with a checked structure and a parsed manifest.
 
     Attributes:
         path: the file or folder.
         kind: ``mar``, ``tar.gz`` or ``folder``.
-        manifest: what ``MAR-INF/MANIFEST.json`` says.
-        sums: name to SHA-256 in hex, as ``MAR-INF/SHA256SUMS`` lists them; None where the archive has no such file. Not
-            compared with the content: that is what ``verify`` does.
+        manifest: content of ``MAR-INF/MANIFEST.json``.
+        sums: SHA-256 in hex by name, from ``MAR-INF/SHA256SUMS``; None without such a file. ``verify`` compares them
+            with the content.
     """
 
     path: Path
@@ -47,12 +47,12 @@ class Archive:
 
     @classmethod
     def open(cls, path: Path | str, *, limits: ReadLimits | None = None) -> Archive:
-        """Open an archive and check its structure; contents are checked as they are read.
+        """Open an archive and check its structure; contents are checked when they are read.
 
         Raises:
-            HostileArchiveError: the structure is dangerous or lies; the message names the member.
-            ArchiveError: no archive, damaged, or without a manifest.
-            FormatError: the manifest or the list of digests does not follow its format.
+            HostileArchiveError: the structure is dangerous or inconsistent; the message names the member.
+            ArchiveError: it is not an archive, it is damaged, or it has no manifest.
+            FormatError: the manifest or the list of digests violates the format.
         """
         path, limits = Path(path), limits or ReadLimits()
         try:
@@ -69,31 +69,31 @@ class Archive:
 
     @property
     def members(self) -> Mapping[str, MemberInfo]:
-        """Every file, by name, in the order of the archive."""
+        """All files by name, in the order of the archive."""
         return self._source.members
 
     @property
     def is_ours(self) -> bool:
-        """Whether marsmith made it, or anything in it says so: then its digests must be there and hold."""
+        """Whether marsmith built it, or any member indicates this: then its digests must exist and match."""
         return self.manifest.marsmith is not None or bool(self.marks)
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """The members that only marsmith writes: they tell whose an archive is that has lost its manifest's key."""
+        """Members that only marsmith writes. They identify an archive whose manifest has lost marsmith's key."""
         return tuple(name for name in _OUR_MEMBERS if name in self.members)
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Size on disk, in bytes."""
         return self.path.stat().st_size if self.kind != "folder" else sum(info.size for info in self.members.values())
 
     @contextmanager
     def open_member(self, name: str) -> Iterator[BinaryIO]:
-        """Open one member as a stream; reading to its end checks its length and CRC.
+        """Open one member as a stream; its length and CRC are checked at its end.
 
         Raises:
-            ArchiveError: there is no such member, or its content is damaged.
-            HostileArchiveError: its content is not as long as it claims.
+            ArchiveError: the member does not exist, or its content is damaged.
+            HostileArchiveError: its content has another length than in its header.
         """
         if name not in self.members:
             raise ArchiveError(f"{self.path.name}: no member {name!r}{did_you_mean(name, self.members)}")
@@ -104,11 +104,11 @@ class Archive:
         """Return the content of one member.
 
         Args:
-            name: of the member.
-            limit: most bytes that are read into memory; 4 MiB unless given.
+            name: name of the member.
+            limit: maximum number of bytes to read into memory; default 4 MiB.
 
         Raises:
-            ArchiveError: no such member, larger than ``limit``, or damaged.
+            ArchiveError: the member does not exist, is larger than ``limit``, or is damaged.
         """
         most = self._limits.text_bytes if limit is None else limit
         with self.open_member(name) as stream:
@@ -116,23 +116,23 @@ class Archive:
             return stream.read()
 
     def text(self, name: str) -> str | None:
-        """Return the content of one member as text; None where there is no such member.
+        """Return the content of one member as text; None if the member does not exist.
 
         Raises:
-            ArchiveError: it is no UTF-8, too large for a text, or damaged.
+            ArchiveError: it is not UTF-8, too large for a text, or damaged.
         """
         return _read_text(self._source, self.path, name, self._limits)
 
     def walk(self) -> Iterator[tuple[str, BinaryIO]]:
-        """Give every member with its content in one pass; each stream is valid until the next one is given."""
+        """Yield every member with its content in one pass; each stream is valid until the next one is yielded."""
         return self._source.walk()
 
     def oddities(self) -> list[str]:
-        """Say where the structure differs from what marsmith writes; always empty for folders and ``.tar.gz``."""
+        """Return where the structure differs from marsmith's own; always empty for folders and ``.tar.gz``."""
         return self._source.oddities()
 
     def extract(self, folder: Path | str) -> Path:
-        """Unpack into a folder that does not exist or is empty; all of it or nothing.
+        """Unpack into a folder that does not exist or is empty, atomically.
 
         Raises:
             ArchiveError: the folder is not empty or cannot be written, or a member is damaged.
@@ -143,7 +143,7 @@ class Archive:
             with staged(target, folder=True) as stage:
                 for name, stream in self.walk():
                     _unpack(stream, stage.path / name)
-                # Unlike ``publish``, this takes the place of an empty folder.
+                # Unlike ``publish``, this replaces an empty folder.
                 stage.path.replace(target)
         except OSError as error:
             raise ArchiveError(f"cannot unpack into {target}: {error.strerror}", tip="name a new folder") from None
@@ -158,7 +158,7 @@ class Archive:
         return hashlib.sha256(render_sums(digests).encode()).hexdigest()
 
     def member_digests(self) -> dict[str, str]:
-        """Return the SHA-256 in hex of every member, read in one pass.
+        """Return the SHA-256 in hex of every member, in one pass.
 
         Raises:
             ArchiveError: a member is damaged.
@@ -167,13 +167,13 @@ class Archive:
 
 
 def _open_source(path: Path, limits: ReadLimits) -> tuple[Kind, MemberSource]:
-    """Tell the kinds apart by what they are, not by their names."""
+    """Determine the kind by the content, not by the name."""
     if path.is_dir():
         from marsmith.archive.folder import FolderSource
 
         return "folder", FolderSource(path, limits)
     if not path.is_file():
-        # Opening a pipe would wait for someone to write into it.
+        # Opening a pipe would block until a process writes into it.
         raise ArchiveError(f"{path}: {'not a file' if path.exists() else 'no such file'}", tip=_TIP)
     instead = stand_in(path)
     if instead:

@@ -1,9 +1,8 @@
-"""The software bill of materials of an archive: its environment record and its files, in a form that scanners read.
+"""``MAR-INF/sbom.cdx.json``: software bill of materials of an archive, CycloneDX 1.6 as JSON.
 
-``MAR-INF/sbom.cdx.json``: a software bill of materials, CycloneDX 1.6 as JSON.
-
-It has no time and no random serial number: the serial number is derived from the content, so equal content gives equal
-bytes. The model is the subject; its files and the distributions it needs are the components.
+It contains the environment record and the files of the archive. The model is the subject; its files and the required
+distributions are the components. There is no time, and the serial number is derived from the content, so equal content
+gives equal bytes.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ FILE_NAME = "MAR-INF/sbom.cdx.json"
 
 @dataclass(frozen=True)
 class Library:
-    """A distribution that the model needs.
+    """A distribution that the model requires.
 
     Attributes:
         name: normalised name (PEP 503).
         version: exact version.
-        expression: SPDX licence expression; None where the metadata has none.
-        licenses: names of licences in free text, where there is no expression.
+        expression: SPDX licence expression; None if the metadata has none.
+        licenses: names of licences in free text, if there is no expression.
     """
 
     name: str
@@ -44,12 +43,12 @@ class Library:
 
 
 def render_bom(model: tuple[str, str], python: str, libraries: Iterable[Library], files: Mapping[str, str]) -> str:
-    """Print the document.
+    """Render the document.
 
     Args:
         model: name and version of the model.
         python: version of Python.
-        libraries: the distributions that it needs.
+        libraries: required distributions.
         files: SHA-256 (hex) by member name.
     """
     name, version = model
@@ -70,7 +69,7 @@ def render_bom(model: tuple[str, str], python: str, libraries: Iterable[Library]
         },
         "components": [*needed, *(_file(*item) for item in sorted(files.items()))],
         "dependencies": _dependencies(subject, needed_refs),
-        # What the distributions require in turn is settled where they are installed, and not part of this document.
+        # Indirect requirements depend on the installation, and are not part of this document.
         "compositions": [{"aggregate": "incomplete", "dependencies": needed_refs}],
     }
     serial = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(content, sort_keys=True))
@@ -105,12 +104,12 @@ def _dependencies(subject: str, needed: Sequence[str]) -> list[dict[str, Any]]:
     return [{"ref": subject, "dependsOn": list(needed)}, *({"ref": ref} for ref in needed)]
 
 
-# Beyond this a License field holds a licence's text, not its name.
+# A longer License field contains the text of a licence, not its name.
 _MAX_LICENSE_NAME = 64
 
 
 def installed_library(name: str, version: str) -> Library:
-    """Describe a distribution; its licences are known where exactly this version is installed here."""
+    """Describe a distribution; its licences are known if this exact version is installed here."""
     try:
         fields = metadata.metadata(name)
     except metadata.PackageNotFoundError:
@@ -131,23 +130,23 @@ def render_sbom(
     *,
     describe: Callable[[str, str], Library] = installed_library,
 ) -> str:
-    """Print the CycloneDX document of an archive; equal arguments give equal bytes.
+    """Render the CycloneDX document of an archive; equal arguments give equal bytes.
 
-    It names what ``environment.txt`` names and no more, so that both change together or not at all.
+    It contains exactly the distributions of ``environment.txt``, so that both change together.
 
     Args:
-        model_name: the manifest's.
-        model_version: the manifest's.
-        environment: the archive's record.
+        model_name: model name of the manifest.
+        model_version: model version of the manifest.
+        environment: environment record of the archive.
         files: SHA-256 (hex) by member name.
-        describe: gives a distribution's licences by its name and version.
+        describe: returns a distribution with its licences by name and version.
     """
     libraries = [describe(name, version) for name, version in environment.distributions.items()]
     return render_bom((model_name, model_version), environment.python, libraries, files)
 
 
 def _license_names(fields: metadata.PackageMetadata) -> tuple[str, ...]:
-    """Return the licences of metadata older than SPDX expressions: the License field, else the classifiers."""
+    """Return the licences in metadata without an SPDX expression: the License field, else the classifiers."""
     name = _field(fields, "License")
     if name and name.upper() != "UNKNOWN" and "\n" not in name and len(name) <= _MAX_LICENSE_NAME:
         return (name,)

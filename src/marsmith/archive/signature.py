@@ -36,12 +36,12 @@ _CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
 class KeyPasswordError(UsageError):
-    """A private key is encrypted and no password was given, or the other way round."""
+    """A private key is encrypted and no password was given, or vice versa."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a signature file says, before anyone has proved it.
+    """Content of a signature file, before verification.
 
     Attributes:
         path: the file.
@@ -62,40 +62,40 @@ class Signature:
 
 
 def signature_path(archive: Path) -> Path:
-    """Return where an archive's signature lies: beside it, as ``<archive>.sig``."""
+    """Return the path of an archive's signature: ``<archive>.sig`` beside it."""
     return archive.with_name(archive.name + SUFFIX)
 
 
 def remove_signature(archive: Path) -> None:
-    """Remove what lies beside an archive as its signature."""
+    """Remove the signature beside an archive."""
     signature_path(archive).unlink(missing_ok=True)
 
 
 def remove_stale_signature(archive: Path) -> None:
-    """Remove the signature beside an archive whose bytes are not those that were signed."""
+    """Remove the signature beside an archive if it is for other bytes."""
     if not signature_path(archive).exists():
         return
     try:
         signed = read_signature(signature_path(archive))
     except VerificationError:
-        # Not of our format: somebody else's file.
+        # The file has another format, so it is someone else's.
         return
     if signed.signed_digest != _file_digest(archive):
         remove_signature(archive)
 
 
 def sign(archive: Path, key: Path, *, output: Path | None = None, password: bytes | None = None) -> Signature:
-    """Sign an archive file; the signature replaces an older one.
+    """Sign an archive file; an older signature is replaced.
 
     Args:
-        archive: a file; folders must be packed first.
-        key: private key, PEM, ECDSA on P-256, P-384 or P-521.
-        output: where the signature goes; beside the archive unless given.
-        password: of the key, if it is encrypted.
+        archive: archive file; a folder must be packed first.
+        key: private key in PEM, ECDSA on P-256, P-384 or P-521.
+        output: path of the signature; by default beside the archive.
+        password: password of the key, if it is encrypted.
 
     Raises:
-        ArchiveError: the archive or the key cannot be read, or the signature not be written.
-        UsageError: the key is of a kind that the format does not have, or ``output`` is one of the inputs.
+        ArchiveError: the archive or the key cannot be read, or the signature cannot be written.
+        UsageError: the format does not support this kind of key, or ``output`` is one of the inputs.
     """
     target = output or signature_path(archive)
     if any(target.exists() and path.exists() and target.samefile(path) for path in (archive, key)):
@@ -122,18 +122,18 @@ def sign(archive: Path, key: Path, *, output: Path | None = None, password: byte
 def verify_signature(
     archive: Path, *public_keys: Path, signature: Path | None = None, digest: str | None = None
 ) -> Signature:
-    """Prove that the holder of one of the keys signed exactly this file; return what was proved.
+    """Verify that the holder of one of the keys signed exactly this file; return the signature.
 
     Args:
-        archive: a file.
-        public_keys: PEM; one at least.
-        signature: beside the archive unless given.
-        digest: SHA-256 of the archive in hex, for callers that know it; else it is read.
+        archive: archive file.
+        public_keys: public keys in PEM; at least one.
+        signature: path of the signature; by default beside the archive.
+        digest: SHA-256 of the archive in hex, if the caller knows it; else the file is read.
 
     Raises:
-        VerificationError: no signature, one by another key, one that was changed, or one of another archive.
+        VerificationError: the signature is missing, changed, by another key, or of another archive.
         ArchiveError: a file cannot be read.
-        UsageError: a key is none, or of a kind that the format does not have.
+        UsageError: a key is not a public key, or of an unsupported kind.
     """
     keys = {path: _load_public_key(path) for path in public_keys}
     found = read_signature(signature or signature_path(archive))
@@ -158,12 +158,12 @@ def verify_signature(
 
 
 def check_public_key(path: Path) -> None:
-    """Raise UsageError if a file is no public key that a signature can be verified with."""
+    """Raise UsageError if a file is not a public key that can verify signatures."""
     _scheme(_load_public_key(path).curve.name, path)
 
 
 def _is_by(found: Signature, path: Path, key: ec.EllipticCurvePublicKey) -> bool:
-    """Whether the holder of the key made the signature over its statement."""
+    """Return whether the holder of the key made the signature over its statement."""
     from cryptography.exceptions import InvalidSignature
 
     try:
@@ -174,10 +174,10 @@ def _is_by(found: Signature, path: Path, key: ec.EllipticCurvePublicKey) -> bool
 
 
 def read_signature(path: Path) -> Signature:
-    """Read a signature file, without proving anything.
+    """Read a signature file without verifying it.
 
     Raises:
-        VerificationError: there is none, or it does not follow the format.
+        VerificationError: the file does not exist, or violates the format.
     """
     try:
         with path.open("rb") as file:
@@ -215,7 +215,7 @@ def _parse(path: Path, text: bytes) -> Signature:
 
 
 def _signed_file(statement: Mapping[str, Any]) -> tuple[str, str]:
-    """Return name and SHA-256 of the one file that a statement is about."""
+    """Return name and SHA-256 of the only file of a statement."""
     _expect("_type", statement["_type"], _STATEMENT_TYPE)
     _expect("predicateType", statement["predicateType"], _PREDICATE_TYPE)
     (subject,) = statement["subject"]
@@ -238,7 +238,7 @@ def _expect(what: str, value: object, expected: str) -> None:
 
 
 def _statement(name: str, digest: str) -> bytes:
-    """Print the in-toto statement that is signed; ``ignore_paths`` only matters for folders."""
+    """Return the in-toto statement to sign; ``ignore_paths`` only matters for folders."""
     serialization = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": []}
     statement = {
         "_type": _STATEMENT_TYPE,
@@ -253,7 +253,7 @@ def _statement(name: str, digest: str) -> bytes:
 
 
 def _root_digest(digest: str) -> str:
-    """Return the format's digest over all resources, of which there is one."""
+    """Return the format's digest over all resources; there is only one."""
     return hashlib.sha256(bytes.fromhex(digest)).hexdigest()
 
 
@@ -272,7 +272,7 @@ def _file_digest(archive: Path) -> str:
 
 
 def _write(target: Path, text: bytes) -> None:
-    """Put a whole file in place of whatever is there."""
+    """Replace the target by a complete file."""
     try:
         files.write_atomically(target, text, follow_links=False)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Nothing half-written: what is built lies under a hidden name beside its target until it is whole.
+"""Atomic builds: a file or folder is built under a hidden name beside its target, and renamed when it is complete.
 
-TorchServe's ``load_models=all`` passes hidden names by. A builder holds a lock on its temporary file or folder for as
-long as it lives; the kernel lets go of it however the builder ends. So what bears such a name and is not locked was
-left by a builder that was killed, and the next build of the same target removes it.
+TorchServe's ``load_models=all`` ignores hidden names. A builder holds a lock on its temporary file or folder; the
+kernel releases it however the builder ends. A file with such a name and without a lock is therefore left over from a
+builder that was killed, and the next build of the same target removes it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 
 @dataclass(frozen=True)
 class Staged:
-    """A temporary file or folder that becomes its target.
+    """A temporary file or folder that replaces its target.
 
     Attributes:
-        path: where to build.
-        target: what it becomes.
-        descriptor: open on ``path``, holding its lock.
+        path: path to build at.
+        target: final path.
+        descriptor: descriptor open on ``path``, which holds its lock.
     """
 
     path: Path
@@ -42,17 +42,17 @@ class Staged:
     descriptor: int
 
     def begin_sync(self) -> None:
-        """Ask the kernel to begin bringing what was written to the disk, and do not wait; a hint, ignored elsewhere."""
+        """Ask the kernel to start writing to the disk, without waiting; only a hint, ignored on other systems."""
         begin = getattr(_LIBC, "sync_file_range", None)
         if begin is not None:
             begin(self.descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _BEGIN_WRITING)
 
     def sync(self) -> None:
-        """Bring the content to the disk."""
+        """Sync the content to the disk."""
         os.fsync(self.descriptor)
 
     def publish(self, *, force: bool) -> None:
-        """Give it its final name, in one step.
+        """Rename it to its target, atomically.
 
         Raises:
             FileExistsError: the target exists and ``force`` is False.
@@ -69,23 +69,23 @@ class Staged:
 
 @contextmanager
 def staged(target: Path, *, folder: bool = False) -> Iterator[Staged]:
-    """Give a temporary file (or folder) beside ``target``; whatever is left of it at the end is removed.
+    """Yield a temporary file or folder beside ``target``; it is removed at the end unless published.
 
     Raises:
-        OSError: the folder of ``target`` cannot be written to.
+        OSError: the folder of ``target`` is not writable.
     """
     remove_litter(target)
     path, descriptor = _create(target, folder)
     try:
         yield Staged(path, target, descriptor)
     finally:
-        # After an exchange this is the folder that was replaced.
+        # After an exchange this is the replaced folder.
         _remove(path)
         os.close(descriptor)
 
 
 def remove_litter(target: Path) -> None:
-    """Remove what killed builds of ``target`` have left; what a living build writes stays."""
+    """Remove leftovers of killed builds of ``target``; running builds are not affected."""
     pattern = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{16}\.tmp")
     with suppress(OSError):
         for path in [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]:
@@ -98,18 +98,18 @@ def _remove_if_abandoned(path: Path) -> None:
     except OSError:
         return
     try:
-        # If it is locked, its builder lives.
+        # A lock means that its builder is running.
         if files.try_lock(descriptor):
             _remove(path)
     except OSError:
-        # This file system has no locks, and nobody can tell.
+        # This file system has no locks, so a running builder cannot be detected.
         return
     finally:
         os.close(descriptor)
 
 
 def _create(target: Path, folder: bool) -> tuple[Path, int]:
-    """Create the temporary file or folder and lock it."""
+    """Create and lock the temporary file or folder."""
     while True:
         path = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
         if folder:
@@ -127,8 +127,8 @@ def _create(target: Path, folder: bool) -> tuple[Path, int]:
 
 
 def _claimed(path: Path, descriptor: int) -> bool:
-    """Lock what was created; False if another builder took it for litter in the moment before."""
-    # If this file system has no locks, nobody takes it.
+    """Lock a new file; False if another builder removed it as a leftover just before."""
+    # Without locks in this file system, no builder removes it.
     with suppress(OSError):
         return files.try_lock(descriptor) and path.exists()
     return True
@@ -143,7 +143,7 @@ def _remove(path: Path) -> None:
 
 
 def _replace_folder(source: Path, target: Path) -> None:
-    """Put a folder in the place of another, which then lies at ``source``; other builds may come and go meanwhile."""
+    """Replace a folder by another one, which is then at ``source``; other builds may run meanwhile."""
     while True:
         with suppress(FileExistsError):
             return _rename(source, target, _NO_REPLACE)
@@ -152,7 +152,7 @@ def _replace_folder(source: Path, target: Path) -> None:
 
 
 def _rename(source: Path, target: Path, flag: int) -> None:
-    """Rename without replacing, or exchange two names; in one step where the system can."""
+    """Rename without replacing, or exchange two names; atomically if the system supports it."""
     rename = getattr(_LIBC, "renameat2", None)
     if rename is not None:
         if not rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flag)):

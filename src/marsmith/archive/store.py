@@ -1,4 +1,4 @@
-"""The archives in a model store, as far as a server needs them: who they are, what they hold, what they answer."""
+"""Archives in a model store, for a server: their versions, files and examples."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class StoredArchive:
     """One archive in a model store.
 
     Attributes:
-        archive: the archive, whose structure has been checked.
-        alias: the model name that ``load_models`` gives it instead of its own; None for its own.
-        warnings: what nobody has proved about it, one sentence each.
+        archive: the archive with a checked structure.
+        alias: model name that ``load_models`` gives it; None for its own.
+        warnings: what could not be verified, one sentence each.
     """
 
     archive: Archive
@@ -37,12 +37,12 @@ class StoredArchive:
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Path of the archive."""
         return self.archive.path
 
     @property
     def manifest(self) -> Manifest:
-        """What it says of itself."""
+        """Manifest of the archive."""
         return self.archive.manifest
 
     @property
@@ -53,12 +53,12 @@ class StoredArchive:
 
 @dataclass(frozen=True)
 class StoredExample:
-    """An example request of an archive, with the reply that it must get.
+    """An example request of an archive, with its validated reply.
 
     Attributes:
-        body: of the request.
-        expected: the reply.
-        settings: the archive's block ``handler``: what the reply was computed with.
+        body: body of the request.
+        expected: validated reply.
+        settings: the archive's block ``handler``, which describes the validation.
     """
 
     body: bytes
@@ -66,19 +66,19 @@ class StoredExample:
     settings: Mapping[str, Any]
 
     def judge(self, status: int, body: bytes, facts: Facts) -> Judgement:
-        """Judge a reply; ``facts`` asks the worker what it computes in."""
+        """Compare a reply; ``facts`` asks the worker what it computes in."""
         return judge(self.expected, status, body, self.settings, facts)
 
 
 @dataclass(frozen=True)
 class LoadItem:
-    """One thing that ``load_models`` asks for.
+    """One item of ``load_models``.
 
     Attributes:
-        argument: as TorchServe's command line takes it.
-        path: the file or folder in the store; None for a URL, which TorchServe fetches by itself.
-        alias: the model name that it is given; None for its own.
-        from_listing: whether it is only there because everything in the store is asked for.
+        argument: item in the syntax of TorchServe's command line.
+        path: file or folder in the store; None for a URL, which TorchServe downloads itself.
+        alias: model name of the item; None for its own.
+        from_listing: whether it is only an item because everything in the store is loaded.
     """
 
     argument: str
@@ -88,7 +88,7 @@ class LoadItem:
 
 
 def load_items(store: Path, load_models: str) -> list[LoadItem]:
-    """Return what a server with this ``load_models`` is asked to load; of ``all`` everything that anybody put there.
+    """Return the items of ``load_models``; for ``all`` every file in the store.
 
     Raises:
         OSError: the store cannot be read.
@@ -101,7 +101,7 @@ def load_items(store: Path, load_models: str) -> list[LoadItem]:
 
 
 def snapshot_items(store: Path, snapshot: str) -> list[LoadItem]:
-    """Return what a ``model_snapshot`` has TorchServe load; nothing of one that TorchServe cannot read either."""
+    """Return the items of a ``model_snapshot``; empty if TorchServe cannot read it either."""
     try:
         models = read_json(snapshot)["models"].values()
         names = {str(version["marName"]) for versions in models for version in versions.values()}
@@ -118,43 +118,43 @@ def _load_item(store: Path, argument: str) -> LoadItem:
 
 
 def archives_in(store: Path, load_models: str) -> list[Path]:
-    """Return the files and folders that a server with this ``load_models`` loads, sorted; URLs are left out."""
+    """Return the files and folders that a server with this ``load_models`` loads, sorted, without URLs."""
     items = load_items(store, load_models)
     return sorted(item.path for item in items if item.path and (not item.from_listing or is_archive(item.path)))
 
 
 def is_archive(path: Path) -> bool:
-    """Whether something in a store claims to be an archive: by its suffix, or as a folder with a manifest."""
+    """Return whether a file in a store claims to be an archive: by its suffix, or as a folder with a manifest."""
     if path.is_dir():
-        # One that cannot be entered tells nothing, and no server could load it either.
+        # A folder without access cannot be checked, and no server could load it either.
         return os.access(path, os.X_OK) and (path / "MAR-INF").is_dir()
     return path.name.endswith(SUFFIXES)
 
 
 def open_stored(path: Path, alias: str | None = None) -> StoredArchive:
-    """Open an archive and check that it holds what its manifest promises.
+    """Open an archive and check that it contains the files of its manifest.
 
     Args:
-        path: of the archive.
-        alias: the model name that it is served under; None: its own.
+        path: path of the archive.
+        alias: model name to serve it under; None for its own.
 
     Raises:
-        ArchiveError: it is damaged, dangerous, or lacks what TorchServe needs to load it.
-        FormatError: its manifest does not follow its format.
+        ArchiveError: it is damaged, dangerous, or lacks files that TorchServe needs to load it.
+        FormatError: its manifest violates the format.
     """
     archive = Archive.open(path)
     missing = sorted(set(_promised(archive.manifest)) - archive.members.keys())
     if missing:
-        raise BuildError(f"{path}: its manifest names {', '.join(missing)}, which it does not hold")
+        raise BuildError(f"{path}: its manifest names {', '.join(missing)}, which it does not contain")
     return StoredArchive(archive, alias)
 
 
 def examples_in(archive: Archive) -> Iterator[StoredExample]:
-    """Give the example requests that lie in an archive, in order; none where it holds none.
+    """Yield the example requests of an archive, in order.
 
     Raises:
         ArchiveError: they cannot be read.
-        FormatError: their list does not follow its format.
+        FormatError: their list violates the format.
     """
     settings = _handler_settings(archive)
     for example in read_examples(archive) or []:
@@ -165,7 +165,7 @@ def examples_in(archive: Archive) -> Iterator[StoredExample]:
 
 
 def first_example(stored: StoredArchive) -> StoredExample | None:
-    """Return the first example request that lies in the archive; None where it holds none.
+    """Return the first example request of an archive; None if there is none.
 
     Raises:
         ArchiveError: it cannot be read.
@@ -181,7 +181,7 @@ def _example_file(archive: Archive, name: str) -> bytes:
 
 
 def _handler_settings(archive: Archive) -> Mapping[str, Any]:
-    """Return the model config's block ``handler``; empty where it cannot be read, which lint tells."""
+    """Return the model config's block ``handler``; empty if it cannot be read, which lint reports."""
     name = archive.manifest.config_file
     text = archive.text(name) if name else None
     try:
@@ -191,15 +191,15 @@ def _handler_settings(archive: Archive) -> Mapping[str, Any]:
 
 
 def _is_expected(path: Path) -> bool:
-    """Whether it lies in a store for a reason of its own and is not worth a word: hidden, a page, a signature."""
+    """Return whether a file belongs into a store for another reason: hidden, a page, a signature."""
     return path.name.startswith((".", "README")) or path.name.endswith(".sig")
 
 
 def _promised(manifest: Manifest) -> Iterable[str]:
-    """Return the members that the manifest names, at the top of the archive."""
+    """Return the members in the manifest, which are at the top of the archive."""
     named = [manifest.serialized_file, manifest.model_file, manifest.config_file]
     handler = manifest.handler.partition(":")[0]
-    # Without .py it may be the name of a handler that comes with TorchServe.
+    # Without .py it may be the name of one of TorchServe's handlers.
     if handler.endswith(".py"):
         named.append(handler)
     return [Path(name).name for name in named if name]

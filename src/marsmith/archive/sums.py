@@ -1,4 +1,4 @@
-"""``MAR-INF/SHA256SUMS``: the digest of every other file of an archive, as ``sha256sum`` prints and checks them."""
+"""``MAR-INF/SHA256SUMS``: the digest of every other file of an archive, in the format of ``sha256sum``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def render_sums(digests: Mapping[str, str]) -> str:
-    """Print ``<SHA-256 in hex>  <name>`` lines, sorted by the code points of the name.
+    """Render ``<SHA-256 in hex>  <name>`` lines, sorted by the code points of the name.
 
-    For every mapping d that it accepts, ``parse_sums(render_sums(d)) == d``.
+    For every valid mapping d, ``parse_sums(render_sums(d)) == d``.
 
     Args:
-        digests: name of the file to its SHA-256, 64 lower-case hex digits.
+        digests: SHA-256 by name of the file, 64 lower-case hex digits.
 
     Raises:
-        FormatError: a name that is empty or that sha256sum would print escaped, or a digest that is none.
+        FormatError: a name is empty or would be escaped by sha256sum, or a digest is invalid.
     """
     problems = [problem for name, digest in digests.items() if (problem := _problem(name, digest))]
     if problems:
@@ -31,13 +31,13 @@ def render_sums(digests: Mapping[str, str]) -> str:
 
 
 def parse_sums(text: str, source: str = FILE_NAME) -> dict[str, str]:
-    """Parse the lines into name -> SHA-256 in hex.
+    """Parse the lines into SHA-256 in hex by name.
 
-    Strict, so that what is accepted here means the same to ``sha256sum --check``: lower-case digits, two spaces, no
-    escapes, a newline after every line, no name twice.
+    The parser is strict, so that accepted text has the same meaning for ``sha256sum --check``: lower-case digits, two
+    spaces, no escapes, a newline after every line, no name twice.
 
     Raises:
-        FormatError: with every line that does not follow the format.
+        FormatError: lines violate the format; the message lists all of them.
     """
     if not text:
         return {}
@@ -64,7 +64,7 @@ def _problem(name: str, digest: str) -> str | None:
         return f"{digest!r} is not a SHA-256 in lower-case hex"
     if not name:
         return "a name is empty"
-    # sha256sum escapes a backslash and line ends; the other control characters would hide what a person reads.
+    # sha256sum escapes a backslash and line ends; other control characters would mislead a reader.
     if "\\" in name or any(ord(character) < 0x20 or ord(character) == 0x7F for character in name):
         return f"the name {name!r} holds a backslash or a control character"
     return None

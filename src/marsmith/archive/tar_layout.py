@@ -1,4 +1,4 @@
-"""The headers of a tar file (POSIX ustar and pax), as far as an archive may use them."""
+"""Headers of a tar file (POSIX ustar and pax) that an archive may use."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _REFUSED_TYPES = {
     b"4": "it is a block device",
     b"6": "it is a pipe",
     b"7": "it is a contiguous file, which readers treat differently",
-    b"g": "it has a global extended header, which would change every member behind it",
+    b"g": "it has a global extended header, which would change every member after it",
     b"K": "it is a GNU long link name",
-    b"L": "it has a GNU long name, where a pax header belongs",
+    b"L": "it has a GNU long name, instead of a pax header",
     b"S": "it is a sparse file",
 }
-# Records that change nothing that an archive uses.
+# Records that are irrelevant for an archive.
 _HARMLESS_PAX = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,5}) ")
 _MAX_SIZE_DIGITS = 19
@@ -32,7 +32,7 @@ _MAX_SIZE_DIGITS = 19
 
 @dataclass(frozen=True)
 class TarHeader:
-    """One header: a file, a folder (its name without the slash), or a pax header for the member behind it."""
+    """One header: a file, a folder (its name without the slash), or a pax header for the next member."""
 
     name: str
     size: int
@@ -45,11 +45,11 @@ class TarHeader:
 
 
 def parse_header(path: Path, block: bytes, pax: Mapping[str, str]) -> TarHeader:
-    """Parse one block of 512 bytes, with the records of the pax header before it.
+    """Parse one block of 512 bytes, with the records of the preceding pax header.
 
     Raises:
-        HostileArchiveError: a type of member, or a way to describe it, that an archive does not need.
-        ArchiveError: no tar header.
+        HostileArchiveError: the type or the description of a member is not allowed in an archive.
+        ArchiveError: the block is not a tar header.
     """
     name = _name(path, block)
     _check_block(path, block)
@@ -73,7 +73,7 @@ def parse_header(path: Path, block: bytes, pax: Mapping[str, str]) -> TarHeader:
 
 
 def parse_pax(path: Path, name: str, content: bytes) -> dict[str, str]:
-    """Parse the records of a pax header; only those that a plain file needs are allowed."""
+    """Parse the records of a pax header; only records for plain files are allowed."""
     records: dict[str, str] = {}
     position = 0
     while position < len(content):
@@ -103,7 +103,7 @@ def _check_block(path: Path, block: bytes) -> None:
 
 def _name(path: Path, block: bytes) -> str:
     name = block[:100].split(b"\0", 1)[0]
-    # GNU headers keep times where POSIX ones keep the beginning of a long name.
+    # GNU headers have times in the place of the beginning of a long name in POSIX headers.
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
     return _text(path, prefix + b"/" + name if prefix else name)
 
@@ -117,7 +117,7 @@ def _text(path: Path, raw: bytes) -> str:
 
 def _octal(path: Path, name: str, field: bytes) -> int:
     if field[0] & 0x80:
-        raise hostile(path, "its size is in GNU's base-256 form, where a pax header belongs", name)
+        raise hostile(path, "its size is in GNU's base-256 form, instead of a pax header", name)
     digits = field.rstrip(b"\0 ").lstrip(b" ")
     if not re.fullmatch(rb"[0-7]{1,12}", digits):
         raise hostile(path, "its size is not a number", name)

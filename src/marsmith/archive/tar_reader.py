@@ -1,4 +1,4 @@
-"""Reading a ``.tar.gz`` archive: one top folder with regular files and folders, in POSIX tar, pax headers included."""
+"""Reader of ``.tar.gz`` archives: one top folder with regular files and folders, in POSIX tar with pax headers."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _END_PADDING_BYTES = 1 << 20
 
 
 class TarSource:
-    """The members of a ``.tar.gz``; making it reads the file through once, without keeping any content.
+    """The members of a ``.tar.gz``. The constructor reads the file once, without keeping any content.
 
     Raises:
         HostileArchiveError: the structure is dangerous or ambiguous.
-        ArchiveError: it is no gzip or tar file, damaged, or cut off.
+        ArchiveError: it is not a gzip or tar file, damaged, or truncated.
     """
 
     def __init__(self, path: Path, limits: ReadLimits) -> None:
@@ -51,12 +51,12 @@ class TarSource:
 
     @property
     def members(self) -> Mapping[str, MemberInfo]:
-        """Every file, by its name below the top folder, in the order of the archive."""
+        """All files by their names below the top folder, in the order of the archive."""
         return self._members
 
     @contextmanager
     def open_member(self, name: str) -> Iterator[BinaryIO]:
-        """Open one member as a stream; what lies before it is read and thrown away."""
+        """Open one member as a stream; earlier members are read and discarded."""
         if name not in self._members:
             raise KeyError(name)
         for found, stream in self.walk():
@@ -65,14 +65,14 @@ class TarSource:
                 return
 
     def walk(self) -> Iterator[tuple[str, BinaryIO]]:
-        """Give every member with its content, in one pass."""
+        """Yield every member with its content, in one pass."""
         with open_unchanged(self._path, self._identity) as file:
             for header, stream in _walk(Gunzip(file, self._path, self._limits), self._path, self._limits):
                 if not header.is_folder:
                     yield self._inner(header.name), stream
 
     def oddities(self) -> list[str]:
-        """Compressed bytes are not unique to their content, so there is nothing to compare with."""
+        """Return nothing: compressed bytes are not unique for a content, so they cannot be compared."""
         return []
 
     def _inner(self, name: str) -> str:
@@ -80,7 +80,7 @@ class TarSource:
 
 
 class _TarStream(io.RawIOBase):
-    """The content of one member, which ends where its header says."""
+    """The content of one member, with the length in its header."""
 
     def __init__(self, source: Gunzip, path: Path, size: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class _TarStream(io.RawIOBase):
         self.left = size
 
     def readable(self) -> bool:
-        """Say that this stream can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer is not in Python 3.11
@@ -102,14 +102,14 @@ class _TarStream(io.RawIOBase):
         return len(chunk)
 
     def skip(self) -> None:
-        """Read what is left and throw it away."""
+        """Discard the rest."""
         buffer = memoryview(bytearray(min(self.left, CHUNK_BYTES)))
         while self.readinto(buffer):
             pass
 
 
 def _walk(source: Gunzip, path: Path, limits: ReadLimits) -> Iterator[tuple[TarHeader, BinaryIO]]:
-    """Give every header with its content, and check that nothing hides between or behind them."""
+    """Yield every header with its content, and check that there is no other data between or after them."""
     pax: dict[str, str] = {}
     total = count = 0
     while (header := _next_header(source, path, pax)) is not None:
@@ -148,7 +148,7 @@ def _read_pax(source: Gunzip, path: Path, header: TarHeader) -> dict[str, str]:
 
 
 def _check_end(source: Gunzip, path: Path) -> None:
-    """Check that zeros follow the first empty block, and little of them."""
+    """Check that only a few zero blocks follow the first empty block."""
     seen = BLOCK
     while chunk := source.read(CHUNK_BYTES):
         seen += len(chunk)
@@ -161,7 +161,7 @@ def _check_end(source: Gunzip, path: Path) -> None:
 
 
 def _top_folder(path: Path, headers: list[TarHeader]) -> str:
-    """Return the one folder that holds everything; TorchServe cuts each name at its first slash."""
+    """Return the single top folder; TorchServe cuts each name at its first slash."""
     tops = {header.name.split("/", 1)[0] for header in headers}
     if len(tops) > 1:
         raise hostile(path, f"it has several top folders, {', '.join(map(repr, sorted(tops)[:3]))}; one is allowed")

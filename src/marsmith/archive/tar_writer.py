@@ -1,7 +1,7 @@
-"""A ``.tar.gz`` with one top folder, as TorchServe reads it, whose weights pass through gzip without being deflated.
+"""Writer of a ``.tar.gz`` with one top folder for TorchServe, with weights stored instead of deflated.
 
-gzip is one stream: TorchServe reads its first member only. Within it, deflated and stored blocks take turns. Python's
-gzip cannot do that, and a deflated gigabyte of weights costs half a minute for a few per cent.
+TorchServe reads only the first member of a gzip file. In it, deflated and stored blocks alternate. Python's gzip cannot
+do this, and deflating a gigabyte of weights takes half a minute and saves a few per cent.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from marsmith.archive.copier import Content, Copier
 
 _BLOCK_BYTES = 512
 _STORED_BLOCK_BYTES = 0xFFFF
-# Magic, deflate, no flags, no date, no extra flags, made on an unknown system.
+# Magic, deflate, no flags, no date, no extra flags, unknown system.
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _LAST_BLOCK = b"\x01\x00\x00\xff\xff"
 _SECONDS_UNTIL_1980 = 315_532_800
 
 
 class _Gzip:
-    """A gzip stream whose caller says for each piece whether deflating is worth trying."""
+    """A gzip stream whose caller decides for each piece whether to deflate it."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
@@ -38,7 +38,7 @@ class _Gzip:
 
     def stored(self, data: bytes | memoryview) -> None:
         self._count(data)
-        # A full flush ends at a byte and forgets what came before, so the next block may be ours.
+        # A full flush ends at a byte and resets the state, so the next block may be stored.
         self._write(self._deflater.flush(zlib.Z_FULL_FLUSH))
         view = memoryview(data)
         for start in range(0, len(view), _STORED_BLOCK_BYTES):
@@ -59,9 +59,9 @@ class TarWriter:
     """Writes a ``.tar.gz``.
 
     Args:
-        file: where to; left open.
-        copier: copies and hashes.
-        top: name of the one folder at its top.
+        file: target; left open.
+        copier: copier that computes the digests.
+        top: name of the top folder.
     """
 
     def __init__(self, file: BinaryIO, copier: Copier, *, top: str) -> None:
@@ -71,10 +71,10 @@ class TarWriter:
         self._gzip = _Gzip(file.write)
 
     def add(self, name: str, source: BinaryIO, size: int, *, deflate: bool = False) -> Content:
-        """Write one member and return what it was; ``deflate`` as False stores it.
+        """Write one member and return its description; ``deflate`` as False stores it.
 
         Raises:
-            BuildError: ``source`` does not hold ``size`` bytes.
+            BuildError: ``source`` does not have ``size`` bytes.
         """
         entry = tarfile.TarInfo(f"{self._top}/{name}")
         entry.size, entry.mode, entry.mtime = size, 0o644, _SECONDS_UNTIL_1980

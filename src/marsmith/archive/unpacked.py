@@ -1,4 +1,4 @@
-"""An archive as a folder, and what TorchServe's frontend reads of it before it starts a worker."""
+"""An unpacked archive, and the values that TorchServe's frontend reads from it before it starts a worker."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from marsmith.errors import ArchiveError, ConfigError, UsageError
 from marsmith.json_reader import read_json
 
 _MANIFEST = "MAR-INF/MANIFEST.json"
-# What the frontend takes where neither the model config nor the server config says anything.
+# The frontend's defaults if neither the model config nor the server config has a value.
 _DEFAULT_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
 class UnpackedArchive:
-    """One archive's members, and how the frontend would run them.
+    """One archive's members and settings for the frontend.
 
     Attributes:
         folder: absolute path of the members.
-        model_name: the manifest's.
-        handler: the manifest's.
-        batch_size: the model config's, else 1.
-        response_timeout_s: the model config's, else TorchServe's default.
-        startup_timeout_s: the model config's, else TorchServe's default.
-        handler_settings: the model config's block ``handler``; empty where there is none.
+        model_name: model name of the manifest.
+        handler: handler of the manifest.
+        batch_size: batch size of the model config, else 1.
+        response_timeout_s: value of the model config, else TorchServe's default.
+        startup_timeout_s: value of the model config, else TorchServe's default.
+        handler_settings: the model config's block ``handler``; empty if there is none.
     """
 
     folder: Path
@@ -42,11 +42,11 @@ class UnpackedArchive:
 
 @contextmanager
 def unpacked(archive: Path) -> Iterator[UnpackedArchive]:
-    """Give the members of ``archive``; extracted to a temporary folder, unless it is a folder already.
+    """Yield the members of ``archive``, extracted to a temporary folder unless it is a folder.
 
     Raises:
-        UsageError: there is no such archive.
-        ArchiveError: it cannot be opened, or has no manifest that TorchServe would take.
+        UsageError: the archive does not exist.
+        ArchiveError: it cannot be opened, or TorchServe would refuse its manifest.
     """
     path = archive.resolve()
     if path.is_dir():
@@ -61,12 +61,12 @@ def unpacked(archive: Path) -> Iterator[UnpackedArchive]:
 
 
 def _read(folder: Path) -> UnpackedArchive:
-    """Read manifest and model config as leniently as the frontend does."""
+    """Read manifest and model config as leniently as the frontend."""
     try:
         model = read_json((folder / _MANIFEST).read_text(encoding="utf-8"))["model"]
         name, handler = str(model["modelName"]), str(model["handler"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArchiveError(f"{folder / _MANIFEST} is no manifest of a model archive: {error!r}") from None
+        raise ArchiveError(f"{folder / _MANIFEST} is not a manifest of a model archive: {error!r}") from None
     config = _read_config(folder, model.get("configFile"))
     return UnpackedArchive(
         folder,
@@ -80,7 +80,7 @@ def _read(folder: Path) -> UnpackedArchive:
 
 
 def _read_config(folder: Path, name: str | None) -> Mapping[str, Any]:
-    """Read the model config; one that cannot be read is left to the worker, which then fails as it does in a server."""
+    """Read the model config; an unreadable one makes the worker fail, as in a server."""
     from marsmith.strict_yaml import load_model_config
 
     if not name:
@@ -92,12 +92,12 @@ def _read_config(folder: Path, name: str | None) -> Mapping[str, Any]:
 
 
 def handler_block(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the block of a model config that the handler reads; empty where there is none."""
+    """Return the block of a model config for the handler; empty if there is none."""
     block = config.get("handler")
     return block if isinstance(block, Mapping) else {}
 
 
 def _positive_int(config: Mapping[str, Any], key: str, default: int) -> int:
-    """Return what the frontend makes of a key: wrong types and values below 1 leave the default."""
+    """Return the frontend's value of a key: wrong types and values below 1 give the default."""
     value = config.get(key)
     return int(value) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default

@@ -1,7 +1,7 @@
-"""Proving that an archive is what it says: structure, digests, environment, answers, signature.
+"""Verification of an archive: structure, digests, environment, answers and signature.
 
-Every check runs and is reported; one that depends on a failed one is skipped. Code from the archive runs only on
-request (``replay``), and only after everything else held.
+All checks are reported; a check that depends on a failed one is skipped. Code from the archive runs only on request
+(``replay``), and only after all other checks have passed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Outcome = Literal["ok", "warning", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked.
+    """One check.
 
     Attributes:
-        name: of the check, as ``digests``.
-        outcome: ``warning`` and ``skipped`` are no failures, and prove nothing.
+        name: name of the check, such as ``digests``.
+        outcome: ``warning`` and ``skipped`` are not failures, but do not confirm anything.
         detail: a sentence; for a failure it names the member.
     """
 
@@ -43,7 +43,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is known to be wrong."""
+        """Whether the check did not fail."""
         return self.outcome != "failed"
 
 
@@ -61,14 +61,14 @@ class Verification:
 
     @property
     def failures(self) -> tuple[Check, ...]:
-        """The checks that failed, in order."""
+        """The failed checks, in order."""
         return tuple(check for check in self.checks if not check.ok)
 
     def require(self) -> Verification:
-        """Return this if every check held.
+        """Return this if no check failed.
 
         Raises:
-            VerificationError: with every failure.
+            VerificationError: there are failures; the message lists all of them.
         """
         if self.ok:
             return self
@@ -87,11 +87,11 @@ def verify(
     """Check an opened archive.
 
     Args:
-        archive: whose structure ``Archive.open`` has already found safe.
-        environment: compare ``MAR-INF/environment.txt`` with this Python; differences are warnings.
-        replay: a last check that runs code from the archive, as ``replay.replay_checks``; None for none.
-        key: public key that must have signed the archive file.
-        also: checks of the caller's own; they too must hold before code runs.
+        archive: an opened archive; ``Archive.open`` has checked its structure.
+        environment: whether to compare ``MAR-INF/environment.txt`` with this Python; differences are warnings.
+        replay: last check, which runs code from the archive, such as ``replay.replay_checks``; None for none.
+        key: public key of the required signature.
+        also: further checks, which must pass before code runs.
 
     Returns:
         Every check with its outcome; ``.require()`` turns failures into an error.
@@ -114,7 +114,7 @@ def _results(name: str, problems: Iterable[str], good: str) -> list[Check]:
 
 
 def _structure(archive: Archive) -> list[Check]:
-    """In an archive of ours every header byte is known; ``Archive.open`` has refused what is dangerous anywhere."""
+    """Compare every header byte of an archive of ours; ``Archive.open`` has refused dangerous structures."""
     problems = archive.oddities() if archive.is_ours else []
     if archive.is_ours and archive.sums is None:
         problems.append(f"{sums_format.FILE_NAME} is missing")
@@ -125,7 +125,7 @@ def _structure(archive: Archive) -> list[Check]:
 
 def _manifest(archive: Archive) -> list[Check]:
     manifest = archive.manifest
-    # TorchServe cuts the names down to their last part; ours are written so.
+    # TorchServe cuts the names to their last part; ours have only that part.
     names = archive.members.keys() if archive.is_ours else {Path(name).name for name in archive.members}
     problems = []
     if not MODEL_NAME.fullmatch(manifest.model_name):
@@ -157,7 +157,7 @@ def _our_manifest(archive: Archive) -> list[str]:
 
 
 def _handler_file(handler: str) -> str | None:
-    """Return the member that a handler's entry needs; None for a built-in handler, which has no suffix."""
+    """Return the member of a handler's entry; None for a built-in handler, which has no suffix."""
     file = handler.split(":", 1)[0]
     return file if file.endswith((".py", ".so", ".dylib")) else None
 
@@ -168,7 +168,7 @@ def _digests(archive: Archive) -> list[Check]:
         if problems or archive.is_ours:
             return _results("digests", problems, "no digests to compare with")
         return [
-            Check("digests", "warning", "made by another tool: it carries no digests, so nothing proves its content")
+            Check("digests", "warning", "made by another tool: it has no digests, so its content cannot be verified")
         ]
     problems = []
     if archive.text(sums_format.FILE_NAME) != render_sums(archive.sums):
@@ -178,7 +178,7 @@ def _digests(archive: Archive) -> list[Check]:
     problems += [f"missing: member {name!r} is listed and not in the archive" for name in missing]
     problems += [f"added: member {name!r} is in the archive and not listed" for name in added]
     problems += _changed(archive, archive.sums)
-    return _results("digests", problems, f"{len(present)} members are what {sums_format.FILE_NAME} says")
+    return _results("digests", problems, f"{len(present)} members match {sums_format.FILE_NAME}")
 
 
 def _changed(archive: Archive, sums: Mapping[str, str]) -> list[str]:
@@ -193,7 +193,7 @@ def _changed(archive: Archive, sums: Mapping[str, str]) -> list[str]:
 
 
 def _contents(archive: Archive) -> Iterator[tuple[str, str | ArchiveError]]:
-    """Give the digest of every member, or what is wrong with it; damage within a .tar.gz ends it, the others go on."""
+    """Yield the digest or the problem of every member. Damage in a .tar.gz ends it; other kinds continue."""
     if archive.kind == "tar.gz":
         try:
             for name, stream in archive.walk():
@@ -205,12 +205,12 @@ def _contents(archive: Archive) -> Iterator[tuple[str, str | ArchiveError]]:
         try:
             with archive.open_member(name) as stream:
                 yield name, files.sha256_of(stream)
-        except ArchiveError as error:  # each member is judged for itself
+        except ArchiveError as error:  # Each member is judged separately.
             yield name, error
 
 
 def environment_checks(archive: Archive) -> list[Check]:
-    """Compare the environment that an archive records with this Python; differences are warnings."""
+    """Compare the recorded environment with this Python; differences are warnings."""
     try:
         text = archive.text(environment_format.FILE_NAME)
         if text is None:
@@ -233,11 +233,11 @@ def _signature(archive: Archive, key: Path) -> Check:
 
 
 def read_examples(archive: Archive) -> list[ValidatedExample] | None:
-    """Return the archive's examples; None where it has none.
+    """Return the archive's examples; None if there are none.
 
     Raises:
         ArchiveError: the list is damaged, or an example's input is not a member.
-        FormatError: the list does not follow its format.
+        FormatError: the list violates the format.
     """
     text = archive.text(examples_format.FILE_NAME)
     if text is None:

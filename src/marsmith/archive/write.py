@@ -1,7 +1,7 @@
-"""Writing a model archive: same members, same bytes; never half a file; every source read once.
+"""Write a model archive: deterministic, atomic, and with every source read once.
 
-The manifest comes first, then the members sorted by name, and ``MAR-INF/SHA256SUMS`` last, since it holds the digests
-of all the others. ``docs/reference/archive-format.md`` is the specification.
+The manifest comes first, then the members sorted by name, and ``MAR-INF/SHA256SUMS`` last, because it contains the
+digests of all others. ``docs/reference/archive-format.md`` is the specification.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from marsmith.file_errors import described
 ArchiveFormat = Literal["zip-store", "default", "tgz", "no-archive"]
 SUFFIXES: dict[ArchiveFormat, str] = {"zip-store": ".mar", "default": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 
-# Their numbers are noise: deflating saves a few per cent and costs half a minute a gigabyte.
+# Weights are nearly incompressible: deflating saves a few per cent and takes half a minute per gigabyte.
 _WEIGHTS = (".pt", ".pth", ".bin", ".onnx", ".safetensors", ".npy", ".npz", ".h5", ".pkl", ".ckpt", ".engine", ".so")
-# How much is written before the disk is set to work: early enough for it to be done soon after the last byte.
+# Number of bytes after which the disk starts to write: early enough to finish soon after the last byte.
 _WRITE_BACK_BYTES = 8 << 20
 
 
@@ -58,25 +58,25 @@ def write_archive(
     """Write an archive and return the SHA-256, in hex, of the finished file.
 
     Args:
-        manifest: its date, tool and ``marsmith`` key are filled in where they are None.
-        members: everything but the manifest and the digests, in any order.
-        target: the file to make; a folder for ``no-archive``. Its own folder must exist.
-        archive_format: ``zip-store`` stores every member, and its bytes are the same everywhere; ``default`` deflates
-            small members that are no weights, ``tgz`` too; ``no-archive`` makes a folder.
-        force: replace an existing target.
-        root: every source must lie in this folder, links followed; None: anywhere.
-        on_progress: is told bytes of content written, and bytes in all.
-        accept: is told the digest before the archive gets its name; what it raises keeps the archive from it.
-        digest: whether the finished file is read once more for its digest, which takes half the time of a large
-            archive; its members have their digests in it all the same. With ``accept`` it always is.
+        manifest: manifest; its date, tool and ``marsmith`` key are filled in if they are None.
+        members: all members except the manifest and the digests, in any order.
+        target: file to create; a folder for ``no-archive``. Its parent folder must exist.
+        archive_format: ``zip-store`` stores every member, and its bytes are the same everywhere. ``default`` and
+            ``tgz`` deflate small members that are not weights. ``no-archive`` creates a folder.
+        force: whether to replace an existing target.
+        root: folder that must contain every source, after resolving links; None: any folder.
+        on_progress: called with the written and the total number of bytes of content.
+        accept: called with the digest before the archive gets its name; an exception prevents this.
+        digest: whether to read the finished file once more for its digest, which takes half the time of a large
+            archive. Its members have digests in any case. With ``accept`` the file is always read.
 
     Returns:
         The digest of the file; for ``no-archive`` that of its ``MAR-INF/SHA256SUMS``, which covers the rest. Empty if
-        nobody wanted it.
+        no one wanted it.
 
     Raises:
-        BuildError: wrong members, an existing target without ``force``, a full disk, no permission; the folder of
-            ``target`` is as it was.
+        BuildError: invalid members, an existing target without ``force``, a full disk, or no permission; the folder of
+            ``target`` is unchanged.
     """
     request = _Request(manifest, tuple(members), target, archive_format, force, root, on_progress)
     with _built(request) as built:
@@ -100,7 +100,7 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Built:
-    """An archive that is whole and on the disk, and still has its hidden name."""
+    """A complete archive on the disk that still has its hidden name."""
 
     stage: Staged
     digests: Mapping[str, str]
@@ -113,18 +113,18 @@ class _Built:
         try:
             self.stage.publish(force=force)
         except FileExistsError:
-            # Another build of the same archive came first: fine, if it made the same.
+            # Another build of the same archive finished first, which is fine if the result is equal.
             if _digest_of(target) != self.digest():
                 raise BuildError(
                     f"{target} was made by something else while it was being built", tip="--force replaces it"
                 ) from None
         if is_file:
-            # One of the archive that was replaced would only look like one of this.
+            # A signature of the replaced archive would be taken for one of this archive.
             remove_stale_signature(target)
 
 
 class _Progress:
-    """Counts what has been copied, tells the caller, and keeps the disk busy meanwhile."""
+    """Counts copied bytes, reports them, and keeps the disk busy."""
 
     def __init__(self, stage: Staged, total: int, on_progress: Callable[[int, int], None] | None) -> None:
         self._stage = stage
@@ -144,7 +144,7 @@ class _Progress:
 
 @contextmanager
 def _built(request: _Request) -> Iterator[_Built]:
-    """Check everything, then write the archive under a hidden name; what is not published is gone at the end."""
+    """Check everything, then write the archive under a hidden name; it is removed at the end unless published."""
     manifest = completed(request.manifest)
     rendered = render_manifest(manifest).encode()
     first = PlannedMember(Member(manifest_format.FILE_NAME, rendered), len(rendered))
@@ -162,7 +162,7 @@ def _built(request: _Request) -> Iterator[_Built]:
 def _write(
     stage: Staged, plan: Sequence[PlannedMember], archive_format: ArchiveFormat, manifest: Manifest, copier: Copier
 ) -> dict[str, str]:
-    """Write all members, then their digests; return the latter."""
+    """Write all members, then their digests; return the digests."""
     with _open_writer(stage, archive_format, manifest, copier) as writer:
         digests: dict[str, str] = {}
         for item in plan:
@@ -203,11 +203,13 @@ def _check_target(target: Path, force: bool) -> None:
     if (target.exists() or target.is_symlink()) and not force:
         raise BuildError(f"{target} already exists", tip="--force replaces it")
     if target.is_dir() and any(target.iterdir()) and not (target / manifest_format.FILE_NAME).is_file():
-        raise BuildError(f"{target} is a folder and no model archive: it is not replaced", tip="choose another name")
+        raise BuildError(
+            f"{target} is a folder and not a model archive, so it is not replaced", tip="choose another name"
+        )
 
 
 def _digest_of(path: Path) -> str:
-    """Return the digest of a finished archive, as ``write_archive`` gives it."""
+    """Return the digest of a finished archive, as ``write_archive`` does."""
     if not path.is_dir():
         return files.sha256(path)
     inside = [file for file in path.rglob("*") if file.is_file()]
@@ -218,7 +220,7 @@ def _digest_of(path: Path) -> str:
 
 @contextmanager
 def _disk_errors(target: Path) -> Iterator[None]:
-    """Turn what the disk says into a BuildError."""
+    """Convert errors of the disk into a BuildError."""
     try:
         yield
     except OSError as error:

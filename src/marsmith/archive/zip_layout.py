@@ -1,4 +1,4 @@
-"""The records of a zip file (PKWARE's APPNOTE, section 4), as far as an archive may use them."""
+"""Records of a zip file (PKWARE's APPNOTE, section 4) that an archive may use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCAL: Final = struct.Struct("<4s5H3L2H")
 CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
 LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 CENTRAL_SIGNATURE: Final = b"PK\x01\x02"
-# The sizes of an entry stand behind its content, because who wrote it could not go back.
+# Flag: the sizes are after the content, because the writer could not seek back.
 HAS_DESCRIPTOR: Final = 0x8
 METHODS: Final[dict[int, Method]] = {0: "stored", 8: "deflated"}
 
@@ -28,7 +28,7 @@ _ZIP64_VERSION = 45
 _ALL_ONES_32 = 0xFFFFFFFF
 _ALL_ONES_16 = 0xFFFF
 _ZIP64_EXTRA = 0x0001
-# Fields that give an entry another name, or say that its content is encrypted.
+# Fields that give an entry another name, or mark its content as encrypted.
 _REFUSED_EXTRAS = {
     0x0008: "a second name (extra field 0x0008)",
     0x7075: "a second name (extra field 0x7075)",
@@ -40,7 +40,7 @@ _REFUSED_EXTRAS = {
 
 @dataclass(frozen=True)
 class CentralDirectory:
-    """Where the central directory lies, in bytes from the start of the file."""
+    """Position of the central directory, in bytes from the start of the file."""
 
     offset: int
     size: int
@@ -54,7 +54,7 @@ class CentralDirectory:
 
 @dataclass(frozen=True)
 class Header:
-    """One entry, as its central and its local header agree on it; the numbers are those of the file."""
+    """One entry with its agreeing central and local headers, as numbers in the file."""
 
     name: str
     made: int
@@ -86,8 +86,8 @@ def find_central_directory(file: BinaryIO, path: Path) -> CentralDirectory:
     """Read the end record, which must be the last bytes of the file.
 
     Raises:
-        ArchiveError: there is none: not a zip, or cut off.
-        HostileArchiveError: something follows it, it spans disks, or it disagrees with its zip64 record.
+        ArchiveError: there is none: the file is not a zip, or it is truncated.
+        HostileArchiveError: data follows it, it spans disks, or it disagrees with its zip64 record.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - END.size))
@@ -120,7 +120,7 @@ def _directory(path: Path, fields: tuple[int, ...], end: int) -> CentralDirector
 
 
 def _no_end_record(file: BinaryIO, path: Path, size: int) -> ArchiveError:
-    """Tell apart: no zip at all, a zip that is cut off, a zip with something behind it."""
+    """Distinguish a file that is not a zip, a truncated zip, and a zip with data after its end."""
     file.seek(0)
     start = file.read(4)
     file.seek(max(0, size - END.size - _ALL_ONES_16))
@@ -138,7 +138,7 @@ def _zip64_directory(file: BinaryIO, path: Path, locator: bytes, end: int, field
     if disk or disks != 1:
         raise hostile(path, "it is one part of a multi-disk archive (zip64)")
     if position != start or start < 0:
-        raise hostile(path, "its zip64 end record is not where it belongs")
+        raise hostile(path, "its zip64 end record is in the wrong place")
     file.seek(start)
     signature, size, _, _, disk, first_disk, here, count, length, offset = END64.unpack(file.read(END64.size))
     if signature != b"PK\x06\x06" or size != END64.size - 12:
@@ -152,10 +152,10 @@ def _zip64_directory(file: BinaryIO, path: Path, locator: bytes, end: int, field
 
 
 def descriptor_size(file: BinaryIO, path: Path, entry: Header, data_offset: int) -> int:
-    """Return how many bytes the data descriptor of an entry takes, which must say what its central header says."""
+    """Return the size of an entry's data descriptor in bytes, after comparing it with the central header."""
     file.seek(data_offset + entry.compressed_size)
     raw = file.read(_DESCRIPTOR.size)
-    # As Java does it: the signature may be missing, and is looked for first.
+    # As in Java: the signature may be missing, and is looked for first.
     signed = raw[:4] == b"PK\x07\x08"
     body = raw[4:] if signed else raw[:12]
     if body != struct.pack("<3L", entry.crc, *(min(n, _ALL_ONES_32) for n in (entry.compressed_size, entry.size))):
@@ -164,7 +164,7 @@ def descriptor_size(file: BinaryIO, path: Path, entry: Header, data_offset: int)
 
 
 def header_problem(needed: int, flags: int, method: int) -> str | None:
-    """Say what in an entry's header is refused, in words; None if nothing is."""
+    """Return why an entry's header is refused; None if it is valid."""
     if flags & 0x2041:
         return "it is encrypted"
     if flags & HAS_DESCRIPTOR and METHODS.get(method) == "stored":
@@ -179,7 +179,7 @@ def header_problem(needed: int, flags: int, method: int) -> str | None:
 
 
 def mode_problem(external: int, name: str) -> str | None:
-    """Say why the file type in an entry's attributes is refused, in words; None if it is a file or folder."""
+    """Return why the file type in an entry's attributes is refused; None for a file or folder."""
     kind = stat.S_IFMT(external >> 16)
     if kind == stat.S_IFLNK:
         return "it is a symbolic link"
@@ -192,7 +192,7 @@ def mode_problem(external: int, name: str) -> str | None:
 
 
 def zip64_field(path: Path, name: str, extra: bytes) -> bytes | None:
-    """Walk an entry's extra fields and return the zip64 one; raise for those that are refused."""
+    """Parse an entry's extra fields and return the zip64 one; raise for refused fields."""
     found: bytes | None = None
     position = 0
     while position < len(extra):
@@ -213,7 +213,7 @@ def zip64_field(path: Path, name: str, extra: bytes) -> bytes | None:
 
 
 def central_sizes(path: Path, name: str, extra: bytes, fields: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Resolve size, compressed size and offset of a central header; its zip64 field holds those that overflow."""
+    """Return size, compressed size and offset of a central header; its zip64 field has those that overflow."""
     field = zip64_field(path, name, extra)
     wide = [value == _ALL_ONES_32 for value in fields]
     if field is None and not any(wide):
@@ -226,7 +226,7 @@ def central_sizes(path: Path, name: str, extra: bytes, fields: tuple[int, int, i
 
 
 def local_sizes(path: Path, name: str, extra: bytes, fields: tuple[int, int]) -> tuple[int, int]:
-    """Resolve size and compressed size of a local header; a zip64 field holds both, and rules in Java in any case."""
+    """Return size and compressed size of a local header; a zip64 field has both, and takes precedence in Java."""
     field = zip64_field(path, name, extra)
     if field is None:
         if _ALL_ONES_32 in fields:

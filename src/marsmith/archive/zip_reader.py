@@ -1,8 +1,9 @@
-"""Reading a ``.mar``: a zip whose two descriptions, local headers and central directory, say the same.
+"""Reader of a ``.mar``: a zip whose local headers and central directory agree.
 
-Python reads the central directory at the end; TorchServe reads the stream of local headers in Java. A file in which the
-two differ, or which has bytes that one of them never looks at, shows different contents to the two. So the whole file
-must be accounted for: local header, content, local header, content ..., central directory, end record, nothing else.
+Python reads the central directory at the end, and TorchServe reads the stream of local headers in Java. A file in which
+the two differ, or with bytes that one of them ignores, has different contents for the two. The whole file must
+therefore consist of local header, content, local header, content ..., central directory and end record, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ from marsmith.archive.zip_layout import (
     zip64_field,
 )
 
-# Deflate cannot do better than this; a header that claims more lies.
+# The maximum ratio of deflate; a header with a higher ratio is wrong.
 _BEST_DEFLATE_RATIO = 1032
 _CENTRAL_ENTRY_MAX_BYTES = 46 + 3 * 65_535
 
 
 class ZipSource:
-    """The members of a ``.mar``; its structure is checked when this is made, its contents when they are read.
+    """The members of a ``.mar``. The constructor checks the structure; contents are checked when they are read.
 
     Raises:
         HostileArchiveError: the structure is dangerous or ambiguous.
-        ArchiveError: the file is no zip, or is cut off.
+        ArchiveError: the file is not a zip, or is truncated.
     """
 
     def __init__(self, path: Path, limits: ReadLimits) -> None:
@@ -72,7 +73,7 @@ class ZipSource:
         self._check_streamed(files)
 
     def _check_streamed(self, files: list[Header]) -> None:
-        """Read the contents that a data descriptor follows: Java looks for it where the compressed data ends."""
+        """Read the contents with a data descriptor: Java looks for it at the end of the compressed data."""
         for entry in files:
             if entry.descriptor_size:
                 with self.open_member(entry.name) as content:
@@ -81,7 +82,7 @@ class ZipSource:
 
     @property
     def members(self) -> Mapping[str, MemberInfo]:
-        """Every file, by name, in the order of the archive."""
+        """All files by name, in the order of the archive."""
         return self._members
 
     @contextmanager
@@ -91,13 +92,13 @@ class ZipSource:
             yield MemberStream(file, self._path, self._members[name], self._by_name[name].data_offset).buffered()
 
     def walk(self) -> Iterator[tuple[str, BinaryIO]]:
-        """Give every member with its content, in one pass."""
+        """Yield every member with its content, in one pass."""
         with open_unchanged(self._path, self._identity) as file:
             for name, info in self._members.items():
                 yield name, MemberStream(file, self._path, info, self._by_name[name].data_offset).buffered()
 
     def oddities(self) -> list[str]:
-        """Say where the structure differs from the one that marsmith writes."""
+        """Return where the structure differs from marsmith's own."""
         with open_unchanged(self._path, self._identity) as file:
             return zip_oddities(file, self._identity.size, self._entries)
 
@@ -114,7 +115,9 @@ def _check_sizes(path: Path, limits: ReadLimits, entries: tuple[Header, ...], ar
         if entry.size > entry.compressed_size * _BEST_DEFLATE_RATIO:
             sizes = f"{entry.size:,} bytes out of {entry.compressed_size:,}"
             raise hostile(
-                path, f"it claims {sizes}, more than deflate can pack: its sizes lie, or it is a bomb", entry.name
+                path,
+                f"it claims {sizes}, more than deflate can compress: its sizes are false, or it is a bomb",
+                entry.name,
             )
         if entry.name.endswith("/") and entry.compressed_size:
             raise hostile(path, "it is a folder, with content", entry.name)
@@ -123,7 +126,7 @@ def _check_sizes(path: Path, limits: ReadLimits, entries: tuple[Header, ...], ar
 
 
 def _read_entries(file: BinaryIO, path: Path, directory: CentralDirectory) -> tuple[Header, ...]:
-    """Read the central directory and every local header, and match them; raise where they leave a gap or differ."""
+    """Read the central directory and every local header, and match them; raise for gaps and differences."""
     if directory.size > directory.count * _CENTRAL_ENTRY_MAX_BYTES:
         raise hostile(path, "the central directory is larger than its members allow")
     file.seek(directory.offset)
@@ -190,7 +193,7 @@ def _match_local(file: BinaryIO, path: Path, central: Header) -> Header:
             crc, size, packed = central.crc, central.size, central.compressed_size
     size, packed = local_sizes(path, central.name, extra, (size, packed))
     if central.offset >= 0xFFFFFFFF:
-        # An offset past 4 GiB needs zip64 in the directory only, and Python's zipfile says so there only.
+        # An offset beyond 4 GiB needs zip64 only in the directory, and Python's zipfile writes it only there.
         needed = central.needed
     described = {
         "version needed": (needed, central.needed),
@@ -211,9 +214,9 @@ def _match_local(file: BinaryIO, path: Path, central: Header) -> Header:
 
 
 def _name(raw: bytes, flags: int, path: Path) -> str:
-    """Decode and check a member's name; a folder's ends with a slash."""
+    """Decode and check a member's name; the name of a folder ends with a slash."""
     try:
-        # Without the flag Python takes code page 437 and Java UTF-8: only ASCII is one name to both.
+        # Without the flag Python uses code page 437 and Java UTF-8, so only ASCII is the same name for both.
         name = raw.decode("utf-8" if flags & 0x800 else "ascii")
     except UnicodeDecodeError:
         shown = raw.decode(errors="backslashreplace")

@@ -1,7 +1,7 @@
-"""A zip written record by record, so that its bytes depend on nothing but its members.
+"""Zip writer whose bytes depend only on the members.
 
-Python's own zipfile takes dates, modes and flags from its surroundings and has changed between releases. TorchServe
-reads an archive as a stream, so every local header holds the true sizes and CRC; there are no data descriptors.
+Python's own zipfile takes dates, modes and flags from its environment and has changed between releases. TorchServe
+reads an archive as a stream, so every local header has the final sizes and CRC, and there are no data descriptors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from marsmith.archive.copier import Content, Copier
 from marsmith.archive.zip_layout import CENTRAL, CENTRAL_SIGNATURE, END, END64, LOCAL, LOCAL_SIGNATURE, LOCATOR64
 
-# Larger members are never deflated: text is small, and it is compressed in memory.
+# Larger members are never deflated: texts are small, and they are compressed in memory.
 DEFLATE_LIMIT_BYTES = 16 << 20
 
 _ONES_16, _ONES_32 = 0xFFFF, 0xFFFFFFFF
@@ -22,7 +22,7 @@ _VERSION, _VERSION_64 = 20, 45
 _UNIX = 3 << 8
 _UTF8_NAME = 0x800
 _STORED, _DEFLATED = 0, 8
-# 1 January 1980, 00:00: the first date that a zip can hold.
+# 1 January 1980, 00:00: the first date of the zip format.
 _TIME, _DATE = 0, 0x21
 _REGULAR_0644 = 0o100644 << 16
 _CRC_OFFSET = 14
@@ -30,16 +30,16 @@ _CRC_OFFSET = 14
 
 @dataclass(frozen=True)
 class Entry:
-    """One member, as the headers describe it.
+    """One member as in its headers.
 
     Attributes:
-        name: its encoded name.
-        offset: of its local header, in bytes from the start of the file.
+        name: encoded name.
+        offset: offset of its local header, in bytes from the start of the file.
         method: 0 for stored, 8 for deflated.
         crc: CRC-32 of its content.
-        packed: bytes that its content takes in the file.
-        size: bytes of its content.
-        zip64_from: sizes and offsets of this many bytes or more are written as zip64.
+        packed: size of its content in the file, in bytes.
+        size: size of its content, in bytes.
+        zip64_from: sizes and offsets from this number of bytes on are written as zip64.
     """
 
     name: bytes
@@ -57,21 +57,21 @@ class Entry:
 
     @property
     def far(self) -> bool:
-        """Whether its place needs zip64."""
+        """Whether its offset needs zip64."""
         return self.offset >= self.zip64_from
 
     @property
     def flags(self) -> int:
-        """Whether its name is UTF-8."""
+        """Flags: whether its name is UTF-8."""
         return 0 if self.name.isascii() else _UTF8_NAME
 
     @property
     def version(self) -> int:
-        """The version of the format that a reader needs."""
+        """Version of the format that a reader needs."""
         return _VERSION_64 if self.wide or self.far else _VERSION
 
     def local(self, padding: bytes = b"") -> bytes:
-        """Print the local header; a zip64 field there must hold both sizes."""
+        """Return the local header; a zip64 field there must have both sizes."""
         extra = struct.pack("<2H2Q", 1, 16, self.size, self.packed) if self.wide else b""
         sizes = (_ONES_32, _ONES_32) if self.wide else (self.packed, self.size)
         lengths = (len(self.name), len(extra) + len(padding))
@@ -79,7 +79,7 @@ class Entry:
         return LOCAL.pack(LOCAL_SIGNATURE, *fixed, *sizes, *lengths) + self.name + extra + padding
 
     def central(self) -> bytes:
-        """Print the header in the central directory; a zip64 field there holds exactly the values that overflow."""
+        """Return the header for the central directory; a zip64 field there has exactly the values that overflow."""
         values = ([self.size, self.packed] if self.wide else []) + ([self.offset] if self.far else [])
         extra = struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *values) if values else b""
         sizes = (_ONES_32, _ONES_32) if self.wide else (self.packed, self.size)
@@ -89,13 +89,13 @@ class Entry:
 
 
 class ZipWriter:
-    """Writes a zip into an empty file that can be sought in.
+    """Writes a zip into an empty seekable file.
 
     Args:
-        file: where to; left open.
-        copier: copies and hashes.
-        alignment: the content of every stored member begins at a multiple of this many bytes.
-        zip64_from: sizes and offsets of this many bytes or more are written as zip64.
+        file: target; left open.
+        copier: copier that computes the digests.
+        alignment: the content of every stored member starts at a multiple of this number of bytes.
+        zip64_from: sizes and offsets from this number of bytes on are written as zip64.
     """
 
     def __init__(self, file: BinaryIO, copier: Copier, *, alignment: int = 1, zip64_from: int = _ONES_32) -> None:
@@ -106,16 +106,16 @@ class ZipWriter:
         self._entries: list[Entry] = []
 
     def add(self, name: str, source: BinaryIO, size: int, *, deflate: bool = False) -> Content:
-        """Write one member and return what it was.
+        """Write one member and return its description.
 
         Args:
             name: posix path.
-            source: its content.
-            size: how many bytes ``source`` holds.
-            deflate: whether to deflate it, if that makes it smaller and it is at most DEFLATE_LIMIT_BYTES.
+            source: content.
+            size: size of ``source``, in bytes.
+            deflate: whether to deflate it if that makes it smaller, and if it has at most DEFLATE_LIMIT_BYTES.
 
         Raises:
-            BuildError: ``source`` holds another number of bytes.
+            BuildError: ``source`` has another size.
         """
         if deflate and size <= DEFLATE_LIMIT_BYTES:
             return self._add_small(name, source, size)
@@ -158,7 +158,7 @@ class ZipWriter:
         return Entry(name.encode(), offset, method, crc, packed, size, self._zip64_from)
 
     def _padding(self, entry: Entry) -> bytes:
-        """Return an extra field that makes the content begin at a multiple of the alignment, as PyTorch writes it."""
+        """Return an extra field that aligns the content, as PyTorch does."""
         if self._alignment == 1:
             return b""
         start = entry.offset + len(entry.local()) + 4
@@ -167,13 +167,13 @@ class ZipWriter:
 
 
 def end_records(start: int, end: int, count: int, zip64_from: int = _ONES_32) -> bytes:
-    """Print what stands behind a central directory.
+    """Return the records after a central directory.
 
     Args:
-        start: where the directory begins, in bytes from the start of the file.
-        end: where it ends.
-        count: its entries.
-        zip64_from: sizes and offsets of this many bytes or more are written as zip64.
+        start: offset of the directory, in bytes from the start of the file.
+        end: offset of its end.
+        count: number of its entries.
+        zip64_from: sizes and offsets from this number of bytes on are written as zip64.
     """
     size = end - start
     if count < _ONES_16 and start < zip64_from and size < zip64_from:

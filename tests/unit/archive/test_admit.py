@@ -138,7 +138,7 @@ def test_archives_of_other_tools_are_refused_where_only_ours_are_admitted(
     become_foreign(archive_of(project), project.root)
     project.settings_file.write_text("archives: ours\n")
     assert call(verb, archive_of(project)) == 1
-    assert "another tool made it, and config/marsmith.yaml says archives: ours" in "".join(capfd.readouterr())
+    assert "another tool built it, and config/marsmith.yaml has archives: ours" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("verb", POLICED)
@@ -172,7 +172,7 @@ def test_an_archive_of_another_tool_is_admitted_with_one_warning(built: Path, tm
     archive = Path(shutil.copy(built, tmp_path))
     become_foreign(archive, tmp_path)
     [warning] = admit(archive, Policy()).warnings
-    assert warning.startswith("tiny-1.0.mar: made by another tool: it carries no digests")
+    assert warning.startswith("tiny-1.0.mar: made by another tool: it has no digests")
     assert admit(built, Policy()).warnings == ()
 
 

@@ -253,7 +253,7 @@ def test_compressed_data_that_ends_early_is_refused_because_java_would_go_on_the
         (raw_zip([manifest_entry()], end={"offset": 0xFFFFFFFF}), "zip64 record that is not there"),
         (
             raw_zip([manifest_entry()], end={"before": struct.pack("<4sLQL", b"PK\6\7", 0, 0, 1)}),
-            "not where it belongs",
+            "in the wrong place",
         ),
         (raw_zip([manifest_entry()], end={"before": struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2)}), "multi-disk"),
     ],

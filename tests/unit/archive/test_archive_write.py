@@ -319,7 +319,11 @@ def test_a_source_that_is_no_file_is_refused_and_every_problem_named(tmp_path: P
     bad = [Member(f"x/{kind}", other / kind) for kind in ("missing", "pipe", "dangling")]
     bad.append(Member("x/folder", other))
     assert_refused(store, [*members(), *bad], "(?s)missing: does not exist")
-    for reason in ("pipe: not a regular file", "dangling: is a link to a file that", "other: a folder, where a file"):
+    for reason in (
+        "pipe: not a regular file",
+        "dangling: is a link to a file that",
+        "other: a folder instead of a file",
+    ):
         assert_refused(store, [*members(), *bad], reason)
 
 
@@ -378,7 +382,7 @@ def test_a_folder_that_is_no_archive_is_never_replaced(
 ) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "thesis.txt").write_text("years of work")
-    with pytest.raises(BuildError, match="is a folder and no model archive"):
+    with pytest.raises(BuildError, match="is a folder and not a model archive"):
         write_archive(MANIFEST, members(), tmp_path / name, archive_format=archive_format, force=True)
     assert listing(tmp_path) == {f"{name}/thesis.txt": b"years of work"}
 

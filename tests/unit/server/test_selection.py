@@ -265,7 +265,7 @@ def test_a_snapshot_that_names_an_archive_which_is_not_admitted_is_refused(proje
     config = {**flight(project).config, "model_snapshot": json.dumps(snapshot)}
     assert plan_start(project, replace(flight(project), config=config), Remembered(None), None).serving.archives
     refusing = replace(flight(project), config=config, policy=Policy(archives="ours"))
-    with pytest.raises(PreflightError, match=r"echo-1\.0\.mar: .*another tool made it"):
+    with pytest.raises(PreflightError, match=r"echo-1\.0\.mar: .*another tool built it"):
         plan_start(project, refusing, Remembered(None), None)
     other = replace(flight(project), config={**config, "model_snapshot": "{"})
     assert plan_start(project, other, Remembered(None), None).serving.archives
