@@ -20,7 +20,7 @@ from marsmith_handler.labels import read_labels
 from marsmith_handler.request import Request
 
 # Smaller than for classifiers: nothing is shrunk before the model, and a pixel takes 12 bytes there.
-MAX_PIXELS = 16_000_000
+MAX_PIXELS = 12_500_000
 WARM_UP_SIZE = (480, 640)
 
 Detections = dict[str, torch.Tensor]

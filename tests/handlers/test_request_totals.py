@@ -8,6 +8,7 @@ import string
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marsmith_handler.errors import ItemError
+from marsmith_handler.image.handler import check_pixels
 from marsmith_handler.request import Request
 from marsmith_handler.text import english_words, word_pieces
 from marsmith_handler.text.requests import MAX_CHARACTERS, TextLimits
@@ -22,6 +25,7 @@ from marsmith_handler.text.word_pieces import MAX_WORD, WordPieces
 from support.detectors import Corners
 from support.embedding_models import PIECES, MeanNumber
 from support.handler_fixtures import Worker, classifier_folder, picture, write_manifest, write_model
+from support.huge_requests import largest_picture
 from support.sounds import Loudness, noise, wav
 from support.text_models import LABELS, WORDS, BagOfWords
 
@@ -247,3 +251,22 @@ def test_no_table_of_characters_grows_without_end(monkeypatch: pytest.MonkeyPatc
         text = "".join(map(chr, range(first, first + 40)))
         assert text.translate(table) == "".join(map(str.upper, text))
     assert len(table) <= 50
+
+
+def test_pictures_of_one_request_have_no_more_pixels_than_one_of_their_format_may_have() -> None:
+    png, jpeg = largest_picture("PNG", "RGB"), largest_picture("JPEG", "RGB")
+
+    def check(*bodies: bytes, **limits: int | None) -> None:
+        requests: Any = [SimpleNamespace(as_bytes=lambda body=body: body) for body in bodies]
+        check_pixels(requests, **{"max_pixels": None, "together": None} | limits)
+
+    check(png)
+    check(jpeg, jpeg, jpeg, jpeg)
+    with pytest.raises(ItemError, match=r"max_request_pixels \(5e\+07\)"):
+        check(png, png)
+    with pytest.raises(ItemError, match="max_request_pixels"):
+        check(*[jpeg] * 5)
+    # A limit that is set counts pixels as they are.
+    check(png, png, max_pixels=20_000_000)
+    with pytest.raises(ItemError, match="max_request_pixels"):
+        check(png, png, together=20_000_000)

@@ -50,6 +50,15 @@ def v2_elements() -> tuple[bytes, Headers]:
     return head + bytes(SIZE - 1024), {"Inference-Header-Content-Length": str(len(head))}
 
 
+def largest_picture(kind: str, mode: str, *, height: int = 3124, **options: Any) -> bytes:
+    """A picture of 4,000 x ``height`` pixels, in bands of colours: few bytes, and as many pixels as are decoded."""
+    from PIL import Image
+
+    out = BytesIO()
+    Image.linear_gradient("L").convert(mode).resize((4000, height)).save(out, kind, **options)
+    return out.getvalue()
+
+
 def picture_with(kind: str, place: int, piece: bytes) -> bytes:
     from PIL import Image
 
@@ -121,6 +130,10 @@ JSON_BODIES: dict[str, Callable[[int], bytes]] = {
 }
 # Other bodies, each with its content type.
 OTHER_BODIES: dict[str, Callable[[], tuple[bytes, str]]] = {
+    "PNG of the most pixels": lambda: (largest_picture("PNG", "RGBA"), "image/png"),
+    "WebP of the most pixels": lambda: (largest_picture("WEBP", "RGBA"), "image/webp"),
+    "progressive JPEG of the most pixels": lambda: (largest_picture("JPEG", "RGB", progressive=True), "image/jpeg"),
+    "PNG of more pixels": lambda: (largest_picture("PNG", "RGB", height=3200), "image/png"),
     "PNG chunks": lambda: (picture_with("PNG", 33, png_chunk(b"abCd")), "image/png"),
     "JPEG segments": lambda: (picture_with("JPEG", 2, b"\xff\xe5\0\2"), "image/jpeg"),
     "JPEG filling": lambda: (picture_with("JPEG", 2, b"\xff"), "image/jpeg"),
@@ -218,7 +231,7 @@ def handlers() -> list[Any]:
     from voice_activity_handler import VoiceActivityHandler
 
     images, sounds, tensors = ImageClassifierHandler(), VoiceActivityHandler(), TensorHandler()
-    images.decoding, images.max_request_pixels = {"resize": 8, "crop": (8, 8), "max_pixels": 10**7}, 10**7
+    images.decoding, images.max_request_pixels = {"resize": 8, "crop": (8, 8), "max_pixels": None}, None
     sounds.max_duration_s, sounds.max_request_duration_s = 60.0, 300.0
     tensors.inputs, tensors.dtype, tensors.shape = [], None, None
     classifier, embedder = TextClassifierHandler(), TextEmbeddingHandler()

@@ -15,18 +15,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch.nn.functional import interpolate, pad
 
 from marsmith_handler.errors import ItemError, MalformedRequest, TooLarge, Unusable
-from marsmith_handler.image.formats import hush_pillow, open_image
+from marsmith_handler.image.formats import MAX_COPIED_PIXELS, hush_pillow, open_image
 from marsmith_handler.image.torchvision_operators import load_torchvision_operators
 
-__all__ = ["MAX_PIXELS", "decode_image", "decode_whole_image"]
+__all__ = ["decode_image", "decode_whole_image"]
 
 load_torchvision_operators()
 
-MAX_PIXELS = 50_000_000  # the largest phone pictures in common use (8160 x 6120); 150 MB when decoded
 DCT_MARGIN = 2  # dct_scaling keeps the shorter side at least this many times the resized one
 
 _READ_AS_RGB = 3  # torchvision.io.ImageReadMode.RGB
@@ -49,7 +48,7 @@ def decode_image(
     resize: int,
     crop: tuple[int, int],
     interpolation: Literal["bilinear", "bicubic"] = "bilinear",
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     max_bytes: int | None = None,
     dct_scaling: bool = False,
 ) -> torch.Tensor:
@@ -64,7 +63,8 @@ def decode_image(
         crop: height and width of the centre that is kept, in pixels; where the resized picture is smaller, black is
             added around it, as torchvision's ``CenterCrop`` does.
         interpolation: ``bilinear`` or ``bicubic``, both with antialiasing.
-        max_pixels: the most pixels of the picture, and of its resized form.
+        max_pixels: the most pixels of the picture, and of its resized form; ``None``: 50 million of a baseline JPEG,
+            12.5 million of any other picture and of a resized one.
         max_bytes: the most bytes of the file; ``None`` for no limit.
         dct_scaling: decode a large JPEG at 1/2, 1/4 or 1/8 of its size where the shorter side stays at least twice
             ``resize``. Faster; the pixels then differ from the reference (see docs/explanation/images.md).
@@ -77,14 +77,14 @@ def decode_image(
             usable form: no pixels, far too long for its width, or numbers without a defined range.
     """
     image = open_image(body, max_pixels=max_pixels, max_bytes=max_bytes)
-    height, width = _resized(image.height, image.width, resize, max_pixels)
+    height, width = _resized(image.height, image.width, resize, max_pixels or MAX_COPIED_PIXELS)
     with torch.inference_mode():
         pixels = _decode(image, body, DCT_MARGIN * resize if dct_scaling else None)
         return _fit(pixels, _orientation(image), (height, width), crop, interpolation)
 
 
 def decode_whole_image(
-    body: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS, max_bytes: int | None = None
+    body: bytes | bytearray | memoryview, *, max_pixels: int | None = None, max_bytes: int | None = None
 ) -> torch.Tensor:
     """Decode a picture and turn it upright, with all its pixels; arguments and errors as in ``decode_image``.
 
@@ -107,7 +107,7 @@ def _resized(height: int, width: int, resize: int, max_pixels: int) -> tuple[int
     return (resize, longer) if height <= width else (longer, resize)
 
 
-def _decode(image: Image.Image, body: bytes | bytearray | memoryview, shorter_side: int | None) -> torch.Tensor:
+def _decode(image: ImageFile.ImageFile, body: bytes | bytearray | memoryview, shorter_side: int | None) -> torch.Tensor:
     """All pixels, uint8 (3, height, width), RGB as stored (not turned), with the channels of a pixel side by side."""
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     scaled = shorter_side is not None and kind == "JPEG" and _scale_while_decoding(image, shorter_side)
@@ -137,12 +137,16 @@ def _decode_with_torchvision(body: bytes | bytearray | memoryview) -> torch.Tens
     return pixels
 
 
-def _decode_with_pillow(image: Image.Image, kind: str) -> torch.Tensor:
+def _decode_with_pillow(image: ImageFile.ImageFile, kind: str) -> torch.Tensor:
     hush_pillow()
     try:
         image.load()
+        # Pillow's WebP and AVIF keep their pixels twice more: in the decoder, and in the file that they read from.
+        image.fp = None
+        vars(image).pop("_decoder", None)
         image.info.pop("transparency", None)  # convert would warn about it, or carry it along; alpha is dropped here
-        pixels = np.array(_eight_bits(image, kind).convert("RGB"))
+        eight = _eight_bits(image, kind)
+        pixels = np.array(eight if eight.mode == "RGB" else eight.convert("RGB"))
     except (Image.DecompressionBombError, MemoryError) as exc:
         raise TooLarge(f"the {kind} picture takes more memory than this server has for it") from exc
     except ItemError:

@@ -18,6 +18,10 @@ from PIL import Image, ImageFile, features
 from marsmith_handler.errors import MalformedRequest, TooLarge, UnknownType, Unusable
 from marsmith_handler.file_pieces import MAX_PIECES, in_too_many_pieces
 
+# The largest phone pictures in common use (8160 x 6120); 150 MB when a baseline JPEG is decoded.
+MAX_PIXELS = 50_000_000
+# Of every other form: Pillow and a progressive JPEG hold several copies of it at once, up to 200 MB (4032 x 3024 fits).
+MAX_COPIED_PIXELS = 12_500_000
 MAX_STRIPS = 65_536
 MAX_SCANS_OF_LARGEST = 20
 
@@ -56,12 +60,14 @@ def available_formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name not in ("AVIF", "WEBP") or _has_codec(name.lower()))
 
 
-def open_image(body: bytes | bytearray | memoryview, *, max_pixels: int, max_bytes: int | None) -> ImageFile.ImageFile:
+def open_image(
+    body: bytes | bytearray | memoryview, *, max_pixels: int | None, max_bytes: int | None
+) -> ImageFile.ImageFile:
     """Read the header of a picture and judge it; no pixel is decoded yet.
 
     Args:
         body: the file.
-        max_pixels: the most pixels (width times height) that the picture may have.
+        max_pixels: the most pixels (width times height) that the picture may have; ``None``: ``usual_pixels``.
         max_bytes: the most bytes that the file may have; ``None`` for no limit.
 
     Returns:
@@ -77,11 +83,17 @@ def open_image(body: bytes | bytearray | memoryview, *, max_pixels: int, max_byt
     if in_too_many_pieces(data, kind):
         raise TooLarge(f"the {kind} picture is cut into more than the {MAX_PIECES} pieces allowed")
     image = _read_header(data, kind)
-    _check_extent(image, kind, max_pixels)
-    _check_work(image, kind, data, max_pixels)
+    _check_extent(image, kind, usual_pixels(image) if max_pixels is None else max_pixels)
+    _check_work(image, kind, data, max_pixels or MAX_PIXELS)
     if kind == "PNG":
         _check_png_data(data)
     return image
+
+
+def usual_pixels(image: Image.Image) -> int:
+    """Return the most pixels that a picture of this format may have if no setting says otherwise."""
+    is_baseline = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
+    return MAX_PIXELS if is_baseline else MAX_COPIED_PIXELS
 
 
 def hush_pillow() -> None:

@@ -10,8 +10,8 @@ import torch
 
 from marsmith_handler.base import BaseHandler
 from marsmith_handler.errors import ItemError
-from marsmith_handler.image.decoding import MAX_PIXELS, decode_image
-from marsmith_handler.image.formats import open_image
+from marsmith_handler.image.decoding import decode_image
+from marsmith_handler.image.formats import MAX_PIXELS, open_image, usual_pixels
 from marsmith_handler.request import Request, check_total
 
 
@@ -31,11 +31,10 @@ class ImageHandler(BaseHandler):
             "resize": int(self.config.get("resize", 256)),
             "crop": self.crop,
             "interpolation": str(self.config.get("interpolation", "bilinear")),
-            "max_pixels": int(self.config.get("max_image_pixels", MAX_PIXELS)),
+            "max_pixels": _whole(self.config.get("max_image_pixels")),
             "dct_scaling": bool(self.config.get("dct_scaling", False)),
         }
-        most = max(MAX_PIXELS, self.decoding["max_pixels"])
-        self.max_request_pixels = int(self.config.get("max_request_pixels", most))
+        self.max_request_pixels = _whole(self.config.get("max_request_pixels"))
 
     def warm_up_item(self) -> torch.Tensor:
         """Return a grey image."""
@@ -50,19 +49,28 @@ class ImageHandler(BaseHandler):
         return decode_image(request.as_bytes(), **self.decoding)
 
 
-def check_pixels(requests: Sequence[Request], *, max_pixels: int, together: int) -> None:
+def check_pixels(requests: Sequence[Request], *, max_pixels: int | None, together: int | None) -> None:
     """Refuse pictures that have too many pixels together; raises TooLarge.
 
     Args:
         requests: one picture each; one that cannot be opened is passed over here, and named when it is decoded.
         max_pixels: of each, as the decoders take it.
-        together: the most pixels of all of them; the setting ``max_request_pixels``.
+        together: the most pixels of all of them; the setting ``max_request_pixels``. None: as many as one picture may
+            have; without ``max_pixels`` a pixel counts the more, the fewer of its format one picture may have.
     """
-    check_total((_pixels(one, max_pixels) for one in requests), together, "pixels", "max_request_pixels")
+    most = max(MAX_PIXELS, max_pixels or 0) if together is None else together
+    weighed = together is None and max_pixels is None
+    counts = (_pixels(one, max_pixels, weighed=weighed) for one in requests)
+    unit = "pixels (four times those that are not of a baseline JPEG)" if weighed else "pixels"
+    check_total(counts, most, unit, "max_request_pixels")
 
 
-def _pixels(request: Request, max_pixels: int) -> int:
+def _pixels(request: Request, max_pixels: int | None, *, weighed: bool) -> int:
     with suppress(ItemError):
         image = open_image(request.as_bytes(), max_pixels=max_pixels, max_bytes=None)
-        return image.width * image.height
+        return image.width * image.height * (MAX_PIXELS // usual_pixels(image) if weighed else 1)
     return 0
+
+
+def _whole(setting: object) -> int | None:
+    return None if setting is None else int(str(setting))
