@@ -20,6 +20,7 @@ from marsmith.project import Project
 from marsmith.server import lifecycle
 from support.documentation import Block, Page, pages
 from support.live_server import free_addresses
+from support.long_tests import mostly_long
 from support.projects import REPOSITORY
 
 INDEX = REPOSITORY / "docs" / "README.md"
@@ -37,6 +38,11 @@ def runnable(page: Page) -> list[Block]:
     return [
         block for block in page.blocks if block.not_run is None and (block.file or block.language in {"bash", "python"})
     ]
+
+
+RUNNABLE = [page for page in pages() if runnable(page) and page.path != INDEX]
+# What a new user reads first; `make test-long` runs the other pages.
+FIRST = [page for page in RUNNABLE if page.path.stem in {"first-model", "call-and-manage", "verify-and-sign"}]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +92,7 @@ def with_ports(project: Project, text: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("page", [page for page in pages() if runnable(page) and page.path != INDEX], ids=str)
+@pytest.mark.parametrize("page", mostly_long("requests", RUNNABLE, FIRST, {page: str(page) for page in RUNNABLE}))
 def test_the_blocks_of_a_page_run_as_they_are_written(project: Project, page: Page) -> None:
     serve(project)
     run_page(project, page)
