@@ -1,4 +1,4 @@
-"""Weights to a serialized file that gives the same answers."""
+"""Export of weights to a serialized file that gives the same answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the classes of a classifier are called: a recipe's labels, whatever form they are kept in."""
+"""Class names of a classifier, from a recipe's labels in any of the usual forms."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _TIP = (
 
 
 def class_names(labels: object, outputs: int) -> list[str]:
-    """Return the name of each output, in their order.
+    """Return the name of each output, in order.
 
     Args:
         labels: a list or tuple of names; a mapping of index to name, or to ``[id, name]`` as Keras and TorchServe have
             it; or a mapping of name to index.
-        outputs: how many the module has.
+        outputs: number of outputs of the module.
 
     Raises:
-        ExportError: it is something else, or does not name every output exactly once.
+        ExportError: the labels have another form, or do not name every output exactly once.
     """
     names = _by_index(labels) if isinstance(labels, Mapping) else _in_order(labels)
     if len(names) != outputs:
@@ -39,9 +39,9 @@ def class_names(labels: object, outputs: int) -> list[str]:
 
 
 def distinct(names: list[str]) -> list[str]:
-    """Return the names with the number of the output behind those that several outputs share.
+    """Return the names, with the number of the output appended to names that several outputs share.
 
-    Two ImageNet classes are called crane and two maillot; a reply is a mapping, in which one would hide the other.
+    Two ImageNet classes are called crane and two maillot. A reply is a mapping, in which one would replace the other.
     """
     counts = Counter(names)
     taken = {name for name in names if counts[name] == 1}
@@ -56,14 +56,14 @@ def _numbered(name: str, index: int, taken: set[str]) -> str:
 
 
 def _in_order(labels: object) -> dict[int, str]:
-    # A set has no order, a generator may come out of one, and a text is a sequence of letters.
+    # A set has no order, a generator may come from a set, and a text is a sequence of letters.
     if not isinstance(labels, list | tuple):
         raise _refusal(f"the recipe's labels are of the type {type(labels).__name__}")
     return {index: _name(name, f"label {index}") for index, name in enumerate(labels)}
 
 
 def _by_index(labels: Mapping[Any, Any]) -> dict[int, str]:
-    """Tell index to name from name to index, by the values: names may be digits, indices are never names."""
+    """Distinguish index to name from name to index by the values: names may be digits, but indices are never names."""
     if all(_is_integer(value) for value in labels.values()):
         pairs = [(_index(value, "name", key), _name(key, "the name")) for key, value in labels.items()]
     else:
@@ -103,7 +103,7 @@ def _name(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise _refusal(f"{what} is {value!r}, not a text")
     if not value.strip() or not _is_unicode(value):
-        raise _refusal(f"{what} is {value!r}, which no reply can carry")
+        raise _refusal(f"{what} is {value!r}, which cannot be encoded in a reply")
     return str(value)
 
 

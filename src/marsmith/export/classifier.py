@@ -1,9 +1,4 @@
-"""An image classifier as a recipe gives it: its module built, its labels, and how its export is described.
-
-Imports torch.
-
-An image classifier of an archive as a module of tensors: checked, and wrapped for export. Imports torch.
-"""
+"""Image classifiers for export: build a recipe's module, check and wrap it, and describe the export. Imports torch."""
 
 from __future__ import annotations
 
@@ -22,7 +17,7 @@ def build_classifier(recipe: Recipe, label: str) -> torch.nn.Module:
     """Call a recipe's ``build`` with a fixed seed.
 
     Raises:
-        ExportError: it raises, or returns something else.
+        ExportError: it raises, or does not return a module.
     """
     torch.manual_seed(RANDOM_SEED)
     try:
@@ -37,11 +32,11 @@ def build_classifier(recipe: Recipe, label: str) -> torch.nn.Module:
 
 
 def labels_of(labels: object, classes: int) -> dict[str, str]:
-    """Return class index, as text, to name: the stock format of index_to_name.json, with every name once.
+    """Return names by class index as text: the stock format of index_to_name.json, with unique names.
 
     Args:
-        labels: what a recipe has under ``labels``, or a function that returns it.
-        classes: how many outputs the module has.
+        labels: the recipe's ``labels``, or a function that returns them.
+        classes: number of outputs of the module.
 
     Raises:
         ExportError: the function raises, or the labels do not name every output.
@@ -50,13 +45,13 @@ def labels_of(labels: object, classes: int) -> dict[str, str]:
         given = labels() if callable(labels) else labels
     except MarsmithError:
         raise
-    except Exception as error:  # a recipe is anybody's code
+    except Exception as error:  # A recipe may raise any exception.
         raise ExportError(f"labels() of the recipe raises {type(error).__name__}: {error}") from error
     return {str(index): name for index, name in enumerate(distinct(class_names(given, classes)))}
 
 
 def signature(preprocessing: ImagePreprocessing, classes: int) -> dict[str, Any]:
-    """Return inputs, outputs and preprocessing as export.json has them; None where an axis may vary."""
+    """Return inputs, outputs and preprocessing for export.json; None for an axis that may vary."""
     height, width = preprocessing.crop
     pixels = {"name": "images", "dtype": "uint8", "shape": [None, 3, height, width], "layout": "NCHW", "color": "RGB"}
     return {
@@ -74,20 +69,20 @@ def signature(preprocessing: ImagePreprocessing, classes: int) -> dict[str, Any]
 
 
 class ImageModule(torch.nn.Module):
-    """The module, in channels-last: what convolutions on x86 are fastest in."""
+    """The module in channels-last, the fastest memory format of convolutions on x86."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map float32 (N, 3, H, W) to what the module gives."""
+        """Map float32 (N, 3, H, W) to the outputs of the module."""
         outputs: torch.Tensor = self.module(images.contiguous(memory_format=torch.channels_last))
         return outputs
 
 
 class Probabilities(torch.nn.Module):
-    """The module with a softmax: limits and int8's search are about probabilities."""
+    """The module with a softmax, because limits and the search for int8 use probabilities."""
 
     def __init__(self, module: torch.nn.Module, *, needed: bool) -> None:
         super().__init__()
@@ -95,21 +90,21 @@ class Probabilities(torch.nn.Module):
         self.needed = needed
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map what the module takes to probabilities (N, classes)."""
+        """Map inputs of the module to probabilities (N, classes)."""
         outputs: torch.Tensor = self.module(images)
         return outputs.softmax(1) if self.needed else outputs
 
 
 def check_classifier(module: torch.nn.Module, image: torch.Tensor, name: str) -> int:
-    """Return how many classes an image classifier knows.
+    """Return the number of classes of an image classifier.
 
     Args:
         module: float32 (N, 3, H, W) to (N, classes).
         image: float32 (3, H, W).
-        name: of its file.
+        name: name of its file.
 
     Raises:
-        ExportError: it is none; with what it gives.
+        ExportError: the module is not an image classifier; the message says what it returns.
     """
     batch = torch.stack([image, image.flip(-1), image.flip(-2)])
     taken = f"float32 {tuple(batch.shape)}"
@@ -117,10 +112,14 @@ def check_classifier(module: torch.nn.Module, image: torch.Tensor, name: str) ->
         with torch.inference_mode():
             outputs = module(batch)
     except RuntimeError as error:
-        raise ExportError(f"{name} is no image classifier: it does not take {taken}: {typed_line(error)}") from error
+        raise ExportError(
+            f"{name} is not an image classifier: it does not take {taken}: {typed_line(error)}"
+        ) from error
     if not isinstance(outputs, torch.Tensor):
-        raise ExportError(f"{name} is no image classifier: for {taken} it gives a {type(outputs).__name__}, no tensor")
+        raise ExportError(
+            f"{name} is not an image classifier: for {taken} it gives a {type(outputs).__name__}, not a tensor"
+        )
     if outputs.ndim != 2 or len(outputs) != len(batch) or outputs.dtype != torch.float32:
         seen = f"{str(outputs.dtype).removeprefix('torch.')} {tuple(outputs.shape)}"
-        raise ExportError(f"{name} is no image classifier: for {taken} it gives {seen}, not float32 (3, classes)")
+        raise ExportError(f"{name} is not an image classifier: for {taken} it gives {seen}, not float32 (3, classes)")
     return int(outputs.shape[1])

@@ -1,4 +1,4 @@
-"""Photos to the uint8 images that a model takes: the centre crop that serving uses, its mirror, and further crops.
+"""Crops of photos as uint8 images: the centre crop used in serving, its mirror image, and random crops.
 
 Imports torch.
 """
@@ -16,9 +16,9 @@ from marsmith.errors import ExportError
 from marsmith.export.recipes.recipe import ImagePreprocessing
 from marsmith.export.recipes.weights import RANDOM_SEED
 
-# Each use of further crops has a seed of its own, so that no two see the same ones.
+# Each use of random crops has a separate seed, so that no two uses get the same crops.
 CALIBRATION_SEED, TUNING_SEED, VALIDATION_SEED = 1, 2, 3
-# A crop covers this share of the photo's area: like those that classifiers are trained on, but never mere texture.
+# Share of the photo's area in a crop: as in the training of classifiers, but never so small that only texture is left.
 _CROP_AREA = (0.5, 1.0)
 
 
@@ -26,7 +26,7 @@ def reference_images(encoded: Sequence[bytes], preprocessing: ImagePreprocessing
     """Decode, resize and crop images with Pillow and torchvision's reference transforms.
 
     Returns:
-        uint8 tensors (3, H, W); besides each image its mirror image and, last, noise, so that there are never none.
+        uint8 tensors (3, H, W): each image, its mirror image and, last, noise, so that the list is never empty.
 
     Raises:
         ExportError: an example is not an image.
@@ -38,7 +38,7 @@ def reference_images(encoded: Sequence[bytes], preprocessing: ImagePreprocessing
 
 
 def centre_crops(encoded: Sequence[bytes], preprocessing: ImagePreprocessing) -> list[torch.Tensor]:
-    """Return what serving sees of each image, and the mirror image of that: uint8 (3, H, W)."""
+    """Return the centre crop of each image as in serving, and its mirror image: uint8 (3, H, W)."""
     prepare = v2.Compose(
         [v2.Resize(preprocessing.resize, _mode(preprocessing), antialias=True), v2.CenterCrop(preprocessing.crop)]
     )
@@ -52,9 +52,9 @@ def centre_crops(encoded: Sequence[bytes], preprocessing: ImagePreprocessing) ->
 def random_crops(
     encoded: Sequence[bytes], preprocessing: ImagePreprocessing, *, count: int, seed: int
 ) -> list[torch.Tensor]:
-    """Return ``count`` crops, taken in turn from the images, every second one mirrored: uint8 (3, H, W).
+    """Return ``count`` random crops, from the images in turn, every second one mirrored: uint8 (3, H, W).
 
-    The same arguments give the same crops, on every machine.
+    The same arguments give the same crops on every machine.
     """
     photos = _decoded(encoded)
     generator = torch.Generator().manual_seed(seed)
@@ -70,7 +70,7 @@ def random_crops(
 
 
 def _window(size: torch.Size, crop: tuple[int, int], generator: torch.Generator) -> tuple[int, int, int, int]:
-    """Draw top, left, height and width of a window with the crop's own ratio of sides, in pixels."""
+    """Draw top, left, height and width of a window with the crop's aspect ratio, in pixels."""
     height, width = size
     area, down, right = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
     whole = min(height / crop[0], width / crop[1])

@@ -1,4 +1,4 @@
-"""The folder of an export: its product there, and how a new one replaces it. Imports no torch."""
+"""Folder of an export: its files, and their replacement by a new export. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ STAMP_FILE = "stamp.json"
 
 @dataclass(frozen=True)
 class Export:
-    """The product of an export: files in one folder.
+    """The files of an export in one folder.
 
     Attributes:
-        folder: where they lie.
+        folder: folder of the files.
         report: content of ``export.json``.
-        measured: what was found here, if anything was timed, as a lock without a choice; see ``formats.export_lock``.
-        reused: whether an earlier export was still current and nothing was done.
-        lock: the lock that was followed or written; None where none counts.
-        previous: the lock that this run has replaced.
+        measured: measurements of this run, as a lock without a choice; see ``formats.export_lock``.
+        reused: whether an earlier export was still current, so that nothing was done.
+        lock: the lock that was followed or written; None if there is none.
+        previous: the lock that this run replaced.
     """
 
     folder: Path
@@ -51,12 +51,12 @@ class Export:
 
     @property
     def serialized_file(self) -> Path:
-        """Takes uint8 (N, 3, H, W), returns float32 (N, classes)."""
+        """Serialized file: takes uint8 (N, 3, H, W), returns float32 (N, classes)."""
         return self.folder / str(self.report["serializedFile"])
 
     @property
     def companions(self) -> list[Path]:
-        """Files that the engine reads besides the serialized file, or instead."""
+        """Files that the engine reads besides or instead of the serialized file."""
         return [self.folder / name for name in self.report["companions"]]
 
     @property
@@ -70,13 +70,13 @@ class Export:
         return self.folder / LABELS_FILE
 
     def handler_block(self, engine_missing: str) -> dict[str, Any]:
-        """Return what the handler must be told to run it."""
+        """Return the settings with which the handler runs the export."""
         return handler_block(self.form, self.report.get("engineFile"), engine_missing)
 
 
 @dataclass(frozen=True)
 class Product:
-    """What one run has made, before it replaces the last export."""
+    """Files of one run, before they replace the last export."""
 
     result: JobResult
     form: Form
@@ -87,7 +87,7 @@ class Product:
 
 @contextmanager
 def work_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside the products, gone at the end whatever happens."""
+    """Yield an empty folder beside the products; it is removed at the end."""
     work = folder / f".work.{os.getpid()}"
     with files.made_folder(folder), removed_at_end(work):
         shutil.rmtree(work, ignore_errors=True)
@@ -96,7 +96,7 @@ def work_folder(folder: Path) -> Iterator[Path]:
 
 
 def publish(folder: Path, product: Product, model: str) -> Export:
-    """Let what was made replace the last export."""
+    """Replace the last export by a new one."""
     (folder / STAMP_FILE).unlink(missing_ok=True)
     made = [Path(product.result.serialized_file), *map(Path, product.result.companions)]
     for path in made:
@@ -114,13 +114,13 @@ def publish(folder: Path, product: Product, model: str) -> Export:
 
 
 def products(export: Export) -> list[Path]:
-    """Return the files of an export, but for its stamp."""
+    """Return the files of an export, without its stamp."""
     files = [export.serialized_file, *export.companions, export.report_file, export.labels_file]
     return [*files, export.folder / MEASURED_FILE]
 
 
 def reuse(folder: Path, lock: ExportLock | None) -> Export:
-    """Return the export that lies in a folder."""
+    """Return the present export of a folder."""
     report = read_json((folder / REPORT_FILE).read_text(encoding="utf-8"))
     measured = read_json((folder / MEASURED_FILE).read_text(encoding="utf-8"))
     return Export(folder, report, reused=True, measured=measured, lock=lock)

@@ -1,4 +1,4 @@
-"""How far an export is from the eager float32 module, measured on real inputs. Imports torch."""
+"""The gate: compares an export with the eager float32 module on real inputs. Imports torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from marsmith.config.export_spec import GateLimits
 from marsmith.error_text import useful_line
 from marsmith.errors import ExportError
 
-# One, odd ones, and a full batch: between them they show a batch size baked into the graph.
+# One, odd numbers, and a full batch: together they detect a batch size that is fixed in the graph.
 BATCH_SIZES = (1, 3, 8)
-# All samples are compared in batches of the largest size, and this many in each of the others.
+# All samples are compared in batches of the largest size, and this number in each of the others.
 _SAMPLES_AT_OTHER_SIZES = 12
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -23,17 +23,17 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Parity:
-    """The comparison of two modules on the same inputs.
+    """Comparison of two modules on the same inputs.
 
     Attributes:
-        samples: how many outputs were compared, over all batch sizes.
+        samples: number of compared outputs, over all batch sizes.
         max_abs_error: largest absolute difference of any output value.
         max_relative_error: largest absolute difference in one sample, divided by the sample's largest output.
         cosine: smallest cosine between the outputs for one sample.
-        top1_agreement: share of the samples whose largest output is the same, 0 to 1.
+        top1_agreement: share of the samples with the same largest output, 0 to 1.
         top5_agreement: share of the five largest outputs that are the same, over all samples, 0 to 1.
-        accuracy: share of the labelled samples that the export gets right; None without labels.
-        eager_accuracy: likewise for the eager module.
+        accuracy: share of the labelled samples that the export classifies correctly, 0 to 1; None without labels.
+        eager_accuracy: the same for the eager module.
     """
 
     samples: int
@@ -46,13 +46,13 @@ class Parity:
     eager_accuracy: float | None = None
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures as measured, rounded to what means something, without what was not measured."""
+        """Return the measured figures, rounded to meaningful digits."""
         return {key: round_figure(value) for key, value in asdict(self).items() if value is not None}
 
     def record(self, limits: GateLimits) -> dict[str, Any]:
-        """Return what goes into an archive's export.json where no lock holds the figures.
+        """Return the figures for an archive's export.json if there is no lock.
 
-        Errors are given as the power of ten that they stay below: their last digits depend on the processor, and an
+        Errors are given as a power of ten that exceeds them, because their digits depend on the processor, and an
         archive must not.
         """
         return {
@@ -67,7 +67,7 @@ class Parity:
 
 
 def limits_record(limits: GateLimits) -> dict[str, float]:
-    """Return the limits that are set, in the names of export.json."""
+    """Return the limits that are set, with the names of export.json."""
     return {_camel(key): value for key, value in limits.model_dump(exclude_none=True).items()}
 
 
@@ -89,7 +89,7 @@ def eager_outputs(eager: Forward, inputs: Sequence[torch.Tensor]) -> torch.Tenso
     """Run the eager module on ``inputs``, each uint8 (3, H, W); return (len(inputs), classes).
 
     Raises:
-        ExportError: it fails, or an output is not finite.
+        ExportError: the module fails, or an output is not finite.
     """
     size = max(BATCH_SIZES)
     try:
@@ -98,7 +98,7 @@ def eager_outputs(eager: Forward, inputs: Sequence[torch.Tensor]) -> torch.Tenso
         raise ExportError(f"the eager module fails on the inputs of the recipe: {useful_line(error)}") from error
     if outputs.shape[0] != len(inputs):
         raise ExportError(
-            f"for {len(inputs)} inputs the eager module gives {tuple(outputs.shape)}: the first dimension is no batch"
+            f"for {len(inputs)} inputs the eager module gives {tuple(outputs.shape)}: axis 0 is not the batch"
         )
     if not torch.isfinite(outputs).all():
         raise ExportError("the eager module gives values that are not finite", tip="are these the right weights?")
@@ -108,13 +108,13 @@ def eager_outputs(eager: Forward, inputs: Sequence[torch.Tensor]) -> torch.Tenso
 def compare(
     want: torch.Tensor, exported: Forward, inputs: Sequence[torch.Tensor], labels: Sequence[int | None] = ()
 ) -> Parity:
-    """Compare what an export gives with the eager module's outputs, in batches of every size in BATCH_SIZES.
+    """Compare the outputs of an export with those of the eager module, in batches of every size in BATCH_SIZES.
 
     Args:
         want: the eager module's outputs, (len(inputs), classes), float32.
         exported: the export.
         inputs: uint8 tensors (3, H, W).
-        labels: the right class of each input; None where it is not known; empty where none is.
+        labels: correct class of each input, None if unknown; empty if all are unknown.
 
     Raises:
         ExportError: an output is not finite, or the shapes differ.
@@ -132,7 +132,7 @@ def compare(
 
 
 def _batches(count: int, size: int) -> Iterator[list[int]]:
-    """Give the indices of full batches: all inputs at the largest size, some at the others, repeated where too few."""
+    """Yield indices of full batches: all inputs at the largest size, some at the others, repeated if necessary."""
     wanted = max(size, count if size == max(BATCH_SIZES) else min(count, _SAMPLES_AT_OTHER_SIZES))
     for start in range(0, wanted, size):
         yield [i % count for i in range(start, start + size)]
@@ -158,7 +158,7 @@ def _figures(want: torch.Tensor, got: torch.Tensor, labels: Sequence[int | None]
 
 
 def problems(parity: Parity, limits: GateLimits) -> list[str]:
-    """Say where an export is further off than the limits allow, and by how much; nothing where it is not."""
+    """Return the limits that an export exceeds, and by how much; empty if there are none."""
     drop = None if parity.accuracy is None or parity.eager_accuracy is None else parity.eager_accuracy - parity.accuracy
     above = [
         ("largest absolute error", parity.max_abs_error, limits.max_abs_error, ".2e"),

@@ -1,6 +1,6 @@
-"""The exported graph around an eager image classifier: uint8 pixels in, probabilities out.
+"""Exported graph around an eager image classifier: uint8 pixels in, probabilities out.
 
-Without ``from __future__ import annotations``: torch.jit.script reads the types of attributes, and not from text.
+Without ``from __future__ import annotations``: torch.jit.script needs the types of attributes, not their text.
 """
 
 import torch
@@ -11,7 +11,7 @@ _DEFAULT = Expects()
 
 
 class ImageGraph(torch.nn.Module):
-    """Normalise, classify, softmax; without what the classifier does itself, as ``expects`` says.
+    """Normalise, classify, softmax; ``expects`` says which steps the classifier does itself.
 
     Shapes: uint8 (N, 3, H, W), RGB, values 0 to 255, to float32 (N, classes), each row summing to 1.
     """
@@ -34,7 +34,7 @@ class ImageGraph(torch.nn.Module):
         if self.pixels == "uint8":
             scores = self.classifier(images)
         else:
-            # Channels-last is what convolutions on x86 and on tensor cores are fastest in.
+            # Channels-last is the fastest memory format of convolutions on x86 and on tensor cores.
             pixels = images.to(torch.float32).contiguous(memory_format=torch.channels_last)
             scores = self.classifier(pixels / 255 if self.pixels == "unit" else (pixels - self.mean) / self.std)
         return scores if self.output == "probabilities" else torch.nn.functional.softmax(scores, dim=1)

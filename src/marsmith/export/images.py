@@ -1,7 +1,7 @@
-"""Which images calibrate an export and which ones judge it: found by name, split so that the two differ.
+"""Images for calibration and validation of an export: find them by name, and split them without overlap.
 
-What a model was calibrated on says little about it. Where there are enough photos, some are held out for the gate;
-where there are not, the gate sees other crops of the same photos.
+Images that a model was calibrated on are poor evidence for its quality. If there are enough photos, some are held out
+for the gate. Otherwise the gate uses other crops of the same photos.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from marsmith.stand_ins import pointer_at
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _GLOB = "*?["
-# From this many photos on, every second one is held out for the gate.
+# From this number of photos on, every second one is held out for the gate.
 ENOUGH_TO_HOLD_OUT = 16
 
 
 @dataclass(frozen=True)
 class ImageSets:
-    """The photos of an export.
+    """Photos of an export.
 
     Attributes:
-        examples: those of the spec's examples; the export is traced with them.
-        calibration: what int8 is calibrated on, in order.
-        validation: what the gate compares on, besides the examples, in order.
-        held_out: ``images`` where no photo is in both, else ``crops``.
+        examples: photos of the spec's examples, with which the export is traced.
+        calibration: photos for the calibration of int8, in order.
+        validation: photos for the gate besides the examples, in order.
+        held_out: ``images`` if no photo is in both, else ``crops``.
     """
 
     examples: tuple[Path, ...]
@@ -41,7 +41,7 @@ class ImageSets:
     held_out: Literal["images", "crops"]
 
     def files(self) -> list[Path]:
-        """Return every file, each once, in order."""
+        """Return every file once, in order."""
         return list(dict.fromkeys([*self.examples, *self.calibration, *self.validation]))
 
 
@@ -49,13 +49,13 @@ def image_sets(examples: Sequence[str], calibration: Sequence[str], validation: 
     """Find the images that a spec names and split them.
 
     Args:
-        examples: inputs of the spec's examples; those that are no files (standard input) are left out.
-        calibration: files, folders, globs, ``package:NAME/PATH``; a folder is searched through.
-        validation: likewise.
-        root: where relative paths start.
+        examples: inputs of the spec's examples; those that are not files (standard input) are ignored.
+        calibration: files, folders, globs, ``package:NAME/PATH``; folders are searched recursively.
+        validation: the same.
+        root: folder of relative paths.
 
     Raises:
-        UsageError: a name leads to nothing.
+        UsageError: a name matches no file.
     """
     shown = [path for name in examples if (path := read_input(name, root).path)]
     given = find_images(calibration, root)
@@ -71,17 +71,17 @@ def image_sets(examples: Sequence[str], calibration: Sequence[str], validation: 
 
 
 def find_images(references: Sequence[str], root: Path) -> list[Path]:
-    """Return the image files that the references name, each once; those of one reference sorted by path.
+    """Return the image files of the references, each once; those of one reference are sorted by path.
 
     Raises:
-        UsageError: a reference leads to nothing.
+        UsageError: a reference matches no image.
     """
     found: dict[Path, None] = {}
     for reference in references:
         paths = _matches(reference, root)
         if not paths:
             raise UsageError(
-                f"{reference!r} names no image", tip="name files, folders or globs, from the project's root"
+                f"{reference!r} matches no image", tip="name files, folders or globs, relative to the project's root"
             )
         found |= dict.fromkeys(paths)
     return list(found)
@@ -127,10 +127,10 @@ def _not_among(wanted: Sequence[Path], used: Sequence[Path]) -> list[Path]:
 
 
 def read_labels(path: Path) -> dict[str, int | str]:
-    """Read the right classes of images: a JSON object, file name to class index or label.
+    """Read the classes of images: a JSON object of file name to class index or label.
 
     Raises:
-        ExportError: it cannot be read, or is something else.
+        ExportError: the file cannot be read, or has another content.
     """
     try:
         loaded = read_json(path.read_text(encoding="utf-8"))
@@ -138,10 +138,10 @@ def read_labels(path: Path) -> dict[str, int | str]:
         raise ExportError(f"validation_labels: {path} cannot be read: {error}") from error
     ok = isinstance(loaded, dict) and all(type(value) in (int, str) for value in loaded.values())
     if not ok:
-        raise ExportError(f"validation_labels: {path} is no object of file name to class index or label")
+        raise ExportError(f"validation_labels: {path} is not an object of file name to class index or label")
     return dict(loaded)
 
 
 def digests(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """Return name and SHA-256 of files, in their order: what a lock records about a set of images."""
+    """Return name and SHA-256 of files, in order, as a lock records a set of images."""
     return [{"name": path.name, "sha256": files.sha256(path)} for path in paths]

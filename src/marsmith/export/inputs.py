@@ -1,4 +1,4 @@
-"""What an export is made from: gathered and given digests, before anything is done. Imports no torch."""
+"""Inputs of an export: gathered, with their digests, before the export starts. Imports no torch."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from marsmith.runtime.library import ENGINES
 
 @dataclass(frozen=True)
 class ExportInputs:
-    """What an export is made from.
+    """Inputs of an export.
 
     Attributes:
-        project: where everything lies.
-        spec: of the model.
-        export: the spec's export block, with what the command line says over it.
-        weights: see ``weights.load_weights``.
-        recipe: where the recipe comes from.
-        sources: the files that the recipe consists of.
-        images: what the export is traced with, calibrated on and compared on.
-        allow_pickle: load also weights whose file can run code.
-        strip_prefix: of the names of the weights.
+        project: the project.
+        spec: spec of the model.
+        export: the spec's export block, with the overrides of the command line.
+        weights: name of the weights; see ``weights.load_weights``.
+        recipe: name of the recipe.
+        sources: files of the recipe.
+        images: images for tracing, calibration and comparison.
+        allow_pickle: whether to load weights from a file that can run code.
+        strip_prefix: prefix to remove from the names of the weights.
     """
 
     project: Project
@@ -54,32 +54,32 @@ class ExportInputs:
 
     @property
     def labels(self) -> Path | None:
-        """The file with the right classes of the validation images."""
+        """File with the classes of the validation images."""
         name = self.export.validation_labels
         return self.project.root / name if name else None
 
     def files(self) -> list[Path]:
-        """Return every file that the export depends on, but for its weights and its lock."""
+        """Return every file that the export depends on, except for its weights and its lock."""
         return [*self.sources, *self.images.files(), *([self.labels] if self.labels else [])]
 
     def digests(self) -> dict[str, str]:
-        """Return what a lock is compared with; see ``formats.export_lock.Fits``."""
+        """Return the digests that a lock is compared with; see ``formats.export_lock.Fits``."""
         sets = self.images
         images = [digests(paths) for paths in (sets.examples, sets.calibration, sets.validation)]
         labels = files.sha256(self.labels) if self.labels else ""
         recipe = [files.sha256(path) for path in self.sources]
         return {
-            # What the command line says for one run is no part of what a lock fits.
+            # Overrides of the command line for one run are not part of the lock.
             "export": export_digest(self.spec.export),
             "recipe": digest_of([self.export.recipe, *recipe]),
             "images": digest_of([*images, labels]),
         }
 
     def stamp(self, lock: str | None) -> dict[str, Any]:
-        """Return what an export depends on besides files: settings, and the versions of what runs.
+        """Return what an export depends on besides files: settings, and versions of packages.
 
         Args:
-            lock: digest of the lock; None where none counts.
+            lock: digest of the lock; None if there is none.
         """
         forms = self.export.forms()
         needed = requirements(self.sources, self.project.root)
@@ -118,7 +118,7 @@ class ExportInputs:
 
     @property
     def has_images_for_base(self) -> bool:
-        """Whether the spec gives images for the gate, besides its examples."""
+        """Whether the spec has images for the gate, besides its examples."""
         return bool(self.export.calibration or self.export.validation)
 
     def _handlers(self) -> Path:
@@ -141,19 +141,19 @@ def gather(
     allow_pickle: bool = False,
     strip_prefix: str | None = None,
 ) -> ExportInputs:
-    """Gather what an export is made from.
+    """Gather the inputs of an export.
 
     Args:
-        project: where everything lies.
-        spec: of the model.
-        weights: instead of the spec's.
+        project: the project.
+        spec: spec of the model.
+        weights: replaces the spec's weights.
         overrides: keys of the export block, for this run: ``format``, ``precision``, ``engine``, ``device``.
-        allow_pickle: load also weights whose file can run code.
-        strip_prefix: instead of the spec's.
+        allow_pickle: whether to load weights from a file that can run code.
+        strip_prefix: replaces the spec's prefix.
 
     Raises:
         ExportError: the recipe does not exist.
-        UsageError: an image does not exist, or the overrides ask for a form that does not.
+        UsageError: an image does not exist, or the overrides give an unsupported form.
     """
     export = overridden(spec.export, overrides or {})
     recipe = RecipeSource.parse(export.recipe)
@@ -167,10 +167,10 @@ def gather(
 
 
 def overridden(export: ExportSpec, overrides: Mapping[str, str]) -> ExportSpec:
-    """Return the export block with what the command line says; another format takes the engine that fits it.
+    """Return the export block with the overrides of the command line. Another format gets the engine that fits it.
 
     Raises:
-        UsageError: there is no such form.
+        UsageError: the form is not supported.
     """
     if not overrides:
         return export

@@ -1,6 +1,6 @@
-"""One form of one model: made, compared with the eager module and, on request, timed. Imports torch.
+"""Export job: makes one form of one model, compares it with the eager module and, on request, times it. Imports torch.
 
-Runs in a process of its own: see ``export_process``.
+It runs in a process of its own: see ``export_process``.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from marsmith.export.int8.plan import Int8Plan
 
 _TIPS = {
-    "int8": "give more images under export.calibration, lower export.gate.int8.top1_agreement if that is meant, "
+    "int8": "give more images under export.calibration, lower export.gate.int8.top1_agreement if this is intended, "
     "or take --precision bfloat16 or float32",
-    "bfloat16": "take --precision float32, or lower export.gate.bfloat16 if that is meant",
-    "float16": "take --precision bfloat16 or float32, or lower export.gate.float16 if that is meant",
-    "float32": "try export.method: script (or trace), or set export.gate.float32 if the difference is meant",
+    "bfloat16": "take --precision float32, or lower export.gate.bfloat16 if this is intended",
+    "float16": "take --precision bfloat16 or float32, or lower export.gate.float16 if this is intended",
+    "float32": "try export.method: script (or trace), or set export.gate.float32 if the difference is intended",
 }
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -50,12 +50,12 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass
 class Job:
-    """A model while one form of it is made.
+    """A model during the export of one form.
 
     Attributes:
-        request: what is asked for.
-        recipe: of the model.
-        on_step: is told each step, in words.
+        request: the request.
+        recipe: recipe of the model.
+        on_step: called with a description of each step.
     """
 
     request: JobRequest
@@ -79,8 +79,8 @@ class Job:
         """Build, serialize, load and compare.
 
         Raises:
-            ExportError: the recipe, the weights or the form cannot be had, or its outputs make no sense. That it is
-                too far off is no error here, but in the result.
+            ExportError: the recipe, the weights or the form cannot be used, or the outputs are invalid. Exceeded limits
+                are not an error, but part of the result.
         """
         self._build()
         reason = reason_against(self.graph, self.form)
@@ -102,7 +102,7 @@ class Job:
         if plan is not None and result.problems and self.searched:
             self.on_step(f"int8 is refused ({result.problems[0]}): searching again, with a higher aim")
             higher = self._plan(1)
-            # The same plan gives the same bytes, and the same verdict.
+            # The same plan would give the same bytes, and the same verdict.
             return result if higher == plan else self._attempt(want, names, higher)
         return result
 
@@ -159,7 +159,7 @@ class Job:
         self.eager: Forward = lambda images: eager(images.to(device)).cpu()
 
     def _wanted(self) -> torch.Tensor:
-        """Return what the eager module gives for the inputs; as another job of the same run has kept it, if one has."""
+        """Return the eager module's outputs for the inputs, from another job of the same run if one has saved them."""
         kept = Path(self.request.reference) if self.request.reference else None
         if kept and kept.is_file():
             outputs: torch.Tensor = torch.load(kept, weights_only=True)
@@ -171,7 +171,7 @@ class Job:
         return outputs
 
     def _plan(self, attempt: int) -> Int8Plan | None:
-        """Return how to quantise: as the lock says, or as a search finds out, which aims higher at the next attempt."""
+        """Return the plan of the lock, or of a search, which aims higher in the next attempt."""
         if self.form.precision != "int8":
             return None
         with _named(self.form, "cannot be made", _TIPS["int8"]):
@@ -212,7 +212,7 @@ class Job:
         with warnings.catch_warnings(), _named(self.form, "cannot be made", _TIPS[self.form.precision]):
             warnings.simplefilter("ignore")
             return serialize(
-                # A device it is moved to stays with the module.
+                # The module would stay on a device that it is moved to.
                 self.graph if self.spec.device == "cpu" else copy.deepcopy(self.graph),
                 self.form,
                 images=self.images.traced_with,
@@ -237,7 +237,7 @@ class Job:
             return parity.compare(want, self.exported, self.images.inputs, self.images.classes(names))
 
     def _judged(self) -> GateLimits:
-        """Return the limits that count: a few examples say nothing about shares, which the lock's verdict is about."""
+        """Return the limits that apply. A few examples say nothing about shares, which the lock's verdict covers."""
         if not self.request.locked:
             return self.limits
         shares = ("top1_agreement", "top5_agreement", "max_accuracy_drop")
@@ -246,7 +246,7 @@ class Job:
     # Timing ---------------------------------------------------------------------------------------------------------
 
     def rate(self, what: str, batch_size: int, seconds: float) -> float:
-        """Run ``eager`` or ``form`` for at least ``seconds`` (0: once, to warm up); return images per second."""
+        """Run ``eager`` or ``form`` for at least ``seconds`` (0: once, as warm-up); return images per second."""
         forward = self.eager if what == "eager" else self.exported
         batch = self.images.batch(batch_size)
         done, started = 0, time.perf_counter()
@@ -273,7 +273,7 @@ def open_job(request: JobRequest, on_step: Callable[[str], None]) -> Job | Tenso
     """Open the recipe of a request and return the job for its kind.
 
     Raises:
-        ExportError: there is no such recipe, or it is broken.
+        ExportError: the recipe does not exist or is invalid.
     """
     recipe = open_recipe(RecipeSource.parse(str(request.export["recipe"])), Path(request.root))
     return Job(request, recipe, on_step) if isinstance(recipe, Recipe) else TensorJob(request, recipe, on_step)
@@ -281,7 +281,7 @@ def open_job(request: JobRequest, on_step: Callable[[str], None]) -> Job | Tenso
 
 @contextmanager
 def _named(form: Form, what: str, tip: str) -> Iterator[None]:
-    """Turn whatever a converter or an engine raises into an ExportError that names the form."""
+    """Convert any exception of a converter or an engine into an ExportError that names the form."""
     try:
         yield
     except MarsmithError:

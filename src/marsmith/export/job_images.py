@@ -1,4 +1,4 @@
-"""The images of one export: what it is traced with, calibrated on and compared on. Imports torch.
+"""Images of an export for tracing, calibration and comparison, and forms loaded as in a worker. Imports torch.
 
 A form loaded as a worker will load it: through the project's own ``handlers/marsmith_handler``. Imports torch.
 """
@@ -30,18 +30,18 @@ from marsmith.export.messages import JobRequest
 from marsmith.export.recipes.recipe import ImagePreprocessing
 from marsmith.runtime.library import ENGINES
 
-# How many images int8 is calibrated on, its layers are chosen on, and the gate compares on.
+# Numbers of images for the calibration of int8, for the choice of its layers, and for the gate.
 CALIBRATION_IMAGES, TUNING_IMAGES, VALIDATION_CROPS = 96, 96, 160
 
 
 @dataclass(frozen=True)
 class JobImages:
-    """The images of one export, uint8 (3, H, W).
+    """Images of one export, uint8 (3, H, W).
 
     Attributes:
         traced_with: the examples, their mirror images and, last, noise.
-        inputs: what the gate compares on.
-        names: of the files that they come from; empty where they come from none.
+        inputs: images for the gate.
+        names: names of their files; empty if they do not come from files.
     """
 
     request: JobRequest
@@ -55,7 +55,7 @@ class JobImages:
         """Read and crop the images of a request.
 
         Raises:
-            ExportError: one of them is no image.
+            ExportError: a file is not an image.
         """
         sets = request.images
         traced_with = reference_images(_read(sets["examples"]), preprocessing)
@@ -66,7 +66,7 @@ class JobImages:
             crops = random_crops(_read(sets["validation"]), preprocessing, count=VALIDATION_CROPS, seed=VALIDATION_SEED)
             inputs += crops
             names += [Path(sets["validation"][i % len(sets["validation"])]).name for i in range(len(crops))]
-        # A recipe whose spec has no examples is compared on noise: little, but it finds what does not fit at all.
+        # A recipe whose spec has no examples is compared on noise, which still detects major errors.
         return cls(request, preprocessing, tuple(traced_with), tuple(inputs or traced_with[-1:]), tuple(names))
 
     @property
@@ -75,25 +75,25 @@ class JobImages:
         return self.traced_with[-1]
 
     def calibration(self) -> list[torch.Tensor]:
-        """Return what int8 is calibrated on."""
+        """Return the images for the calibration of int8."""
         return self._crops(CALIBRATION_IMAGES, CALIBRATION_SEED)
 
     def tuning(self) -> list[torch.Tensor]:
-        """Return what the layers of int8 are chosen on."""
+        """Return the images for the choice of int8 layers."""
         return self._crops(TUNING_IMAGES, TUNING_SEED)
 
     def batch(self, size: int) -> torch.Tensor:
-        """Return a batch of the gate's images, repeated where they are too few: uint8 (size, 3, H, W)."""
+        """Return a batch of the gate's images, repeated if there are too few: uint8 (size, 3, H, W)."""
         return torch.stack([self.inputs[i % len(self.inputs)] for i in range(size)])
 
     def classes(self, names: Mapping[str, str]) -> list[int | None]:
-        """Return the right class of each of ``inputs``, where the request brings labels; empty where not.
+        """Return the class of each of ``inputs`` if the request has labels; else an empty list.
 
         Args:
-            names: class index, as text, to label.
+            names: label by class index as text.
 
         Raises:
-            ExportError: the labels cannot be read, or the model has no such label.
+            ExportError: the labels cannot be read, or the model does not have a label.
         """
         if not self.request.labels or not self.names:
             return []
@@ -125,11 +125,11 @@ def load_in_engine(
     """Load the files of a form; return a function of uint8 (N, 3, H, W) that gives float32 on the CPU.
 
     Args:
-        handlers: folder with the ``marsmith_handler`` to use; None if the handler has none beside it.
-        files: what ``serialize`` gave.
-        form: how to run them.
+        handlers: folder with the ``marsmith_handler`` to use; None if there is none beside the handler.
+        files: result of ``serialize``.
+        form: form of the files.
         device: ``cpu`` or ``cuda``.
-        threads: for one operation.
+        threads: number of threads of one operation.
 
     Raises:
         ExportError: the handler cannot run this form.

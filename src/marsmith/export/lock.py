@@ -1,4 +1,4 @@
-"""The lock, ``config/models/<name>.lock``: what ``auto`` was resolved to, why, and what that was made for."""
+"""The lock, ``config/models/<name>.lock``: the resolution of ``auto``, its reasons, and its inputs."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Candidate(Strict):
     """One form that was tried.
 
     Attributes:
-        form: as ``format/precision/engine``.
-        verdict: ``passed``; ``refused`` by the gate; ``not possible`` on the machine that measured; ``failed`` where it
-            could not be made though nothing was known against it.
-        reason: why not; and what to try.
-        figures: how far it is from the eager module: see ``parity.Parity``.
-        images_per_second: by batch size.
-        speedup: its score divided by the eager module's; the score is described in ``export_choice``.
-        bytes: size of its files.
-        load_s: how long the engine took to load them.
+        form: text ``format/precision/engine``.
+        verdict: ``passed``; ``refused`` by the gate; ``not possible`` on the machine that measured; ``failed`` if it
+            could not be made for another reason.
+        reason: reason of the verdict, and what to try.
+        figures: differences from the eager module: see ``parity.Parity``.
+        images_per_second: images per second by batch size.
+        speedup: its score divided by the eager module's; see ``export_choice`` for the score.
+        bytes: size of its files, in bytes.
+        load_s: load time in the engine, in seconds.
     """
 
     form: str
@@ -54,14 +54,14 @@ class Candidate(Strict):
 
 
 class Fits(Strict):
-    """What a lock was made for; where any of it changes, it fits no longer.
+    """Inputs of a lock; if any of them changes, the lock does not fit any more.
 
     Attributes:
-        export: digest of the spec's export block, but for its weights.
+        export: digest of the spec's export block without its weights.
         recipe: digest of the recipe and its local imports.
         images: digest of the names and contents of all images, in order.
-        weights: as export.json records them.
-        packages: versions of torch and of what the chosen form is made and run with.
+        weights: record of the weights as in export.json.
+        packages: versions of torch and of the packages that make and run the chosen form.
     """
 
     export: Digest
@@ -72,17 +72,17 @@ class Fits(Strict):
 
 
 class ImageFile(Strict):
-    """An image: its file's name and digest."""
+    """Name and digest of an image file."""
 
     name: str
     sha256: Digest
 
 
 class Images(Strict):
-    """The images, in the order of their use.
+    """The images in the order of their use.
 
     Attributes:
-        held_out: ``images`` where the gate saw none of the calibration's, ``crops`` where it saw other crops of them.
+        held_out: ``images`` if the gate used none of the calibration's, ``crops`` if it used other crops of them.
     """
 
     held_out: Literal["images", "crops"]
@@ -94,14 +94,14 @@ class ExportLock(Strict):
     """The lock of one model.
 
     Attributes:
-        chosen: the form that builds use.
-        why: in words.
-        eager_images_per_second: of the eager float32 module, by batch size.
-        batch_sizes: those that the score is taken over.
-        machine: where it was measured; ``features`` are those of its processor that decide what forms are made and how
-            fast they are. A lock may lack them.
-        seeds: of weights drawn at random and of crops.
-        int8: the record of how the chosen form was quantised.
+        chosen: form that builds use.
+        why: reason for the choice.
+        eager_images_per_second: images per second of the eager float32 module, by batch size.
+        batch_sizes: batch sizes of the score.
+        machine: machine of the measurement; ``features`` are those of its processor that affect the forms and their
+            speed. A lock may lack them.
+        seeds: seeds of random weights and of crops.
+        int8: record of the quantisation of the chosen form.
     """
 
     format_version: Literal[1]
@@ -124,7 +124,7 @@ class ExportLock(Strict):
         return Form.parse(self.chosen)
 
     def candidate(self, form: str) -> Candidate | None:
-        """Return what was found about a form; None where it was not tried."""
+        """Return the candidate of a form; None if it was not tried."""
         return next((one for one in self.candidates if one.form == form), None)
 
 
@@ -132,7 +132,7 @@ def parse_export_lock(text: str, source: str) -> ExportLock:
     """Parse and validate a lock.
 
     Raises:
-        FormatError: with every problem found.
+        FormatError: the lock is invalid; the message lists all problems.
     """
     tip = "the lock is damaged: make it anew with marsmith export MODEL --relock"
     try:
@@ -142,5 +142,5 @@ def parse_export_lock(text: str, source: str) -> ExportLock:
 
 
 def render_export_lock(lock: ExportLock) -> str:
-    """Print a lock: always the same text for the same lock."""
+    """Render a lock; the same lock always gives the same text."""
     return _HEAD.format(name=lock.model) + strict_yaml.dump(lock.model_dump(exclude_none=True))

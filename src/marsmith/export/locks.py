@@ -1,4 +1,4 @@
-"""Locks on disk: read, compared with what is there now, and written whole or not at all."""
+"""Locks on disk: read, compare with the present inputs, and write atomically."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from marsmith.project import Project
 
 
 def lock_path(project: Project, model: str) -> Path:
-    """Return where the lock of a model lies: beside its spec."""
+    """Return the path of a model's lock, beside its spec."""
     return project.specs / f"{model}{SUFFIX}"
 
 
 def relock_command(model: str) -> str:
-    """Return what to type to make a lock anew."""
+    """Return the command that makes a lock again."""
     return f"marsmith export {model} --relock"
 
 
 def read_lock(project: Project, model: str) -> ExportLock | None:
-    """Read the lock of a model; None where there is none.
+    """Read the lock of a model; None if there is none.
 
     Raises:
-        FormatError: it is damaged.
-        ExportError: it is another model's.
+        FormatError: the lock is damaged.
+        ExportError: the lock is of another model.
     """
     path = lock_path(project, model)
     if not path.is_file():
@@ -55,15 +55,15 @@ def digest_of(value: Any) -> str:
 
 
 def export_digest(export: ExportSpec) -> str:
-    """Return the digest of what an export block sets, without its weights, whose content is recorded by itself.
+    """Return the digest of an export block without its weights, whose content is recorded separately.
 
-    Defaults are left out, so that a key that a later release adds does not make every lock unfit.
+    Defaults are left out, so that a key of a later release does not invalidate every lock.
     """
     return digest_of(export.model_dump(exclude={"weights", "strip_prefix"}, exclude_defaults=True))
 
 
 def misfits(lock: ExportLock, now: Mapping[str, str]) -> list[str]:
-    """Say what has changed since a lock was made; nothing where it still fits. The weights are compared elsewhere.
+    """Return what has changed since a lock was made; empty if it fits. The weights are compared elsewhere.
 
     Args:
         lock: the lock.
@@ -79,10 +79,10 @@ def misfits(lock: ExportLock, now: Mapping[str, str]) -> list[str]:
 
 
 def require_fit(lock: ExportLock, now: Mapping[str, str]) -> None:
-    """Refuse a lock that no longer fits.
+    """Refuse a lock that does not fit any more.
 
     Raises:
-        ExportError: with everything that has changed, and what to type.
+        ExportError: inputs have changed; the message lists all of them, with the command to type.
     """
     found = misfits(lock, now)
     if found:
@@ -93,7 +93,7 @@ def require_fit(lock: ExportLock, now: Mapping[str, str]) -> None:
 
 
 def fits(now: Mapping[str, str], weights: dict[str, Any], lock_form: Any) -> Fits:
-    """Return what a new lock is made for."""
+    """Return the inputs of a new lock."""
     return Fits(
         export=now["export"],
         recipe=now["recipe"],
@@ -104,5 +104,5 @@ def fits(now: Mapping[str, str], weights: dict[str, Any], lock_form: Any) -> Fit
 
 
 def _minor(version: str) -> list[str]:
-    """Return the first two parts of a version: patches keep what was measured."""
+    """Return the first two parts of a version: patch releases do not invalidate measurements."""
     return version.partition("+")[0].split(".")[:2]

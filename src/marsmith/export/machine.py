@@ -1,4 +1,4 @@
-"""Which forms a machine can make and run: its processor, its GPUs and the packages installed. Imports no torch."""
+"""Capabilities of a machine for forms: processor, GPUs and installed packages. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from marsmith.export.lock import IMPOSSIBLE
 from marsmith.machine import cgroup_cores, cpu_flags_here, cpu_name, gpus, usable_cores
 from marsmith.packages import installed_version
 
-# What makes and runs a form besides torch, and the extra of marsmith that brings it.
+# Packages that make and run a form besides torch, and the extra of marsmith that contains each.
 _ENGINE_PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime",)}
 _FORMAT_PACKAGES = {"onnx": ("onnx", "onnxscript")}
 _EXTRAS = {"openvino": "openvino", "onnxruntime": "onnx", "onnx": "onnx", "onnxscript": "onnx"}
-# Without one of these a precision is emulated, many times slower than float32. Arm names its features otherwise.
+# Without one of these a precision is emulated, many times slower than float32. Arm has other names.
 _PRECISION_FLAGS = {
     "bfloat16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
     "int8": frozenset({"avx2", "avx512_vnni", "avx_vnni", "asimd", "asimddp"}),
 }
-# Each adds products of 8 bits in 32; without them x86 adds two in 16.
+# Each accumulates 8-bit products in 32 bits; without them x86 accumulates pairs in 16 bits.
 _VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides which forms can be had.
+    """Facts about a machine that determine the possible forms.
 
     Attributes:
-        cpu: its name.
-        architecture: as ``x86_64``.
-        cores: that this process may use.
+        cpu: name of the processor.
+        architecture: such as ``x86_64``.
+        cores: number of cores that this process may use.
         cpu_flags: features of the processor.
-        gpus: names.
-        python: version.
+        gpus: names of the GPUs.
+        python: version of Python.
     """
 
     cpu: str
@@ -49,7 +49,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """Look at this machine."""
+        """Return the facts about this machine."""
         quota, usable = cgroup_cores(), usable_cores()
         return cls(
             cpu=cpu_name(),
@@ -61,12 +61,12 @@ class Machine:
         )
 
     def is_that_of(self, record: Mapping[str, Any]) -> bool:
-        """Whether a record is of a machine like this one: two processors of one name differ by their features."""
+        """Return whether a record is of an equal machine: processors of one name may differ in their features."""
         own = self.record()
         return all(own.get(key) == record.get(key) for key in ("cpu", "architecture", "cores", "features", "gpus"))
 
     def record(self) -> dict[str, Any]:
-        """Return what a lock says about the machine: enough to judge its figures."""
+        """Return the record for a lock: enough to judge its figures."""
         known = frozenset().union(*_PRECISION_FLAGS.values(), {"avx512f", "amx_int8"})
         found: dict[str, Any] = {
             "cpu": self.cpu,
@@ -79,15 +79,18 @@ class Machine:
 
 
 def machine_text(record: Mapping[str, Any]) -> str:
-    """Return the record of a machine in words, as ``AMD EPYC, 2 cores (avx2, avx512_bf16)``."""
+    """Return a description of a recorded machine, such as ``AMD EPYC, 2 cores (avx2, avx512_bf16)``."""
     features = record.get("features")
-    told = "features not recorded" if features is None else ", ".join(map(str, features)) or "no feature that matters"
+    told = "features not recorded" if features is None else ", ".join(map(str, features)) or "no relevant feature"
     gpus = "".join(f", {name}" for name in record.get("gpus") or ())
     return f"{record.get('cpu', 'an unknown processor')}, {record.get('cores', '?')} cores ({told}){gpus}"
 
 
 def limits_here(form: Form, device: str, machine: Machine) -> str | None:
-    """Say what a form cannot be on this machine, though another one had it; None where nothing is known against it."""
+    """Return how this machine computes a form differently, although another machine supports it.
+
+    None if it does not.
+    """
     if instead := stand_in(form, device, machine):
         return f"computes in {instead.precision} here: this processor ({machine.cpu}) has no {form.precision}"
     problem = obstacle(form, device, machine)
@@ -95,13 +98,13 @@ def limits_here(form: Form, device: str, machine: Machine) -> str | None:
 
 
 def packages(form: Form) -> tuple[str, ...]:
-    """Return the distributions that a form is made and run with, torch first."""
+    """Return the distributions that make and run a form, torch first."""
     others = (*_ENGINE_PACKAGES.get(form.engine, ()), *_FORMAT_PACKAGES.get(form.format, ()), *_quantiser(form))
     return tuple(dict.fromkeys(("torch", *others)))
 
 
 def _quantiser(form: Form) -> tuple[str, ...]:
-    """Return what quantises: for other engines than torch, calibrated in ONNX Runtime and written as ONNX."""
+    """Return the packages of the quantisation: other engines than torch use ONNX Runtime and ONNX."""
     return ("onnx", "onnxscript", "onnxruntime") if form.precision == "int8" and form.engine != "torch" else ()
 
 
@@ -111,7 +114,7 @@ def versions(form: Form) -> dict[str, str]:
 
 
 def obstacle(form: Form, device: str, machine: Machine) -> str | None:
-    """Say why this machine cannot make or run a form; None where nothing is known against it."""
+    """Return why this machine cannot make or run a form; None if no reason is known."""
     missing = next((name for name in packages(form) if installed_version(name) is None), None)
     if missing:
         return f"the package {missing!r} is not installed: pip install 'marsmith[{_EXTRAS.get(missing, 'export')}]'"
@@ -119,9 +122,9 @@ def obstacle(form: Form, device: str, machine: Machine) -> str | None:
     if form.format == "pt2" and shutil.which(compiler) is None:
         return f"no compiler for pt2: {compiler} is not on the PATH: install g++, or name another in CXX"
     if device == "cuda":
-        return None if machine.gpus else "there is no GPU here"
+        return None if machine.gpus else "this machine has no GPU"
     wanted = _PRECISION_FLAGS.get(form.precision)
-    # Where the processor's features cannot be read, the gate finds out.
+    # If the processor's features are unknown, the gate decides.
     if wanted and machine.cpu_flags and not wanted & machine.cpu_flags:
         return f"this processor ({machine.cpu}) computes {form.precision} only by emulation: it has no {_any(wanted)}"
     if (
@@ -134,19 +137,19 @@ def obstacle(form: Form, device: str, machine: Machine) -> str | None:
 
 
 def compiler_here() -> str:
-    """Return the C++ compiler that pt2 is made with."""
+    """Return the C++ compiler for pt2."""
     return os.environ.get("CXX", "g++")
 
 
 def overflows_in_int8(architecture: str, cpu_flags: frozenset[str]) -> bool:
-    """Tell whether int8 kernels overflow, as ``marsmith_handler/processor.py`` does in a worker: x86 without VNNI."""
+    """Return whether int8 kernels overflow: x86 without VNNI, as in ``marsmith_handler/processor.py``."""
     return architecture in ("x86_64", "AMD64") and bool(cpu_flags) and not cpu_flags & _VNNI
 
 
 def stand_in(form: Form, device: str, machine: Machine) -> Form | None:
-    """Return the form that a machine computes instead, from the very same files; None where it computes ``form``.
+    """Return the form that a machine computes instead, from the same files; None if it computes ``form``.
 
-    OpenVINO's files of bfloat16 are those of float32, in which it computes where the processor lacks bfloat16.
+    OpenVINO's files for bfloat16 are those for float32. It computes in float32 if the processor lacks bfloat16.
     """
     is_hint = form.engine == "openvino" and form.precision == "bfloat16"
     lacks = device == "cpu" and machine.cpu_flags and not _PRECISION_FLAGS["bfloat16"] & machine.cpu_flags

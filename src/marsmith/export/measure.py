@@ -1,14 +1,11 @@
-"""Candidates made, judged and timed, each in a process of its own; nothing is decided here but by ``export_choice``.
+"""Measure candidates, each in a process of its own, and choose the form by the figures.
 
-All that are timed take turns, in another order each round, so that what slows the machine for a while slows all alike.
+The candidates are timed in turns, in another order each round, so that a slow phase of the machine affects all of them.
 A figure is the median of its turns.
 
-Which form to take, decided from figures alone.
-
-The score of a form is the geometric mean of its images per second at batch size 1 and at the batch size that the spec
-serves: a lone request and a full batch count alike. Forms whose scores lie within ``CLOSE`` of the fastest count as
-equally fast, and of those the first in the order of ``formats.form.SUPPORTED`` is taken: float32 before coarser
-precisions, torch before other engines.
+The score of a form is the geometric mean of its images per second at batch size 1 and at the batch size of the spec, so
+that both count equally. Forms with scores within ``CLOSE`` of the fastest count as equally fast. Of those the first in
+the order of ``formats.form.SUPPORTED`` is chosen: float32 before lower precisions, torch before other engines.
 """
 
 from __future__ import annotations
@@ -30,17 +27,17 @@ from marsmith.export.machine import Machine, obstacle
 from marsmith.export.messages import JobRequest, JobResult
 from marsmith.export.process import JobProcess
 
-# Batch sizes that are always in the tables, besides the one that is served.
+# Batch sizes that are always in the tables, besides the served one.
 SHOWN_SIZES = (1, 8)
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long is timed.
+    """Duration of the timing.
 
     Attributes:
-        rounds: turns of each.
-        turn_s: length of a turn, in seconds.
+        rounds: number of turns of each candidate.
+        turn_s: duration of a turn, in seconds.
     """
 
     rounds: int = 5
@@ -49,12 +46,12 @@ class Effort:
 
 @dataclass(frozen=True)
 class Progress:
-    """Who is told how far it is.
+    """Callbacks for the progress.
 
     Attributes:
-        step: is told each step, in words.
-        candidates: is told how many candidates are done, of how many, and which one is next.
-        rounds: is told how many rounds of timing are done, of how many.
+        step: called with a description of each step.
+        candidates: called with the number of finished candidates, their total number, and the next one.
+        rounds: called with the number of finished rounds of timing, and their total number.
     """
 
     step: Callable[[str], None] = lambda _: None
@@ -69,13 +66,13 @@ Rate = Callable[[int, float], float]
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found.
+    """Result of the measurements.
 
     Attributes:
-        candidates: every form, in the order of preference.
-        results: of those that could be made, by form.
-        eager: images per second of the eager float32 module, by batch size; empty where nothing was timed.
-        sizes: batch sizes that scores are taken over.
+        candidates: all forms, in order of preference.
+        results: results of the forms that could be made.
+        eager: images per second of the eager float32 module, by batch size; empty if nothing was timed.
+        sizes: batch sizes of the score.
     """
 
     candidates: list[Candidate]
@@ -96,21 +93,21 @@ def measure(
     effort: Effort = USUAL_EFFORT,
     progress: Progress = SILENT,
 ) -> Measured:
-    """Make each form in a folder of its own below ``folder``, judge it, and time those that pass.
+    """Make each form in a folder below ``folder``, compare it with the limits, and time those that pass.
 
     Args:
-        template: the request for any of them; form and folder are filled in.
-        wanted: in the order of preference; the base is made besides them where speed counts.
+        template: request without form and folder.
+        wanted: forms in order of preference; the base is made in addition if speed matters.
         folder: an empty folder.
-        batch_size: that is served.
-        machine: where this runs.
+        batch_size: served batch size.
+        machine: this machine.
         device: ``cpu`` or ``cuda``.
-        must_be_faster: refuse what is slower than the base.
-        effort: how long to time.
-        progress: is told how far it is.
+        must_be_faster: whether to refuse forms that are slower than the base.
+        effort: duration of the timing.
+        progress: callbacks for the progress.
 
     Raises:
-        ExportError: the model itself cannot be had: not even the base can be made.
+        ExportError: the model cannot be exported: not even the base can be made.
     """
     forms = list(dict.fromkeys([BASE, *wanted]))
     with _Trial(template, folder, device, machine, progress) as trial:
@@ -157,7 +154,7 @@ class Trial(ExitStack, ABC):
         self._device, self._machine, self._progress = device, machine, progress
 
     def add(self, form: Form) -> None:
-        """Make and judge a form.
+        """Make a form and compare it with the limits.
 
         Raises:
             ExportError: it is the one without which nothing can be had.
@@ -267,7 +264,7 @@ CLOSE = 0.03
 
 
 def scored_sizes(batch_size: int) -> list[int]:
-    """Return the batch sizes that the score is taken over."""
+    """Return the batch sizes of the score."""
     return sorted({1, batch_size})
 
 
@@ -277,7 +274,7 @@ def score(images_per_second: Mapping[str, float], sizes: Sequence[int]) -> float
 
 
 def refuse_slow(candidates: Sequence[Candidate], sizes: Sequence[int]) -> list[Candidate]:
-    """Refuse those that are slower than float32 TorchScript in torch, the base, where that was timed."""
+    """Refuse forms that are slower than the base, float32 TorchScript in torch, if it was timed."""
     base = next((one for one in candidates if one.what == BASE and one.images_per_second), None)
     if base is None:
         return list(candidates)
@@ -299,11 +296,11 @@ def _refused_if_slow(candidate: Candidate, limit: float, sizes: Sequence[int]) -
 
 
 def choose(candidates: Sequence[Candidate], sizes: Sequence[int]) -> Candidate | None:
-    """Return the fastest that passed, in the sense of this module; None where none passed.
+    """Return the fastest form that passed, as described in this module; None if none passed.
 
     Args:
-        candidates: in the order of preference.
-        sizes: see ``scored_sizes``.
+        candidates: candidates in order of preference.
+        sizes: batch sizes of the score; see ``scored_sizes``.
     """
     passed = [one for one in candidates if one.verdict == "passed"]
     timed = [one for one in passed if one.images_per_second]

@@ -1,4 +1,4 @@
-"""What the process that exports is told, and what it answers: plain JSON, without torch."""
+"""Messages to and from the export process: plain JSON, without torch."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 @dataclass(frozen=True)
 class JobRequest:
-    """One form of one model.
+    """Request for one form of one model.
 
     Attributes:
-        export: the spec's export block, as it was written.
-        form: which form of it, as text.
-        weights: see ``weights.load_weights``.
+        export: the spec's export block, as written.
+        form: the form, as text.
+        weights: name of the weights; see ``weights.load_weights``.
         images: paths of encoded images, by ``examples``, ``calibration`` and ``validation``.
-        root: what relative weight paths start from.
-        folder: where the files go.
-        handlers: the folder of the handler, with the ``marsmith_handler`` that serves; None where the handler has none.
-        allow_pickle: load also weights whose file can run code.
-        strip_prefix: of the names of the weights; see ``weights.load_weights``.
-        threads: that a worker would compute with.
-        thorough: compare on all validation images and crops; otherwise on the examples only.
-        labels: file with the right classes of the validation images.
-        reference: file that keeps the eager module's outputs for the next job of the run.
-        int8_plans: folder where the jobs of the run keep plans of int8 for each other; see ``int8_shared``.
-        locked: the form was gated before; confirm it only.
-        locked_weights: record of the weights that the lock fits.
-        int8_plan: record of the plan that the lock holds.
-        relock_tip: what to type where the lock does not fit.
+        root: folder of relative paths of weights.
+        folder: folder of the files.
+        handlers: folder of the handler, with its ``marsmith_handler``; None if there is none.
+        allow_pickle: whether to load weights from a file that can run code.
+        strip_prefix: prefix of the names of the weights; see ``weights.load_weights``.
+        threads: number of threads of a worker.
+        thorough: whether to compare on all validation images and crops, instead of only on the examples.
+        labels: file with the classes of the validation images.
+        reference: file with the eager module's outputs, for the next job of the run.
+        int8_plans: folder in which the jobs of the run share plans of int8; see ``int8_shared``.
+        locked: whether the form passed the gate before and is only confirmed.
+        locked_weights: record of the weights in the lock.
+        int8_plan: record of the plan in the lock.
+        relock_tip: command to type if the lock does not fit.
     """
 
     export: dict[str, Any]
@@ -53,21 +53,21 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a form.
+    """Result for a form.
 
     Attributes:
         serialized_file, companions: paths in the request's folder.
-        engine_file: name of the companion that the engine opens; None where it opens the serialized file.
+        engine_file: name of the companion that the engine opens; None for the serialized file.
         report: signature, preprocessing and weights, for export.json.
-        labels: class index, as text, to name.
-        files: files besides the recipe that it was made from.
+        labels: label by class index as text.
+        files: further files that it was made from, besides the recipe.
         parity: figures as measured.
-        parity_record: figures as an archive without a lock records them.
-        problems: where it is further off than the gate allows; empty where it passes.
+        parity_record: figures for an archive without a lock.
+        problems: limits of the gate that are exceeded; empty if it passes.
         tip: what to try then.
-        int8_plan: how int8 was done.
-        bytes: size of the files together.
-        load_s: how long the engine took to load them.
+        int8_plan: record of the quantisation.
+        bytes: total size of the files, in bytes.
+        load_s: load time in the engine, in seconds.
     """
 
     serialized_file: str

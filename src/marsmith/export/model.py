@@ -1,8 +1,8 @@
-"""Weights to a serialized file: a graph that takes uint8 images and returns probabilities, and a report about it.
+"""Export a model: weights to a serialized file, which takes uint8 images and returns probabilities, and a report.
 
-The form it takes (format, precision, engine) stands in the spec, or is ``auto``: then it stands in the lock beside the
-spec, where measuring has put it. Needs torch, which is imported when something is really exported, in processes of
-their own, not when an earlier export is still current.
+The form (format, precision, engine) is in the spec, or ``auto``. Then it is in the lock beside the spec, as the result
+of a measurement. Needs torch. torch is imported only if something is exported, in separate processes, and not if an
+earlier export is still current.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ def export_model(
     progress: Progress = SILENT,
     on_step: Callable[[str], None] | None = None,
 ) -> Export:
-    """Export the model of ``spec``, unless the last export is still what its inputs would give.
+    """Export the model of ``spec``, unless the last export is still current.
 
     Args:
-        project: where the recipe lies and the export goes.
-        spec: what to export.
-        weights: overrides the spec's ``export.weights``.
+        project: project of the recipe and of the export.
+        spec: spec of the model.
+        weights: replaces the spec's ``export.weights``.
         overrides: keys of the export block for this run; see ``export_inputs.gather``.
-        relock: measure, and write the lock anew.
-        frozen: refuse to measure what has no lock.
-        allow_pickle: load also weights whose file can run code.
-        strip_prefix: overrides the spec's ``export.strip_prefix``.
-        effort: how long is timed, where anything is.
-        progress: is told how far it is.
-        on_step: is told each step, in words; instead of ``progress``.
+        relock: whether to measure, and to write the lock again.
+        frozen: whether to refuse to measure a model without a lock.
+        allow_pickle: whether to load weights from a file that can run code.
+        strip_prefix: replaces the spec's ``export.strip_prefix``.
+        effort: duration of the timing, if there is any.
+        progress: callbacks for the progress.
+        on_step: called with a description of each step, instead of ``progress``.
 
     Raises:
-        ExportError: the recipe, the weights, the gate or the lock say no; an earlier export is left as it was.
-        UsageError: there is no such form, or a lock of it would not fit the spec.
+        ExportError: the recipe, the weights, the gate or the lock prevent the export; an earlier export is not changed.
+        UsageError: the form is not supported, or a lock of it would not fit the spec.
     """
     if on_step is not None:
         progress = Progress(step=on_step)
@@ -117,7 +117,7 @@ class _Run:
         return replace(export, lock=made, previous=previous if self.relock else None)
 
     def _previous(self) -> ExportLock | None:
-        """Return the lock that there is; a damaged one does not stop its own replacement."""
+        """Return the present lock; a damaged one does not prevent its replacement."""
         try:
             return locks.read_lock(self.inputs.project, self.inputs.spec.name)
         except MarsmithError:
@@ -138,7 +138,7 @@ class _Run:
         self._require_possible(instead or lock.form, machine, f"choose for this machine: {relock}")
         if instead:
             self.progress.step(
-                f"{lock.form}, as the lock says, computes in {instead.precision} here: {machine.cpu} has no"
+                f"{lock.form} of the lock computes in {instead.precision} here: {machine.cpu} has no"
                 f" {lock.form.precision}. To measure what is fastest on this machine: {relock}"
             )
         request = replace(
@@ -154,7 +154,7 @@ class _Run:
         return Product(result, lock.form, report_of(self.inputs, lock.form, result, lock), None, lock)
 
     def _unlocked(self, digests: Mapping[str, str], work: Path) -> Product:
-        """Make the one form that is asked for, or measure which it is."""
+        """Make the only requested form, or measure and choose."""
         wanted = self.inputs.export.forms()
         machine = Machine.here()
         if len(wanted) == 1:
@@ -164,7 +164,7 @@ class _Run:
         return self._chosen(wanted, machine, digests, work)
 
     def _base(self, machine: Machine, work: Path) -> Product:
-        """Make float32 TorchScript, which nothing is compared with but the eager module."""
+        """Make float32 TorchScript, which is compared only with the eager module."""
         request = self.inputs.request(BASE, work, machine.cores)
         with JobProcess(replace(request, thorough=self.inputs.has_images_for_base)) as job:
             result = job.export(self.progress.step)
@@ -172,7 +172,7 @@ class _Run:
         return Product(result, BASE, report_of(self.inputs, BASE, result, None), None, None)
 
     def _chosen(self, wanted: tuple[Form, ...], machine: Machine, digests: Mapping[str, str], work: Path) -> Product:
-        """Measure the forms and take the fastest that passes."""
+        """Measure the forms and choose the fastest that passes."""
         found = measure(
             replace(
                 self.inputs.request(BASE, work, machine.cores),
@@ -194,14 +194,14 @@ class _Run:
             raise _none_passed(found, wanted)
         result = found.results[chosen.form]
         lock = new_lock(self.inputs, found, chosen, result, machine, digests)
-        # Without a lock in the project, figures stay out of the archive: they would differ with every build.
+        # Without a lock in the project, the archive has no figures, because they would differ in every build.
         report = report_of(self.inputs, chosen.what, result, lock if self._writes_lock() else None)
         return Product(result, chosen.what, report, lock.model_dump(exclude_none=True), lock)
 
     def _require_possible(self, form: Form, machine: Machine, tip: str) -> None:
         problem = obstacle(form, self.inputs.export.device, machine)
         if problem:
-            raise ExportError(f"{form} cannot be had here: {problem}", tip=tip)
+            raise ExportError(f"{form} is not possible here: {problem}", tip=tip)
 
 
 def _require(result: JobResult, form: Form) -> None:

@@ -1,4 +1,4 @@
-"""What was measured, as one HTML page with plots: nothing in it is loaded from elsewhere.
+"""Measurements as one self-contained HTML page with plots.
 
 Needs matplotlib (extra ``plot``), which is imported when a page is made.
 """
@@ -30,7 +30,7 @@ def render_page(lock: ExportLock, report: dict[str, Any]) -> str:
     """Return the page.
 
     Args:
-        lock: what was measured.
+        lock: the measurements.
         report: the export's export.json.
 
     Raises:
@@ -153,7 +153,7 @@ def _svg(figure: Any) -> str:
     import matplotlib as mpl
 
     stream = io.StringIO()
-    # Text stays text, and ids do not depend on chance.
+    # Text stays text, and ids are deterministic.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "marsmith"}):
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()

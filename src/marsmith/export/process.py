@@ -1,11 +1,11 @@
-"""The export of one form in a process of its own.
+"""Export of one form in a separate process.
 
 TorchScript numbers the types that a process has seen (``___torch_mangle_3``), recipes change global state (seeds,
-default dtypes), memory that torch took is not given back, and the threads of two engines in one process disturb each
-other. A fresh process for each form gives the same bytes however often it is called, and is timed as a worker would be.
+default dtypes), torch does not release its memory, and the threads of two engines in one process disturb each other. A
+separate process for each form gives the same bytes every time, and its timing is that of a worker.
 
-The child reads a request as one line of JSON from stdin and writes one JSON object a line to stdout: steps, then a
-result or an error. After a result it waits for lines that ask it to time something, until stdin ends.
+The child reads a request as one line of JSON from stdin, and writes one JSON object per line to stdout: steps, then a
+result or an error. After a result it reads lines with requests for timing, until stdin ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from marsmith.state_files import validate
 class JobProcess:
     """A child process with one form of a model.
 
-    Used as a context manager, which ends it.
+    A context manager, which ends it.
     """
 
     def __init__(self, request: JobRequest) -> None:
@@ -40,7 +40,7 @@ class JobProcess:
         self._folder = ExitStack()
 
     def __enter__(self) -> Self:
-        # The child must find the same marsmith, however this process found it.
+        # The child must import the same marsmith as this process.
         path = os.pathsep.join(entry for entry in sys.path if entry)
         own_folder = child_processes.own_temporary_folder({**os.environ, "PYTHONPATH": path})
         environment = self._folder.enter_context(own_folder)
@@ -67,10 +67,10 @@ class JobProcess:
             self._child.wait()
 
     def export(self, on_step: Callable[[str], None]) -> JobResult:
-        """Make the form and pass its steps on.
+        """Make the form and report its steps.
 
         Raises:
-            ExportError: the child's own error, or it died.
+            ExportError: the error of the child, or the child died.
         """
         result = self._ask(asdict(self._request), on_step)["result"]
         return validate(JobResult, result, "the export process")
@@ -96,13 +96,13 @@ class JobProcess:
                 return message
         code = child.wait()
         ended = f"signal {-code}" if code < 0 else f"exit code {code}"
-        raise ExportError(f"the export process ended without a result ({ended})", tip="its last words stand above")
+        raise ExportError(f"the export process ended without a result ({ended})", tip="see its output above")
 
 
 def _child() -> int:
     request = validate(JobRequest, json.loads(sys.stdin.readline()), "the export's request")
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What a recipe prints is no message.
+    # The output of a recipe is not a message.
     os.dup2(2, 1)
 
     def send(**message: Any) -> None:
@@ -115,7 +115,7 @@ def _child() -> int:
         send(error=error.message, tip=error.tip)
         return 1
     except (BrokenPipeError, child_processes.StopRequestedError):
-        # Nobody waits for an answer any more.
+        # No one waits for a result any more.
         return 1
     except OSError as error:
         if access_error(error) is None:

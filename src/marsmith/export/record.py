@@ -1,4 +1,4 @@
-"""What is recorded about an export: export.json for the archive, and the lock. Figures come in, texts go out."""
+"""Records of an export: export.json for the archive, and the lock."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from marsmith.export.machine import Machine
 from marsmith.export.measure import Measured
 from marsmith.export.messages import JobResult
 
-# As in image_crops and weights, which import torch.
+# The same values as in image_crops and weights, which import torch.
 SEEDS = {"weights": 0, "calibration": 1, "tuning": 2, "validation": 3}
 
 
 def report_of(inputs: ExportInputs, form: Form, result: JobResult, lock: ExportLock | None) -> dict[str, Any]:
-    """Return what export.json says: only what another build of the same inputs would say too.
+    """Return the content of export.json: only values that another build of the same inputs would repeat.
 
     Args:
-        inputs: what was exported.
-        form: which form of it.
-        result: what became of it.
-        lock: whose figures are copied; None: then errors stand there as bounds, and no speed.
+        inputs: inputs of the export.
+        form: the exported form.
+        result: result of the export.
+        lock: lock whose figures are copied; None: errors are given as bounds, without speeds.
     """
     report = {
         "form": str(form),
@@ -85,15 +85,15 @@ def new_lock(
     machine: Machine,
     now: Mapping[str, str],
 ) -> ExportLock:
-    """Return the lock of what was measured.
+    """Return the lock for measurements.
 
     Args:
-        inputs: what was exported.
-        found: what was measured.
-        chosen: the form to take.
-        result: what became of it.
-        machine: where this ran.
-        now: digests of what the lock fits.
+        inputs: inputs of the export.
+        found: the measurements.
+        chosen: the chosen form.
+        result: result of the chosen form.
+        machine: this machine.
+        now: digests of the inputs of the lock.
     """
     limits = inputs.export.gate.limits(chosen.what.precision).model_dump(exclude_none=True)
     return ExportLock.model_validate(

@@ -1,4 +1,4 @@
-"""A graph to the files of a form: the serialized file, and what its engine reads beside it. Imports torch."""
+"""Write the files of a form: the serialized file, and the files that its engine reads beside it. Imports torch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PT2_FILE = "model.pt2"
 
 @dataclass(frozen=True)
 class Files:
-    """What one form is on disk.
+    """Files of one form.
 
     Attributes:
-        serialized_file: what the manifest names; TorchScript for the formats that can fall back to torch.
-        companions: further files that lie beside it in the archive.
-        engine_file: name of the companion that the engine opens; None: it opens the serialized file.
+        serialized_file: file named by the manifest; TorchScript for formats that can fall back to torch.
+        companions: further files beside it in the archive.
+        engine_file: name of the companion that the engine opens; None for the serialized file.
     """
 
     serialized_file: Path
@@ -39,7 +39,7 @@ class Files:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """Every file, the serialized one first."""
+        """All files, the serialized one first."""
         return (self.serialized_file, *self.companions)
 
 
@@ -54,20 +54,20 @@ def serialize(
     int8: Int8Plan | None = None,
     device: str = "cpu",
 ) -> Files:
-    """Write the files of ``form`` into ``folder``: the same inputs give the same bytes, but for ``pt2``.
+    """Write the files of ``form`` into ``folder``. The same inputs give the same bytes, except for ``pt2``.
 
     Args:
-        graph: the eager float32 module: uint8 (N, 3, H, W) to float32 (N, classes); is left as it is.
-        form: what to write.
+        graph: the eager float32 module: uint8 (N, 3, H, W) to float32 (N, classes); it is not changed.
+        form: form to write.
         images: uint8 (3, H, W) to trace with.
-        folder: where the files go; files of the same names are replaced.
+        folder: folder of the files; files of the same names are replaced.
         calibration: uint8 (3, H, W), for int8.
         method: ``trace`` or ``script``, for TorchScript.
-        int8: how to quantise; needed for int8 alone.
-        device: ``cpu`` or ``cuda``: where the files will run.
+        int8: plan of the quantisation; required only for int8.
+        device: ``cpu`` or ``cuda``: target device.
 
     Raises:
-        ExportError: the module, the precision or this machine does not allow the form; no file is left.
+        ExportError: the module, the precision or this machine does not support the form; no file is left.
     """
     before = set(folder.iterdir())
     try:
@@ -98,7 +98,8 @@ def _serialize(
         return Files(folder / PT2_FILE)
     if form.format == "onnx":
         return Files(_onnx(graph, form, images, folder))
-    # Other engines than torch are told the precision: they cast by themselves, and torch can step in with float32.
+    # Other engines than torch get the precision as a setting: they cast by themselves, and torch can replace them with
+    # float32.
     inside = form.precision if form.engine == "torch" else "float32"
     return Files(_torchscript(_in_precision(graph, inside), images, folder, method, device))
 
@@ -137,9 +138,7 @@ def _int8(
     from marsmith.export.int8 import quantize as int8
 
     if plan is None:
-        raise ExportError(
-            "int8 needs a plan of how to quantise", tip="search_plan in marsmith.export.int8.quantize finds one"
-        )
+        raise ExportError("int8 needs a plan", tip="search_plan in marsmith.export.int8.quantize finds one")
     made = tuple(int8.quantize(graph, form, plan, calibration, images, folder))
     if form.format == "onnx" or form.engine == "torch":
         return Files(made[0], made[1:])

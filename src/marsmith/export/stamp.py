@@ -1,7 +1,7 @@
-"""Whether what was built is still what its inputs would give: a stamp beside the product lists them.
+"""Stamps: whether a product is still current, by a list of its inputs beside it.
 
-A file whose size and time of change are as recorded counts as unchanged; otherwise its digest decides, so that a fresh
-checkout or a touched file causes no build.
+A file with the recorded size and modification time counts as unchanged. Otherwise its digest decides, so that a new
+checkout or a touched file does not cause a build.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from marsmith.project import is_installed_wheel
 
 @dataclass(frozen=True)
 class FileStamp:
-    """One file as it was: path (relative in the project), size in bytes, time of change in ns, SHA-256."""
+    """One file: path (relative in the project), size in bytes, modification time in ns, SHA-256."""
 
     path: str
     size: int
@@ -31,14 +31,14 @@ class FileStamp:
 
     @classmethod
     def of(cls, path: Path, root: Path) -> FileStamp:
-        """Read the file and stamp it; a file in ``root`` under its path from there, so that a project can be moved."""
+        """Read and stamp a file. A file in ``root`` has a relative path, so that a project can be moved."""
         real = path.resolve()
         name = real.relative_to(root) if real.is_relative_to(root) else real
         status = real.stat()
         return cls(str(name), status.st_size, status.st_mtime_ns, sha256(real))
 
     def holds(self, root: Path) -> bool:
-        """Whether the file still has the content that was stamped."""
+        """Return whether the file still has the stamped content."""
         path = root / self.path
         try:
             status = path.stat()
@@ -51,9 +51,9 @@ class FileStamp:
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Return what stands for marsmith's own modules, because what others of them build may differ.
+    """Return an identification of marsmith's own modules, because other versions may build different files.
 
-    That is the version of an installed wheel, and one SHA-256 over the modules of a checkout.
+    It is the version of an installed wheel, or one SHA-256 over the modules of a checkout.
     """
     if is_installed_wheel():
         return marsmith.__version__
@@ -66,13 +66,16 @@ def code_digest() -> str:
 
 
 def write_stamp(path: Path, inputs: Mapping[str, Any], files: Iterable[Path], root: Path) -> None:
-    """Record what was built from ``inputs`` (any JSON) and ``files`` (products too: a changed product is stale)."""
+    """Record ``inputs`` (any JSON) and ``files`` of a product.
+
+    They include the product, because a changed product is stale.
+    """
     stamps = [asdict(FileStamp.of(file, root)) for file in sorted(set(files))]
     write_atomically(path, json.dumps({"inputs": dict(inputs), "files": stamps}, indent=1))
 
 
 def recorded_digest(path: Path, file: Path, root: Path) -> str | None:
-    """Return the SHA-256 that the stamp at ``path`` has for one of its files; None where it has none."""
+    """Return the SHA-256 of one of the files in the stamp at ``path``; None if there is none."""
     try:
         files = [FileStamp(**entry) for entry in read_json(path.read_text(encoding="utf-8"))["files"]]
     except (OSError, ValueError, KeyError, TypeError):
@@ -81,7 +84,7 @@ def recorded_digest(path: Path, file: Path, root: Path) -> str | None:
 
 
 def is_current(path: Path, inputs: Mapping[str, Any], root: Path) -> bool:
-    """Whether the stamp at ``path`` was made from the same inputs and all its files still hold."""
+    """Return whether the stamp at ``path`` has the same inputs and all its files are unchanged."""
     try:
         stamp = read_json(path.read_text(encoding="utf-8"))
         files = [FileStamp(**entry) for entry in stamp["files"]]

@@ -1,4 +1,4 @@
-"""Calls of modules with any number of inputs and outputs: batching them, flattening and comparing what comes back."""
+"""Calls of modules with any number of inputs and outputs: batches, flattened outputs, and comparison."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 
 from marsmith.errors import ExportError
 
-# Two rows that went through other kernels (another batch size takes another order of sums) differ by far less.
+# Rows computed by other kernels (another batch size has another order of sums) differ by far less.
 TOLERANCE = 1e-3
 
 Forward = Callable[..., Any]
-# One row: one tensor an input, without the batch axis.
+# One row: one tensor for each input, without the batch axis.
 Call = tuple[torch.Tensor, ...]
 
 
 def batch_of(rows: Sequence[Call], size: int, start: int = 0) -> Call:
-    """Stack ``size`` rows from ``start`` on, beginning again where there are too few."""
+    """Stack ``size`` rows, starting at ``start``, cyclically if there are too few."""
     chosen = [rows[(start + place) % len(rows)] for place in range(size)]
     return tuple(torch.stack([row[number] for row in chosen]) for number in range(len(rows[0])))
 
 
 def outputs_of(value: Any) -> list[torch.Tensor]:
-    """Flatten what a module returned to its tensors, in order."""
+    """Flatten the result of a module to its tensors, in order."""
     if isinstance(value, torch.Tensor):
         return [value]
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else None
@@ -36,13 +36,13 @@ def outputs_of(value: Any) -> list[torch.Tensor]:
 
 
 def close(want: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> bool:
-    """Whether the shapes are equal and no value is further off than ``TOLERANCE``."""
+    """Return whether the shapes are equal and no value differs by more than ``TOLERANCE``."""
     same_shapes = [one.shape for one in want] == [one.shape for one in got]
     return same_shapes and distance(want, got) <= TOLERANCE
 
 
 def distance(want: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> float:
-    """Return the largest difference, as a share of the largest value. NaN counts as equal to NaN."""
+    """Return the largest difference, as a share of the largest value. NaN is equal to NaN."""
     worst = 0.0
     for one, other in zip(want, got, strict=True):
         if one.numel():

@@ -1,6 +1,6 @@
-"""The export of a ``TensorRecipe``: TorchScript with a signature, compared with the eager module. Imports torch.
+"""Export of a ``TensorRecipe``: TorchScript with a signature, compared with the eager module. Imports torch.
 
-The exported graph around a module that takes and returns tensors of any kind: tensors in, tensors out, in order.
+The exported graph takes and returns tensors in order, whatever the signature of the module.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from marsmith.export.tracing.checks import check_eager_call, check_exported_call
 
 
 class TensorGraph(torch.nn.Module):
-    """Gives the module its inputs as it takes them, and flattens what it returns.
+    """Passes inputs to the module in its own signature, and flattens its outputs.
 
-    TorchScript can trace it; what goes in and comes out of the trace is a row of tensors, whatever the module takes.
+    TorchScript can trace it. The trace takes and returns a sequence of tensors, whatever the module takes.
     """
 
     def __init__(self, module: torch.nn.Module, names: Sequence[str], call: str) -> None:
@@ -40,12 +40,12 @@ class TensorGraph(torch.nn.Module):
         self.call = call
 
     def forward(self, *tensors: torch.Tensor) -> Any:
-        """Map one tensor an input to one tensor, or to a tuple of them."""
+        """Map one tensor per input to one tensor, or to a tuple of them."""
         outputs = tuple(outputs_of(self.raw(*tensors)))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def raw(self, *tensors: torch.Tensor) -> Any:
-        """Return what the module itself returns."""
+        """Return the module's own result."""
         if self.call == "mapping":
             return self.module(dict(zip(self.names, tensors, strict=True)))
         if self.call in ("list", "tuple"):
@@ -54,7 +54,7 @@ class TensorGraph(torch.nn.Module):
 
 
 def output_names(raw: Any, wanted: Sequence[str]) -> list[str]:
-    """Return the names of what a module returned, flattened: those wanted, or those of its mapping, or numbers.
+    """Return the names of a module's flattened outputs: the wanted ones, the keys of its mapping, or numbers.
 
     Raises:
         ExportError: there are more or fewer names than tensors.
@@ -78,11 +78,11 @@ def call_rows(recipe: TensorRecipe) -> tuple[list[str], list[tuple[torch.Tensor,
     """Return the names of a recipe's inputs, and its examples as rows without the batch axis.
 
     Raises:
-        ExportError: there are no examples, they are not mappings of names to tensors, or do not fit one another.
+        ExportError: there are no examples, they are not mappings of names to tensors, or they are inconsistent.
     """
     try:
         examples = [dict(example) for example in recipe.examples()]
-    except Exception as error:  # a recipe is anybody's code
+    except Exception as error:  # A recipe may raise any exception.
         raise ExportError(f"examples() of the recipe raises {type(error).__name__}: {error}") from error
     if not examples or not examples[0]:
         raise ExportError(
@@ -102,7 +102,7 @@ def _check(example: Mapping[str, Any], names: Sequence[str]) -> None:
     wrong = [name for name, value in example.items() if not isinstance(value, torch.Tensor) or value.ndim == 0]
     if wrong:
         raise ExportError(
-            f"the example input {wrong[0]!r} is no tensor with a batch axis", tip="its axis 0 is the batch"
+            f"the example input {wrong[0]!r} is not a tensor with a batch axis", tip="its axis 0 is the batch"
         )
     sizes = {name: value.shape[0] for name, value in example.items()}
     if len(set(sizes.values())) > 1:
@@ -110,7 +110,7 @@ def _check(example: Mapping[str, Any], names: Sequence[str]) -> None:
 
 
 def doubled(recipe: TensorRecipe, names: Sequence[str], batch: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Return a batch whose axes of any length are twice as long."""
+    """Return a batch whose dynamic axes are twice as long."""
     return tuple(_doubled(tensor, recipe.dynamic.get(name, ())) for name, tensor in zip(names, batch, strict=True))
 
 
@@ -123,13 +123,13 @@ def _doubled(tensor: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
 def signature(
     recipe: TensorRecipe, names: Sequence[str], batch: Sequence[torch.Tensor], outputs: tuple[Any, Any]
 ) -> dict[str, Any]:
-    """Return inputs, outputs and the handler's settings as export.json has them; None where an axis may vary.
+    """Return inputs, outputs and the handler's settings for export.json; None for an axis that may vary.
 
     Args:
-        recipe: which axes may vary.
-        names: of the inputs.
-        batch: inputs that the module was run on.
-        outputs: what it returned for them, and for the same with longer axes.
+        recipe: recipe with the dynamic axes.
+        names: names of the inputs.
+        batch: inputs of the module.
+        outputs: its outputs for them, and for longer axes.
     """
     inputs = [
         {"name": name, "dtype": _dtype(tensor), "shape": _shape(tensor.shape, recipe.dynamic.get(name, ()))}
@@ -156,11 +156,11 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 SERIALIZED_FILE = "model.pt"
-_TIP = "try export.method: script (or trace), or set export.gate.float32 if the difference is meant"
+_TIP = "try export.method: script (or trace), or set export.gate.float32 if the difference is intended"
 
 
 class TensorJob:
-    """A tensor model while it is exported; what ``export_job.Job`` is for images."""
+    """Export job of a tensor model; like ``export_job.Job`` for images."""
 
     def __init__(self, request: JobRequest, recipe: TensorRecipe, on_step: Callable[[str], None]) -> None:
         self.request = request
@@ -173,7 +173,7 @@ class TensorJob:
         """Build, convert, compare and save.
 
         Raises:
-            ExportError: the recipe, the weights or the module cannot be exported; nothing is left in the folder.
+            ExportError: the recipe, the weights or the module cannot be exported; no file is left in the folder.
         """
         if Form.parse(self.request.form) != BASE:
             raise ExportError(
@@ -230,7 +230,7 @@ class TensorJob:
                 else:
                     made = torch.jit.trace(self.eager, example, check_trace=False)
                 frozen: torch.jit.ScriptModule = torch.jit.freeze(made.eval())
-            except Exception as error:  # torch raises what it likes here
+            except Exception as error:  # torch raises various exceptions here.
                 raise ExportError(
                     f"TorchScript's {self.spec.method} cannot express the module: {useful_line(error)}",
                     tip=f"try export.method: {'trace' if self.spec.method == 'script' else 'script'} in the spec",
@@ -249,7 +249,7 @@ class TensorJob:
         limits = GateLimits(max_abs_error=self.spec.gate.limits("float32").max_abs_error)
         limit = limits.max_abs_error
         measured = parity.Parity(len(self.rows), worst)
-        # Rows of tensors have no classes that could agree.
+        # Rows of tensors have no classes to compare.
         unknown = ("top1Agreement", "maxRelativeErrorBelow")
         record = {key: value for key, value in measured.record(limits).items() if key not in unknown}
         failed = limit is not None and worst > limit
@@ -269,20 +269,20 @@ class TensorJob:
         )
 
     def _signature(self, names: Sequence[str]) -> dict[str, Any]:
-        """Describe what goes in and comes out, and check that axes of any length are not baked in."""
+        """Describe inputs and outputs, and check that dynamic axes are not fixed."""
         batch = batch_of(self.rows, 2)
         longer = doubled(self.recipe, names, batch)
         raw = self.eager.raw(*batch)
         try:
             raw_longer = self.eager.raw(*longer)
-        except Exception as error:  # the module is anybody's code
+        except Exception as error:  # The module may raise any exception.
             raise ExportError(
                 f"the module does not take longer axes: {typed_line(error)}",
                 tip="leave out what cannot vary from dynamic in the recipe",
             ) from error
         try:
             same = close(outputs_of(raw_longer), outputs_of(self.exported(*longer)))
-        except Exception:  # the TorchScript interpreter raises what it likes
+        except Exception:  # The TorchScript interpreter raises various exceptions.
             same = False
         if not same:
             raise ExportError(
@@ -295,7 +295,7 @@ class TensorJob:
         batch = batch_of(self.rows, size)
         pairs = zip(outputs_of(self.eager(*batch)), outputs_of(self.exported(*batch)), strict=True)
         differences = [float((want.double() - got.double()).abs().max()) for want, got in pairs if want.numel()]
-        if any(difference != difference for difference in differences):  # NaN is not itself
+        if any(difference != difference for difference in differences):  # NaN is not equal to itself.
             raise ExportError("the module gives values that are not finite", tip="are these the right weights?")
         return max(differences, default=0.0)
 
@@ -306,7 +306,7 @@ def _built(recipe: TensorRecipe) -> torch.nn.Module:
         module = recipe.build()
     except MarsmithError:
         raise
-    except Exception as error:  # a recipe is anybody's code
+    except Exception as error:  # A recipe may raise any exception.
         raise ExportError(f"build() of the recipe raises {type(error).__name__}: {error}") from error
     if not isinstance(module, torch.nn.Module):
         raise ExportError(f"build() of the recipe returns {type(module).__name__}, not a torch.nn.Module")

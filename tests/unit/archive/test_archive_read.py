@@ -214,7 +214,7 @@ def test_a_name_in_a_tar_that_leads_elsewhere_is_refused(tmp_path: Path, name: s
         (Entry("h.py", b"xx", both={"size": 1}), "stored, with size 1 and 2"),
         (Entry("h.py", H, deflate=True, both={"size": 5}), "holds more than the 5 bytes"),
         (Entry("h.py", H, deflate=True, both={"size": 100}), "claims 100 bytes and holds 43"),
-        (Entry("h.py", H, deflate=True, both={"size": 1 << 31}), "more than deflate can pack"),
+        (Entry("h.py", H, deflate=True, both={"size": 1 << 31}), "more than deflate can compress"),
         (Entry("h.py", b"x", both={"size": 0xFFFFFFFF}), "zip64 field"),
         (Entry("h.py", b"x", local={"extra": struct.pack("<2H2Q", 1, 16, 9, 9)}), "zip64 field there disagree"),
         (Entry("h.py", b"x", local={"extra": struct.pack("<2HQ", 1, 8, 1)}), "does not hold both sizes"),

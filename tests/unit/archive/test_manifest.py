@@ -130,7 +130,7 @@ def test_every_problem_is_named_at_once() -> None:
         ("{}", "'model' is missing"),
         ('{"model": [], "runtime": "python"}', "'model' is missing or not an object"),
         (STOCK.replace('"createdOn"', '"runtime"'), "'runtime' stands twice"),
-        (STOCK.replace('"python"', '"ruby"'), "'ruby' is none of"),
+        (STOCK.replace('"python"', '"ruby"'), "'ruby' is not one of"),
         ('{"model": NaN}', "NaN is not JSON"),
         ('{"model": 1e999}', "too large"),
         ("[" * 100_000, "nested too deeply"),

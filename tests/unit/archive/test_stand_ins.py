@@ -91,7 +91,7 @@ def test_what_is_no_file_of_weights_is_called_what_it_is(kind: str, suffix: str,
         with pytest.raises(ExportError) as caught:
             read_checkpoint(tmp_path / f"w{suffix}", allow_pickle=trusted)
         if suffix == ".safetensors" and kind in ("json", "noise"):
-            assert "is not a whole .safetensors file" in caught.value.message
+            assert "is not a complete .safetensors file" in caught.value.message
             continue
         assert what in caught.value.message
         assert tip in str(caught.value.tip)

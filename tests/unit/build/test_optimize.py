@@ -287,10 +287,10 @@ def scripted(module: nn.Module, path: Path) -> Path:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: scripted(Dictionary(), path), "gives a dict, no tensor"),
+        (lambda path: scripted(Dictionary(), path), "gives a dict, not a tensor"),
         (lambda path: scripted(Map(), path), r"gives float32 \(3, 3, 224, 224\), not float32 \(3, classes\)"),
         (lambda path: scripted(nn.Linear(7, 2), path), r"does not take float32 \(3, 3, 224, 224\)"),
-        (lambda path: torch.save(Net().state_dict(), path), "no whole TorchScript file"),
+        (lambda path: torch.save(Net().state_dict(), path), "not a complete TorchScript file"),
     ],
 )
 def test_what_is_no_image_classifier_is_refused_with_what_was_seen(
@@ -334,7 +334,7 @@ def test_a_hostile_archive_is_refused_and_nothing_is_written(project: Project, s
 
 
 def test_a_folder_without_images_is_refused(project: Project, stock: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="names no image"):
+    with pytest.raises(UsageError, match="matches no image"):
         optimize(project, stock, OptimizeOptions(examples=tmp_path, version="3"))
     with pytest.raises(UsageError, match="is no folder"):
         optimize(project, stock, OptimizeOptions(examples=tmp_path / "none", version="3"))

@@ -215,7 +215,7 @@ class Odd(torch.nn.Module):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (lambda rows: torch.special.i1(rows), r"ONNX has no form of .*i1"),
+        (lambda rows: torch.special.i1(rows), r"ONNX has no operator for .*i1"),
         (lambda rows: rows[:2].reshape(2, 3) + rows, "fixes the batch size"),
         (lambda rows: rows if float(rows.sum()) > 0 else -rows, r"torch\.export cannot express the module"),
     ],

@@ -141,7 +141,7 @@ def test_a_locked_form_that_the_machine_cannot_run_is_refused_with_what_to_do(
 ) -> None:
     _choose(locked, "torchscript/bfloat16/torch")
     monkeypatch.setattr(Machine, "here", lambda: OLD_MACHINE)
-    with pytest.raises(ExportError, match=r"bfloat16/torch cannot be had here: .*only by emulation") as caught:
+    with pytest.raises(ExportError, match=r"bfloat16/torch is not possible here: .*only by emulation") as caught:
         _export(locked, frozen=True)
     assert caught.value.tip == "choose for this machine: marsmith export tiny --relock"
 
@@ -291,7 +291,7 @@ def test_a_form_slower_than_float32_is_refused_with_by_how_much() -> None:
         ("torchscript/int8/openvino", "cpu", {"avx2", "avx512_vnni"}, "nothing against it"),
         ("torchscript/int8/onnxruntime", "cpu", {"avx2"}, "nothing against it"),
         ("torchscript/int8/torch", "cpu", {"sse4_2"}, "computes int8 only by emulation: it has no asimd or .*avx2"),
-        ("torchscript/float16/torch", "cuda", {"avx2"}, "there is no GPU here"),
+        ("torchscript/float16/torch", "cuda", {"avx2"}, "this machine has no GPU"),
         ("torchscript/bfloat16/torch", "cpu", {"avx512_bf16"}, "nothing against it"),
     ],
 )

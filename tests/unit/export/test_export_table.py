@@ -111,7 +111,7 @@ def test_the_page_says_where_it_was_measured(lock: ExportLock) -> None:
     [
         (EPYC.record(), WITH),
         ({"cpu": "X", "cores": 4}, "X, 4 cores (features not recorded)"),
-        ({"cpu": "X", "cores": 4, "features": []}, "X, 4 cores (no feature that matters)"),
+        ({"cpu": "X", "cores": 4, "features": []}, "X, 4 cores (no relevant feature)"),
         ({**EPYC.record(), "gpus": ["H100"]}, f"{WITH}, H100"),
         ({}, "an unknown processor, ? cores (features not recorded)"),
     ],

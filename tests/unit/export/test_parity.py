@@ -74,7 +74,7 @@ def test_a_limit_of_a_precision_goes_over_its_default_and_null_lifts_it() -> Non
 def test_a_batch_size_baked_into_the_graph_is_found() -> None:
     with pytest.raises(ExportError, match="for 3 inputs"):
         compare(WANT, lambda images: _classify(images)[:1], INPUTS)
-    with pytest.raises(ExportError, match="is no batch"):
+    with pytest.raises(ExportError, match="is not the batch"):
         eager_outputs(lambda images: _classify(images)[:2], INPUTS)
 
 

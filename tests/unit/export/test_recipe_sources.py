@@ -115,7 +115,7 @@ def test_an_existing_torchscript_file_is_a_recipe_and_needs_no_weights(tmp_path:
     assert weights.file == tmp_path / "old.pt"
     module = recipe.build()
     apply_weights(module, weights)
-    with pytest.raises(ExportError, match=r"holds its weights; 'w\.pth' has no place to go"):
+    with pytest.raises(ExportError, match=r"contains its weights; 'w\.pth' cannot be used"):
         load_weights("w.pth", recipe, tmp_path)
 
 
@@ -150,7 +150,7 @@ def test_the_graph_can_be_scripted_whatever_the_module_expects(expects: Expects)
 
 def test_a_file_that_is_no_torchscript_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(ExportError, match="no whole TorchScript file"):
+    with pytest.raises(ExportError, match="not a complete TorchScript file"):
         torchscript_recipe(tmp_path / "x.pt").build()
 
 

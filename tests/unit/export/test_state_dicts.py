@@ -258,7 +258,7 @@ def test_a_module_without_parameters_needs_no_weights(tmp_path: Path) -> None:
         weights = load_weights(source, recipe(nn.Identity), tmp_path, wanted=())
         apply_weights(nn.Identity(), weights)
         assert weights.record == {"source": "none"}
-    with pytest.raises(ExportError, match="brings no weights of its own"):
+    with pytest.raises(ExportError, match="has no weights of its own"):
         load_weights("recipe", recipe(), tmp_path, wanted=["weight"])
     with pytest.raises(ExportError, match="the module has 2 parameters and buffers, and the weights are 'none'"):
         apply_weights(nn.Linear(2, 3), load_weights("none", recipe(), tmp_path))

@@ -124,7 +124,7 @@ def test_a_branch_on_values_is_refused_when_tracing_and_kept_when_scripting(tmp_
 @pytest.mark.parametrize(
     ("recipe", "options", "message"),
     [
-        (two_inputs(Mixing), {}, "depends on what stands beside it"),
+        (two_inputs(Mixing), {}, "depends on the rest of the batch"),
         (two_inputs(Nothing), {}, "returns str, not tensors"),
         (two_inputs(Pair, call="list", outputs=("sum",)), {}, "names 1 outputs .*, the module has 2"),
         (two_inputs(Pair, call="list"), {"method": "script"}, "cannot be scripted with a signature"),
@@ -132,7 +132,7 @@ def test_a_branch_on_values_is_refused_when_tracing_and_kept_when_scripting(tmp_
         (two_inputs(Padded, dynamic={"a": (1,), "b": (1,)}), {}, "length of an axis is baked into the export: a, b"),
         (two_inputs(Sum, dynamic={"a": (1,)}), {"method": "script"}, "does not take longer axes: RuntimeError"),
         (TensorRecipe(build=Sum, examples=list), {}, "gives no examples"),
-        (TensorRecipe(build=Sum, examples=lambda: [{"a": 3}]), {}, "'a' is no tensor"),  # type: ignore[dict-item]
+        (TensorRecipe(build=Sum, examples=lambda: [{"a": 3}]), {}, "'a' is not a tensor"),  # type: ignore[dict-item]
         (
             TensorRecipe(build=Sum, examples=lambda: [{"a": torch.ones(1, 2), "b": torch.ones(2, 2)}]),
             {},

@@ -126,7 +126,7 @@ def test_a_module_that_counts_its_calls_is_found_by_running_it_twice() -> None:
     [
         (lambda x: x.view(2, -1), "not of 1|batch of 3 and not|not of 3"),
         (lambda x: x.mean(0), r"for a batch of 1 it gives \(3,\)"),
-        (lambda x: x - x.mean(0, keepdim=True), "depends on what stands beside it"),
+        (lambda x: x - x.mean(0, keepdim=True), "depends on the rest of the batch"),
         (lambda x: functional.batch_norm(x, None, None, training=True), "not of 1"),
     ],
 )

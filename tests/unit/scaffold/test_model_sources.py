@@ -92,8 +92,8 @@ def _is_text(path: Path) -> None:
     [
         (_takes_vectors, "does not take photos"),
         (_gives_maps, "and a classifier gives (2, classes)"),
-        (_is_a_state_dict, "is no whole TorchScript file"),
-        (_is_text, "is no whole TorchScript file"),
+        (_is_a_state_dict, "is not a complete TorchScript file"),
+        (_is_text, "is not a complete TorchScript file"),
     ],
 )
 def test_a_torchscript_file_that_is_no_classifier_is_refused_and_nothing_is_written(

@@ -1,1 +1,1 @@
-"""The formats of a serialized file."""
+"""Formats of a serialized file."""

@@ -1,6 +1,6 @@
-"""An eager module to an ONNX file with a dynamic batch, the same bytes for the same module. Imports torch and onnx.
+"""Eager module to a torch.export program and to an ONNX file, with a dynamic batch. Imports torch and onnx.
 
-An eager module to a torch.export program with a dynamic batch: what ONNX and AOTInductor files are made from.
+The same module gives the same bytes. AOTInductor files are made from the program too.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def to_program(
     """Export ``graph`` with a dynamic first dimension.
 
     Args:
-        graph: takes a batch of what ``images`` holds.
+        graph: takes a batch of ``images``.
         images: tensors of one shape and dtype, at least one.
-        device: where it is exported, and will run.
+        device: device of the export and of the computation.
 
     Raises:
         ExportError: torch.export cannot express the module, or the module fixes the batch size.
     """
-    # Two inputs: torch.export takes a dimension of size one for a constant.
+    # Two inputs, because torch.export treats a dimension of size one as a constant.
     example = torch.stack([images[0], images[-1]]).to(device)
     batch = torch.export.Dim(BATCH, min=1)
 
@@ -50,12 +50,12 @@ def to_program(
 
     try:
         return quietly(export)
-    except Exception as error:  # torch raises what it likes here, its own UserError and RuntimeError among it
+    except Exception as error:  # torch raises various exceptions here, including its own UserError and RuntimeError.
         raise _explain_capture(error) from error
 
 
 def quietly(make: Callable[[], _MADE]) -> _MADE:
-    """Call ``make`` without gradients, and without the warnings that torch's exporters give about themselves."""
+    """Call ``make`` without gradients, and without the warnings of torch's exporters about themselves."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         return make()
@@ -74,11 +74,11 @@ def _explain_capture(error: Exception) -> ExportError:
     )
 
 
-# The newest that the exporter writes without translating its own output, and that the engines here all run.
+# The newest opset that the exporter writes without conversion and that all engines here support.
 OPSET = 20
 INPUT = "images"
 OUTPUT = "probabilities"
-# Protocol buffers end at 2 GiB; a file in one piece needs no second one to go with it.
+# Protocol buffers are limited to 2 GiB; a single file needs no file for external data.
 _LARGEST_BYTES = 2**31 - 1
 _OTHER = "use format: torchscript"
 _UNSUPPORTED = re.compile(r"OpOverload\(op='([\w.:]+)'")
@@ -95,7 +95,7 @@ def to_onnx(graph: torch.nn.Module, images: Sequence[torch.Tensor], target: Path
         target: the file to write.
 
     Raises:
-        ExportError: the module cannot be expressed, an operator has no form in ONNX, or a weight is not a number.
+        ExportError: the module cannot be expressed, an operator is missing in ONNX, or a weight is not a number.
         MissingDependencyError: onnx or onnxscript is not installed.
     """
     refuse_telemetry()
@@ -111,15 +111,15 @@ def to_onnx(graph: torch.nn.Module, images: Sequence[torch.Tensor], target: Path
 
 
 def refuse_telemetry() -> None:
-    """Keep onnxruntime, which torch's and onnx's tools import at will, from reporting to its makers.
+    """Disable the telemetry of onnxruntime, which torch's and onnx's tools import.
 
-    Since 1.29 it does so on Linux too, at its import; the variable must be set before that.
+    Since 1.29 it reports on Linux too, at its import; the variable must be set before that.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def save_onnx(model: onnx.ModelProto, target: Path) -> None:
-    """Check a model, strip what differs between two exports of it, and write it.
+    """Check a model, remove everything that differs between two exports of it, and write it.
 
     Raises:
         ExportError: onnx's checker refuses it, or it is larger than 2 GiB.
@@ -139,7 +139,7 @@ def save_onnx(model: onnx.ModelProto, target: Path) -> None:
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Remove what an export tells about itself: producer, doc strings, and stack traces with paths of this machine."""
+    """Remove metadata of the export: producer, doc strings, and stack traces with local paths."""
     model.ClearField("producer_name")
     model.ClearField("producer_version")
     model.ClearField("doc_string")
@@ -152,10 +152,10 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def require_numbers(model: onnx.ModelProto) -> None:
-    """Refuse a model with a weight that is not a number.
+    """Refuse a model with weights that are not numbers.
 
     Raises:
-        ExportError: it names the weights.
+        ExportError: there are such weights; the message names them.
     """
     import numpy as np
     from onnx import numpy_helper
@@ -180,7 +180,7 @@ def _export(program: torch.export.ExportedProgram) -> onnx.ModelProto:
 
     try:
         made = quietly(export)
-    except Exception as error:  # the exporter's own errors, and whatever its translations raise
+    except Exception as error:  # The exporter's own errors, and any exception of its translations.
         raise _explain(error) from error
     if made is None:
         raise ExportError("torch.onnx.export returned nothing", tip=_OTHER)
@@ -197,7 +197,7 @@ def _explain(error: BaseException) -> ExportError:
     operators = sorted({name for one in chain for name in _UNSUPPORTED.findall(str(one))})
     if operators:
         return ExportError(
-            f"ONNX has no form of {', '.join(operators)}",
+            f"ONNX has no operator for {', '.join(operators)}",
             tip="use format: torchscript (engine: torch runs every operator), or write it with simpler operators",
         )
     return ExportError(f"the module cannot be exported to ONNX: {useful_line(chain[-1])}", tip=_OTHER)

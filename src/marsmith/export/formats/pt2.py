@@ -1,8 +1,8 @@
-"""An eager module to a ``.pt2`` file: torch.export, compiled ahead of time by AOTInductor. Imports torch.
+"""Eager module to a ``.pt2`` file: torch.export, compiled ahead of time by AOTInductor. Imports torch.
 
-The file holds machine code. It is made for the instruction set of this machine's CPU, which is recorded in it, and for
-this release of torch. Two builds on one machine give the same code and weights; the page on formats and engines says
-what may differ.
+The file contains machine code. It is compiled for the instruction set of this machine's CPU, which is recorded in it,
+and for this release of torch. Two builds on one machine give the same code and weights; the page on formats and engines
+describes the possible differences.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from marsmith.export.machine import compiler_here
 from marsmith.file_errors import described
 from marsmith.machine import cpu_flags_here
 
-# Key in the file's own metadata: the CPU's flags that its code needs, as Linux names them.
+# Key in the file's metadata: CPU flags that its code needs, with their names in Linux.
 CPU_FLAGS = "MARSMITH_CPU_FLAGS"
 _TOP_FOLDER = "model"
 _ALIGNMENT_BYTES = 64
@@ -44,7 +44,7 @@ def to_pt2(graph: torch.nn.Module, images: Sequence[torch.Tensor], target: Path,
     """Compile ``graph`` and write it to ``target``; takes about a minute for a network of 50 convolutions on 2 cores.
 
     Args:
-        graph: the eager module, in the precision that it is to have.
+        graph: the eager module, in its final precision.
         images: uint8 (3, H, W), at least one.
         target: the file to write.
         device: ``cpu`` or ``cuda``.
@@ -58,7 +58,7 @@ def to_pt2(graph: torch.nn.Module, images: Sequence[torch.Tensor], target: Path,
         raw = folder / "raw.pt2"
         try:
             quietly(lambda: _compile(program, raw))
-        except Exception as error:  # Inductor raises what it likes, and the compiler's words with it
+        except Exception as error:  # Inductor raises various exceptions, with the compiler's output.
             raise ExportError(
                 f"AOTInductor cannot compile the module: {typed_line(error)}",
                 tip="use format: torchscript",
@@ -70,7 +70,7 @@ def require_compiler() -> None:
     """Refuse a machine without a C++ compiler.
 
     Raises:
-        ExportError: there is none.
+        ExportError: no compiler is found.
     """
     compiler = compiler_here()
     if shutil.which(compiler) is None:
@@ -81,10 +81,10 @@ def require_compiler() -> None:
 
 
 def normalise(source: Path, target: Path) -> None:
-    """Rewrite a ``.pt2`` file with sorted records, without its random id and without the C++ it was compiled from.
+    """Rewrite a ``.pt2`` file with sorted records, and without its random id and its C++ source.
 
     Raises:
-        ExportError: ``source`` is no such file, or ``target`` cannot be written.
+        ExportError: ``source`` is not a ``.pt2`` file, or ``target`` cannot be written.
     """
     try:
         with zipfile.ZipFile(source) as records, staged(target) as stage:
@@ -118,9 +118,9 @@ def _compile(program: torch.export.ExportedProgram, target: Path) -> None:
 def _configs() -> dict[str, Any]:
     from torch._inductor import config
 
-    # The number of threads is the worker's to choose; one read from this machine would be compiled in.
+    # The worker chooses the number of threads; otherwise this machine's number would be compiled in.
     configs: dict[str, Any] = {"cpp.dynamic_threads": True}
-    # What the CPU says of itself is enough; compiling a probe for each instruction set takes longer than the model.
+    # The reported CPU flags are enough; compiling a probe for each instruction set takes longer than the model.
     configs["cpp.vec_isa_ok"] = True
     level = _level() if hasattr(config.cpp, "march") else None
     if level:
@@ -129,13 +129,16 @@ def _configs() -> dict[str, Any]:
 
 
 def _level() -> str | None:
-    """Return the highest level of x86-64 that this CPU has, of those that are named below; None where it has none."""
+    """Return the highest of the x86-64 levels below that this CPU supports; None if it supports none."""
     flags = cpu_flags_here()
     return next((level for level, needed in _LEVELS.items() if set(needed.split()) <= flags), None)
 
 
 def _needed_flags(level: str | None) -> set[str]:
-    """Return what code of a level needs, with what Inductor adds; without a level it is made for exactly this CPU."""
+    """Return the CPU flags that code of a level needs, including Inductor's additions.
+
+    Without a level, all flags of this CPU.
+    """
     if level is None:
         return {*cpu_flags_here(), platform.machine()}
     from torch._inductor import config
@@ -150,9 +153,9 @@ def _needed_flags(level: str | None) -> set[str]:
 
 @contextmanager
 def _own_cache() -> Iterator[Path]:
-    """Give Inductor an empty folder of its own: what it finds in the shared one may come from other settings.
+    """Give Inductor an empty cache, because the shared one may have entries with other settings.
 
-    Its path goes into the machine code, so it must not be a random one.
+    Its path is compiled into the machine code, so it must not be random.
     """
     with _fixed_folder() as folder, inductor_folder(folder):
         yield folder
@@ -160,12 +163,12 @@ def _own_cache() -> Iterator[Path]:
 
 @contextmanager
 def _fixed_folder() -> Iterator[Path]:
-    """Give an empty folder, always at the same place; at another one while a second export of this user holds it."""
+    """Yield an empty folder with a fixed path, or another one while a second export of this user holds it."""
     place = usual_temporary_folder() / f"marsmith-pt2-{os.getuid()}"
     with ExitStack() as held:
         try:
             held.enter_context(files.lock(place.with_suffix(".lock"), wait_s=0.0, remove=True))
-            # What lies there is of an export that was killed.
+            # It may contain files of an export that was killed.
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(mode=0o700)
         except (OSError, files.LockedError):

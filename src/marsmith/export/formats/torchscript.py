@@ -1,7 +1,4 @@
-"""An eager module to TorchScript, and a TorchScript file to a module. Imports torch.
-
-An eager float32 image classifier to one that computes in bfloat16 or float16 inside. Imports torch.
-"""
+"""Eager module to TorchScript or to half precision, and a TorchScript file to a module. Imports torch."""
 
 from __future__ import annotations
 
@@ -24,14 +21,16 @@ def to_torchscript(eager: torch.nn.Module, images: Sequence[torch.Tensor], metho
     Raises:
         ExportError: TorchScript cannot express the module.
     """
-    # Two inputs: a batch of one would bake broadcasts of size one into the trace.
+    # Two inputs, because a batch of one would bake broadcasts of size one into the trace.
     example = torch.stack([images[0], images[-1]])
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         try:
             made = torch.jit.script(eager) if method == "script" else torch.jit.trace(eager, example, check_trace=False)
             frozen: torch.jit.ScriptModule = torch.jit.freeze(made.eval())
-        except Exception as error:  # torch raises what it likes here, RuntimeError and NotSupportedError among it
+        except (
+            Exception
+        ) as error:  # torch raises various exceptions here, including RuntimeError and NotSupportedError.
             other = "trace" if method == "script" else "script"
             raise ExportError(
                 f"TorchScript's {method} cannot express the module: {useful_line(error)}",
@@ -52,7 +51,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class HalfModule(torch.nn.Module):
-    """A module of one tensor in half precision; what it takes and gives stays as it was, the latter float32."""
+    """A module of one tensor in half precision. Its input type is unchanged; its outputs are float32."""
 
     def __init__(self, module: torch.nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -69,22 +68,22 @@ def in_half_precision(graph: torch.nn.Module, precision: str) -> torch.nn.Module
     """Return a copy of ``graph`` that computes in ``precision``.
 
     Args:
-        graph: an eager float32 module; is left as it is.
+        graph: an eager float32 module; it is not changed.
         precision: ``bfloat16`` or ``float16``.
 
     Raises:
-        ExportError: no such half precision, or a weight is too large for it.
+        ExportError: the precision is unknown, or a weight is too large for it.
     """
     dtype = DTYPES.get(precision)
     if dtype is None:
-        raise ExportError(f"{precision!r} is no half precision", tip=f"one of {', '.join(DTYPES)}")
+        raise ExportError(f"{precision!r} is not a half precision", tip=f"one of {', '.join(DTYPES)}")
     largest = torch.finfo(dtype).max
     for name, tensor in graph.state_dict().items():
         if tensor.is_floating_point() and tensor.abs().max() > largest:
             raise ExportError(f"the weight {name} is beyond the range of {precision}", tip="use precision: bfloat16")
     if not isinstance(graph, ImageGraph):
         return HalfModule(graph, dtype).eval()
-    # Normalising and the softmax stay in float32: a pixel's value fits 8 bits, its normalised value does not.
+    # Normalisation and softmax stay in float32: a pixel's value fits into 8 bits, its normalised value does not.
     half = copy.deepcopy(graph)
     half.classifier = HalfModule(graph.classifier, dtype)
     return half.eval()

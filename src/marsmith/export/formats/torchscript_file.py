@@ -1,12 +1,12 @@
-"""TorchScript files that are the same for the same model, whenever and wherever they were saved.
+"""Deterministic TorchScript files: the same model gives the same bytes.
 
-``torch.jit.save`` writes a zip. Between two exports of one model it differs in the name of its top folder (that of the
-file), ``.data/serialization_id``, the paths of source files in ``*.debug_pkl``, and the order of constants in the code
-of scripted modules (that of a Python set). All of this is fixed on the level of the zip, where every record is also
-stored, so that no zlib has a say; nothing is unpickled, no code is run, and torch is not needed.
+``torch.jit.save`` writes a zip. Two exports of one model differ in the name of its top folder (that of the file), in
+``.data/serialization_id``, in the paths of source files in ``*.debug_pkl``, and in the order of constants in the code
+of scripted modules (that of a Python set). All of them are normalised in the zip, and every record is stored, so that
+the result does not depend on zlib. Nothing is unpickled, no code is run, and torch is not needed.
 
-What remains: names mangled by a counter of the process (``__torch__.___torch_mangle_3``) if more than one model is
-exported by it; whatever the export itself does differently, as other weights; and other releases of torch.
+Some differences remain: names with a counter of the process (``__torch__.___torch_mangle_3``) if it exports more than
+one model, differences of the export itself such as other weights, and other releases of torch.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ TOP_FOLDER = "model"
 _ALIGNMENT_BYTES = 64
 _SERIALIZATION_ID = ".data/serialization_id"
 _NO_ID = b"0" * 40
-# Which lines of which source file a node came from: only shown beside the serialized code when a model fails.
+# Source lines of nodes: only shown beside the serialized code when a model fails.
 _DEBUG = ".debug_pkl"
 _CODE = re.compile(r"code/.+\.py")
 _CONSTANT = re.compile(r"  \w+ : Final\[.+\] = .+")
 
 
 def save(module: torch.jit.ScriptModule, path: Path) -> None:
-    """Write a module as torch does; a disk that is full raises OSError, where torch's own writer ends the process.
+    """Write a module as torch does. A full disk raises OSError, whereas torch's own writer ends the process.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     import torch
 
@@ -54,10 +54,10 @@ def save(module: torch.jit.ScriptModule, path: Path) -> None:
 
 
 def save_normalised(module: torch.jit.ScriptModule, target: Path) -> None:
-    """Write a module so that the same model gives the same bytes, whole or not at all; see ``normalise``.
+    """Write a module deterministically and atomically; see ``normalise``.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     raw = target.with_name(f".raw.{os.getpid()}")
     try:
@@ -72,15 +72,15 @@ def save_normalised(module: torch.jit.ScriptModule, target: Path) -> None:
 def normalise(source: Path, target: Path) -> None:
     """Rewrite a TorchScript file so that the same model gives the same bytes.
 
-    ``torch.jit.load`` of the result gives a module with the same outputs. Errors raised within it show the serialized
-    code only, no longer the Python source it came from. A normalised file stays as it is.
+    ``torch.jit.load`` of the result gives a module with the same outputs. Its errors show only the serialized code, not
+    the original Python source. A normalised file does not change.
 
     Args:
-        source: made by ``torch.jit.save``.
-        target: the file to write, whole or not at all; may be ``source``, and is replaced if it exists.
+        source: file of ``torch.jit.save``.
+        target: file to write, atomically; may be ``source``, and is replaced if it exists.
 
     Raises:
-        ExportError: ``source`` is no TorchScript file, or ``target`` cannot be written.
+        ExportError: ``source`` is not a TorchScript file, or ``target`` cannot be written.
     """
     try:
         with zipfile.ZipFile(source) as records, staged(target) as stage:
@@ -117,7 +117,7 @@ def _record_name(path: str) -> str:
 
 
 def _content(name: str, records: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[BinaryIO, int]:
-    """Return what a record becomes, and its size in bytes."""
+    """Return the content of a normalised record, and its size in bytes."""
     if name == _SERIALIZATION_ID:
         return io.BytesIO(_NO_ID), len(_NO_ID)
     if _CODE.fullmatch(name):
@@ -128,7 +128,7 @@ def _content(name: str, records: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tup
 
 
 def sorted_constants(code: str) -> str:
-    """Sort each run of ``name : Final[type] = value`` lines in serialized code; their order means nothing."""
+    """Sort each run of ``name : Final[type] = value`` lines in serialized code; their order has no meaning."""
     result: list[str] = []
     run: list[str] = []
     for line in code.splitlines(keepends=True):
@@ -141,7 +141,7 @@ def sorted_constants(code: str) -> str:
 
 
 def _is_constant(line: str) -> bool:
-    """Whether a line is one whole constant: the first line of a longer one does not parse by itself."""
+    """Return whether a line is one complete constant; the first line of a longer one is not valid by itself."""
     if not _CONSTANT.fullmatch(line.rstrip("\n")):
         return False
     try:

@@ -1,1 +1,1 @@
-"""Serialized files that compute in 8-bit integers."""
+"""Quantisation to int8."""

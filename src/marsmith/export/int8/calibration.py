@@ -1,4 +1,4 @@
-"""What values a model's activations take on calibration images, and which range each gets in 8 bits."""
+"""Calibration: values of a model's activations on images, and the 8-bit range of each activation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from marsmith.export.int8.plan import Int8Plan
 
 BATCH_SIZE = 8
 _BINS = 2048
-# Neighbouring values are alike: a third of them gives the same histogram in a third of the time.
+# Neighbouring values are similar: a third of them gives the same histogram in a third of the time.
 _STRIDE = 3
-# Ends of the range that are tried, as shares of the extremes.
+# Candidate ends of the range, as shares of the extremes.
 _SHARES = tuple(np.linspace(0.3, 1.0, 29).tolist())
 Range = tuple[float, float]
 
@@ -45,7 +45,7 @@ class Observed:
 
     @property
     def extremes(self) -> Range:
-        """Smallest and largest value of all."""
+        """Smallest and largest value of all channels."""
         return float(self.low.min()), float(self.high.max())
 
 
@@ -56,11 +56,11 @@ def batches(images: Sequence[torch.Tensor]) -> Iterator[Array]:
 
 
 class ActivationProbe:
-    """Runs a model and shows tensors inside it.
+    """Runs a model and returns inner tensors.
 
     Args:
         model: a float32 ONNX model with one input.
-        names: the tensors to show.
+        names: names of the tensors to return.
     """
 
     def __init__(self, model: onnx.ModelProto, names: Sequence[str]) -> None:
@@ -68,7 +68,7 @@ class ActivationProbe:
         known = {value.name for value in shown.graph.output}
         shown.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
         options = onnxruntime.SessionOptions()
-        # The tensors must stay as they are, and sums must come out alike on every run.
+        # Without optimisation, so that the tensors exist and sums are the same in every run.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.use_deterministic_compute = True
         options.log_severity_level = 3
@@ -84,10 +84,10 @@ class ActivationProbe:
 
 
 def observe(model: onnx.ModelProto, names: Sequence[str], images: Sequence[torch.Tensor]) -> dict[str, Observed]:
-    """Run ``images`` through a float32 model twice: for the extremes, then for histograms between them.
+    """Run ``images`` through a float32 model twice: first for the extremes, then for histograms.
 
     Raises:
-        ExportError: there is no image, or an activation is not finite.
+        ExportError: there are no images, or an activation is not finite.
     """
     if not images:
         raise ExportError("int8 needs calibration images", tip="name some in the spec: export.calibration")
@@ -109,7 +109,7 @@ def observe(model: onnx.ModelProto, names: Sequence[str], images: Sequence[torch
 
 
 def find_ranges(observed: Mapping[str, Observed], plan: Int8Plan) -> dict[str, Range]:
-    """Return the range of each activation; zero always lies in it, as padding and Relu need it exactly."""
+    """Return the range of each activation. It always contains zero, which padding and Relu need exactly."""
     find = {
         "minmax": lambda one: one.extremes,
         "percentile": lambda one: _percentile(one, plan.percentile),

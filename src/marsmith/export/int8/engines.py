@@ -1,4 +1,4 @@
-"""Opens int8 files while a plan is searched, with the settings that the handlers' engines have. Imports torch."""
+"""Run int8 files during a search, with the same settings as the handlers' engines. Imports torch."""
 
 from __future__ import annotations
 
@@ -41,14 +41,15 @@ def _onnxruntime(path: Path) -> Forward:
 
 
 def _openvino(path: Path) -> Forward:
-    # Its converter would send usage to its makers.
+    # Its converter would send telemetry.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:
         raise MissingDependencyError(error.name or "openvino", extra="openvino") from None
     core: Any = openvino.Core()
-    # Left to itself it computes in bfloat16, where the processor has it, whatever is not int8: that changes answers.
+    # By default it computes everything that is not int8 in bfloat16 if the processor supports it, which changes
+    # answers.
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",

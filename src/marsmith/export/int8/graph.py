@@ -1,4 +1,4 @@
-"""An ONNX model as int8 sees it: layers with weights, the tensors between them, and who reads what. Imports onnx."""
+"""An ONNX model for quantisation: layers with weights, the tensors between them, and their readers. Imports onnx."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 Array = NDArray[Any]
-# A Relu or Clip right behind a layer costs nothing in int8: it is the lower or upper end of the output's range.
+# A Relu or Clip after a layer is free in int8: it is an end of the output's range.
 ACTIVATIONS = ("Relu", "Clip")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution, or a matrix product with constant weights, with the activation fused to it.
+    """A convolution, or a matrix product with constant weights, with its fused activation.
 
     Attributes:
-        name: of its weight, less ``.weight``; of its node where that says nothing.
+        name: name of its weight without ``.weight``; of its node if that has no meaning.
         node: the ``Conv`` or ``Gemm``.
-        output: the tensor behind the activation, or behind the node where there is none.
+        output: tensor after the activation, or after the node if there is none.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Layer:
 
     @property
     def input(self) -> str:
-        """The activation that it reads."""
+        """Name of the input activation."""
         return str(self.node.input[0])
 
     @property
@@ -48,7 +48,7 @@ class Layer:
 
 
 class Graph:
-    """Reads and changes one ONNX model; ``model`` is a copy of what it was made from."""
+    """Reads and changes one ONNX model; ``model`` is a copy of the original."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = copy.deepcopy(model)
@@ -63,7 +63,7 @@ class Graph:
 
     @property
     def nodes(self) -> list[onnx.NodeProto]:
-        """The nodes, each behind those that it reads from."""
+        """Nodes, each after the nodes that it reads from."""
         return list(self.model.graph.node)
 
     def constant(self, name: str) -> Array:
@@ -81,7 +81,7 @@ class Graph:
         return name
 
     def fused(self, output: str) -> str:
-        """Return the tensor behind the activation that reads ``output`` alone, or ``output``."""
+        """Return the tensor after the activation if it is the only reader of ``output``; else ``output``."""
         readers = self.consumers.get(output, [])
         if output not in self.outputs and len(readers) == 1 and readers[0].op_type in ACTIVATIONS:
             return str(readers[0].output[0])

@@ -1,4 +1,4 @@
-"""An eager module or a float32 ONNX model to an int8 ONNX model, as a plan says."""
+"""Eager module or float32 ONNX model to an int8 ONNX model, by a plan."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PIXEL_CHANNELS = 4
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A float32 model, ready to be quantised, with what its activations do.
+    """A calibrated float32 model.
 
     Attributes:
         model: the float32 model.
         observed: its activations on the calibration images.
-        weights: int8 weights by name of the layer, where the plan compensates rounding errors.
+        weights: int8 weights by name of the layer, if the plan compensates rounding errors.
     """
 
     model: onnx.ModelProto
@@ -38,15 +38,15 @@ class Calibrated:
 
     @property
     def layers(self) -> list[str]:
-        """Names of the layers that can be int8, in the order in which they run."""
+        """Names of the layers that can be int8, in order of execution."""
         return [layer.name for layer in Graph(self.model).layers]
 
 
 def float_model(graph: torch.nn.Module, images: Sequence[torch.Tensor], folder: Path) -> onnx.ModelProto:
-    """Export ``graph``, an eager module or TorchScript, to a float32 ONNX model by way of a file in ``folder``.
+    """Export ``graph``, an eager module or TorchScript, to a float32 ONNX model, using a file in ``folder``.
 
     Raises:
-        ExportError: ONNX cannot express the module, or no layer of it could be int8.
+        ExportError: ONNX cannot express the module, or no layer can be int8.
     """
     staged = folder / f".float.{os.getpid()}.onnx"
     try:
@@ -63,10 +63,10 @@ def float_model(graph: torch.nn.Module, images: Sequence[torch.Tensor], folder: 
 
 
 def torchscript_to_onnx(module: torch.jit.ScriptModule, images: Sequence[torch.Tensor], target: Path) -> None:
-    """Export TorchScript by torch's older exporter, the only one that takes it; names of weights are lost.
+    """Export TorchScript with torch's older exporter, the only one that accepts it; names of weights are lost.
 
     Raises:
-        ExportError: ONNX has no form of one of its operators.
+        ExportError: ONNX has no operator for one of its operations.
     """
     example = torch.stack([images[0], images[-1]])
 
@@ -84,7 +84,7 @@ def torchscript_to_onnx(module: torch.jit.ScriptModule, images: Sequence[torch.T
 
     try:
         quietly(export)
-    except Exception as error:  # torch's SymbolicValueError and UnsupportedOperatorError among others
+    except Exception as error:  # Such as torch's SymbolicValueError and UnsupportedOperatorError.
         raise ExportError(
             f"the TorchScript module cannot be exported to ONNX: {useful_line(error)}",
             tip="export the eager module by a recipe",
@@ -93,7 +93,7 @@ def torchscript_to_onnx(module: torch.jit.ScriptModule, images: Sequence[torch.T
 
 
 def with_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return ``model`` with its ``Constant`` nodes as initializers, which is where layers look for weights."""
+    """Return ``model`` with its ``Constant`` nodes as initializers, in which layers look for weights."""
     kept = []
     for node in model.graph.node:
         value = next((item.t for item in node.attribute if item.name == "value" and item.HasField("t")), None)
@@ -121,7 +121,7 @@ def calibrate(model: onnx.ModelProto, plan: Int8Plan, calibration: Sequence[torc
 def _compensated(model: onnx.ModelProto, images: Sequence[torch.Tensor]) -> dict[str, Array]:
     graph = Graph(model)
     weights = {layer.name: graph.constant(layer.weight) for layer in graph.layers}
-    # Every second image: the moments are of thousands of positions as it is.
+    # Every second image is enough: the moments are means over thousands of positions.
     moments = second_moments(model, images[::2])
     return {name: compensated(weights[name], weight_scales(weights[name]), moments[name]) for name in moments}
 
@@ -130,12 +130,12 @@ def quantize_calibrated(calibrated: Calibrated, plan: Int8Plan, engine: str) -> 
     """Return the int8 model for ``engine``, ``onnxruntime`` or ``openvino``.
 
     Raises:
-        ExportError: the plan names layers that the model has not.
+        ExportError: the plan names layers that the model does not have.
     """
     unknown = sorted(set(plan.float_layers) - set(calibrated.layers))
     if unknown:
         raise ExportError(
-            f"the int8 plan leaves layers in float32 that the module has not: {', '.join(unknown[:5])}",
+            f"the int8 plan leaves layers in float32 that the module does not have: {', '.join(unknown[:5])}",
             tip="the plan is of another model: search again with --relock",
         )
     graph = Graph(calibrated.model)
@@ -146,10 +146,10 @@ def quantize_calibrated(calibrated: Calibrated, plan: Int8Plan, engine: str) -> 
 
 
 def _around_the_stem(graph: Graph) -> list[str]:
-    """Return the layers that read pixels, and those that read these.
+    """Return the layers that read pixels, and the layers after them.
 
-    OpenVINO 2026.4 gives wrong values behind a convolution of three channels whose output is uint8, where the batch is
-    dynamic: EfficientNet-Lite0 stands 3 dB above the noise, and 18 with these layers in float32.
+    With a dynamic batch, OpenVINO 2026.4 gives wrong values after a convolution of three channels with uint8 output.
+    EfficientNet-Lite0 has a signal-to-noise ratio of 3 dB then, and of 18 dB with these layers in float32.
     """
     stems = [layer for layer in graph.layers if layer.node.op_type == "Conv" and _reads_pixels(graph, layer)]
     outputs = {layer.output for layer in stems}
@@ -161,5 +161,5 @@ def _reads_pixels(graph: Graph, layer: Layer) -> bool:
 
 
 def write_int8_onnx(model: onnx.ModelProto, target: Path) -> None:
-    """Write an int8 model, checked; the same model gives the same bytes."""
+    """Check and write an int8 model; the same model gives the same bytes."""
     save_onnx(model, target)

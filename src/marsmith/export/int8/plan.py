@@ -1,6 +1,7 @@
-"""How a model is quantised to int8, written down: what a search found, and a build repeats.
+"""Plan of an int8 quantisation, and the plans that the jobs of one run share.
 
-Plans that the jobs of one run share: one search an engine, whatever the format of its file.
+A search finds a plan, a lock records it, and a build repeats it. One run searches once for each engine, whatever the
+format of the file.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any
 from marsmith.errors import ExportError, FormatError
 from marsmith.names import did_you_mean
 
-# Where a tensor's range comes from: its extremes, the share of its values given by `percentile`, or the range with the
-# smallest mean squared error between a histogram of its values and what 8 bits make of it.
+# Origin of a tensor's range: its extremes, the share of its values in `percentile`, or the range with the smallest mean
+# squared error between a histogram of its values and the 8-bit values.
 RANGES = ("minmax", "percentile", "histogram")
-# How weights are rounded: each by itself, or so that the errors of those that act together cancel.
+# Rounding of weights: each one separately, or so that the errors of those that act together cancel.
 ROUNDINGS = ("nearest", "compensated")
 DEFAULT_PERCENTILE = 99.999
 DEFAULT_IMAGES = 96
@@ -25,15 +26,15 @@ DEFAULT_IMAGES = 96
 
 @dataclass(frozen=True)
 class Int8Plan:
-    """Everything that decides an int8 file besides the weights and the calibration images.
+    """Everything that determines an int8 file besides the weights and the calibration images.
 
     Attributes:
-        ranges: how ranges of activations are found: one of RANGES.
-        percentile: share of a tensor's values inside its range, in percent; for ``ranges: percentile`` alone.
-        rounding: how weights are rounded: one of ROUNDINGS.
-        correct_bias: take what rounding the weights adds to a channel on average off its bias.
-        float_layers: names of layers that stay in float32; the names are those of the weights, less ``.weight``.
-        images: how many calibration images are read, from the first on.
+        ranges: method for the ranges of activations: one of RANGES.
+        percentile: share of a tensor's values inside its range, in percent; only for ``ranges: percentile``.
+        rounding: rounding of weights: one of ROUNDINGS.
+        correct_bias: whether to subtract from each bias the mean error of rounded weights.
+        float_layers: names of layers that stay in float32: names of the weights without ``.weight``.
+        images: number of calibration images to read, starting with the first.
     """
 
     ranges: str = "histogram"
@@ -46,9 +47,11 @@ class Int8Plan:
     def __post_init__(self) -> None:
         problems = []
         if self.ranges not in RANGES:
-            problems.append(f"ranges {self.ranges!r} is none of {', '.join(RANGES)}{did_you_mean(self.ranges, RANGES)}")
+            problems.append(
+                f"ranges {self.ranges!r} is not one of {', '.join(RANGES)}{did_you_mean(self.ranges, RANGES)}"
+            )
         if self.rounding not in ROUNDINGS:
-            problems.append(f"rounding {self.rounding!r} is none of {', '.join(ROUNDINGS)}")
+            problems.append(f"rounding {self.rounding!r} is not one of {', '.join(ROUNDINGS)}")
         if not 50 < self.percentile <= 100:
             problems.append(f"percentile {self.percentile} is not above 50 and at most 100")
         if self.images < 1:
@@ -57,12 +60,12 @@ class Int8Plan:
             raise FormatError("int8 plan", problems)
 
     def to_record(self) -> dict[str, Any]:
-        """Return what the lock holds: plain numbers, strings and lists; ``from_record`` gives the plan back."""
+        """Return the record for the lock: plain numbers, strings and lists; ``from_record`` restores the plan."""
         return asdict(self) | {"float_layers": list(self.float_layers)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Int8Plan:
-        """Read what ``to_record`` returned; missing keys have their defaults.
+        """Parse a record of ``to_record``; missing keys have their defaults.
 
         Raises:
             FormatError: a key is unknown, or a value is of the wrong type or out of range.
@@ -90,17 +93,17 @@ def _fits(value: Any, default: Any) -> bool:
     return type(value) is type(default)
 
 
-# These read the same file, made by the same writer; what torch.ao does is another matter.
+# These read the same file from the same writer; torch.ao is different.
 _ALIKE = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
 class PlanCache:
-    """What the jobs of a run have found for each engine.
+    """Plans of the jobs of a run, by engine.
 
     Attributes:
-        folder: that they share; None where there is but one job.
-        engine: of this job.
+        folder: shared folder; None if there is only one job.
+        engine: engine of this job.
     """
 
     folder: Path | None
@@ -110,7 +113,7 @@ class PlanCache:
         """Return the plan that another job has found for this engine.
 
         Raises:
-            ExportError: the other job's, where it found none.
+            ExportError: the error of the other job, if it found none.
         """
         record = self._read(self.engine)
         if record is not None and "refused" in record:
@@ -118,18 +121,18 @@ class PlanCache:
         return Int8Plan.from_record(record["plan"]) if record is not None else None
 
     def of_others(self) -> Int8Plan | None:
-        """Return a plan that was found for another engine and may do here as well."""
+        """Return a plan for another engine that may also suit this one."""
         if self.engine not in _ALIKE:
             return None
         found = (self._read(engine) for engine in _ALIKE if engine != self.engine)
         return next((Int8Plan.from_record(one["plan"]) for one in found if one is not None and "plan" in one), None)
 
     def keep(self, plan: Int8Plan) -> None:
-        """Let the next jobs have a plan; it replaces the one before."""
+        """Save a plan for the next jobs; it replaces the previous one."""
         self._write({"plan": plan.to_record()})
 
     def refuse(self, error: ExportError) -> None:
-        """Let the next jobs know that there is no plan."""
+        """Save for the next jobs that there is no plan."""
         self._write({"refused": error.message, "tip": error.tip})
 
     def _read(self, engine: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""Writes int8 into an ONNX model: each layer between QuantizeLinear and DequantizeLinear, which engines fuse.
+"""Insert int8 into an ONNX model: each layer between QuantizeLinear and DequantizeLinear, which engines fuse.
 
-ONNX Runtime and OpenVINO both read this notation and run ``dequantize, convolve, activate, quantize`` as one integer
-kernel. Activations are uint8 with one scale a tensor, weights int8 with one scale a channel, biases int32.
+ONNX Runtime and OpenVINO both support this notation, and run ``dequantize, convolve, activate, quantize`` as one
+integer kernel. Activations are uint8 with one scale per tensor, weights int8 with one scale per channel, biases int32.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from onnx import helper
 from marsmith.export.int8.calibration import Range, quantization
 from marsmith.export.int8.graph import ACTIVATIONS, Array, Graph, Layer
 
-# These compute on whole tensors that are int8 already on both sides, or pass values through.
+# These compute on tensors that are int8 on both sides, or pass values through.
 _JOINS = ("Add",)
 _PASSES = ("MaxPool",)
-# The largest weight of a channel, as a share of the layer's largest, below which its step gets no finer.
+# Largest weight of a channel, as a share of the layer's largest, below which its scale does not get smaller.
 _SMALLEST_CHANNEL = 1e-4
 
 
 def quantized_tensors(graph: Graph, float_layers: Collection[str]) -> dict[str, str]:
-    """Return the activations that become uint8; each with the one whose range it shares, mostly itself."""
+    """Return the activations that become uint8, each with the activation whose range it has, usually itself."""
     chosen: dict[str, str] = {}
     for layer in graph.layers:
         if layer.name not in float_layers:
-            # Logits in 256 steps would tie where classes are close; integer products give float32 as they are.
+            # Logits in 256 steps would tie for similar classes; integer products give float32 without loss.
             ends = (layer.input, layer.output) if layer.node.op_type == "Conv" else (layer.input,)
             chosen.update((name, name) for name in ends if name not in graph.outputs)
     for node in graph.nodes:
@@ -42,18 +42,19 @@ def quantized_tensors(graph: Graph, float_layers: Collection[str]) -> dict[str, 
 
 
 def candidates(graph: Graph) -> list[str]:
-    """Return every activation that ``quantize_graph`` may need a range of."""
+    """Return every activation whose range ``quantize_graph`` may need."""
     return list(quantized_tensors(graph, ()))
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """What makes up for the rounding of weights; empty: nothing does.
+    """Corrections of the rounding of weights; empty for none.
 
     Attributes:
-        means: of each channel of each tensor (C,): what rounding adds to an output on average is taken off its bias.
-            (Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", section 4.2.)
-        weights: int8 weights by name of the layer; the others are rounded to the nearest.
+        means: mean of each channel of each tensor (C,): the mean error of rounding is subtracted from the bias of each
+            output. (Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction",
+            section 4.2.)
+        weights: int8 weights by name of the layer; others are rounded to the nearest value.
     """
 
     means: Mapping[str, Array] = field(default_factory=dict)
@@ -63,13 +64,13 @@ class Corrections:
 def quantize_graph(
     graph: Graph, ranges: Mapping[str, Range], float_layers: Collection[str], corrections: Corrections
 ) -> onnx.ModelProto:
-    """Return the int8 model; ``graph`` is not to be used afterwards.
+    """Return the int8 model; ``graph`` must not be used afterwards.
 
     Args:
         graph: the float32 model.
-        ranges: of each of ``candidates``.
-        float_layers: names of layers to leave as they are.
-        corrections: what to make up for.
+        ranges: range of each of ``candidates``.
+        float_layers: names of layers to leave in float32.
+        corrections: corrections of the rounding.
     """
     chosen = quantized_tensors(graph, float_layers)
     added: dict[str, list[onnx.NodeProto]] = {}
@@ -91,7 +92,7 @@ def quantize_graph(
 
 
 def _span(graph: Graph, name: str, span: Range) -> Range:
-    """A tensor behind a Relu has no values below zero, whatever the calibration of a fused one says."""
+    """Return the range without negative values for a tensor after a Relu, whatever the calibration of a fused one."""
     producer = graph.producers.get(name)
     return (0.0, span[1]) if producer is not None and producer.op_type in ACTIVATIONS else span
 
@@ -106,21 +107,22 @@ def _activation_pair(graph: Graph, name: str, parameters: tuple[float, int]) -> 
 
 
 def weight_scales(weight: Array) -> Array:
-    """Return each output channel's scale of a weight (O, ...)."""
+    """Return the scale of each output channel of a weight (O, ...)."""
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    # A dead channel's weights, a millionth of the others', are as good as zero; steps as fine would overflow its bias.
+    # The weights of a dead channel, a millionth of the others', are practically zero; a scale for them would overflow
+    # its bias.
     steps: Array = np.maximum(largest, max(float(largest.max()), 1e-6) * _SMALLEST_CHANNEL).astype(np.float32)
     return steps / np.float32(127)
 
 
 def nearest(weight: Array, scales: Array) -> Array:
-    """Return a weight (O, ...) as int8, each value by itself."""
+    """Return a weight (O, ...) as int8, each value rounded separately."""
     whole: Array = np.clip(np.round(weight / scales.reshape((-1,) + (1,) * (weight.ndim - 1))), -127, 127)
     return whole.astype(np.int8)
 
 
 def _parameters(graph: Graph, layer: Layer, input_scale: float, corrections: Corrections) -> list[onnx.NodeProto]:
-    """Add a layer's int8 weight and int32 bias, and let the layer read them."""
+    """Add a layer's int8 weight and int32 bias, and connect them."""
     weight = graph.constant(layer.weight)
     bias = graph.constant(layer.bias) if layer.bias else np.zeros(len(weight), dtype=np.float32)
     scales = weight_scales(weight)
@@ -137,7 +139,7 @@ def _parameters(graph: Graph, layer: Layer, input_scale: float, corrections: Cor
 
 
 def _shift(weight: Array, rounded: Array, mean: Array) -> Array:
-    """Return what rounding adds to each output channel on average (O,), for inputs of mean ``mean`` (C,)."""
+    """Return the mean error of rounding in each output channel (O,), for inputs of mean ``mean`` (C,)."""
     error = (rounded - weight).reshape(*weight.shape[:2], -1).sum(axis=2, dtype=np.float64)
     groups = len(mean) // weight.shape[1]
     by_group = error.reshape(groups, -1, weight.shape[1])
@@ -155,7 +157,7 @@ def _dequantize(graph: Graph, name: str, values: Array, scales: Array) -> onnx.N
 def _interleaved(
     graph: Graph, head: list[onnx.NodeProto], added: Mapping[str, list[onnx.NodeProto]]
 ) -> list[onnx.NodeProto]:
-    """Put each pair right behind the node that gives its tensor."""
+    """Insert each pair after the node that computes its tensor."""
     body = list(head)
     for name in graph.model.graph.input:
         body += added.get(name.name, [])
@@ -171,5 +173,5 @@ def _drop_unused(model: onnx.ModelProto) -> None:
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    # Shapes of the float tensors are inferred again by whoever needs them.
+    # Readers infer the shapes of the float tensors again.
     del model.graph.value_info[:]

@@ -1,4 +1,4 @@
-"""int8: quantises a graph as a plan says, and finds the plan. The one module of int8 that others call."""
+"""Quantise a graph to int8 by a plan, and search for the plan: the interface of this package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from marsmith.errors import ExportError
 from marsmith.export.int8.plan import Int8Plan
 from marsmith.export.int8.search import ExpectedAgreement, Forward, Judge, best_settings, restore_float_layers
 
-# One in so many calibration images judges settings and layers instead of calibrating.
+# One in this number of calibration images evaluates settings and layers instead of calibrating.
 _JUDGING = 4
 _JUDGES = 24
 # A search aims this far above the gate, as a share of what is left to 1: the gate sees other images.
@@ -35,18 +35,18 @@ def quantize(
     images: Sequence[torch.Tensor],
     folder: Path,
 ) -> tuple[Path, ...]:
-    """Write the int8 file that the form's engine runs: the same inputs and plan give the same bytes.
+    """Write the int8 file for the form's engine; the same inputs and plan give the same bytes.
 
     Args:
-        graph: the eager float32 module: uint8 (N, 3, H, W) to float32 (N, classes); is left as it is.
-        form: of precision int8. Engine ``torch`` gives TorchScript, the others an ONNX model.
-        plan: how to quantise.
-        calibration: uint8 (3, H, W), read in this order.
+        graph: the eager float32 module: uint8 (N, 3, H, W) to float32 (N, classes); it is not changed.
+        form: form with precision int8. Engine ``torch`` gives TorchScript, the others an ONNX model.
+        plan: plan of the quantisation.
+        calibration: images uint8 (3, H, W), read in this order.
         images: uint8 (3, H, W) to trace with.
-        folder: where the file goes.
+        folder: folder of the file.
 
     Raises:
-        ExportError: the module cannot be expressed, has nothing to quantise, or is not the one of the plan.
+        ExportError: the module cannot be expressed, has nothing to quantise, or does not match the plan.
         MissingDependencyError: onnx or onnxruntime is not installed.
     """
     if form.engine == "torch":
@@ -85,23 +85,24 @@ def search_plan(
     on_step: Callable[[str], None],
     known: Int8Plan | None = None,
 ) -> Int8Plan:
-    """Find how to quantise ``graph`` so that ``validate`` of the result is at least ``wanted``.
+    """Find a plan for which ``validate`` of the quantised ``graph`` is at least ``wanted``.
 
-    Settings are compared, and where all layers can be int8 that is all. Otherwise each run of a few layers is left in
-    float32 by itself, to see what noise that takes off; the noisiest for what they cost stay in float32, as many as it
-    takes. The time is bounded: one short trial a layer, and as many validations as halving takes.
+    Settings are compared first. If all layers can be int8, this is enough. Otherwise each run of a few layers is left
+    in float32 separately, to measure how much noise that removes. The layers with the most noise for their cost stay in
+    float32, as many as necessary. The time is bounded: one short trial per layer, and the number of validations of a
+    bisection.
 
     Args:
         graph: the eager float32 module.
-        form: of precision int8; measured in its engine.
-        calibration: uint8 (3, H, W); a part of them is kept from calibration, to judge with.
-        validate: agreement, 0 to 1, of a function of uint8 (N, 3, H, W) with the eager module, on images of its own.
-        wanted: agreement to reach.
-        on_step: is told each step, in words.
-        known: a plan that another engine of the run has; is taken, without a search, where it holds here too.
+        form: form with precision int8; it is measured in its engine.
+        calibration: images uint8 (3, H, W); a part of them evaluates instead of calibrating.
+        validate: agreement, 0 to 1, of a function of uint8 (N, 3, H, W) with the eager module, on other images.
+        wanted: agreement to reach, 0 to 1.
+        on_step: called with a description of each step.
+        known: a plan of another engine of the run; used without a search if it is good enough here.
 
     Raises:
-        ExportError: no plan reaches ``wanted``, or the module cannot be quantised at all.
+        ExportError: no plan reaches ``wanted``, or the module cannot be quantised.
     """
     if not calibration:
         raise ExportError("int8 needs calibration images", tip="name some in the spec: export.calibration")
@@ -124,7 +125,7 @@ def search_plan(
 
 
 def _split(calibration: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Return the images to fit ranges on, the first ones, and those to judge by: the last ones."""
+    """Return the first images, for the ranges, and the last ones, for the evaluation."""
     judges = min(len(calibration) // _JUDGING, _JUDGES)
     if judges == 0:
         return list(calibration), list(calibration)

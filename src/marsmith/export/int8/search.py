@@ -1,7 +1,7 @@
-"""Finds how to quantise a model: the settings with the least noise, then the layers that must stay in float32.
+"""Search for a plan: the settings with the least noise, then the layers that must stay in float32.
 
-Noise is what int8 adds to the logarithms of the probabilities, as a share of their own variation, in decibels. It is
-what agreement follows, and can be told apart on a few dozen images, where agreement still jumps by whole images.
+Noise is the error of int8 in the logarithms of the probabilities, relative to their own variation, in decibels.
+Agreement depends on it. Noise can be measured on a few dozen images, for which agreement still changes by whole images.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True)
 class Judge:
-    """Measures int8 forwards against the float32 one on images that calibration has not seen.
+    """Compares int8 with float32 on images that were not used for calibration.
 
     Attributes:
         images: uint8 (3, H, W).
-        logits: of the eager module, centred (N, classes).
+        logits: centred logits of the eager module (N, classes).
     """
 
     images: tuple[torch.Tensor, ...]
@@ -37,7 +37,7 @@ class Judge:
         return cls(tuple(images), centred_logits(graph, images))
 
     def signal_to_noise_db(self, forward: Forward) -> float:
-        """Return how far the outputs stand above what int8 has added, in decibels; higher is better."""
+        """Return the signal-to-noise ratio of the outputs, in decibels; higher is better."""
         noise = centred_logits(forward, self.images) - self.logits
         if not torch.isfinite(noise).all():
             return -math.inf
@@ -47,16 +47,17 @@ class Judge:
 
 @dataclass(frozen=True)
 class ExpectedAgreement:
-    """Top-1 agreement that images like these are to be expected to keep, told from margins and noise.
+    """Expected top-1 agreement on similar images, estimated from margins and noise.
 
-    Flips are few, and where the first two classes nearly tie they are chance: on a hundred images their count says
-    little, and does not follow precision. The noise between the first two classes can be told from all images, and the
-    chance that it turns an image's margin around from the margin: their mean moves smoothly with the noise.
+    Changes of the best class are rare, and random if the first two classes are nearly equal. On a hundred images their
+    number says little about a precision. The noise between the first two classes can be estimated from all images, and
+    with the margin it gives the probability that the best class changes. The mean of these probabilities is a smooth
+    function of the noise.
 
     Attributes:
         images: uint8 (3, H, W).
-        best: the eager module's first and second class of each (N, 2).
-        margins: by how many nats the first is above the second (N,).
+        best: first and second class of the eager module for each image (N, 2).
+        margins: difference of their logits, in nats (N,).
     """
 
     images: tuple[torch.Tensor, ...]
@@ -68,13 +69,13 @@ class ExpectedAgreement:
         """Run the eager module on ``images``.
 
         Raises:
-            ExportError: there are no images, or the module gives one class only.
+            ExportError: there are no images, or the module has only one class.
         """
         if not images:
             raise ExportError("int8 needs images to choose layers on", tip="name some in the spec: export.calibration")
         first = centred_logits(graph, images)
         if first.shape[1] < 2:
-            raise ExportError("int8 is chosen by which class comes first, and the module has one only")
+            raise ExportError("int8 is evaluated by the best class, and the module has only one class")
         top = first.topk(2, dim=1)
         return cls(tuple(images), top.indices, top.values[:, 0] - top.values[:, 1])
 
@@ -85,16 +86,16 @@ class ExpectedAgreement:
             return 0.0
         pairs = logits.gather(1, self.best)
         errors = pairs[:, 0] - pairs[:, 1] - self.margins
-        # Any image's noise may hit any other, with either sign: so a few with much of it do not count for all.
+        # The noise of any image may occur at any other, with either sign, so a few noisy images do not dominate.
         chances = (errors.abs() >= self.margins[:, None]).double().mean(1) / 2
-        # A third class may come first: flips that chance does not explain count as they are.
+        # A third class may become the best: changes beyond the estimate count as they are.
         flips = int((logits.argmax(1) != self.best[:, 0]).sum())
         explained = float(chances.sum() + 2 * (chances * (1 - chances)).sum().sqrt())
         return min(float(1 - chances.mean()), 1 - (flips - explained) / len(logits))
 
 
 def centred_logits(forward: Forward, images: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return logarithms of the probabilities, less each row's mean: the logits, whatever the softmax shifted."""
+    """Return the logarithms of the probabilities minus each row's mean: the logits up to a constant."""
     with torch.inference_mode():
         parts = [
             forward(torch.stack(list(images[start : start + BATCH_SIZE]))).double().clamp_min(1e-9).log()
@@ -107,12 +108,12 @@ def centred_logits(forward: Forward, images: Sequence[torch.Tensor]) -> torch.Te
 def best_settings(
     tried: Iterable[Int8Plan], measure: Callable[[Int8Plan], float], on_step: Callable[[str], None]
 ) -> Int8Plan:
-    """Return the plan with the least noise; of equals the first."""
+    """Return the plan with the least noise; of equal ones the first."""
     best: tuple[float, Int8Plan] | None = None
     for plan in tried:
         figure = measure(plan)
-        on_step(f"int8 with {describe(plan)}: {figure:.1f} dB above the noise")
-        # Half a decibel is what another set of images changes by itself.
+        on_step(f"int8 with {describe(plan)}: signal-to-noise ratio {figure:.1f} dB")
+        # Half a decibel is the variation between sets of images.
         if best is None or figure > best[0] + 0.1:
             best = (figure, plan)
     if best is None:
@@ -121,7 +122,7 @@ def best_settings(
 
 
 def describe(plan: Int8Plan) -> str:
-    """Return a plan in a few words."""
+    """Return a short description of a plan."""
     words = [f"ranges by {plan.ranges}" + (f" {plan.percentile:g}" if plan.ranges == "percentile" else "")]
     words += ["compensated rounding"] * (plan.rounding == "compensated")
     words += ["corrected biases"] * plan.correct_bias
@@ -136,20 +137,20 @@ def restore_float_layers(
     wanted: float,
     on_step: Callable[[str], None],
 ) -> Int8Plan:
-    """Leave the worst layers in float32, as few as will do for ``wanted``.
+    """Leave the noisiest layers in float32, as few as necessary for ``wanted``.
 
-    Nothing given back is tried first, and everything that may be second; between them the number is halved in.
+    No layers are tried first, then all layers that may be second, and then the number is bisected.
 
     Args:
-        plan: where to start from.
-        ranked: gives runs of layers, the one to give back first before the others; they may overlap. Is not asked
-            where all layers can be int8.
-        agreement: of the int8 model of a plan with the eager module, 0 to 1.
-        wanted: agreement to reach.
-        on_step: is told each step.
+        plan: initial plan.
+        ranked: returns runs of layers, best candidates for float32 first; they may overlap. It is not called if all
+            layers can be int8.
+        agreement: agreement of the int8 model of a plan with the eager module, 0 to 1.
+        wanted: agreement to reach, 0 to 1.
+        on_step: called with each step.
 
     Raises:
-        ExportError: as long as any layer is int8 it does not hold.
+        ExportError: no plan with at least one int8 layer reaches ``wanted``.
     """
     seen: list[float] = []
 
@@ -160,15 +161,15 @@ def restore_float_layers(
 
     if holds((), "no layer"):
         return plan
-    on_step("int8: measuring what noise each layer adds")
+    on_step("int8: measuring the noise of each layer")
     steps = _steps(ranked())
-    # With all of them in float32 it would be int8 no more.
+    # With all layers in float32 it would not be int8.
     low, high = 0, max(len(steps) - 2, 0)
     shares = [f"{len(step)} of {len(steps[-1])} layers" for step in steps]
     if high == 0 or not holds(steps[high], shares[high]):
         raise ExportError(
             f"int8 keeps {max(seen):.4f} of the answers at best, below {wanted:.4f}",
-            tip="take bfloat16 or float32, or lower the gate if that is meant",
+            tip="take bfloat16 or float32, or lower the gate if this is intended",
         )
     while high - low > 1:
         middle = (low + high) // 2
@@ -177,7 +178,7 @@ def restore_float_layers(
 
 
 def _steps(ranked: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return the sets of layers to leave in float32, from none to all, each larger than the one before."""
+    """Return increasing sets of layers to leave in float32, from none to all."""
     steps: list[tuple[str, ...]] = [()]
     for run in ranked:
         grown = tuple(sorted({*steps[-1], *run}))

@@ -1,6 +1,6 @@
-"""int8 in TorchScript, by torch.ao's graph mode: the one module that uses torch.ao, which PyTorch is to remove.
+"""int8 in TorchScript with torch.ao's graph mode: the only module that uses torch.ao, which PyTorch plans to remove.
 
-Everything around it takes ONNX's way (``int8_onnx``); when torch.ao goes, so do this module and the form
+Everything else uses ONNX (``int8_onnx``). When torch.ao is removed, so are this module and the form
 ``torchscript/int8/torch``.
 """
 
@@ -33,14 +33,14 @@ def write_int8_torchscript(
     """Quantise an eager module and write it as traced, frozen TorchScript.
 
     Args:
-        graph: the eager module; is left as it is.
-        plan: how; ``correct_bias`` and compensated rounding are not known here and must be off.
+        graph: the eager module; it is not changed.
+        plan: plan of the quantisation; ``correct_bias`` and compensated rounding are not supported and must be off.
         calibration: uint8 (3, H, W).
         images: uint8 (3, H, W) to trace with.
-        target: the file to write.
+        target: file to write.
 
     Raises:
-        ExportError: the module cannot be quantised in this way.
+        ExportError: the module cannot be quantised this way.
     """
     quantized = quantize_module(graph, plan, calibration, images)
     example = torch.stack([images[0], images[-1]])
@@ -51,7 +51,7 @@ def write_int8_torchscript(
 
 
 def layers(graph: torch.nn.Module) -> list[str]:
-    """Return names of the layers that can be int8, in the order in which they were built."""
+    """Return the names of the layers that can be int8, in the order of construction."""
     return [name for name, module in graph.named_modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))]
 
 
@@ -61,7 +61,7 @@ def quantize_module(
     """Return the int8 module.
 
     Raises:
-        ExportError: it is TorchScript already, the plan is not for torch, or torch.fx cannot trace it.
+        ExportError: the module is TorchScript already, the plan is not for torch, or torch.fx cannot trace it.
     """
     _require(graph, plan, calibration)
     from torch.ao.quantization import quantize_fx
@@ -76,7 +76,7 @@ def quantize_module(
             for start in range(0, min(plan.images, len(calibration)), BATCH_SIZE):
                 prepared(torch.stack(list(calibration[start : min(start + BATCH_SIZE, plan.images)])))
             converted: torch.nn.Module = quantize_fx.convert_fx(prepared, backend_config=_backend())
-        except Exception as error:  # torch.fx raises TraceError, RuntimeError and what the module itself raises
+        except Exception as error:  # torch.fx raises TraceError, RuntimeError, and exceptions of the module itself.
             raise ExportError(
                 f"torch.ao cannot quantise the module: {useful_line(error)}",
                 tip="take engine: onnxruntime or openvino for int8, or another precision",
@@ -99,7 +99,7 @@ def _require(graph: torch.nn.Module, plan: Int8Plan, calibration: Sequence[torch
     unknown = sorted(set(plan.float_layers) - set(layers(graph)))
     if unknown:
         raise ExportError(
-            f"the int8 plan leaves layers in float32 that the module has not: {', '.join(unknown[:5])}",
+            f"the int8 plan leaves layers in float32 that the module does not have: {', '.join(unknown[:5])}",
             tip="the plan is of another model: search again with --relock",
         )
 
@@ -127,14 +127,14 @@ def _backend() -> Any:
 
 
 class _PaddedConvolution(torch.nn.Sequential):
-    """Padding, then a convolution: both in int8, where one module of another library's would stay float32."""
+    """Padding and a convolution, both in int8; as a module of another library they would stay float32."""
 
 
 def _with_plain_padding(graph: torch.nn.Module) -> torch.nn.Module:
-    """Replace convolutions that pad for themselves (TensorFlow's ``SAME``) by ZeroPad2d and a plain Conv2d.
+    """Replace convolutions that pad themselves (TensorFlow's ``SAME``) by ZeroPad2d and a plain Conv2d.
 
-    torch.ao knows ``Conv2d`` alone: a subclass with a forward of its own stays float32, between conversions that made
-    the naive int8 of EfficientNet-Lite0 13 times slower than float32.
+    torch.ao supports only ``Conv2d``. A subclass with its own forward stays float32, between conversions that made the
+    naive int8 of EfficientNet-Lite0 13 times slower than float32.
     """
     for name, child in list(graph.named_children()):
         padding = getattr(child, "static_padding", None)

@@ -1,1 +1,1 @@
-"""Where a model comes from: its recipe, and its weights."""
+"""Origins of a model: its recipe and its weights."""

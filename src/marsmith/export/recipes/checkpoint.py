@@ -1,4 +1,4 @@
-"""A state dict out of the files that people keep one in, without running code that a file may hide."""
+"""Read a state dict from the usual kinds of files, without running code in a file."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from marsmith.errors import ExportError
 from marsmith.export.recipes.weights_kind import weights_kind
 from marsmith.names import did_you_mean
 
-# Under which names training code saves the state dict beside an optimizer's, the plain weights before their average.
+# Keys of the state dict in training checkpoints; the plain weights come before their average.
 _NESTS = ("state_dict", "model_state_dict", "model", "ema", "state_dict_ema", "model_ema", "net", "module")
-# What torch.load says of a pickle that names something else than tensors.
+# torch.load's message for a pickle that contains other things than tensors.
 _CLASS = re.compile(r"GLOBAL (\S+) was not an allowed global")
-# Where Module.get_extra_state() keeps what it likes.
+# Key of Module.get_extra_state(), whose value may be anything.
 _EXTRA_STATE = "_extra_state"
 _PICKLE_TIP = (
-    "save its state dict: torch.save(module.state_dict(), path), or use .safetensors; if you trust whoever made the "
+    "save its state dict: torch.save(module.state_dict(), path), or use .safetensors; if you trust the origin of the "
     "file as you trust a program: --unsafe-weights"
 )
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state dict, and what had to be done to get at it.
+    """A state dict, and how it was read.
 
     Attributes:
-        state: parameter name to tensor.
-        record: for the archive: ``entry`` (the key it lay under), ``pickle`` (True where loading could run code).
+        state: tensors by parameter name.
+        record: record for the archive: ``entry`` (its key in the file), ``pickle`` (True if loading could run code).
     """
 
     state: Mapping[str, torch.Tensor]
@@ -42,16 +42,16 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, *, entry: str | None = None, allow_pickle: bool = False) -> Checkpoint:
-    """Read a ``.safetensors`` file, or what ``torch.save`` wrote: a state dict, a mapping that holds one, a module.
+    """Read a ``.safetensors`` file, or a file of ``torch.save`` with a state dict, a mapping of them, or a module.
 
     Args:
         path: the file.
-        entry: which of several state dicts in it, by its key; None: the first of the usual ones.
-        allow_pickle: load also what can run code: a whole module, or settings of a class of its own.
+        entry: key of the state dict, if there are several; None: the first of the usual ones.
+        allow_pickle: whether to load files that can run code: a whole module, or settings of a class.
 
     Raises:
-        ExportError: it is truncated or something else, holds no state dict, or could run code and ``allow_pickle`` is
-            False.
+        ExportError: the file is truncated or of another kind, contains no state dict, or could run code and
+            ``allow_pickle`` is False.
     """
     kind = weights_kind(path)
     if kind == "safetensors":
@@ -61,7 +61,7 @@ def read_checkpoint(path: Path, *, entry: str | None = None, allow_pickle: bool 
             f"{path} is a TorchScript file, not a state dict",
             tip=f"name it as the recipe: export.recipe: torchscript:{path.name}, or see docs/how-to/recipes.md",
         )
-    # torch.export.load unpickles without asking.
+    # torch.export.load unpickles without restrictions.
     content, record = _read_pickle(path, allow_pickle, safely=kind == "torch")
     state, found = _entry(content, entry, path)
     return Checkpoint(state, {**record, **found})
@@ -74,7 +74,7 @@ def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         return dict(load_file(path))
     except SafetensorError as error:
-        raise ExportError(f"{path} is not a whole .safetensors file: {error}") from error
+        raise ExportError(f"{path} is not a complete .safetensors file: {error}") from error
 
 
 def _read_pickle(path: Path, allow_pickle: bool, *, safely: bool) -> tuple[Any, dict[str, Any]]:
@@ -93,7 +93,7 @@ def _read_pickle(path: Path, allow_pickle: bool, *, safely: bool) -> tuple[Any, 
 
 
 def _load(path: Path, *, weights_only: bool) -> Any:
-    # Not by its path: torch would go by the suffix.
+    # Opened here, because torch would decide by the suffix of a path.
     with path.open("rb") as file:
         return torch.load(file, map_location="cpu", weights_only=weights_only)
 
@@ -103,13 +103,13 @@ def _run_pickle(path: Path) -> Any:
         if path.suffix == ".pt2":
             return torch.export.load(path).state_dict
         return _load(path, weights_only=False)
-    except Exception as error:  # a pickle raises whatever the code in it raises
+    except Exception as error:  # Code in a pickle may raise any exception.
         tip = "a pickled module needs the modules of its classes on PYTHONPATH, by the names they had when it was saved"
         raise ExportError(f"{path} cannot be unpickled: {type(error).__name__}: {error}", tip=tip) from error
 
 
 def _entry(content: Any, wanted: str | None, path: Path) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
-    """Return the state dict in ``content``, and under which key it lay."""
+    """Return the state dict in ``content``, and its key."""
     if wanted is None and (state := _as_state(content)) is not None:
         return state, {}
     found = {key: value for key, value in content.items() if _as_state(value)} if isinstance(content, Mapping) else {}
@@ -131,7 +131,7 @@ def _entry(content: Any, wanted: str | None, path: Path) -> tuple[Mapping[str, t
 
 
 def _as_state(value: Any) -> Mapping[str, torch.Tensor] | None:
-    """Return ``value`` as a state dict if it is one, or is a module."""
+    """Return ``value`` as a state dict if it is one or a module; else None."""
     if isinstance(value, torch.nn.Module):
         state: Mapping[str, torch.Tensor] = value.state_dict()
         return state

@@ -1,4 +1,4 @@
-"""What a recipe imports besides the files of its project. A recipe runs here alone: no server needs what it imports."""
+"""Imports of a recipe besides its local files. Recipes run only here, so no server needs these modules."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from marsmith.packages import install_tip, lies_in_project, module_origin
 from marsmith.runtime.import_statements import ImportStatement
 from marsmith.runtime.imports import foreign_imports, provided
 
-# Its own code is part of what an export depends on, wherever it is imported from.
+# Its own code is always an input of an export.
 _OURS = "marsmith"
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a recipe needs.
+    """Requirements of a recipe.
 
     Attributes:
-        distributions: normalised names (PEP 503) of the installed ones that it imports, sorted.
-        loose: modules that belong to no distribution, found on PYTHONPATH, with the SHA-256 of each of their files.
+        distributions: normalised names (PEP 503) of the installed distributions that it imports, sorted.
+        loose: modules on PYTHONPATH without a distribution, with the SHA-256 of each of their files.
     """
 
     distributions: tuple[str, ...]
@@ -31,10 +31,10 @@ class Requirements:
 
 
 def requirements(files: Sequence[Path], root: Path) -> Requirements:
-    """Find what the files of a recipe need, the recipe's own file first.
+    """Return the requirements of the files of a recipe; the recipe's own file comes first.
 
     Raises:
-        ExportError: a module that is not optional is neither in the project nor installed; every such place is named.
+        ExportError: a required module is neither in the project nor installed. The message names every such place.
         HandlerError: a file cannot be read or parsed.
     """
     names: set[str] = set()
@@ -58,7 +58,7 @@ def requirements(files: Sequence[Path], root: Path) -> Requirements:
 
 
 def fix_missing_in_recipe(module: str, file: Path) -> str:
-    """Return what to do about a module that a file of a recipe imports and that is not found."""
+    """Return what to do about a missing module that a file of a recipe imports."""
     elsewhere = lies_in_project(module, file)
     if elsewhere:
         return f"a recipe finds what lies beside it or in the project's root: {elsewhere} is in neither"

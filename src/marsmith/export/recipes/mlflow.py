@@ -1,4 +1,4 @@
-"""Weights of a model that is registered with MLflow, named as MLflow names it: ``models:/name/version``."""
+"""Weights of a model that is registered with MLflow, by MLflow's name: ``models:/name/version``."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from marsmith.child_processes import temporary_folder
 from marsmith.error_text import useful_line
 from marsmith.errors import ExportError, MissingDependencyError
 
-# A version of a name, or an id of MLflow 3; aliases and stages can move.
+# A version of a name, or an id of MLflow 3; aliases and stages are not fixed.
 _FIXED = re.compile(r"models:/(?:[^/@]+/\d+|m-[0-9a-f]+)")
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".pt2")
 
 
 @contextmanager
 def mlflow_weights(uri: str) -> Iterator[Path]:
-    """Give the file with the weights of a registered model, for as long as the context lasts.
+    """Yield the file with the weights of a registered model.
 
     Raises:
-        ExportError: the name can move, MLflow does not have it, or it holds no weights of PyTorch.
+        ExportError: the name is not fixed, MLflow does not have it, or it has no weights of PyTorch.
         MissingDependencyError: MLflow is not installed.
     """
     if not _FIXED.fullmatch(uri):
         raise ExportError(
-            f"{uri!r} names no fixed version, so that two builds could take two sets of weights",
+            f"{uri!r} is not a fixed version, so two builds could use different weights",
             tip="name a number: models:/NAME/VERSION",
         )
     try:
@@ -43,13 +43,13 @@ def mlflow_weights(uri: str) -> Iterator[Path]:
             place = Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
         except (MlflowException, OSError) as error:
             raise ExportError(
-                f"MLflow does not give {uri}: {useful_line(error)}", tip="is MLFLOW_TRACKING_URI set?"
+                f"MLflow cannot return {uri}: {useful_line(error)}", tip="is MLFLOW_TRACKING_URI set?"
             ) from error
         yield _weights_in(place, uri)
 
 
 def _weights_in(place: Path, uri: str) -> Path:
-    """Return the file that the model's record names, or the only one that can be it."""
+    """Return the file of the model's record, or the only possible one."""
     named = _model_data(place / "MLmodel")
     folder = place / named if named else place
     files = sorted(path for path in folder.rglob("*") if path.suffix in _WEIGHTS and path.is_file())
@@ -65,6 +65,6 @@ def _model_data(record: Path) -> str | None:
         named = content["flavors"]["pytorch"]["model_data"]
     except (OSError, YAMLError, KeyError, TypeError):
         return None
-    # A path from a file that others wrote: it must not lead out of the folder.
+    # The path comes from a file of others: it must not leave the folder.
     inside = isinstance(named, str) and (record.parent / named).resolve().is_relative_to(record.parent.resolve())
     return str(named) if inside else None

@@ -1,7 +1,7 @@
-"""Modules of a project, found before what is installed, without standing in the way of anything that torch imports.
+"""Modules of a project, found before installed ones, without shadowing any module that torch imports.
 
-A folder at the front of ``sys.path`` would do more: a file of the project called ``queue.py`` would take the place of
-the standard library's, and a folder of photos called ``datasets`` that of the package.
+A folder at the front of ``sys.path`` would shadow other modules: a file ``queue.py`` of the project would replace the
+module of the standard library, and a folder ``datasets`` with photos that of the package.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class _ProjectFinder(MetaPathFinder):
     """Finds top-level modules in folders.
 
     Attributes:
-        folders: where it looks.
-        namespaces: whether it finds folders without ``__init__.py``, and only them.
-        found: the names that it has found.
+        folders: folders to search.
+        namespaces: whether to find only folders without ``__init__.py``.
+        found: names that were found.
     """
 
     def __init__(self, folders: Sequence[Path], *, namespaces: bool) -> None:
@@ -35,7 +35,7 @@ class _ProjectFinder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return where a top-level module lies in the folders; None for one that is not the project's."""
+        """Return the spec of a top-level module in the folders; None for other modules."""
         if path is not None or is_reserved(name) or name in _NEVER_LOCAL:
             return None
         spec = PathFinder.find_spec(name, self.folders, target)
@@ -46,10 +46,10 @@ class _ProjectFinder(MetaPathFinder):
 
 
 def find_in(folders: Sequence[Path]) -> None:
-    """Let imports find the modules in ``folders``, from now on, also those inside functions.
+    """Add ``folders`` to the search for modules, from now on, including imports inside functions.
 
-    A folder without ``__init__.py`` counts only where nothing else has its name. What was imported from the folders of
-    an earlier call is forgotten: two recipes may have a module of one name each.
+    A folder without ``__init__.py`` counts only if no other module has its name. Modules from the folders of an earlier
+    call are removed, because two recipes may have modules of the same name.
     """
     for finder in [one for one in sys.meta_path if isinstance(one, _ProjectFinder)]:
         sys.meta_path.remove(finder)

@@ -1,7 +1,7 @@
-"""An export recipe: how one model's eager module is built, what it takes, and what its outputs are called.
+"""Export recipe: how to build a model's eager module, its inputs, and the names of its outputs.
 
-A recipe is a Python file under ``export/`` with one name, ``RECIPE``: a ``Recipe`` for an image classifier, a
-``TensorRecipe`` for anything else. This module imports no torch, so that a recipe can be described without it.
+A recipe is a Python file under ``export/`` that defines ``RECIPE``: a ``Recipe`` for an image classifier, or a
+``TensorRecipe`` for other models. This module imports no torch, so that recipes can be described without it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from marsmith.export.recipes.modules import find_in
 if TYPE_CHECKING:
     import torch
 
-# Per channel (R, G, B) of ImageNet's training images, pixel values 0 to 1: the figures of torchvision's references.
+# Mean and standard deviation per channel (R, G, B) of ImageNet's training images, for values 0 to 1, from torchvision.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -30,16 +30,16 @@ Labels = Sequence[str] | Mapping[str, Any] | Mapping[int, Any]
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """What happens to a photo before the eager module sees it.
+    """Preprocessing of a photo for the eager module.
 
-    Resizing and cropping are done by the handler, on uint8 pixels. Normalising happens inside the exported graph, so
-    that one byte a value is copied and the two can never differ.
+    The handler resizes and crops uint8 pixels. Normalisation is part of the exported graph, so that one byte per value
+    is copied and the two are always consistent.
 
     Attributes:
         resize: length of the shorter side after resizing, in pixels.
         crop: height and width of the centre crop, in pixels.
-        mean, std: per channel (R, G, B), in units of pixel values 0 to 1.
-        interpolation: how the handler resizes, always with antialiasing.
+        mean, std: values per channel (R, G, B), in units of pixel values 0 to 1.
+        interpolation: interpolation of the handler's resizing, always with antialiasing.
     """
 
     resize: int = 256
@@ -51,12 +51,12 @@ class ImagePreprocessing:
 
 @dataclass(frozen=True)
 class Expects:
-    """Which part of the way from pixels to probabilities the module goes itself; the graph around it adds the rest.
+    """Steps from pixels to probabilities that the module does itself; the graph around it adds the others.
 
     Attributes:
-        pixels: what the module takes: ``normalised`` floats, ``unit`` floats 0 to 1 (it normalises itself), or
-            ``uint8`` values 0 to 255.
-        output: what it returns: ``logits`` or ``probabilities``.
+        pixels: input of the module: ``normalised`` floats, ``unit`` floats 0 to 1 (it normalises itself), or ``uint8``
+            values 0 to 255.
+        output: output of the module: ``logits`` or ``probabilities``.
     """
 
     pixels: Literal["normalised", "unit", "uint8"] = "normalised"
@@ -65,20 +65,19 @@ class Expects:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an image classifier is made.
+    """How to make an image classifier.
 
     Attributes:
-        build: returns the eager module, float32, with any weights; it takes (N, 3, H, W) and returns (N, classes), as
-            ``expects`` says: normalised floats and logits where it says nothing.
-        preprocessing: what happens to a photo first.
-        labels: the class names, or a function that returns them, in any form that ``class_names`` tells apart: in the
-            order of the outputs, index to name, or name to index.
-        bundled_weights: returns the path of a state dict that an installed package carries; None where there is none.
-        hub_weights: downloads and returns a state dict; None where there is no hub for it.
-        adapt_weights: gives a state dict that an older release made the names that the module has now; None where there
-            is no such.
-        expects: what the module takes and returns.
-        torchscript: the existing TorchScript file that ``build`` loads, which holds its weights; None for Python code.
+        build: returns the eager module, float32, with any weights. It takes (N, 3, H, W) and returns (N, classes), as
+            in ``expects``; by default normalised floats and logits.
+        preprocessing: preprocessing of photos.
+        labels: class names, or a function that returns them, in any form of ``class_names``: in the order of the
+            outputs, index to name, or name to index.
+        bundled_weights: returns the path of a state dict in an installed package; None if there is none.
+        hub_weights: downloads and returns a state dict; None if there is no hub for it.
+        adapt_weights: renames the keys of an older state dict for the present module; None if there is none.
+        expects: inputs and outputs of the module.
+        torchscript: the existing TorchScript file that ``build`` loads, with its weights; None for Python code.
     """
 
     build: Callable[[], torch.nn.Module]
@@ -93,16 +92,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class TensorRecipe:
-    """How a module is made that takes and returns tensors of any kind: one or several, in a list, tuple or mapping.
+    """How to make a module with any tensors as inputs and outputs: one or several, in a list, tuple or mapping.
 
     Attributes:
         build: returns the eager module, float32, with any weights.
-        examples: returns calls to trace with and to compare on, each a mapping of input names to tensors, in the order
-            in which the module takes them; axis 0 of every tensor is the batch.
-        call: how ``forward`` takes them: ``arguments`` (one each, in order), or in one ``mapping``, ``list`` or
-            ``tuple``.
+        examples: returns calls for tracing and comparison, each a mapping of input names to tensors, in the module's
+            order; axis 0 of every tensor is the batch.
+        call: signature of ``forward``: ``arguments`` (one each, in order), or one ``mapping``, ``list`` or ``tuple``.
         outputs: names of the outputs, in order; empty: the keys of a mapping, ``output``, or ``output_0`` and so on.
-        dynamic: axes besides the batch that may have any length, by the name of the input.
+        dynamic: axes of any length besides the batch, by the name of the input.
         bundled_weights, hub_weights, adapt_weights, torchscript: as in ``Recipe``.
     """
 
@@ -123,19 +121,19 @@ AnyRecipe = Recipe | TensorRecipe
 def load_recipe(path: Path, root: Path | None = None) -> AnyRecipe:
     """Import a recipe file and return its ``RECIPE``.
 
-    What it imports is looked up beside it, then in the project's root, then among what is installed: see
+    Its imports are searched beside it, then in the project's root, then among installed modules: see
     ``project_modules``.
 
     Args:
-        path: of the file.
-        root: of the project; None: only what lies beside the file is local.
+        path: path of the file.
+        root: the project's root; None: only modules beside the file are local.
 
     Raises:
-        ExportError: no such file, it raises when imported, or it has no ``RECIPE`` of the right type.
+        ExportError: the file does not exist, raises when imported, or has no ``RECIPE`` of the right type.
     """
     if not path.is_file():
         raise ExportError(
-            f"no recipe at {path}", tip="name it in the spec under export.recipe, from the project's root"
+            f"no recipe at {path}", tip="name it in the spec under export.recipe, relative to the project's root"
         )
     name = f"marsmith_recipe_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -158,24 +156,24 @@ def load_recipe(path: Path, root: Path | None = None) -> AnyRecipe:
 def _tip(error: Exception, path: Path) -> str | None:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing and missing.startswith("marsmith."):
-        return "what a recipe needs comes from one place: from marsmith.export import Recipe, TensorRecipe"
+        return "import the names for a recipe from one place: from marsmith.export import Recipe, TensorRecipe"
     return fix_missing_in_recipe(missing.partition(".")[0], path) if missing else None
 
 
 def load_image_recipe(path: Path) -> Recipe:
-    """Import a recipe file as ``load_recipe`` does, where only an image classifier will do.
+    """Import a recipe file like ``load_recipe``, but only for an image classifier.
 
     Raises:
-        ExportError: as ``load_recipe``, or it is the recipe of another kind of model.
+        ExportError: as in ``load_recipe``, or the recipe is for another kind of model.
     """
     recipe = load_recipe(path)
     if not isinstance(recipe, Recipe):
-        raise ExportError(f"{path} is no recipe of an image classifier, but a {type(recipe).__name__}")
+        raise ExportError(f"{path} is not a recipe of an image classifier, but a {type(recipe).__name__}")
     return recipe
 
 
 def imagenet_labels() -> list[str]:
-    """Return the 1000 ImageNet class names that torchvision ships, in the usual order."""
+    """Return the 1000 ImageNet class names of torchvision, in the usual order."""
     from torchvision.models import ResNet18_Weights
 
     return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])

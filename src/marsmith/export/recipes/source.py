@@ -1,4 +1,4 @@
-"""Open the recipe that a spec names: a file, or one of torchvision, timm or TorchScript."""
+"""Open the recipe of a spec: a file, or a model of torchvision, timm or TorchScript."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from marsmith.runtime.imports import local_imports
 
 
 def recipe_files(source: RecipeSource, root: Path) -> list[Path]:
-    """Return the files that the recipe consists of, the one that is named first.
+    """Return the files of the recipe, the named one first.
 
     Raises:
-        ExportError: there is no such file.
+        ExportError: the file does not exist.
     """
     if source.path is None:
         return []
@@ -28,7 +28,7 @@ def open_recipe(source: RecipeSource, root: Path) -> AnyRecipe:
     """Return the recipe.
 
     Raises:
-        ExportError: there is none of that name, or its file is broken.
+        ExportError: the name is unknown, or its file is invalid.
         MissingDependencyError: timm is not installed.
     """
     if source.scheme == "torchvision":

@@ -1,7 +1,4 @@
-"""State dicts: the prefixes of their names, and whether a module takes them, which torch itself judges.
-
-Imports torch.
-"""
+"""State dicts: prefixes of their names, and whether a module accepts them, as torch decides. Imports torch."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ from marsmith.names import nearest
 
 StateDict = Mapping[str, Any]
 
-# What wrappers put before each name: DataParallel and AveragedModel, and torch.compile.
+# Prefixes that wrappers add to each name: DataParallel and AveragedModel, and torch.compile.
 _WRAPPERS = ("module.", "_orig_mod.")
-# How many states an AveragedModel has averaged: a number of its own, beside the module.
+# Number of averaged states of an AveragedModel: an entry besides the module.
 _COUNTER = "n_averaged"
 _NAMES = re.compile(r'(Missing|Unexpected) key\(s\) in state_dict: (".*"). ?$')
 _MOST_NAMES = 5
@@ -27,7 +24,7 @@ _MOST_LINES = 8
 
 
 def without_prefix(state: StateDict, prefix: str) -> StateDict:
-    """Return what begins with ``prefix``, without it, and with the versions that torch keeps of the modules."""
+    """Return the entries whose names begin with ``prefix``, without it, and with torch's versions of the modules."""
     taken = OrderedDict((name[len(prefix) :], value) for name, value in state.items() if name.startswith(prefix))
     versions: Mapping[str, Any] | None = getattr(state, "_metadata", None)
     if versions is not None:
@@ -38,11 +35,11 @@ def without_prefix(state: StateDict, prefix: str) -> StateDict:
 
 
 def unwrapped(state: StateDict, wanted: Collection[str]) -> tuple[StateDict, str]:
-    """Take off what wrappers of training put before every name; return the rest, and what was taken off.
+    """Remove the prefixes of training wrappers; return the rest, and the removed prefixes.
 
     Args:
-        state: as it was saved.
-        wanted: the names that the module has; as soon as one is met, nothing more is taken off.
+        state: the saved state dict.
+        wanted: names in the module; if one of them occurs, no further prefix is removed.
     """
     stripped = ""
     while (prefix := _common_wrapper(state)) and not any(name in wanted for name in state):
@@ -52,12 +49,12 @@ def unwrapped(state: StateDict, wanted: Collection[str]) -> tuple[StateDict, str
 
 
 def problems(module: torch.nn.Module, state: StateDict) -> list[str]:
-    """Load a state dict strictly, and return what torch says against it; empty if it was loaded."""
+    """Load a state dict strictly, and return torch's messages; empty if it was loaded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module.load_state_dict(state)
-    except Exception as error:  # modules load as they like
+    except Exception as error:  # Modules may raise any exception when they load.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         told = lines[1:] if lines[0].startswith("Error(s) in loading") else lines
         return _shortened([line.strip() for line in told], module.state_dict().keys(), state.keys())
@@ -65,7 +62,7 @@ def problems(module: torch.nn.Module, state: StateDict) -> list[str]:
 
 
 def advice(module: torch.nn.Module, state: StateDict) -> str:
-    """Return what to try with a state dict that does not fit: the prefix that one side has and the other lacks."""
+    """Return what to try for a state dict that does not fit, such as a prefix that only one side has."""
     shapes = {name: getattr(value, "shape", None) for name, value in module.state_dict().items()}
     prefix = prefix_of(state, shapes)
     if prefix:
@@ -74,20 +71,21 @@ def advice(module: torch.nn.Module, state: StateDict) -> str:
     if prefix and 2 * len(state) >= len(shapes):
         return f"the module has {prefix!r} before the names of the file: let build() return the module inside it"
     if shapes.keys() == state.keys():
-        return "the names fit, the sizes do not: give build() those of the file, as the number of classes"
+        return "the names fit but the sizes do not: use those of the file in build(), such as the number of classes"
     return "is it the right architecture?"
 
 
 def prefix_of(names: Collection[str], wanted: Collection[str]) -> str | None:
     """Return the prefix without which most of ``wanted`` would be among ``names``; None if there is none.
 
-    It must be behind at least half of ``wanted``, and give more than the names as they are.
+    It must precede at least half of ``wanted``, and match more names than no prefix.
     """
     found = Counter(
         name[: dot.end()] for name in names for dot in re.finditer(r"\.", name) if name[dot.end() :] in wanted
     )
     plain = sum(name in wanted for name in names)
-    # Of two that give as much, the longer one: in "model.model.x" the shorter gives names that are none.
+    # Of two that match equally many names, the longer one: in "model.model.x" the shorter one gives names that do not
+    # exist.
     prefix, count = max(found.items(), key=lambda item: (item[1], len(item[0])), default=("", 0))
     return prefix if count > plain and 2 * count >= len(wanted) else None
 
@@ -98,7 +96,7 @@ def _common_wrapper(state: StateDict) -> str | None:
 
 
 def _shortened(lines: Sequence[str], wanted: Collection[str], given: Collection[str]) -> list[str]:
-    """Keep of torch's words the first names and the first lines, and say which name of the file is near."""
+    """Shorten torch's message to the first names and lines, and add the nearest name of the file."""
     short = []
     for line in lines:
         listed = _NAMES.match(line)

@@ -1,4 +1,4 @@
-"""Recipes for the classifiers of timm, with all that their ``pretrained_cfg`` says."""
+"""Recipes for the classifiers of timm, from their ``pretrained_cfg``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def timm_recipe(name: str) -> Recipe:
     """Return the recipe of a timm classifier.
 
     Args:
-        name: as in ``timm.list_models()``, with a tag or without: ``mobilenetv3_small_050.lamb_in1k``.
+        name: name in ``timm.list_models()``, with or without a tag: ``mobilenetv3_small_050.lamb_in1k``.
 
     Raises:
-        ExportError: no such model, or none that a photo can be resized and cropped for.
+        ExportError: the model does not exist, or its preprocessing is not resizing and cropping.
         MissingDependencyError: timm is not installed.
     """
     try:
@@ -45,10 +45,10 @@ def timm_recipe(name: str) -> Recipe:
 
 
 def _adapted(name: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Let timm load a state dict as it loads one of its hub, with the filter that belongs to the model.
+    """Load a state dict with timm, using the filter of the model, as for one of its hub.
 
     Raises:
-        RuntimeError: it does not fit.
+        RuntimeError: the state dict does not fit.
     """
     timm: Any = import_module("timm")
     overlay = {"state_dict": dict(state), "source": "", "custom_load": False}
@@ -57,7 +57,7 @@ def _adapted(name: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _preprocessing(name: str, config: Any) -> ImagePreprocessing:
-    """Do as ``timm.data.create_transform`` does for validation."""
+    """Return the preprocessing of ``timm.data.create_transform`` for validation."""
     data = import_module("timm.data").resolve_data_config({}, pretrained_cfg=config.to_dict(), verbose=False)
     channels, height, width = data["input_size"]
     if channels != 3 or data["crop_mode"] != "center" or data["interpolation"] not in ("bilinear", "bicubic"):
@@ -83,7 +83,7 @@ def _labels(name: str, config: Any) -> list[str]:
         return [str(label) for label in config.label_names]
     subset = data.infer_imagenet_subset(config.to_dict())
     if subset is None:
-        raise ExportError(f"timm does not say what the {config.num_classes} classes of {name} are called")
+        raise ExportError(f"timm has no names for the {config.num_classes} classes of {name}")
     if subset == "imagenet-1k":
         return imagenet_labels()
     return [str(label) for label in data.ImageNetInfo(subset).label_descriptions()]

@@ -1,4 +1,4 @@
-"""Recipes for TorchScript files that exist already: the file is the reference, and is exported anew."""
+"""Recipes for existing TorchScript files: the file is the reference, and is exported again."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def torchscript_recipe(
     expects: Expects = _DEFAULT_EXPECTS,
     labels: Labels | Callable[[], Labels] | None = None,
 ) -> Recipe:
-    """Return the recipe of an image classifier that exists as TorchScript.
+    """Return the recipe of an image classifier in a TorchScript file.
 
     Args:
-        path: made by ``torch.jit.save``.
-        preprocessing: what happens to a photo first.
-        expects: whether the file holds normalisation and softmax itself.
-        labels: as in ``Recipe``; None: their numbers.
+        path: file of ``torch.jit.save``.
+        preprocessing: preprocessing of photos.
+        expects: whether the file contains normalisation and softmax.
+        labels: labels as in ``Recipe``; None for numbers.
     """
     return Recipe(
         build=lambda: load_module(path),
@@ -43,10 +43,10 @@ def torchscript_recipe(
 
 
 def load_module(path: Path) -> torch.jit.ScriptModule:
-    """Load a TorchScript file for inference on the CPU; this runs no Python code of the file.
+    """Load a TorchScript file for inference on the CPU; no Python code of the file runs.
 
     Raises:
-        ExportError: it is none, is truncated, or computes on a device that is not here.
+        ExportError: the file is not TorchScript, is truncated, or uses a device that this machine lacks.
     """
     if not path.is_file():
         raise ExportError(f"no TorchScript file at {path}", tip="name it from the project's root")
@@ -59,7 +59,7 @@ def load_module(path: Path) -> torch.jit.ScriptModule:
             module: torch.jit.ScriptModule = torch.jit.load(path, map_location="cpu")
         except (RuntimeError, ValueError, OSError) as error:
             tip = "it should be made by torch.jit.save"
-            raise ExportError(f"{path} is no whole TorchScript file: {useful_line(error)}", tip=tip) from error
+            raise ExportError(f"{path} is not a complete TorchScript file: {useful_line(error)}", tip=tip) from error
     if problem := absent_device_problem(module, path):
         raise problem
     return module.eval()

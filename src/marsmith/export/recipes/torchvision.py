@@ -1,4 +1,4 @@
-"""Recipes for the classifiers of torchvision, with all that their weights' own record says."""
+"""Recipes for the classifiers of torchvision, from the metadata of their weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from marsmith.errors import ExportError
 from marsmith.export.recipes.recipe import ImagePreprocessing, Recipe
 from marsmith.names import did_you_mean
 
-# These two are built otherwise with weights than without: the weights expect it. Their auxiliary heads only train.
+# These two are built differently with weights than without, and the weights need that. Their auxiliary heads are only
+# for training.
 _LIKE_PRETRAINED = {
     "googlenet": {"transform_input": True, "init_weights": False, "aux_logits": False},
     "inception_v3": {"transform_input": True, "init_weights": False, "aux_logits": False},
@@ -27,11 +28,11 @@ def torchvision_recipe(name: str, weights: str | None = None) -> Recipe:
     """Return the recipe of a torchvision classifier.
 
     Args:
-        name: as in ``torchvision.models.list_models()``.
-        weights: which set of its weights, as ``IMAGENET1K_V1``; None: the best one.
+        name: name in ``torchvision.models.list_models()``.
+        weights: name of the weights, such as ``IMAGENET1K_V1``; None: the best ones.
 
     Raises:
-        ExportError: no such classifier, or no such weights.
+        ExportError: the classifier or the weights do not exist.
     """
     known = models.list_models(module=models)
     if name not in known:
@@ -66,13 +67,13 @@ def _built(name: str) -> torch.nn.Module:
 
 
 def _downloaded(weights: Any) -> Mapping[str, torch.Tensor]:
-    # Not as a dict: torch keeps the versions of the modules beside the names, and mnasnet does not load without.
+    # Not as a dict: torch keeps the versions of the modules beside the names, and mnasnet does not load without them.
     state: Mapping[str, torch.Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     return state
 
 
 class _File:
-    """Stands for a set of weights towards torchvision, whose loader asks it for the state dict."""
+    """Stands in for a set of weights, for torchvision's loader, which reads the state dict from it."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self.state = state
@@ -82,7 +83,7 @@ class _File:
 
 
 class _Names:
-    """Stands for a module towards torchvision, whose loader gives it the state dict with the names of today."""
+    """Stands in for a module, for torchvision's loader, which loads the renamed state dict into it."""
 
     def __init__(self) -> None:
         self.state: Mapping[str, Any] = {}
@@ -92,7 +93,7 @@ class _Names:
 
 
 def _adapted(name: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give a state dict of the hub the names of today, as torchvision's own loader does, without auxiliary heads."""
+    """Rename the keys of a hub's state dict like torchvision's own loader, without auxiliary heads."""
     load = getattr(sys.modules[models.get_model_builder(name).__module__], "_load_state_dict", None)
     if load is not None:
         names = _Names()

@@ -1,4 +1,4 @@
-"""Where weights come from, loaded without running code that a file may hide."""
+"""Weights: find and load them without running code in a file."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 
 @dataclass(frozen=True)
 class Weights:
-    """A state dict and the record of its origin that goes into the archive.
+    """A state dict and the record of its origin for the archive.
 
     Attributes:
-        state: parameter name to tensor; None for weights drawn at random when the module is built, and for none.
-        record: ``source`` and what identifies it: file name and SHA-256, or seed; what ``read_checkpoint`` did;
-            ``stripped`` (the prefix taken off the names), ``leftOut`` (how many names lacked it).
-        file: the file it was read from; None where there was none.
+        state: tensors by parameter name; None for random weights and for none.
+        record: ``source`` and its identification: file name and SHA-256, or seed; the record of ``read_checkpoint``;
+            ``stripped`` (the prefix removed from the names), ``leftOut`` (number of names without it).
+        file: file of the weights; None if there is none.
     """
 
     state: Mapping[str, torch.Tensor] | None
@@ -53,21 +53,21 @@ def load_weights(
     strip_prefix: str = "",
     wanted: Collection[str] | None = None,
 ) -> Weights:
-    """Load the weights that ``source`` names.
+    """Load the weights of ``source``.
 
     Args:
-        source: ``recipe`` (what the recipe brings, or else its hub), ``hub``, ``random``, ``none`` (for a module
-            without parameters), ``models:/NAME/VERSION``, or a path from ``root``, with ``#KEY`` behind it where the
-            file holds several state dicts.
-        recipe: whose weights.
-        root: what relative paths start from.
-        allow_pickle: load also files that can run code.
-        strip_prefix: take only the names that begin with it, without it.
-        wanted: the names that the module has; None: they are not known.
+        source: ``recipe`` (the recipe's own, or else its hub's), ``hub``, ``random``, ``none`` (for a module without
+            parameters), ``models:/NAME/VERSION``, or a path relative to ``root``, followed by ``#KEY`` if the file has
+            several state dicts.
+        recipe: recipe of the model.
+        root: folder of relative paths.
+        allow_pickle: whether to load files that can run code.
+        strip_prefix: take only names that begin with it, and remove it.
+        wanted: names in the module; None if they are unknown.
 
     Raises:
-        ExportError: the source is not there, cannot be reached, or is not a state dict.
-        MissingDependencyError: it needs MLflow, which is not installed.
+        ExportError: the source does not exist, cannot be reached, or is not a state dict.
+        MissingDependencyError: the source needs MLflow, which is not installed.
     """
     if recipe.torchscript is not None:
         return _inside_torchscript(source, recipe.torchscript)
@@ -79,15 +79,15 @@ def load_weights(
 
 
 def apply_weights(module: torch.nn.Module, weights: Weights, *, adapt: AdaptWeights | None = None) -> None:
-    """Load ``weights`` into ``module`` as torch does it, strictly.
+    """Load ``weights`` into ``module`` strictly, with torch.
 
     Args:
-        module: as it was built.
-        weights: what goes into it.
-        adapt: gives a state dict of an older form the names that the module has; tried if they do not fit as they are.
+        module: the built module.
+        weights: weights to load.
+        adapt: renames the keys of an older state dict; used if the weights do not fit otherwise.
 
     Raises:
-        ExportError: they do not fit; with torch's own words, and the nearest names.
+        ExportError: they do not fit; the message has torch's text and the nearest names.
     """
     if weights.state is None:
         held = len(module.state_dict()) if weights.record["source"] == NONE else 0
@@ -108,10 +108,13 @@ def _adapted(
     adapt: AdaptWeights,
     before: list[str],
 ) -> list[str]:
-    """Load what ``adapt`` makes of a state dict; return what torch says against it, or said before if it makes none."""
+    """Load the result of ``adapt`` for a state dict.
+
+    Return torch's messages, or the earlier ones if there is no result.
+    """
     try:
         adapted = adapt(state)
-    except Exception:  # a library's own code, on weights that may be of another architecture
+    except Exception:  # A library's own code, with weights that may be of another architecture.
         return before
     return problems(module, adapted)
 
@@ -126,7 +129,7 @@ def _read(source: str, recipe: AnyRecipe, root: Path, allow_pickle: bool) -> Wei
     if source == "hub" or (source == "recipe" and recipe.hub_weights is not None):
         return _from_hub(recipe)
     if source == "recipe":
-        raise ExportError("this recipe brings no weights of its own", tip=_TIP)
+        raise ExportError("this recipe has no weights of its own", tip=_TIP)
     if source.startswith(MLFLOW_SCHEME):
         with mlflow_weights(source) as path:
             read = _from_file(str(path), Path(), source, allow_pickle)
@@ -135,7 +138,7 @@ def _read(source: str, recipe: AnyRecipe, root: Path, allow_pickle: bool) -> Wei
 
 
 def _stripped(weights: Weights, prefix: str, wanted: Collection[str]) -> Weights:
-    """Take off the names what was asked for, and what wrappers of training put before them."""
+    """Remove the requested prefix from the names, and the prefixes of training wrappers."""
     state: Mapping[str, Any] = weights.state or {}
     taken = without_prefix(state, prefix) if prefix else state
     if prefix and not taken:
@@ -153,7 +156,7 @@ def _stripped(weights: Weights, prefix: str, wanted: Collection[str]) -> Weights
 def _inside_torchscript(source: str, path: Path) -> Weights:
     if source != "recipe":
         raise ExportError(
-            f"the recipe is the TorchScript file {path.name}, which holds its weights; {source!r} has no place to go",
+            f"the recipe is the TorchScript file {path.name}, which contains its weights; {source!r} cannot be used",
             tip="leave out --weights, and export.weights in the spec",
         )
     if not path.is_file():
@@ -163,10 +166,10 @@ def _inside_torchscript(source: str, path: Path) -> Weights:
 
 def _from_hub(recipe: AnyRecipe) -> Weights:
     if recipe.hub_weights is None:
-        raise ExportError("this recipe names no hub", tip=_TIP)
+        raise ExportError("this recipe has no hub", tip=_TIP)
     try:
         state = recipe.hub_weights()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a file with a wrong digest
+    except (OSError, RuntimeError) as error:  # RuntimeError: a file with a wrong digest.
         raise ExportError(f"the hub could not be reached: {error}", tip=_TIP) from error
     return Weights(state, {"source": "hub", "sha256": _state_digest(state)})
 
@@ -186,12 +189,12 @@ def _no_weights(path: Path) -> ExportError:
         tip = f"name a file in it: {', '.join(inside)}" if inside else _TIP
         return ExportError(f"the weights at {path} are a folder", tip=tip)
     if path.with_name(f"{path.name}.dvc").is_file():
-        return ExportError(f"no weights at {path}, only {path.name}.dvc", tip="fetch them: dvc pull")
+        return ExportError(f"no weights at {path}, only {path.name}.dvc", tip="download them: dvc pull")
     return ExportError(f"no weights at {path}", tip=_TIP)
 
 
 def _state_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and values, in the order of the names."""
+    """Return the SHA-256 over names, dtypes, shapes and values, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

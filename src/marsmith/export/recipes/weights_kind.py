@@ -1,4 +1,4 @@
-"""What a file of weights really is, by its content: names lie."""
+"""Detect the kind of a file of weights by its content, not by its name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from marsmith.stand_ins import stand_in
 Kind = Literal["safetensors", "torch", "torchscript", "exported program"]
 
 _TORCH_TIP = "save a state dict: torch.save(module.state_dict(), path), or use .safetensors"
-# Other files that come under the name of weights, by how they begin.
+# Other kinds of files that occur under such names, by their first bytes.
 _MAGIC = (
     (b"\x1f\x8b", "a gzip archive", "unpack it first: gunzip, or tar xf"),
     (b"BZh", "a bzip2 archive", "unpack it first: bunzip2, or tar xf"),
@@ -26,16 +26,16 @@ _MAGIC = (
     (b"GGUF", "a GGUF file", "take the model's .safetensors or .pth file"),
 )
 _TAR_AT = 257
-# The number that torch.save's older format begins with, as pickle writes it.
+# The number at the start of torch.save's older format, as pickled.
 _TORCH_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"
 _WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
 def weights_kind(path: Path) -> Kind:
-    """Tell what kind of weights a file holds.
+    """Return the kind of a file of weights.
 
     Raises:
-        ExportError: it holds none; the message says what it is.
+        ExportError: the file contains no weights; the message says what it is.
     """
     instead = stand_in(path)
     if instead:
@@ -84,7 +84,7 @@ def _other(path: Path, head: bytes) -> ExportError:
     if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
         return _not_weights(path, "a tar archive", f"unpack it first: tar xf {path.name}")
     if path.suffix == ".safetensors":
-        return ExportError(f"{path} is not a whole .safetensors file", tip="copy or download it again")
+        return ExportError(f"{path} is not a complete .safetensors file", tip="copy or download it again")
     return _not_weights(path, "text" if head.isascii() and b"\0" not in head else "something else", _TORCH_TIP)
 
 

@@ -1,1 +1,1 @@
-"""What tracing a module would lose, found before it is lost."""
+"""Detection of behaviour that tracing would lose."""

@@ -1,7 +1,7 @@
-"""What makes an export answer differently from the module that it was made from, found before and after converting.
+"""Checks before and after the conversion: reasons why an export may answer differently from its module.
 
-``check_eager`` watches every operation of the eager module while it runs; ``check_exported`` runs the export on inputs
-that it was not made from and looks into its graph. Both name what they find, with file and line where there is one.
+``check_eager`` watches every operation of the eager module while it runs. ``check_exported`` runs the export on other
+inputs and inspects its graph. Both report file and line if they are known.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from marsmith.export.tensor_calls import Call, Forward, batch_of, close, distanc
 from marsmith.export.tracing.devices import baked_devices
 from marsmith.export.tracing.operations import Sighting, watch
 
-# None of them is the size that is traced with; together they take what no example looks like.
+# None of them is the traced size; together they cover cases without an example.
 _BATCH_SIZES = (1, 3)
 _SEED = 1
 _SHOWN = 4
@@ -28,25 +28,25 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Findings:
-    """What is wrong, and what to do about it; empty where nothing is.
+    """Problems and their fixes; empty if there are none.
 
     Attributes:
         problems: one sentence each.
-        tips: likewise.
+        tips: one sentence each.
     """
 
     problems: list[str] = field(default_factory=list)
     tips: list[str] = field(default_factory=list)
 
     def add(self, problem: str, tip: str) -> None:
-        """Add one, once."""
+        """Add a problem, once."""
         if problem not in self.problems:
             self.problems.append(problem)
         if tip not in self.tips:
             self.tips.append(tip)
 
     def require_none(self, what: str) -> None:
-        """Raise ExportError with all of them."""
+        """Raise ExportError with all problems, if there are any."""
         if self.problems:
             more = [f"and {len(self.problems) - _SHOWN} more"] if len(self.problems) > _SHOWN else []
             shown = "\n  ".join(self.problems[:_SHOWN] + more)
@@ -56,15 +56,15 @@ class Findings:
 def check_eager(
     graph: torch.nn.Module, images: Sequence[torch.Tensor], *, method: Literal["trace", "script"] = "trace"
 ) -> list[str]:
-    """Check that the eager module gives one row an input, the same each time, whatever stands beside it in the batch.
+    """Check that the eager module gives one row per input, deterministically, whatever the rest of the batch.
 
     Args:
-        graph: as it is about to be exported.
+        graph: the graph to export.
         images: rows of its input, uint8 (3, H, W), at least one.
-        method: how it is about to be exported; control flow that depends on values is fine in ``script``.
+        method: method of the export; control flow that depends on values is allowed in ``script``.
 
     Returns:
-        Where Python takes values out of tensors: only scripting keeps what it decides by them.
+        Places where Python reads values from tensors: only scripting keeps decisions based on them.
 
     Raises:
         ExportError: it is in training mode, draws random numbers, branches on values, or mixes the rows of a batch.
@@ -73,22 +73,22 @@ def check_eager(
 
 
 def check_exported(eager: Forward, exported: Forward, images: Sequence[torch.Tensor], *, device: str = "cpu") -> None:
-    """Check that the export follows the eager module on inputs and batch sizes that it was not made from.
+    """Check that the export agrees with the eager module on inputs and batch sizes that were not traced.
 
     Args:
         eager: uint8 (N, 3, H, W) to a tensor with N rows.
-        exported: the same in float32; where it is a TorchScript module, its graph is looked into as well.
+        exported: the same in float32; the graph of a TorchScript module is inspected as well.
         images: rows of the input, uint8 (3, H, W), at least one.
-        device: what the export is for.
+        device: target device of the export.
 
     Raises:
-        ExportError: a batch size, a branch or a device is baked in, or it draws random numbers.
+        ExportError: a batch size, a branch or a device is fixed, or the export draws random numbers.
     """
     check_exported_call(eager, exported, _image_rows(images), device=device)
 
 
 def check_eager_call(module: torch.nn.Module, rows: Sequence[Call], *, method: Literal["trace", "script"]) -> list[str]:
-    """Do as ``check_eager`` for a module with several inputs; a row is one tensor an input, without the batch axis."""
+    """Like ``check_eager`` for a module with several inputs; a row is one tensor per input, without the batch axis."""
     findings = Findings()
     _find_training_mode(module, findings)
     findings.require_none("the module is in training mode after build()")
@@ -97,7 +97,7 @@ def check_eager_call(module: torch.nn.Module, rows: Sequence[Call], *, method: L
         try:
             with watch(*batch_of(rows, 2)) as sightings:
                 first = outputs_of(module(*sightings.inputs))
-        except Exception as error:  # the module is anybody's code
+        except Exception as error:  # The module may raise any exception.
             raise ExportError(
                 f"the eager module does not take a batch of 2: {typed_line(error)}",
                 tip="every input has the batch on axis 0, and TorchServe batches as it likes",
@@ -115,20 +115,20 @@ def check_eager_call(module: torch.nn.Module, rows: Sequence[Call], *, method: L
 
 
 def taken(module: Forward, rows: Sequence[Call]) -> list[Call]:
-    """Return the rows that a module takes: one that checks values raises for others. The first must be taken."""
+    """Return the rows that a module accepts: one that checks values raises for others. The first must be accepted."""
     return [row for place, row in enumerate(rows) if not place or _error_for(module, row) is None]
 
 
 def _error_for(module: Forward, row: Call) -> Exception | None:
     try:
         module(*batch_of([row], 1))
-    except Exception as error:  # the module is anybody's code
+    except Exception as error:  # The module may raise any exception.
         return error
     return None
 
 
 def check_exported_call(eager: Forward, exported: Forward, rows: Sequence[Call], *, device: str = "cpu") -> None:
-    """Do as ``check_exported`` for modules with several inputs."""
+    """Like ``check_exported`` for modules with several inputs."""
     findings = Findings()
     if isinstance(exported, torch.jit.ScriptModule):
         for problem, tip in baked_devices(exported, device):
@@ -151,9 +151,9 @@ def check_exported_call(eager: Forward, exported: Forward, rows: Sequence[Call],
 
 
 def tracer_findings(module: torch.nn.Module, inputs: Call) -> list[str]:
-    """Return what the tracer warns about, one ``file:line: what`` each: values that a trace keeps as they were.
+    """Return the tracer's warnings as ``file:line: what``: values that a trace keeps constant.
 
-    Many are harmless, as a check of a shape that never changes; so they explain a difference, and are none.
+    Many are harmless, such as a check of a shape that never changes. They explain a difference, but are not errors.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -167,7 +167,7 @@ def tracer_findings(module: torch.nn.Module, inputs: Call) -> list[str]:
 
 
 def reason_against(module: torch.nn.Module, form: Form) -> str | None:
-    """Say why a module cannot be brought into a form; None where nothing is known against it."""
+    """Return why a module cannot be converted into a form; None if no reason is known."""
     if not any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         return None
     if form.format != "torchscript":
@@ -178,11 +178,11 @@ def reason_against(module: torch.nn.Module, form: Form) -> str | None:
 
 
 def reason_against_branches(places: Sequence[str], form: Form) -> str | None:
-    """Say why an eager module that decides by values cannot be brought into a form; None where it does not, or can be.
+    """Return why an eager module that branches on values cannot be converted into a form; None if it can.
 
     Args:
-        places: where Python takes values out of tensors.
-        form: to export it to.
+        places: places where Python reads values from tensors.
+        form: target form.
     """
     if not places or (form.format == "torchscript" and form.precision != "int8"):
         return None
@@ -221,7 +221,7 @@ def _find_mixed_rows(module: torch.nn.Module, rows: Sequence[Call], findings: Fi
     for size in (1, 3):
         try:
             outputs = outputs_of(module(*batch_of(rows, size)))
-        except Exception as error:  # the module is anybody's code
+        except Exception as error:  # The module may raise any exception.
             findings.add(
                 f"it takes a batch of 2 and not of {size}: {typed_line(error)}",
                 "look for sizes written as numbers: view(2, -1) should be flatten(1)",
@@ -233,7 +233,7 @@ def _find_mixed_rows(module: torch.nn.Module, rows: Sequence[Call], findings: Fi
         seen.append(outputs)
     if not findings.problems and not close(seen[0], [output[:1] for output in seen[1]]):
         findings.add(
-            "the answer for an input depends on what stands beside it in the batch",
+            "the answer for an input depends on the rest of the batch",
             "look for operations over axis 0, and for batch norms without running statistics",
         )
 
@@ -242,7 +242,7 @@ def _compare(eager: Forward, exported: Forward, batch: Call, size: int, findings
     want = outputs_of(eager(*batch))
     try:
         got = outputs_of(exported(*batch))
-    except Exception as error:  # engines raise what they like
+    except Exception as error:  # Engines raise various exceptions.
         findings.add(
             f"the export does not take a batch of {size}: {typed_line(error)}",
             "a batch size is baked in: look for sizes taken from a tensor as Python numbers",
@@ -267,7 +267,7 @@ def _image_rows(images: Sequence[torch.Tensor]) -> list[Call]:
 
 
 def _unlike(image: torch.Tensor) -> list[torch.Tensor]:
-    """Return inputs that no example looks like: black, white, and noise."""
+    """Return inputs unlike any example: black, white, and noise."""
     noise = torch.randint(0, 256, image.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(_SEED))
     return [torch.zeros_like(image), torch.full_like(image, 255), noise]
 

@@ -1,4 +1,4 @@
-"""Devices that a TorchScript graph names: tracing writes down the one that it ran on."""
+"""Devices in a TorchScript graph: tracing records the device that it ran on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ _PLACE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 def baked_devices(exported: torch.jit.ScriptModule, device: str) -> Iterator[tuple[str, str]]:
-    """Give what ties the graph to one device: a sentence, and what to do about it.
+    """Yield what binds the graph to one device, each with a fix.
 
-    Moving a tensor to a named device is always one; making one there only where ``device``, which the export is for,
-    is another.
+    Moving a tensor to a named device always does. Creating one there does only if the export is for another ``device``.
     """
     for node in _nodes(exported.inlined_graph):
         baked = [one.toIValue() for one in node.inputs() if one.node().kind() == "prim::Constant"]
@@ -37,7 +36,7 @@ def baked_devices(exported: torch.jit.ScriptModule, device: str) -> Iterator[tup
 
 
 def absent_device_problem(module: torch.jit.ScriptModule, path: Path) -> ExportError | None:
-    """Return the error for a file that names a device that this machine lacks; None where it names none."""
+    """Return the error for a file that names a device that this machine lacks; None if it does not."""
     absent = absent_device(module)
     if absent is None:
         return None

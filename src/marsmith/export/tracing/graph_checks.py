@@ -1,9 +1,9 @@
-"""What a TorchScript graph asks of its inputs and of the machine: checks of values, and devices that it names.
+"""Requirements of a TorchScript graph on its inputs and on the machine: checks of values, and named devices.
 
-A rewritten graph has lost its checks without a word: a trace keeps the branch that it saw, and OpenVINO keeps the one
-that does not raise. Checks of how many axes a tensor has are not meant: those a rewritten graph has of its own.
+A rewritten graph has lost its checks silently: a trace keeps the branch that it took, and OpenVINO keeps the one that
+does not raise. Checks of the number of axes of a tensor are not included, because a rewritten graph has them too.
 
-The same file lies in ``handlers/`` and in ``marsmith/``, as a worker's Python has no marsmith: a test holds the two
+The same file is in ``handlers/`` and in ``marsmith/``, because a worker's Python has no marsmith. A test keeps the two
 equal.
 """
 
@@ -26,17 +26,17 @@ _BUILT = frozenset({"prim::ListConstruct", "prim::TupleConstruct"})
 
 
 def value_checks(module: torch.jit.ScriptModule) -> list[str]:
-    """Return what a module raises for some inputs of a right number of axes, in the words of its errors."""
+    """Return the error messages that a module raises for some inputs with the right number of axes."""
     if not list(_raised(_inlined(module), by_rank=True)):
         return []
-    # Frozen: what is checked in training alone is gone.
+    # Frozen, which removes checks of training mode.
     return list(dict.fromkeys(_raised(straight_graph(module), by_rank=True)))
 
 
 def absent_device(module: torch.jit.ScriptModule) -> tuple[str, Any] | None:
-    """Return the first device that a module names, whatever its input is, and that this machine lacks; and the node.
+    """Return the first device that a module names and that this machine lacks, and the node.
 
-    What stands in a branch may never be run, and does not count.
+    Nodes in branches may never run, so they do not count.
     """
     for node in _inlined(module).nodes():
         for value in [torch.device("cuda")] if node.kind() == "aten::cuda" else map(_known(module), node.inputs()):
@@ -46,12 +46,12 @@ def absent_device(module: torch.jit.ScriptModule) -> tuple[str, Any] | None:
 
 
 def _inlined(module: torch.jit.ScriptModule) -> Any:
-    """Return the graph of ``forward`` with all that it calls; an empty one where a module has other methods only."""
+    """Return the graph of ``forward`` with all calls inlined; an empty one if a module has only other methods."""
     return getattr(module, "inlined_graph", None) or torch._C.Graph()
 
 
 def _known(module: torch.jit.ScriptModule) -> Callable[[Any], Any]:
-    """Return what gives the Python value of a constant, or of an attribute of the module; None of anything else."""
+    """Return a function for the Python value of a constant or of an attribute of the module; None for other values."""
 
     def known(value: Any) -> Any:
         node = value.node()
@@ -72,17 +72,17 @@ def _is_here(device: torch.device) -> bool:
 
 
 def straight_graph(module: torch.jit.ScriptModule) -> Any:
-    """Return the graph, inlined, its weights constants where it can be frozen."""
+    """Return the inlined graph, with weights as constants if it can be frozen."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return torch.jit.freeze(module.eval()).graph
-        except RuntimeError:  # it is frozen already, or cannot be
+        except RuntimeError:  # It is frozen already, or cannot be.
             return module.inlined_graph
 
 
 def _raised(block: Any, *, by_rank: bool) -> Iterator[str]:
-    """Give the errors of a block; ``by_rank``: whether numbers of axes alone decide if it is run."""
+    """Yield the errors of a block; ``by_rank``: whether only numbers of axes decide if it runs."""
     for node in block.nodes():
         kind = node.kind()
         if kind == "prim::RaiseException":
@@ -96,7 +96,7 @@ def _raised(block: Any, *, by_rank: bool) -> Iterator[str]:
 
 
 def _is_of_rank(value: Any) -> bool:
-    """Tell whether a value follows from constants and from numbers of axes alone."""
+    """Return whether a value depends only on constants and on numbers of axes."""
     node = value.node()
     kind, inputs = node.kind(), list(node.inputs())
     if kind in ("prim::Constant", "aten::dim"):

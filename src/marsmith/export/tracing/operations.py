@@ -1,7 +1,7 @@
-"""Watch what a module does with its input, operation by operation, while it runs.
+"""Watch the operations of a module on its input while it runs.
 
-Exact where a warning of the tracer is a guess: a number taken from a shape or from a weight never varies, and is fine
-in a trace; a number that was computed from the input is not.
+This is exact, unlike a warning of the tracer: a number from a shape or a weight never varies and is fine in a trace,
+but a number computed from the input is not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 _OWN_FILES = (__file__, str(Path(__file__).with_name("checks.py")))
 _TORCH = str(Path(torch.__file__).parent)
-# Between an operation and its watcher.
+# Functions between an operation and its caller.
 _DISPATCH = frozenset(str(Path(_TORCH) / name) for name in ("_compile.py", "_dynamo/eval_frame.py"))
 _MODULE_CALL = str(Path(_TORCH) / "nn" / "modules" / "module.py")
 
@@ -32,8 +32,8 @@ class Sighting:
 
     Attributes:
         operation: its name in ATen.
-        place: file and line of the code that asked for it, outside torch where there is any.
-        where: name of the Python function in torch that was asked.
+        place: file and line of the code that called it, outside torch if possible.
+        where: name of the called Python function in torch.
     """
 
     operation: str
@@ -43,12 +43,13 @@ class Sighting:
 
 @dataclass
 class OperationWatch:
-    """What was seen.
+    """Recorded operations.
 
     Attributes:
-        inputs: the tensors whose way is followed.
+        inputs: tensors to follow.
         random: operations that draw random numbers.
-        branches: operations that gave Python a value computed from the inputs; TorchScript keeps its own branches.
+        branches: operations that returned a value computed from the inputs to Python; TorchScript keeps its own
+            branches.
     """
 
     inputs: tuple[torch.Tensor, ...]
@@ -79,14 +80,14 @@ class _Follower(TorchDispatchMode):
 
 @contextmanager
 def watch(*inputs: torch.Tensor) -> Iterator[OperationWatch]:
-    """Watch the operations that run in the context, following what is computed from ``inputs``."""
+    """Record the operations that run in the context, following values computed from ``inputs``."""
     seen = OperationWatch(inputs)
     with _Follower(seen):
         yield seen
 
 
 def _is_switched_off(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operation that can drop out, as fused attention, is told to drop nothing."""
+    """Return whether an operation with dropout, such as fused attention, has it switched off."""
     for place, argument in enumerate(func._schema.arguments):
         if argument.name == "dropout_p":
             given = args[place] if place < len(args) else kwargs.get("dropout_p", argument.default_value)
@@ -95,7 +96,7 @@ def _is_switched_off(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 def _is_scripted() -> bool:
-    """Whether TorchScript asks: then the innermost Python is torch's own call of a module."""
+    """Return whether TorchScript runs: then the innermost Python frame is torch's own call of a module."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename in _DISPATCH:
         frame = frame.f_back
