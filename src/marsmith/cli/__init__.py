@@ -1,4 +1,4 @@
-"""The ``marsmith`` command: one file a verb, listed here, imported only when called.
+"""The ``marsmith`` command: one module per verb, listed here, imported only when it is called.
 
 The command line is the only layer that prints, parses arguments and exits. Results go to stdout, progress and errors to
 stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + n ended by signal n (130 for Ctrl-C, 143 for SIGTERM).
@@ -22,42 +22,42 @@ from marsmith.file_errors import access_error
 from marsmith.names import did_you_mean
 from marsmith.quick_exit import run_and_exit
 
-# In the order of the flow. A verb lives in the module of the same name, with '-' as '_'.
+# In the order of the workflow. A verb is in the module of the same name, with '-' as '_'.
 VERBS = {
     "new": "make a new project in an empty folder",
     "export": "export a model's weights to a serialized file",
     "archive": "build the model archive of a spec, in the model store",
     "pack": "build a model archive from loose files, with torch-model-archiver's flags",
-    "repack": "turn an archive made by the stock tool into one of ours",
-    "optimize": "turn an archive made by the stock tool into the fastest form that still gives the same answers",
-    "inspect": "show what an archive holds",
-    "verify": "prove that an archive is whole, safe and answers as it did when it was built",
+    "repack": "convert an archive of the stock tool into one of marsmith's",
+    "optimize": "convert an archive of the stock tool into the fastest form that still gives the same answers",
+    "inspect": "show the content of an archive",
+    "verify": "verify that an archive is complete, safe and answers as it did when it was built",
     "sign": "sign an archive",
     "run": "answer requests with an archive's handler, without a server",
-    "check": "find what is wrong with a handler before a server does",
+    "check": "find the faults of a handler before it runs in a server",
     "watch": "edit a handler and see its reply again, without reloading the weights",
     "lint": "find the traps of TorchServe in config files, specs and archives",
-    "config": "show the configuration that counts, and where it comes from",
-    "doctor": "find out whether this machine can run a server well",
-    "serve": "start TorchServe and wait until every model really answers",
+    "config": "show the effective configuration, and where it comes from",
+    "doctor": "check whether this machine can run a server well",
+    "serve": "start TorchServe and wait until every model answers",
     "status": "show what the server runs",
     "stop": "stop the server",
     "predict": "send inputs to a model",
     "models": "list the registered models and versions",
     "register": "register an archive with the running server",
-    "scale": "set how many workers a version has",
-    "set-default": "choose the version that answers when none is named",
-    "unregister": "take a version off the running server, after its work is done",
-    "deploy": "bring a new version into service with no request lost, or leave everything as it was",
+    "scale": "set the number of workers of a version",
+    "set-default": "set the default version of a model",
+    "unregister": "unregister a version, after its requests are answered",
+    "deploy": "bring a new version into service with no request lost, or restore the state before",
     "rollback": "go back to the version that was the default before",
-    "bench": "put load on a model and report latency, throughput and errors without flattery",
+    "bench": "put load on a model and measure latency, throughput and errors",
     "tune": "find the workers, threads and batching that hold a latency limit",
     "token": "print a token for curl",
     "certificate": "make a self-signed certificate for TLS in development",
 }
 
 EPILOG = (
-    "`marsmith VERB --help` explains a verb. The project is the folder with config/models, found upwards from here."
+    "`marsmith VERB --help` explains a verb. The project is the folder with config/models, searched upwards from here."
 )
 
 
@@ -91,16 +91,16 @@ def _report(error: MarsmithError) -> None:
 
 
 def _stopped(number: int) -> int:
-    """Return the exit code of a command that a signal has ended, as shells give it."""
+    """Return the exit code of a command that a signal has ended, as shells report it."""
     words = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-    # The terminal, or whoever reads, may be gone.
+    # The terminal, or the reader of our output, may be gone.
     with suppress(OSError):
         print(f"marsmith: {words}", file=sys.stderr)
     return 128 + number
 
 
 def run_command() -> NoReturn:
-    """Be the ``marsmith`` command: run what the command line says, and end the process with its exit code."""
+    """Run the ``marsmith`` command line, and end the process with its exit code."""
     run_and_exit(_main_until_stopped)
 
 
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report(error)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output went away (`marsmith models | head`): that is no failure of ours.
+        # The reader of our output has gone (`marsmith models | head`), which is not a failure.
         sys.stderr.close()
         return 0
     except OSError as error:

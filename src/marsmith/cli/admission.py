@@ -1,4 +1,4 @@
-"""How verbs admit the archives that they run, and say what nobody has proved about them."""
+"""Admission of the archives that verbs run, with warnings on stderr."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def admit_here(path: Path) -> Archive:
-    """Admit an archive as the project of the working folder says, with its warnings on stderr.
+    """Admit an archive by the policy of the project of the working folder, with its warnings on stderr.
 
     Raises:
-        UsageError: there is no such archive.
-        ArchiveError: it does not hold, or the policy does not admit it.
+        UsageError: the archive does not exist.
+        ArchiveError: it does not match its digests, or the policy does not admit it.
     """
     from marsmith.archive.admit import admit
     from marsmith.config.project_settings import policy_here

@@ -3,9 +3,9 @@
     marsmith archive efficientnet_lite0
     marsmith archive efficientnet_lite0 --version 2.0
 
-Exports first where that is needed, lets the handler answer the spec's examples, and writes NAME-VERSION.mar into the
-model store, with the replies inside. Nothing is done when nothing changed. The same inputs give the same bytes.
-A spec with `auto` and no lock is measured first, and gets one.
+Exports first if that is needed, sends the spec's examples to the handler, and writes NAME-VERSION.mar into the model
+store, with the replies inside. Does nothing if nothing has changed. The same inputs give the same bytes. A spec with
+`auto` and without a lock is measured first, and gets a lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Build, and print where the archive is and its digest."""
+    """Build, and print the path of the archive and its digest."""
     from marsmith.archive import Archive
     from marsmith.archive.admit import policy_problems
     from marsmith.build.from_spec import build_from_spec

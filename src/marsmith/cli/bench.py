@@ -1,13 +1,13 @@
-"""Put load on a model and report latency, throughput and errors without flattery.
+"""Put load on a model and measure latency, throughput and errors.
 
     marsmith bench efficientnet_lite0                                  # closed loops of 1, 8 and 32 clients
     marsmith bench efficientnet_lite0 --rps 50 --seconds 60 --p99-ms 50
     marsmith bench efficientnet_lite0:2.0 --clients 8 --input photos/ --grpc --json
 
-With --rps requests come at random (Poisson) whether or not earlier ones are answered, and latency counts from when a
-request was due, so that a server that stalls cannot hide it. The driver watches itself: when it, and not the server,
-was the limit, it says so. With --p99-ms or --rps a line for each says whether it was held; the exit code is 1 when one
-was not, or when a request failed.
+With --rps requests arrive at random (Poisson), whether or not earlier ones are answered. Latency counts from when a
+request was due, so that a server that stalls cannot hide it. The driver reports if it was the limit, and not the
+server. With --p99-ms or --rps a line for each limit says whether it was held. The exit code is 1 if one was not held,
+or if a request failed.
 """
 
 from __future__ import annotations
@@ -39,19 +39,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith bench``."""
     parser.add_argument("model", metavar="MODEL[:VERSION]", help="without a version, the default version answers")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--clients", type=_counts, metavar="N[,N...]", help="closed loops with so many clients (1,8,32)")
-    how.add_argument("--rps", type=float, metavar="RATE", help="an open loop with so many requests per second")
+    how.add_argument(
+        "--clients", type=_counts, metavar="N[,N...]", help="closed loops with these numbers of clients (1,8,32)"
+    )
+    how.add_argument("--rps", type=float, metavar="RATE", help="an open loop with this number of requests per second")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each loop (%(default)g)")
-    parser.add_argument("--warm-up", type=float, default=2.0, metavar="SECONDS", help="sent before (%(default)g)")
+    parser.add_argument(
+        "--warm-up", type=float, default=2.0, metavar="SECONDS", help="warm-up before the measurement (%(default)g)"
+    )
     parser.add_argument(
         "--input", action="append", default=[], metavar="PATH", help="a file, a folder of files, or package:NAME/PATH"
     )
     parser.add_argument("--arrivals", choices=("poisson", "constant"), default="poisson", help="of the open loop")
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals (%(default)d)")
     parser.add_argument("--grpc", action="store_true", help="over gRPC instead of REST")
-    parser.add_argument("--deadline", type=float, default=30.0, metavar="SECONDS", help="for each reply (%(default)g)")
-    parser.add_argument("--p99-ms", type=float, metavar="MS", help="fail unless 99%% of the answers are this fast")
-    parser.add_argument("--same-answer", action="store_true", help="count an answer as wrong when its best label moves")
+    parser.add_argument(
+        "--deadline", type=float, default=30.0, metavar="SECONDS", help="time limit of each reply (%(default)g)"
+    )
+    parser.add_argument(
+        "--p99-ms", type=float, metavar="MS", help="fail unless 99%% of the answers take at most this long"
+    )
+    parser.add_argument("--same-answer", action="store_true", help="count an answer as wrong if its best label changes")
     parser.add_argument("--breakdown", action="store_true", help="split a request's time into its stages")
     parser.add_argument("--url", metavar="URL", help="another server's resource, as http://host:8080/predictions/m")
     parser.add_argument("--token", metavar="TOKEN", help="with --url: its inference token")
@@ -62,14 +70,14 @@ def _counts(text: str) -> tuple[int, ...]:
     try:
         counts = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 1,8,32") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,8,32") from None
     if min(counts) < 1:
         raise argparse.ArgumentTypeError("a closed loop has at least one client")
     return counts
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the loops and print what came of them."""
+    """Run the loops and print the measurements."""
     from marsmith.loadtest.bench import SameAnswer, run_load
 
     check_deadline(args.deadline)
@@ -147,7 +155,7 @@ def _stages(args: argparse.Namespace, state: RunState | None) -> Iterator[Any]:
 
 @contextmanager
 def _progress(text: str) -> Iterator[None]:
-    """Say on stderr what is running."""
+    """Print the current step on stderr."""
     import sys
 
     if not sys.stderr.isatty():
@@ -188,7 +196,7 @@ def _print(args: argparse.Namespace, results: Sequence[tuple[Load, Measurement, 
 
 
 def _print_verdicts(verdicts: Sequence[tuple[Load, Verdict]]) -> None:
-    """Say what was held, once for all loads where it is the same for all."""
+    """Print the verdicts, only once if they are the same for all loads."""
     lines = [(str(load), verdict.lines()) for load, verdict in verdicts]
     if all(told == lines[0][1] for _, told in lines):
         lines = [("", lines[0][1])]
@@ -213,7 +221,7 @@ def _print_details(load: Load, measured: Measurement, stages: Breakdown | None, 
 
 
 def histogram_lines(buckets: Sequence[tuple[float, int]]) -> list[str]:
-    """Draw buckets (upper bound in ms, count) as lines of text."""
+    """Return buckets (upper bound in ms, count) as lines of text, with bars."""
     most = max(number for _, number in buckets)
     return [
         f"up to {bound:>8.1f} ms {number:>7}  {'#' * max(round(BAR * number / most), int(number > 0))}".rstrip()

@@ -1,12 +1,12 @@
-"""Make a self-signed certificate for TLS in development, and show how the server config is to name it.
+"""Make a self-signed certificate for TLS in development, and show the lines of the server config for it.
 
     marsmith certificate --write
     marsmith certificate --host models.example.com --days 7
 
-The key and the certificate are written to .marsmith/tls, which git ignores; they are good for localhost, 127.0.0.1, ::1
-and every --host. Without --write, config.properties stays as it is and the lines to change are printed. A pair that is
-there already is used by --write, if it is fit, and replaced by --force only. curl trusts the server with
-`--cacert .marsmith/tls/certificate.pem`; marsmith's own commands do so by themselves.
+The key and the certificate are written to .marsmith/tls, which git ignores. They are valid for localhost, 127.0.0.1,
+::1 and every --host. Without --write, config.properties is not changed, and the lines to change are printed. --write
+uses an existing pair if it is valid; only --force replaces it. curl trusts the server with `--cacert
+.marsmith/tls/certificate.pem`; marsmith's own commands do so automatically.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--days", type=int, default=30, help="how long it is valid (%(default)s)")
     parser.add_argument("--write", action="store_true", help="change config.properties, comments kept")
-    parser.add_argument("--force", action="store_true", help="replace a pair that is there already")
+    parser.add_argument("--force", action="store_true", help="replace an existing pair")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make the pair, or take the one that is there, and change the server config or print how."""
+    """Make a pair or use the existing one, and change the server config or print the changes."""
     from marsmith.config import certificate
     from marsmith.config.properties import as_mapping, render_properties
     from marsmith.config.server_config import read_server_config
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> None:
         pair = certificate.make_pair(args.host, args.days)
         certificate.write_pair(folder, pair, force=args.force)
     else:
-        note("a pair is there, and is used:")
-    note(f"{key}\n{cert}: good for {', '.join(pair.hosts)} until {pair.expires:%Y-%m-%d %H:%M} UTC")
+        note("using the existing pair:")
+    note(f"{key}\n{cert}: valid for {', '.join(pair.hosts)} until {pair.expires:%Y-%m-%d %H:%M} UTC")
     changes = certificate.config_changes(project, config, key, cert)
     if args.write:
         certificate.write_changes(project, changes)

@@ -1,7 +1,7 @@
-"""Find what is wrong with a handler before a server does.
+"""Find the faults of a handler before it runs in a server.
 
-A handler is read, then imported in a fresh process. An archive's handler also answers requests, alone and in a batch:
-the archive's own examples, or those given with --input. Exits 1 where there is an error.
+The source of a handler is checked, then it is imported in a fresh process. An archive's handler also answers requests,
+alone and in a batch: the archive's own examples, or those of --input. Exits 1 if there is an error.
 
     marsmith check handlers/image_classifier_handler.py
     marsmith check model_store/efficientnet_lite0-1.0.mar
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, print the findings, and return 1 where there is an error."""
+    """Check, print the findings, and return 1 if there is an error."""
     found = _check(args)
     failed = any(item.severity == "error" for item in found)
     if args.json:

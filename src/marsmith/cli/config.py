@@ -1,11 +1,11 @@
-"""Show the configuration that counts: each value, where it comes from, and what it overrode.
+"""Show the effective configuration: each value, where it comes from, and what it overrides.
 
     marsmith config                     # the server, then every version in the store
     marsmith config efficientnet_lite0  # the versions of one model
     marsmith config --json
 
-An archive that `marsmith serve` would leave out is named with the reason, instead of its configuration.
-While a server runs, what it says of itself is compared with the files; the exit code is 1 where they differ.
+An archive that `marsmith serve` would leave out is listed with the reason, instead of its configuration. If a server
+runs, its values are compared with the files; the exit code is 1 if they differ.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the configuration, and return 1 where a running server differs from it."""
+    """Print the configuration, and return 1 if a running server differs from it."""
     from marsmith.config.effective import server_settings
     from marsmith.config.server_config import read_server_config
 
@@ -87,7 +87,7 @@ def _versions(server: Mapping[str, Setting], selection: Selection, model: str | 
 def _differences(
     project: Project, server: Mapping[str, Setting], versions: Iterable[VersionSettings], model: str | None
 ) -> list[ParameterDifference] | None:
-    """Compare with the running server; None where none runs."""
+    """Compare with the running server; None if there is none."""
     from marsmith.config.properties import ENCODING, as_mapping, parse_properties
     from marsmith.config.server_config import FILE_NAME
     from marsmith.errors import NotRunningError
@@ -160,7 +160,7 @@ def _print(
 
 
 def _print_settings(title: str, settings: Iterable[Setting]) -> None:
-    """Print those that have a value; the value last, because it may be long."""
+    """Print those that have a value; the value comes last, because it may be long."""
     rows = []
     for setting in settings:
         if not setting.value and not setting.overrode:

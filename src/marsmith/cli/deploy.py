@@ -1,12 +1,12 @@
-"""Bring a new version into service with no request lost, or leave everything as it was and say why.
+"""Bring a new version into service with no request lost, or restore the state before and report the reason.
 
     marsmith archive efficientnet_lite0 --version 2.0
     marsmith deploy efficientnet_lite0-2.0.mar --plan     # print the steps, do nothing
     marsmith deploy efficientnet_lite0-2.0.mar
 
-The archive is verified, registered beside the version that answers now, and asked its own examples. Only then does it
-become the default version. Errors and latency are watched for a while; on any trouble the old version is the default
-again and the new one is taken off. Whatever an interrupted deploy left is finished or undone first.
+The archive is verified and registered beside the current version, and its examples are sent to it. Only then does it
+become the default version. Errors and latency are watched for a while. If there is a problem, the old version becomes
+the default again and the new one is unregistered. An interrupted deploy is finished or undone first.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ if TYPE_CHECKING:
     from marsmith.deploy.versions import Event, Options, Outcome, Planned
 
 
-# Options that concern a change of the default version; without one they have nothing to do.
+# Options for a change of the default version; without one they have no effect.
 _OF_A_SWITCH = ("watch_s", "max_error_rate", "max_latency_ratio", "max_4xx_rise", "keep")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith deploy``."""
     parser.add_argument("archive", metavar="ARCHIVE", help="path of an archive, or its name in the model store")
-    parser.add_argument("--workers", metavar="N", type=_positive, help="workers (default: as its model config says)")
-    parser.add_argument("--watch-s", metavar="SECONDS", type=float, help="watch the new version so long (10)")
+    parser.add_argument("--workers", metavar="N", type=_positive, help="workers (default: as in its model config)")
+    parser.add_argument("--watch-s", metavar="SECONDS", type=float, help="how long to watch the new version (10)")
     parser.add_argument(
         "--max-error-rate",
         metavar="SHARE",
         type=float,
-        help="share of requests that may fail beyond those that failed before, 0 to 1 (0.01)",
+        help="maximum share of requests that may fail beyond the share before, 0 to 1 (0.01)",
     )
     parser.add_argument(
         "--max-latency-ratio",
         metavar="TIMES",
         type=float,
-        help="largest latency, in multiples of the old version's (2)",
+        help="maximum latency, in multiples of the old version's (2)",
     )
     parser.add_argument(
         "--max-4xx-rise",
         metavar="SHARE",
         type=float,
-        help="by how much the share of requests that are answered 400 to 499 may grow, 0 to 1 (0.1)",
+        help="maximum rise of the share of replies of 400 to 499, 0 to 1 (0.1)",
     )
     add_rollout_arguments(parser)
 
 
 def add_rollout_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what ``deploy`` and ``rollback`` have in common."""
+    """Add the arguments that ``deploy`` and ``rollback`` share."""
     parser.add_argument("--keep", metavar="N", type=_count, help="earlier versions that stay registered (2)")
     parser.add_argument(
         "--wait",
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def tell(event: Event) -> None:
-    """Say on stderr what begins, and how long it took."""
+    """Print on stderr the step that begins, and the duration of a finished one."""
     if event.state == "begin":
         note(f"{event.step.action}: {event.step.detail}")
         return
@@ -90,10 +90,10 @@ def tell(event: Event) -> None:
 
 
 def say_idle(args: argparse.Namespace, *, switches: bool) -> None:
-    """Say on stderr which options had nothing to do because the version was the default already."""
+    """Print on stderr the options without effect if the version was the default already."""
     given = [f"--{name.replace('_', '-')}" for name in _OF_A_SWITCH if getattr(args, name, None) is not None]
     if given and not switches:
-        note(f"{', '.join(given)}: nothing to do, because the version was the default already")
+        note(f"{', '.join(given)}: no effect, because the version was the default already")
 
 
 def print_plan(planned: Planned, *, as_json: bool) -> None:
@@ -104,7 +104,7 @@ def print_plan(planned: Planned, *, as_json: bool) -> None:
         return
     if planned.interrupted:
         change, remedy = planned.interrupted
-        so = {"leave": "leave as it is"}.get(remedy, remedy)
+        so = {"leave": "do not change"}.get(remedy, remedy)
         print(f"first {so} the {change.kind} of {change.target.version} that stopped at '{change.step}'")
     if not planned.steps:
         print(f"{planned.model} is answered by version {planned.version} already")
@@ -114,7 +114,7 @@ def print_plan(planned: Planned, *, as_json: bool) -> None:
 
 
 def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
-    """Print on stdout what answers now."""
+    """Print on stdout which version answers now."""
     if as_json:
         steps = [
             {"action": e.step.action, "version": e.step.version, "seconds": round(e.seconds, 3), "note": e.note}

@@ -1,9 +1,9 @@
-"""Find out whether this machine can run a server well.
+"""Check whether this machine can run a server well.
 
     marsmith doctor
     marsmith doctor --fix     # remove what dead servers have left: pid files, sockets, state
 
-One line a thing: ok, warn or fail, what was found, what to do. Exits 1 where something fails.
+One line per check: ok, warn or fail, the present state, and what to do. Exits 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Examine, fix where asked, print, and return 1 where something fails."""
+    """Check, fix if requested, print, and return 1 if a check fails."""
     from marsmith.server.doctor import clear, judge
     from marsmith.server.machine_facts import gather
 

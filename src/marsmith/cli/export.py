@@ -5,10 +5,10 @@
     marsmith export resnet18 --weights random --precision bfloat16
     marsmith export resnet18 --weights random --format auto --precision auto --engine auto
 
-The export lies in .marsmith/exports/MODEL/. It is compared with the eager float32 module, and refused where it is
-further off than the spec's gate allows, or slower than float32. `auto` tries all that this machine supports and takes
-the fastest that passes; the choice is written to config/models/MODEL.lock, which later exports repeat. Nothing is done
-when nothing changed since the last one.
+The export is written to .marsmith/exports/MODEL/. It is compared with the eager float32 module. It is refused if it
+exceeds the limits of the spec's gate, or if it is slower than float32. `auto` tries all forms that this machine
+supports and takes the fastest that passes. The choice is written to config/models/MODEL.lock, and later exports repeat
+it. Does nothing if nothing has changed since the last export.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ def add_weights_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="SOURCE",
-        help="instead of the spec's: a .pth or .safetensors file, recipe, hub, random (which the archive records), or "
+        help="instead of the spec's: a .pth or .safetensors file, recipe, hub, random (recorded in the archive), or "
         "none for a module without parameters",
     )
     parser.add_argument(
         "--strip-prefix",
         metavar="PREFIX",
-        help="of the file, take only the names that begin with it, without it: model.",
+        help="take only the names in the file that begin with this prefix, and remove it: model.",
     )
-    parser.add_argument("--unsafe-weights", action="store_true", help="load also weights whose file can run code")
+    parser.add_argument("--unsafe-weights", action="store_true", help="also load weights from a file that can run code")
 
 
 def add_frozen_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--frozen``, shared by the verbs that export."""
     parser.add_argument(
-        "--frozen", action="store_true", help="fail rather than measure what has no lock (always so where CI is set)"
+        "--frozen", action="store_true", help="fail instead of measuring a model without a lock (always if CI is set)"
     )
 
 
 def is_frozen(args: argparse.Namespace) -> bool:
-    """Whether measuring is forbidden."""
+    """Return whether measuring is forbidden."""
     return bool(args.frozen or os.environ.get("CI"))
 
 
@@ -62,14 +62,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     forms.add_argument("--engine", choices=(*ENGINES, AUTO))
     forms.add_argument("--device", choices=DEVICES)
     add_weights_flag(parser)
-    parser.add_argument("--relock", action="store_true", help="measure, write the lock anew, and show what changed")
+    parser.add_argument("--relock", action="store_true", help="measure, write the lock again, and show what changed")
     add_frozen_flag(parser)
-    parser.add_argument("--report", metavar="FILE.html", type=Path, help="write what was measured as a page with plots")
+    parser.add_argument("--report", metavar="FILE.html", type=Path, help="write the measurements as a page with plots")
     add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export, and print where the file is and how far it is from the eager module."""
+    """Export, and print the path of the file and its difference from the eager module."""
     from marsmith.cli.export_table import export_progress
     from marsmith.config.model_spec import load_spec
     from marsmith.export.model import export_model
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
             weights=args.weights,
             overrides={key: value for key in keys if (value := getattr(args, key))},
             relock=args.relock,
-            # To relock is to ask for measuring.
+            # --relock asks for a measurement.
             frozen=is_frozen(args) and not args.relock,
             allow_pickle=args.unsafe_weights,
             strip_prefix=args.strip_prefix,
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _here(export: Export) -> dict[str, object]:
-    """Say where the figures come from, and which forms this machine cannot have as the one of the lock had them."""
+    """Print the machine of the figures, and the forms of the lock that this machine does not support in the same way."""
     from marsmith.export.machine import Machine, limits_here
 
     lock, machine = export.lock, Machine.here()
@@ -132,9 +132,7 @@ def _write_page(target: Path, export: Export) -> None:
 
     lock = export.lock or (ExportLock.model_validate(export.measured) if export.measured else None)
     if lock is None:
-        raise ExportError(
-            "nothing was measured, so there is nothing to report", tip="measure: marsmith export MODEL --relock"
-        )
+        raise ExportError("nothing was measured, so there is no report", tip="measure: marsmith export MODEL --relock")
     target.write_text(render_page(lock, export.report), encoding="utf-8")
     note(f"wrote {target}")
 

@@ -1,6 +1,6 @@
-"""What was measured, as a table in the terminal.
+"""Table of measurements in the terminal, and progress of an export on stderr.
 
-How far an export is, on stderr: bars where somebody watches, lines where not.
+Progress is shown as bars in a terminal, and as lines otherwise.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from marsmith.export.measure import Progress
 
 
 def print_lock(lock: ExportLock, source: str, device: str = "cpu") -> None:
-    """Print the candidates with their figures on stdout, the chosen one marked, and why it was chosen.
+    """Print the candidates with their figures on stdout, with the chosen one marked, and the reason for the choice.
 
     Args:
-        lock: what was measured.
-        source: how it came here, as ``measured now``; if its machine is another one, what this one cannot do is said.
-        device: what the forms are for.
+        lock: the measurements.
+        source: origin of the figures, such as ``measured now``; if they are of another machine, the limits of this one
+            are shown.
+        device: target device of the forms.
     """
     from rich.console import Console
     from rich.table import Table
@@ -55,14 +56,14 @@ def print_lock(lock: ExportLock, source: str, device: str = "cpu") -> None:
 
 
 def _verdict(one: Candidate, here: str | None, *, is_here: bool) -> str:
-    """Return the verdict with where it holds, if it is about a machine."""
+    """Return the verdict, with the machine if it depends on one."""
     if one.verdict == IMPOSSIBLE:
         return f"{IMPOSSIBLE} {'here' if is_here else 'there'}"
     return here.partition(":")[0] if here else one.verdict
 
 
 def print_changes(old: ExportLock, new: ExportLock) -> None:
-    """Print what a new lock changes, on stdout."""
+    """Print the changes of a new lock on stdout."""
     from rich.console import Console
     from rich.table import Table
 
@@ -111,7 +112,7 @@ def _is_terminal() -> bool:
 
 @contextmanager
 def export_progress() -> Iterator[Progress]:
-    """Give callbacks that show the steps and, in a terminal, bars of candidates and rounds of timing."""
+    """Return callbacks that show the steps and, in a terminal, bars of candidates and rounds of timing."""
     if not sys.stderr.isatty():
         yield Progress(step=note)
         return

@@ -1,9 +1,9 @@
-"""Show what an archive holds, of ours or of any other tool: .mar, .tar.gz or a folder.
+"""Show the content of an archive of marsmith or another tool: .mar, .tar.gz or a folder.
 
     marsmith inspect model_store/efficientnet_lite0-1.0.mar
     marsmith inspect old.mar --json
 
-Nothing of it is proved: an archive can claim what it likes. `marsmith verify` proves.
+The content is not verified. `marsmith verify` does that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print what the archive says."""
+    """Print the content of the archive."""
     from marsmith.archive import Archive
     from marsmith.archive.describe import describe
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def render(description: Mapping[str, Any]) -> Iterator[str]:
-    """Give the lines that ``marsmith inspect`` prints."""
+    """Return the lines that ``marsmith inspect`` prints."""
     yield f"{description['name']} {description['version']}"
     yield from _fields(_overview(description))
     yield from _section("members", _members(description["members"]))
@@ -50,7 +50,7 @@ def render(description: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _here(export: Mapping[str, Any] | None) -> dict[str, str]:
-    """Say where the figures of an export were measured, and what its form is on this machine, where that differs."""
+    """Describe the machine of an export's figures, and how its form runs on this machine if that differs."""
     from marsmith.config.form import Form
     from marsmith.errors import UsageError
     from marsmith.export.machine import Machine, limits_here, machine_text
@@ -131,4 +131,4 @@ def _signature(signature: Mapping[str, Any] | None, digest: str) -> Iterator[str
         return
     same = "this archive" if signature["signed_digest"] == digest else f"another archive, {signature['signed_digest']}"
     yield from _fields({"file": signature["file"], "of": same, "key": signature["key"] or "not named"})
-    yield "  not proved: marsmith verify ARCHIVE --key PUBLIC.pem"
+    yield "  not verified: marsmith verify ARCHIVE --key PUBLIC.pem"

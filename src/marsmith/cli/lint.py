@@ -1,6 +1,6 @@
 """Find the traps of TorchServe in config files, model specs and archives.
 
-Without a path everything of the project is checked. Exits 1 where there is an error.
+Without a path the whole project is checked. Exits 1 if there is an error.
 
     marsmith lint
     marsmith lint config.properties model_store/efficientnet_lite0-1.0.mar
@@ -22,7 +22,7 @@ from marsmith.project import find_project
 if TYPE_CHECKING:
     from marsmith.config.lint import LintResult
 
-# A fix can bring another to light, as the right name of a key its wrong value.
+# A fix may reveal another problem, such as a wrong value after the correct name of its key.
 _MOST_PASSES = 5
 
 
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, fix where asked, print, and return 1 where there is an error."""
+    """Check, fix if requested, print, and return 1 if there is an error."""
     from marsmith.config.lint.report import has_errors
 
     results = _lint(args.paths)

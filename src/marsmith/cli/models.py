@@ -2,7 +2,7 @@
 
     marsmith models
 
-One line a version; the one with a star answers when no version is named.
+One line per version. The star marks the default version.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Turn an archive made by the stock tool into the fastest form that still gives the same answers.
+"""Convert an archive of the stock tool into the fastest form that still gives the same answers.
 
     marsmith optimize old/classifier.mar
     marsmith optimize old/classifier.mar --examples photos --output model_store/efficientnet_lite0-2.0.mar --version 2.0
 
-OLD holds a TorchScript image classifier with TorchServe's own handler image_classifier, whose place our handler takes,
-or with a handler of its own, which stays. Both archives are asked the same photos at the end and must agree; OLD is
-left as it is. Without --output the new archive is written beside it, as NAME-VERSION-optimized.mar.
+OLD contains a TorchScript image classifier. TorchServe's own handler image_classifier is replaced by ours; another
+handler is kept. Both archives get the same photos at the end and must agree. OLD is not changed. Without --output the
+new archive is written beside it, as NAME-VERSION-optimized.mar.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--examples",
         type=Path,
         metavar="DIR",
-        help="images to calibrate, compare and prove with; default: OLD's own examples, else scikit-image's photos",
+        help="images for calibration, comparison and validation; default: OLD's own examples, else scikit-image's photos",
     )
     parser.add_argument("--output", type=Path, metavar="NEW.mar", help="default: NAME-VERSION.mar beside OLD")
-    parser.add_argument("--version", help="of the new archive; default: that of OLD with -optimized behind it")
+    parser.add_argument("--version", help="version of the new archive; default: that of OLD followed by -optimized")
     parser.add_argument("--precision", choices=(*PRECISIONS, AUTO), default=AUTO)
     parser.add_argument("--engine", choices=(*ENGINES, AUTO), default=AUTO)
     parser.add_argument("--force", action="store_true", help="replace an existing archive, but never OLD")
-    parser.add_argument("--report", metavar="FILE.html", type=Path, help="write what was measured as a page with plots")
+    parser.add_argument("--report", metavar="FILE.html", type=Path, help="write the measurements as a page with plots")
     add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make the archive; print what was measured, and how the replies compare."""
+    """Make the archive; print the measurements, and the comparison of the replies."""
     from marsmith.build.optimize.rebuild import optimize
     from marsmith.build.optimize.task import OptimizeOptions
     from marsmith.cli.export_table import export_progress
@@ -65,7 +65,7 @@ def _write_page(target: Path, done: Optimized) -> None:
     from marsmith.export.page import render_page
 
     if done.lock is None:
-        raise ExportError("nothing was measured, so there is nothing to report", tip="leave precision and engine auto")
+        raise ExportError("nothing was measured, so there is no report", tip="leave precision and engine auto")
     target.write_text(render_page(done.lock, dict(done.report)), encoding="utf-8")
     note(f"wrote {target}")
 
@@ -81,7 +81,7 @@ def _print(done: Optimized) -> None:
             "file": done.path,
             "sha256": done.sha256,
             "form": done.form,
-            "replies": f"{found.same_top1} of {found.requests} photos with the same label on top as before, "
+            "replies": f"{found.same_top1} of {found.requests} photos with the same top label as before, "
             f"largest difference {found.largest_difference:.2g}",
             "measured with": done.report["measuredWith"],
         }

@@ -1,4 +1,4 @@
-"""How commands print: results on stdout (text or JSON), progress on stderr."""
+"""Output of commands: results on stdout (text or JSON), progress on stderr."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from marsmith.names import is_hidden
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
-    """Add ``--json``, which every verb that reads something has."""
+    """Add ``--json``, which every verb that reads data has."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def check_deadline(seconds: float) -> None:
-    """Make sure that ``--deadline`` is a time; raises UsageError where it is none."""
+    """Check ``--deadline``; raises UsageError if it is not positive."""
     if not 0 < seconds < math.inf:
-        raise UsageError(f"--deadline must be more than 0 seconds, and not {seconds:g}")
+        raise UsageError(f"--deadline must be more than 0 seconds, not {seconds:g}")
 
 
 def print_json(value: object) -> None:
-    """Print ``value`` on stdout as indented JSON, keys in their own order."""
+    """Print ``value`` on stdout as indented JSON, with keys in their own order."""
     print(json_text(value, indent=2))
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """Return ``value`` as JSON in which every character that hides or steers text, or has no form, is escaped."""
+    """Return ``value`` as JSON, with control, bidirectional and unencodable characters escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return "".join(json.dumps(c)[1:-1] if c != "\n" and is_hidden(c) else c for c in text)
 
 
 def encodable(text: str) -> str:
-    """Write half of a pair of surrogates, which has no form in UTF-8, as JSON escapes it."""
+    """Escape lone surrogates, which UTF-8 cannot encode, as in JSON."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a plain table on stdout; its width follows its content, so that it can be cut with awk."""
+    """Print a plain table on stdout; columns are as wide as their content, so that awk can cut them."""
     texts = [list(columns), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in texts) for i in range(len(columns))]
     for line in texts:
@@ -57,12 +57,12 @@ def print_fields(fields: Mapping[str, Any]) -> None:
 
 
 def printable(text: str) -> str:
-    """Replace what would steer a terminal or hide text: an archive's words are not ours."""
+    """Replace characters that control a terminal or hide text: texts in an archive are not trusted."""
     return "".join(json.dumps(c)[1:-1] if is_hidden(c) else c for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """Do so line by line, and keep the line breaks and the tabs."""
+    """Apply ``printable`` to each line, and keep line breaks and tabs."""
     return "".join(c if c in "\n\t" else printable(c) for c in text)
 
 
@@ -72,15 +72,15 @@ def say(text: str) -> None:
 
 
 def note(message: str) -> None:
-    """Print a line about the progress of work on stderr."""
+    """Print a progress line on stderr."""
     print(printable_lines(message), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def byte_progress(name: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Give a callback that shows bytes done of bytes in all, on stderr, gone when it is done.
+    """Return a callback that shows the number of bytes done, on stderr; the line disappears at the end.
 
-    None where nobody watches (stderr is no terminal). Under 100 MB nothing is shown: it is over before one could read.
+    None if stderr is not a terminal. Under 100 MB nothing is shown, because it would be too short to read.
     """
     if not sys.stderr.isatty():
         yield None

@@ -17,26 +17,32 @@ FORMATS = ("tgz", "no-archive", "zip-store", "default")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add torch-model-archiver's arguments, and ours."""
-    # torch-model-archiver takes any unambiguous beginning of a flag, and scripts may use that.
+    """Add torch-model-archiver's arguments, and marsmith's own."""
+    # torch-model-archiver accepts unambiguous prefixes of flags, and scripts may use them.
     parser.allow_abbrev = True
     add = parser.add_argument
     add("--model-name", required=True, metavar="NAME", help="name of the model; the archive is NAME.mar")
     add("--serialized-file", type=Path, metavar="FILE", help="TorchScript, a state dict, ONNX: the weights")
     add("--model-file", type=Path, metavar="FILE.py", help="the one class of an eager module")
-    add("--handler", required=True, help="FILE.py, FILE.py:FUNCTION, or a handler that TorchServe brings")
+    add("--handler", required=True, help="FILE.py, FILE.py:FUNCTION, or a handler of TorchServe")
     add("--extra-files", default="", metavar="PATHS", help="files, folders and wildcards, separated by commas")
     add("--runtime", default="python", choices=["python", "python3", "LSP"], help="default: python")
-    add("--export-path", type=Path, default=Path(), metavar="FOLDER", help="made if missing; default: here")
+    add(
+        "--export-path",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="created if missing; default: the working folder",
+    )
     add("--archive-format", default="default", choices=FORMATS, help="zip-store gives the same bytes everywhere")
     add("-f", "--force", action="store_true", help="replace an existing archive")
-    add("-v", "--version", required=True, help="version of the model, as 1.0")
+    add("-v", "--version", required=True, help="version of the model, such as 1.0")
     add("-r", "--requirements-file", type=Path, metavar="FILE", help="pip requirements of the model")
     add("-c", "--config-file", type=Path, metavar="FILE.yaml", help="model config")
     add(
         "--keep-tree",
         action="store_true",
-        help="keep the paths of --extra-files, as seen from here, instead of laying them flat",
+        help="keep the paths of --extra-files, relative to the working folder, instead of a flat layout",
     )
 
 

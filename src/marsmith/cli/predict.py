@@ -6,8 +6,8 @@
     cat photo.jpg | marsmith predict efficientnet_lite0 -
     marsmith predict segmenter in.jpg -o out.png         # or > out.png; -o FOLDER for several inputs
 
-Several inputs are sent at the same time, so that TorchServe can put them into one batch. An input that is refused does
-not hold up the others; the exit code is 1 then.
+Several inputs are sent concurrently, so that TorchServe can batch them. A refused input does not delay the others; the
+exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ AT_ONCE = 32
 
 @dataclass(frozen=True)
 class PredictOutcome:
-    """What came of one input: a reply or an error."""
+    """Result of one input: a reply or an error."""
 
     input: Input
     reply: HttpReply | None
@@ -49,7 +49,7 @@ class PredictOutcome:
 
     @property
     def body(self) -> Body | None:
-        """The body of the reply."""
+        """Body of the reply."""
         return Body(self.reply.body, self.reply.content_type) if self.reply else None
 
 
@@ -64,11 +64,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="PATH", help="keep the replies byte for byte: a file, a folder, or - for stdout"
     )
     parser.add_argument("--grpc", action="store_true", help="over gRPC instead of REST")
-    parser.add_argument("--deadline", metavar="SECONDS", type=float, default=30.0, help="most time for an answer (30)")
+    parser.add_argument("--deadline", metavar="SECONDS", type=float, default=30.0, help="time limit of an answer (30)")
     parser.add_argument(
         "--url",
         metavar="URL",
-        help="another server's inference API, as http://host:8080, or host:7070 with --grpc",
+        help="another server's inference API, such as http://host:8080, or host:7070 with --grpc",
     )
     parser.add_argument("--key-file", metavar="FILE", type=Path, help="with --url: that server's key_file.json")
     parser.add_argument("--ca-file", metavar="FILE", type=Path, help="with --url: certificates to trust there, in PEM")
@@ -76,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Send the inputs, print one block for each, in their order, and return the exit code."""
+    """Send the inputs, print one block for each, in order, and return the exit code."""
     model, version = split_model_reference(args.model)
     _check(args)
     with _client(args) as client:
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _give(args: argparse.Namespace, outcomes: Sequence[PredictOutcome]) -> bool:
-    """Print the outcomes, or write them to files; return whether everything is in them."""
+    """Print the outcomes, or write them to files; return whether all of them could be written."""
     if args.json:
         print_json([_as_json(outcome) for outcome in outcomes])
     elif args.output:
@@ -154,7 +154,7 @@ def _client(args: argparse.Namespace) -> Client:
 
     if args.url is None:
         return Client.for_project(find_project(), deadline_s=args.deadline)
-    # The project's tokens are for its own server and go nowhere else.
+    # The project's tokens are only sent to its own server.
     scheme, _, host = args.url.rpartition("://")
     secure = scheme in {"https", "grpcs"} or (not scheme and args.ca_file is not None)
     url = f"{'https' if secure else scheme or 'http'}://{host}"
@@ -178,7 +178,7 @@ def _ask_all(inputs: Sequence[Input], ask: Callable[[Input], HttpReply]) -> list
 
 
 def _common_error(outcomes: Sequence[PredictOutcome]) -> ClientError | None:
-    """Return the one error that kept every input from its answer: said once, with its tip, it says more."""
+    """Return the error that all inputs have in common; it is printed once, with its tip."""
     first = outcomes[0].error
     if len(outcomes) == 1:
         return first
@@ -195,7 +195,7 @@ def _as_json(outcome: PredictOutcome) -> dict[str, Any]:
 
 
 def _print_blocks(outcomes: Sequence[PredictOutcome]) -> bool:
-    """Print one block for each outcome, in their order; return whether all that was asked for is in them."""
+    """Print one block for each outcome, in order; return whether every block is complete."""
     if len(outcomes) == 1:
         _show_one(outcomes[0], alone=True)
         return True

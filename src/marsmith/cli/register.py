@@ -4,9 +4,9 @@
     marsmith register efficientnet_lite0-2.0.mar
     marsmith register model_store/efficientnet_lite0-2.0.mar --set-default
 
-The archive must lie in the project's model store, and have the bytes that its version is bound to, if it is bound. A
-version beside it keeps answering, and --set-default switches at the end. A version that the server left out takes its
-place again: the one that was the default becomes the default.
+The archive must be in the project's model store. If its version is bound to a digest, it must have that digest. The
+current version continues to answer; --set-default switches at the end. A version that the server left out gets its
+place again: a former default version becomes the default.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from marsmith.cli.remembering import remember
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith register``."""
     parser.add_argument("archive", metavar="ARCHIVE", help="a file of the model store: its path, or its name there")
-    parser.add_argument("--workers", metavar="N", type=int, help="workers to start; minWorkers of a model config wins")
-    parser.add_argument("--set-default", action="store_true", help="let it answer when no version is named")
+    parser.add_argument(
+        "--workers", metavar="N", type=int, help="workers to start; minWorkers of a model config takes precedence"
+    )
+    parser.add_argument("--set-default", action="store_true", help="make it the default version")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Register, and print what is ready."""
+    """Register, and print the ready version."""
     from marsmith.client.blocking_client import Client
     from marsmith.names import ModelVersion
     from marsmith.project import find_project

@@ -1,4 +1,4 @@
-"""What a verb that changes the server does last: remember it for the next start, and say so if it cannot be written."""
+"""Save the state of the server after a verb that changes it, or report that it cannot be written."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def remember(project: Project, contents: Mapping[Version, ArchiveBytes] | None = None) -> None:
-    """Remember what the project's server serves now; arguments as of ``server_state.record``."""
+    """Save what the project's server serves; arguments as in ``server_state.record``."""
     from marsmith.file_errors import described
     from marsmith.server import state as server_state
     from marsmith.state.served_file import state_file
 
     def say_so(error: OSError) -> None:
         told = described(error, state_file(project))
-        note(f"the change holds, and outlives the server only if its supervisor can write it down: {told.message}")
+        note(f"the change is made, but it survives a restart only if the supervisor can save it: {told.message}")
         if told.tip:
             note(f"TIP: {told.tip}")
 

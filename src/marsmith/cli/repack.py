@@ -1,9 +1,9 @@
-"""Turn an archive made by the stock tool into one of ours.
+"""Convert an archive of the stock tool into one of marsmith's.
 
     marsmith repack old/classifier.mar --output model_store/efficientnet_lite0-1.0.mar
 
-Every file keeps its bytes; they are stored, with their digests, in an archive that is the same each time. Without
---output it is written beside the old one, as NAME-VERSION.mar. Prints its digest and path, as sha256sum does.
+The contents of all files are kept. They are stored, with their digests, in a deterministic archive. Without --output it
+is written beside the old one, as NAME-VERSION.mar. Prints its digest and path, like sha256sum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith repack``."""
     parser.add_argument("archive", type=Path, metavar="OLD", help="a .mar, a .tar.gz or a folder")
     parser.add_argument("--output", type=Path, metavar="NEW.mar", help="default: NAME-VERSION.mar beside OLD")
-    parser.add_argument("--version", metavar="VERSION", help="another model version than the old one's")
+    parser.add_argument("--version", metavar="VERSION", help="new model version, instead of the old one's")
     parser.add_argument("--environment", type=Path, metavar="FILE", help="becomes MAR-INF/environment.txt")
     parser.add_argument("--force", action="store_true", help="replace an existing archive, OLD itself included")
 
@@ -37,5 +37,5 @@ def run(args: argparse.Namespace) -> None:
             on_progress=on_progress,
         )
     if done.needs_signature:
-        note(f"{args.archive.name} was signed; {done.path.name} has other bytes, and no signature: sign it anew")
+        note(f"{args.archive.name} was signed; {done.path.name} has other bytes, and no signature: sign it again")
     print(f"{done.sha256}  {done.path}")

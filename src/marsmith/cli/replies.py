@@ -1,4 +1,4 @@
-"""How the commands show and keep the replies of models: values as values, text as text, bytes as bytes."""
+"""Replies of models in commands: shown or saved as values, text or bytes."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ class Body:
     """The body of a reply.
 
     Attributes:
-        content: its bytes.
-        content_type: as the server sent it; empty where it sent none, as over gRPC: then the bytes themselves tell.
+        content: bytes of the body.
+        content_type: content type from the server; empty if it sent none, as over gRPC: then it is guessed from the
+            bytes.
     """
 
     content: bytes
     content_type: str = ""
 
     def __str__(self) -> str:
-        """Say what it is."""
+        """Return a description."""
         return f"{len(self.content)} bytes of {self._kind() or guess_content_type('', self.content)}"
 
     @property
     def suffix(self) -> str:
-        """How the name of a file with this content ends."""
+        """Suffix of a file with this content."""
         kind = self._kind() or ("application/json" if self.has_value else guess_content_type("", self.content))
         return suffix_of(kind) or (".txt" if self.text() is not None else ".bin")
 
@@ -58,12 +59,12 @@ class Body:
         return self._value() is not _NONE
 
     def value(self) -> Any:
-        """Return the JSON value, else the text; None where it is neither."""
+        """Return the JSON value, else the text; None if it is neither."""
         value = self._value()
         return self.text() if value is _NONE else value
 
     def text(self) -> str | None:
-        """Return the text, in the charset that the content type names; None where it is bytes."""
+        """Return the text, in the charset of the content type; None for bytes."""
         kind = self._kind()
         if kind and not (kind.startswith("text/") or kind in _TEXTS or kind.endswith(("+json", "+xml"))):
             return None
@@ -71,7 +72,7 @@ class Body:
             text = self.content.decode(self._message().get_content_charset("utf-8"))
         except (UnicodeDecodeError, LookupError):
             return None
-        # Bytes that happen to be UTF-8 hold what no text does.
+        # Bytes that are valid UTF-8 by chance contain characters that no text has.
         return None if not kind and any(c < " " and c not in "\t\n\r\f" for c in text) else text
 
     def record(self, name: str = "reply") -> dict[str, Any]:
@@ -94,7 +95,7 @@ class Body:
         if kind and kind != "application/json" and not kind.endswith("+json"):
             return _NONE
         try:
-            # Python's parser would also take NaN, which is no JSON to print.
+            # Python's parser also accepts NaN, which is not valid JSON.
             return json.loads(self.content, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return _NONE
@@ -113,8 +114,8 @@ def _refuse(constant: str) -> Any:
 def show(body: Body, *, alone: bool = True, laid_out: bool = True) -> bool:
     """Print a reply on stdout; return whether it could be shown.
 
-    What goes to a file or a pipe, and is nothing but this reply, goes out byte for byte, unless it is JSON and is to be
-    laid out. A terminal, and the blocks of several replies, get text only.
+    A single reply to a file or a pipe is written byte for byte, unless it is JSON to be formatted. A terminal, and the
+    blocks of several replies, get only text.
     """
     if laid_out and body.has_value:
         _print_value(body.value())
@@ -124,14 +125,14 @@ def show(body: Body, *, alone: bool = True, laid_out: bool = True) -> bool:
         return True
     text = body.text()
     if text is None:
-        note(f"the reply is {body}, which no terminal shows: -o {'FILE' if alone else 'FOLDER'} keeps it")
+        note(f"the reply is {body}, which a terminal cannot show: -o {'FILE' if alone else 'FOLDER'} saves it")
         return False
     _print_text(text)
     return True
 
 
 def _print_text(text: str) -> None:
-    """Print lines; what a model says must not steer a terminal."""
+    """Print lines; the text of a model must not control a terminal."""
     lines = text.splitlines()
     if sys.stdout.isatty():
         lines = ["\t".join(map(printable, line.split("\t"))) for line in lines]
@@ -139,7 +140,7 @@ def _print_text(text: str) -> None:
 
 
 def write_raw(content: bytes) -> None:
-    """Write bytes on stdout as they are."""
+    """Write bytes to stdout unchanged."""
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()
@@ -163,22 +164,22 @@ def _is_number(value: object) -> bool:
 
 
 def check_output(output: str | None, inputs: int, *, as_json: bool) -> None:
-    """Make sure, before anything is sent, that replies can be kept at ``-o``.
+    """Check, before anything is sent, that replies can be written to ``-o``.
 
     Raises:
-        UsageError: they cannot.
+        UsageError: they cannot be written.
     """
     if output is None:
         return
     if as_json:
-        raise UsageError("--json has the bytes in it: leave out -o", tip="or leave out --json")
+        raise UsageError("--json includes the bytes: leave out -o", tip="or leave out --json")
     if output == STDOUT:
         if inputs > 1:
-            raise UsageError(f"{inputs} replies cannot go to stdout as one", tip="-o FOLDER keeps each as a file")
+            raise UsageError(f"{inputs} replies cannot go to stdout as one", tip="-o FOLDER saves each as a file")
         return
     path = Path(output)
     if inputs > 1 and path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is a file, and there are {inputs} replies", tip="-o FOLDER keeps each as a file")
+        raise UsageError(f"{path} is a file, and there are {inputs} replies", tip="-o FOLDER saves each as a file")
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", tip=f"mkdir -p {folder}")
@@ -187,14 +188,14 @@ def check_output(output: str | None, inputs: int, *, as_json: bool) -> None:
 
 
 def keep(output: str, replies: Sequence[tuple[str, Body | None]]) -> None:
-    """Write replies to ``-o``, byte for byte, each whole or not at all.
+    """Write replies to ``-o``, byte for byte, each atomically.
 
     Args:
-        output: a file for the only reply, ``-`` for stdout, or a folder, which is made if there are several.
-        replies: the names of the inputs and their replies; None where there is none.
+        output: a file for a single reply, ``-`` for stdout, or a folder, which is created for several replies.
+        replies: names of the inputs with their replies; None if there is none.
 
     Raises:
-        MarsmithError: one cannot be written.
+        MarsmithError: a reply cannot be written.
     """
     if output == STDOUT:
         for _, body in replies:
@@ -212,7 +213,7 @@ def keep(output: str, replies: Sequence[tuple[str, Body | None]]) -> None:
 
 
 def _free_name(stem: str, suffix: str, taken: set[str]) -> str:
-    """Return a name that no other reply has: inputs of several folders may have the same one."""
+    """Return a unique name: inputs from several folders may have the same name."""
     name, number = f"{stem}{suffix}", 1
     while name in taken:
         number += 1
@@ -222,7 +223,7 @@ def _free_name(stem: str, suffix: str, taken: set[str]) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; what is no file, as a device, cannot be replaced and is written to."""
+    """Write a file atomically; a device cannot be replaced, so it is written to directly."""
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(content)

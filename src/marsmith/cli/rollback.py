@@ -4,8 +4,8 @@
     marsmith rollback efficientnet_lite0
     marsmith rollback efficientnet_lite0 --to 1.2
 
-The earlier version gets its workers back where it has none, answers the examples of its archive, and becomes the
-default; one that is no longer registered comes from the model store. The version that is left is drained and
+The earlier version gets its workers back if it has none, answers the examples of its archive, and becomes the default.
+If it is not registered any more, it is registered from the model store. The current version is drained and
 unregistered; its archive stays in the model store.
 """
 
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Go back, or print the plan."""
+    """Roll back, or print the plan."""
     from marsmith.deploy.versions import KEEP, plan_rollback, rollback
     from marsmith.project import find_project
 

@@ -5,7 +5,7 @@
     marsmith run m.mar request.json --content-type application/json --header X-Deadline-Ms:50
 
 The handler runs in TorchServe's own Python worker, so replies, status codes and errors are those of a server. Replies
-go to stdout, all else to stderr. Exit code 1 where a reply has a status of 400 or more.
+go to stdout, everything else to stderr. The exit code is 1 if a reply has a status of 400 or more.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="PATH", help="keep the replies byte for byte: a file, a folder, or - for stdout"
     )
     parser.add_argument("--batch-size", metavar="N", type=int, help="instead of the model config's")
-    parser.add_argument("--content-type", metavar="T", help="of the inputs; guessed from each where it is not given")
+    parser.add_argument("--content-type", metavar="T", help="content type of the inputs; guessed from each by default")
     parser.add_argument(
         "--header", metavar="K:V", action="append", default=[], help="a request header; may be repeated"
     )
-    parser.add_argument("--gpu", metavar="ID", type=int, help="run on this GPU; on the CPU where it is not given")
+    parser.add_argument("--gpu", metavar="ID", type=int, help="run on this GPU; by default on the CPU")
     parser.add_argument("--profile", action="store_true", help="print the time by stage on stderr")
     parser.add_argument("--log", action="store_true", help="print what the worker prints on stderr")
     add_json_flag(parser)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _give(args: argparse.Namespace, named: Sequence[tuple[str, RunnerReply]]) -> bool:
-    """Print the replies, or write them to files; return whether everything is in them."""
+    """Print the replies, or write them to files; return whether all of them could be written."""
     if args.json:
         print_json([_as_json(name, reply) for name, reply in named])
         return True
@@ -101,11 +101,11 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _explain(runner: Runner) -> None:
-    """Say on stderr what went wrong in the last batch, where something did."""
+    """Print on stderr what went wrong in the last batch, if anything."""
     if runner.last_traceback:
         note(runner.last_traceback.rstrip())
     if runner.last_failure:
-        note(f"the worker died, and a server would start a new one: {runner.last_failure}")
+        note(f"the worker died; a server would start a new one: {runner.last_failure}")
 
 
 def _print_replies(named: Sequence[tuple[str, RunnerReply]]) -> bool:
@@ -125,7 +125,7 @@ def _print_profile(profile: Profile) -> None:
 
 
 def _metrics_config() -> Path | None:
-    """Return the project's metrics file: a worker measures only what is declared there; None outside of a project."""
+    """Return the project's metrics file, because a worker only measures declared metrics; None outside of a project."""
     from marsmith.project import find_project
 
     try:
@@ -136,6 +136,6 @@ def _metrics_config() -> Path | None:
 
 
 def _as_json(name: str, reply: RunnerReply) -> dict[str, Any]:
-    """Return a reply as JSON: its body as a value, as text, or else in base64."""
+    """Return a reply as JSON: its body as a value, as text, or in base64."""
     shown = {"input": name, "status": reply.status, "content_type": reply.content_type, "headers": dict(reply.headers)}
     return {**shown, **_body(reply).record("body")}

@@ -1,11 +1,11 @@
-"""Set how many workers a version has, and wait until they are ready.
+"""Set the number of workers of a version, and wait until they are ready.
 
     marsmith scale efficientnet_lite0 --workers 2
     marsmith scale efficientnet_lite0 --version 1.0 --workers 1 --max 4
     marsmith scale efficientnet_lite0:1.0 --workers 0         # registered still, and answers nothing
 
-Without a version, the default version is scaled. Scaling down ends workers at once, with what they have in hand:
---drain waits first until the version has nothing to do.
+Without a version, the default version is scaled. Scaling down ends workers at once and cuts their requests; --drain
+first waits until the version has no requests.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ _POLL_S = 0.02
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith scale``."""
     parser.add_argument("model", metavar="MODEL[:VERSION]", help="a registered model")
-    parser.add_argument("--workers", metavar="N", type=int, required=True, help="workers that it has")
-    parser.add_argument("--max", metavar="N", type=int, help="most workers that it may have (as many as --workers)")
+    parser.add_argument("--workers", metavar="N", type=int, required=True, help="number of workers")
+    parser.add_argument("--max", metavar="N", type=int, help="maximum number of workers (as many as --workers)")
     parser.add_argument("--version", metavar="V", help="the version, if not named with the model")
-    parser.add_argument("--drain", metavar="SECONDS", type=float, help="wait at most so long for its work to end first")
+    parser.add_argument(
+        "--drain", metavar="SECONDS", type=float, help="first wait at most this long for its requests to end"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Scale, and print what runs now."""
+    """Scale, and print the present workers."""
     from marsmith.client.blocking_client import Client
     from marsmith.client.drain import drain
     from marsmith.errors import UsageError
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _settled(client: Client, model: str, version: str) -> VersionStatus:
-    """Describe a version that was just scaled: TorchServe answers a moment before it calls the last worker ready."""
+    """Describe a version that was just scaled: TorchServe answers shortly before the last worker is READY."""
     late = time.monotonic() + _SETTLE_S
     while True:
         now = client.describe(model, version)[0]

@@ -1,16 +1,16 @@
-"""Start TorchServe and wait until every model really answers.
+"""Start TorchServe and wait until every model answers.
 
     marsmith serve                 # in the background; `marsmith stop` stops it
     marsmith serve --foreground    # attached, for systemd and containers; SIGTERM and Ctrl-C stop it
     marsmith serve --fresh         # forget the versions, defaults and workers of the server before
     marsmith serve --strict        # refuse to start where an archive would be left out
 
-What the server before served is served again, with its default versions and workers, and so is every archive that is
-new in the model store. Before the start ports, Java, modules and archives are checked. An archive that cannot be
-served is left out, with one line that says why. Ready means: every worker is READY, and every version has answered an
+The versions of the previous server are served again, with its default versions and workers, and so is every new archive
+in the model store. Ports, Java, modules and archives are checked before the start. An archive that cannot be served is
+left out, with one line for the reason. Ready means that every worker is READY, and that every version has answered an
 example of its archive as it did when the archive was built. A version whose worker dies before that, or that answers
-otherwise, is left out as well. When nothing is left to serve, everything is stopped and the exit code is 1. Later a
-supervisor starts TorchServe again when it dies; in the background that is a small process of its own.
+differently, is left out as well. If no version is left, everything is stopped and the exit code is 1. Later a
+supervisor restarts TorchServe when it dies; in the background it is a small separate process.
 """
 
 from __future__ import annotations
@@ -41,17 +41,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--restart",
         default=str(DEFAULT_LIMIT),
         metavar="N|always|no",
-        help="how often in a row TorchServe is started again when it dies within a minute (%(default)s)",
+        help="maximum number of restarts in a row if TorchServe dies within a minute (%(default)s)",
     )
     parser.add_argument(
         "--log", choices=("plain", "json"), default="plain", help="form of the log in the foreground (%(default)s)"
     )
-    parser.add_argument("--fresh", action="store_true", help="forget what the server before served")
-    parser.add_argument("--strict", action="store_true", help="start only when no archive has to be left out")
     parser.add_argument(
-        "--timeout", type=float, default=300.0, metavar="SECONDS", help="time until everything is ready (%(default)g)"
+        "--fresh", action="store_true", help="forget the versions, defaults and workers of the previous server"
     )
-    # How a supervisor in the background is started.
+    parser.add_argument("--strict", action="store_true", help="start only if no archive has to be left out")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="time limit until everything is ready (%(default)g)",
+    )
+    # Internal: starts a supervisor in the background.
     parser.add_argument("--adopt", action="store_true", help=argparse.SUPPRESS)
     add_json_flag(parser)
 
@@ -94,12 +100,12 @@ def _in_background(project: Project, args: argparse.Namespace, policy: RestartPo
 
 
 class _Output:
-    """Where a server in the foreground says what.
+    """Output of a server in the foreground.
 
     Attributes:
-        console: the file descriptor for the server's log.
-        tell: says one sentence.
-        on_progress: is told how far a start has come.
+        console: file descriptor for the server's log.
+        tell: prints one sentence.
+        on_progress: called with the progress of a start.
     """
 
     def __init__(self, console: int, tell: Callable[[str], None], on_progress: Callable[[StartupStatus], None]) -> None:
@@ -166,7 +172,7 @@ def _adopt(project: Project, args: argparse.Namespace, policy: RestartPolicy) ->
 
 
 def _report(project: Project, *, as_json: bool) -> None:
-    """Say where the server listens and what it serves."""
+    """Print the addresses of the server and its versions."""
     from marsmith.server.status import server_status
 
     print_status(server_status(project), as_json=as_json)
@@ -176,7 +182,7 @@ def _report(project: Project, *, as_json: bool) -> None:
 def _reporting(
     manager: ServiceManager, on_progress: Callable[[StartupStatus], None]
 ) -> Callable[[StartupStatus], None]:
-    """Let whoever started this process hear too how far the start has come."""
+    """Return a callback that also reports the progress of the start to the service manager."""
     told: set[str] = set()
 
     def report(seen: StartupStatus) -> None:
@@ -189,7 +195,7 @@ def _reporting(
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Callable[[StartupStatus], None]]:
-    """Show on stderr what the server waits for: a line that changes in a terminal, a line for each change elsewhere."""
+    """Show on stderr what the server waits for: one changing line in a terminal, otherwise a line per change."""
     if not sys.stderr.isatty() or quiet:
         told: set[str] = set()
         yield lambda seen: _once(told, _words(seen), note)

@@ -1,8 +1,8 @@
-"""Choose the version that answers when none is named.
+"""Set the default version of a model, which answers requests without a version.
 
     marsmith set-default efficientnet_lite0 2.0
 
-Both versions stay registered, and each can still be called by its name, as efficientnet_lite0:1.0.
+Both versions stay registered, and each can still be called by its name, such as efficientnet_lite0:1.0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Switch, and print what answers now."""
+    """Switch, and print the version that answers now."""
     from marsmith.client.blocking_client import Client
     from marsmith.project import find_project
     from marsmith.server.left_out_versions import refuse_left_out

@@ -1,4 +1,4 @@
-"""Sign an archive with a private key; the signature lies beside it, and the archive stays as it is.
+"""Sign an archive with a private key. The signature is a file beside it, and the archive is not changed.
 
     openssl ecparam -name prime256v1 -genkey -noout -out private.pem
     openssl ec -in private.pem -pubout -out public.pem

@@ -1,14 +1,14 @@
-"""Show where the server of this project listens, what it serves and what it does.
+"""Show the addresses of the project's server, its versions and their traffic.
 
     marsmith status
     marsmith status --json
     marsmith status --watch --interval 5
 
-Archives that the server does not serve stand below the table, each with the reason.
+Archives that the server does not serve are listed below the table, with the reasons.
 
-The exit code is 1 where no server runs. WORKERS counts those that are READY of all, QUEUED the requests that wait of
-those that may wait. Once, the mean times are those since the server was started; with --watch rates and times are those
-of the last interval, and Ctrl-C ends it. With --json as well each look is one line.
+The exit code is 1 if no server runs. WORKERS is the number of READY workers and of all workers, QUEUED the number of
+waiting requests and its maximum. By default, times are means since the start of the server. With --watch, rates and
+times are those of the last interval, and Ctrl-C ends the command. With --json as well, each interval is one line.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ COLUMNS = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("--watch", action="store_true", help="look again and again, until Ctrl-C")
+    parser.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
     parser.add_argument(
-        "--interval", type=float, default=2.0, metavar="SECONDS", help="between two looks (%(default)g)"
+        "--interval", type=float, default=2.0, metavar="SECONDS", help="time between two updates (%(default)g)"
     )
     add_json_flag(parser)
 
@@ -60,13 +60,13 @@ def run(args: argparse.Namespace) -> None:
     try:
         _watch(project, args.interval, as_json=args.json)
     except KeyboardInterrupt as error:
-        # Ctrl-C is how one ends it; another signal is somebody else's.
+        # Ctrl-C is the normal end; other signals are handled elsewhere.
         if isinstance(error, StopRequestedError) and error.number != signal.SIGINT:
             raise
 
 
 def print_status(status: ServerStatus, *, as_json: bool) -> None:
-    """Print the addresses, then one line a version; `serve` prints the same when the server is ready."""
+    """Print the addresses, then one line per version; `serve` prints the same when the server is ready."""
     if as_json:
         print_json(status.as_data())
         return
@@ -99,10 +99,10 @@ def _watch(project: Project, interval_s: float, *, as_json: bool) -> None:
 
 
 def _looks(project: Project, interval_s: float) -> Iterator[ServerStatus | str]:
-    """Look for ever; give words where no server runs or it does not answer.
+    """Yield the status forever; yield a text if no server runs or it does not answer.
 
     Raises:
-        NotRunningError: none has run so far.
+        NotRunningError: the server has not been running so far.
     """
     from marsmith.server.status import StatusWatch
 
@@ -152,7 +152,7 @@ def _fields(status: ServerStatus) -> dict[str, object]:
 
 
 def _about(status: ServerStatus) -> dict[str, str]:
-    """Return what is worth knowing of the frontend and its supervisor."""
+    """Return information about the frontend and its supervisor."""
     supervisor = status.supervisor
     watched = f"pid {supervisor.pid}, {supervisor.restarts} restarts" if supervisor else "none"
     memory = status.memory_bytes.get(status.state.pid, 0)

@@ -1,10 +1,10 @@
-"""Stop the server of this project, with every worker and its supervisor.
+"""Stop the server of this project, with all its workers and its supervisor.
 
     marsmith stop
 
-The frontend unregisters its models and ends; what has not ended after --timeout seconds is ended by force, with 0 at
-once. What was served is remembered for the next `marsmith serve`. Where no server runs, nothing happens, and that is
-said. Only the processes count: it works with a damaged config, damaged archives and a damaged run state as well.
+The frontend unregisters its models and ends. Processes that have not ended after --timeout seconds are killed, with 0
+at once. The served versions are saved for the next `marsmith serve`. If no server runs, a message says so. It also
+works with a damaged config, damaged archives and a damaged run state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from marsmith.project import find_running_project
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "--timeout", type=float, default=30.0, metavar="SECONDS", help="time to end by itself (%(default)g)"
+        "--timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="time for the server to end by itself (%(default)g)",
     )
 
 

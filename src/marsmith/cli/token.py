@@ -3,8 +3,8 @@
     curl -H "Authorization: Bearer $(marsmith token inference)" -T photo.jpg http://127.0.0.1:8080/predictions/efficientnet_lite0
 
 Only the token is printed. The inference token is for predictions and ping, the management token for everything under
-/models, the api token for /token, which makes new ones of the others. With --rotate the old token is refused from then
-on: marsmith's clients read the key file again and go on; others need the new one.
+/models, and the api token for /token, which renews the others. With --rotate the old token becomes invalid: marsmith's
+clients read the key file again and continue; other clients need the new token.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith token``."""
     from marsmith.client.tokens import ROLES
 
-    parser.add_argument("role", choices=ROLES, help="which API the token is for")
-    parser.add_argument("--rotate", action="store_true", help="make it invalid, and print the one that takes its place")
+    parser.add_argument("role", choices=ROLES, help="API of the token")
+    parser.add_argument("--rotate", action="store_true", help="make it invalid, and print a new one")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,10 +3,10 @@
     marsmith tune efficientnet_lite0 --p99-ms 50 --rps 50 --write
     marsmith tune a.mar b.mar --p99-ms 50 --minutes 10 --plot trials.svg    # compare two forms of a model
 
-How long batches take is measured first, without a server; a simulation predicts every set-up; the best of them are
-tried on a TorchServe of its own, and the winner is verified with requests that come at random. The result is a
-`serving:` block, which --write puts into the spec. A line says whether the limit is held; when it is not, others say
-what would hold it, and the exit code is 1.
+First, the duration of batches is measured without a server. Then a simulation predicts every set-up. The best of them
+are tried on a separate TorchServe, and the winner is verified with random arrivals. The result is a `serving:` block,
+which --write puts into the spec. A line says whether the limit is held. If it is not, further lines suggest changes,
+and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--p99-ms", type=float, metavar="MS", help="limit of the 99th percentile; the spec's by default"
     )
     parser.add_argument("--rps", type=float, metavar="RATE", help="requests per second to hold; else the spec's")
-    parser.add_argument("--minutes", type=float, default=5.0, help="about how long it may take (%(default)g)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="approximate time limit (%(default)g)")
     parser.add_argument("--input", action="append", default=[], metavar="PATH", help="requests to measure with")
-    parser.add_argument("--cores", type=int, help="share out so many cores; all by default")
+    parser.add_argument("--cores", type=int, help="number of cores to use; all by default")
     parser.add_argument("--trials", type=int, metavar="N", help="try at most N set-ups on the server")
     parser.add_argument("--write", action="store_true", help="write the result into the model's spec")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the trials and their Pareto front (.svg, .png)")
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tune, print the result, and write it where asked."""
+    """Tune, print the result, and write it if requested."""
     from marsmith.loadtest.tune.tune import tune
 
     project = find_project()
@@ -91,7 +91,7 @@ def _wanted(args: argparse.Namespace, project: Project) -> Wanted:
 
 
 def _model(targets: list[str]) -> str | None:
-    """Return the model that was named; None where archives were."""
+    """Return the model of the arguments; None if they are archives."""
     if len(targets) == 1 and not Path(targets[0]).exists() and not targets[0].endswith((".mar", ".tar.gz")):
         return targets[0]
     return None
@@ -119,7 +119,7 @@ def _examples(archive: Path) -> list[Input]:
 
 @contextmanager
 def _steps() -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being done."""
+    """Show the current step on stderr."""
     if not sys.stderr.isatty():
         yield note
         return
@@ -200,7 +200,7 @@ def _plot(tuning: Tuning, path: Path) -> None:
 
 
 def _write(project: Project, model: str | None, tuning: Tuning) -> None:
-    """Put the result into the spec; its comments and other keys stay."""
+    """Write the result into the spec; comments and other keys are kept."""
     from marsmith.config.edit import apply
     from marsmith.config.model_spec import load_spec
     from marsmith.loadtest.tune.tune import spec_edits

@@ -1,12 +1,12 @@
-"""Unregister a version, once it has answered all that was sent to it.
+"""Unregister a version, after it has answered all its requests.
 
     marsmith unregister efficientnet_lite0:1.0
     marsmith unregister efficientnet_lite0:1.0 --now          # cut what it has in hand
     marsmith unregister efficientnet_lite0:1.0 --forget       # also let no rollback go back to it
 
-Its archive stays in the model store. The default version is refused, unless it is the only one: choose another with
-`marsmith set-default` first. Name the version where there are several. When no server runs, the next start leaves the
-version out. After that an archive with other bytes may have its name; after --forget also where it had been deployed.
+Its archive stays in the model store. The default version is refused, unless it is the only one: set another with
+`marsmith set-default` first. Give the version if there are several. If no server runs, the next start leaves the
+version out. Afterwards an archive with other bytes may have its name; with --forget also if it had been deployed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith unregister``."""
     parser.add_argument("model", metavar="MODEL[:VERSION]", help="a registered version; its model, if it has only one")
-    parser.add_argument("--now", action="store_true", help="do not wait: what waits or runs gets an error")
-    parser.add_argument("--forget", action="store_true", help="also forget that it was deployed")
+    parser.add_argument("--now", action="store_true", help="do not wait: requests in the queue or in progress fail")
+    parser.add_argument("--forget", action="store_true", help="also remove it from the history of deploys")
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=120.0, help="how long to wait for its work to end (120)"
+        "--timeout", metavar="SECONDS", type=float, default=120.0, help="maximum wait for its requests to end (120)"
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Drain, unregister, and print what became of it."""
+    """Drain, unregister, and print the result."""
     from marsmith.errors import NotFoundError, UsageError
     from marsmith.names import split_model_reference
     from marsmith.project import find_project
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         done = f"{args.model} is not registered"
     if known and version:
         file.forget(version)
-        done += "; no rollback goes back to it by itself any more"
+        done += "; no rollback chooses it any more"
     say(done)
 
 
@@ -85,14 +85,14 @@ def _unregister(project: Project, model: str, version: str | None, args: argpars
             drain(client, model, chosen.model_version, timeout_s=args.timeout, on_progress=_Reporter())
         client.unregister(model, chosen.model_version)
     if is_left_out(project, (model, chosen.model_version)):
-        # Otherwise it would be waited for until its archive is sound again.
+        # Otherwise the next start would wait until its archive is valid again.
         server_state.leave_out(project, (model, chosen.model_version))
     remember(project)
     return f"{name} is unregistered; {chosen.archive_url} stays in the model store"
 
 
 def _leave_out(project: Project, model: str, version: str | None) -> str:
-    """Let the next start leave a version out."""
+    """Make the next start leave a version out."""
     from marsmith.errors import NotFoundError, UsageError
     from marsmith.server import state as server_state
     from marsmith.state import served_file
@@ -112,11 +112,11 @@ def _leave_out(project: Project, model: str, version: str | None) -> str:
 
 
 def version_to_unregister(statuses: Sequence[VersionStatus], version: str | None) -> VersionStatus:
-    """Choose the version that is meant.
+    """Choose the version to unregister.
 
     Raises:
-        UsageError: none is named and there are several; or it is the default version, and not the only one.
-        NotFoundError: it is not registered.
+        UsageError: no version is given and there are several, or it is the default version and not the only one.
+        NotFoundError: the version is not registered.
     """
     from marsmith.errors import NotFoundError, UsageError
 
@@ -130,14 +130,14 @@ def version_to_unregister(statuses: Sequence[VersionStatus], version: str | None
     if chosen.default and len(statuses) > 1:
         other = next(name for name in names if name != chosen.model_version)
         raise UsageError(
-            f"{model}:{chosen.model_version} is the default version, which answers when none is named",
-            tip=f"let another one answer first: marsmith set-default {model} {other}",
+            f"{model}:{chosen.model_version} is the default version",
+            tip=f"set another default version first: marsmith set-default {model} {other}",
         )
     return chosen
 
 
 class _Reporter:
-    """Tells how far a version has been drained, when that has changed."""
+    """Prints the progress of a drain when it changes."""
 
     def __init__(self) -> None:
         self._last = ""

@@ -1,12 +1,12 @@
-"""Prove that an archive is whole and safe, and on request that it still answers as it did when it was built.
+"""Verify that an archive is complete and safe, and on request that it still answers as it did when it was built.
 
     marsmith verify model_store/efficientnet_lite0-1.0.mar
     marsmith verify model_store/efficientnet_lite0-1.0.mar --replay --key public.pem
 
-Checked are its structure, manifest, digests and examples, the recorded environment against this Python (differences
-are warnings), whether config/marsmith.yaml admits it, and on request the signature beside it and the replies of its
-handler. --replay runs code from the archive, and only if everything else holds. The exit code is 1 if a check fails;
-the lines name the members.
+The checks cover its structure, manifest, digests and examples, the recorded environment compared with this Python
+(differences are warnings), whether config/marsmith.yaml admits it, and on request the signature beside it and the
+replies of its handler. --replay runs code from the archive, but only if all other checks pass. The exit code is 1 if a
+check fails; the lines name the members.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             archive, replay=replay, key=args.key, also=[*_admission(archive, policy), *_certified(args)]
         )
     except (ArchiveError, FormatError) as error:
-        # An archive that cannot even be opened is the plainest result of all.
+        # An archive that cannot be opened is reported as a failed check.
         verification = Verification(args.archive, (Check("structure", "failed", error.message),))
     _print(verification, as_json=args.json)
     return 0 if verification.ok else 1
@@ -69,7 +69,7 @@ def _replay() -> Callable[[Archive], list[Check]]:
 
 
 def _admission(archive: Archive, policy: Policy) -> list[Check]:
-    """Say whether the project of the working folder would run and serve the archive, if it holds."""
+    """Check whether the project of the working folder would admit the archive."""
     from marsmith.archive.admit import policy_problems
     from marsmith.archive.verify import Check
 

@@ -4,8 +4,8 @@
     marsmith watch efficientnet_lite0 cat.jpg
 
 Sends the input, or the spec's examples, to the handler of the model's spec, and again whenever the handler's file or
-one that it imports beside it is saved. Weights, labels and model config come from the model's archive, which is built
-where there is none. Ctrl-C ends it.
+one of its local imports is saved. Weights, labels and model config come from the model's archive, which is built if it
+does not exist. Ctrl-C ends it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", metavar="INPUT", nargs="?", help="a file or package:NAME/PATH; else the spec's examples"
     )
-    parser.add_argument("--content-type", metavar="T", help="of the input; guessed where it is not given")
+    parser.add_argument("--content-type", metavar="T", help="content type of the input; guessed by default")
     parser.add_argument("--once", action="store_true", help="answer once and end, as a test of the handler")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer, wait for an edit, answer again."""
+    """Answer, wait for an edit, and repeat."""
     from marsmith.config.model_spec import load_spec
     from marsmith.errors import UsageError
     from marsmith.inputs import read_input
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _archive(project: Project, spec: ModelSpec) -> Path:
-    """Return the model's archive, built where there is none."""
+    """Return the model's archive; it is built if it does not exist."""
     from marsmith.build.from_spec import build_from_spec
     from marsmith.config.server_config import model_store
     from marsmith.names import archive_file_name
