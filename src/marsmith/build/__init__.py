@@ -1,4 +1,4 @@
-"""A spec, loose files or an old archive to a new archive."""
+"""Build archives from a spec, loose files or an old archive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an archive gets besides its own files: replies that its handler has given, and the record of its environment."""
+"""Validated examples and environment records of an archive."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from marsmith.runtime.runner import Runner
 
 @contextmanager
 def linked_folder(manifest: Manifest, members: Sequence[Member]) -> Iterator[Path]:
-    """Lay members out as an unpacked archive for a while, files by link.
+    """Yield a temporary folder that is laid out like an unpacked archive, with links to the files.
 
-    Its manifest lacks marsmith's key: the folder has no digests yet, and a worker refuses an archive of ours that has
-    lost them.
+    Its manifest lacks marsmith's key, because the folder has no digests yet, and a worker refuses an archive of ours
+    without digests.
     """
     with temporary_folder("marsmith-") as folder:
         for member in members:
@@ -44,19 +44,19 @@ def linked_folder(manifest: Manifest, members: Sequence[Member]) -> Iterator[Pat
 
 @dataclass(frozen=True)
 class ProvedExamples:
-    """Requests that an archive has answered.
+    """Examples with the replies of an archive.
 
     Attributes:
-        members: the requests with their replies.
-        unproved: names of those whose reply is known by a digest only, where other machines may compute in another
-            engine or precision: there nothing can be said of the reply.
+        members: requests with their replies.
+        unproved: names of examples whose reply is only known by its digest, if other machines may compute it in another
+            engine or precision. Their replies cannot be compared there.
     """
 
     members: list[Member]
     unproved: tuple[str, ...]
 
     def report(self) -> dict[str, Any]:
-        """Return what export.json says of them."""
+        """Return the part of export.json about them."""
         return {"repliesUnprovedElsewhere": list(self.unproved)} if self.unproved else {}
 
 
@@ -66,12 +66,12 @@ def proved_examples(
     """Answer requests.
 
     Args:
-        runner: has the archive loaded.
-        requests: what to send, and what must come out.
-        on_step: is told of each reply that other machines may not be able to prove, in words.
+        runner: runner that has loaded the archive.
+        requests: requests, with their expected labels.
+        on_step: called with a message for each reply that other machines may not be able to compare.
 
     Raises:
-        HandlerError: one was refused, or something else came out on top.
+        HandlerError: an example was refused, or has another top label.
     """
     validated = validate_examples(runner, requests)
     if not requests:
@@ -84,14 +84,16 @@ def proved_examples(
     elsewhere = may_compute_otherwise(runner.handler_settings)
     unproved = tuple(one.input for one in validated if elsewhere and one.reply_sha256 and one.reply_file is None)
     for name in unproved:
-        on_step(f"the reply to {name} is bytes of an unknown kind: a machine that computes otherwise cannot prove it")
+        on_step(
+            f"the reply to {name} is bytes of an unknown kind: a machine with another engine or precision cannot compare it"
+        )
     listed = Member(EXAMPLES_FILE, render_examples(validated).encode())
     bodies = [Member(f"{EXAMPLES_FOLDER}/{request.name}", request.body) for request in requests]
     return ProvedExamples([listed, *bodies, *replies], unproved)
 
 
 def environment_members(name: str, version: str, record: Environment, members: Sequence[Member]) -> list[Member]:
-    """Return the record of the environment, and the same as CycloneDX, with the digests of the other members."""
+    """Return the record of the environment, and the same as CycloneDX with the digests of the other members."""
     digests = {member.name: member.sha256() for member in members}
     return [
         Member("MAR-INF/environment.txt", render_environment(record).encode()),

@@ -1,4 +1,4 @@
-"""``--extra-files``: files, folders and wildcards to members, laid out as torch-model-archiver does it."""
+"""``--extra-files``: files, folders and wildcards as members, with the layout of torch-model-archiver."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LEFT_OUT = frozenset({"__MACOSX", "__pycache__"})
 
 @dataclass
 class ExtraFiles:
-    """What ``--extra-files`` comes to.
+    """Result of ``--extra-files``.
 
     Attributes:
-        members: the files; two of them may still have one name.
-        notes: what a person should know, one sentence each.
+        members: the files; names may not be unique yet.
+        notes: messages for the user, one sentence each.
     """
 
     members: list[Member] = field(default_factory=list)
@@ -29,18 +29,18 @@ class ExtraFiles:
 
 
 def collect(argument: str, *, keep_tree: bool = False, root: Path | None = None) -> ExtraFiles:
-    """Turn a comma-separated list of files, folders and wildcards into members.
+    """Convert a comma-separated list of files, folders and wildcards into members.
 
-    A file becomes a member of its base name. What lies in a folder is laid flat at the top of the archive, and deeper
-    folders keep their place below it; those named ``__pycache__`` or ``__MACOSX`` and hidden ones stay out.
+    A file becomes a member with its base name. The files of a folder are put at the top of the archive, and its
+    subfolders keep their relative paths. Folders named ``__pycache__`` or ``__MACOSX`` and hidden ones are left out.
 
     Args:
-        argument: as ``labels.json,assets/,vocab/*.txt``.
-        keep_tree: let every file and folder keep its path instead; see ``_place_in_tree``.
-        root: links within folders must not lead out of it; None: they are followed anywhere, with a note.
+        argument: text such as ``labels.json,assets/,vocab/*.txt``.
+        keep_tree: whether all files and folders keep their paths; see ``_place_in_tree``.
+        root: folder that links in folders must not leave; None: they may, with a note.
 
     Raises:
-        BuildError: a path that does not exist, or a link in a folder that leads out of ``root`` or back up.
+        BuildError: a path does not exist, or a link in a folder leads out of ``root`` or to a parent folder.
     """
     result = ExtraFiles()
     for text in filter(None, (part.strip() for part in argument.split(","))):
@@ -54,11 +54,11 @@ def collect(argument: str, *, keep_tree: bool = False, root: Path | None = None)
 
 
 def _place_in_tree(path: Path, root: Path | None) -> str:
-    """Return a path as it is seen from here; else from the project's root, else its last name: never one that leads up.
+    """Return a path relative to the working folder, else to the project's root, else its last name; never with ``..``.
 
-    Links keep the name that they are asked for by.
+    Links keep their own names.
     """
-    # Not resolved, which would follow links.
+    # Not resolved, because that would follow links.
     absolute = Path(os.path.abspath(path))  # noqa: PTH100
     for folder in (Path.cwd(), root):
         if folder is not None and absolute != folder and absolute.is_relative_to(folder):
@@ -67,12 +67,12 @@ def _place_in_tree(path: Path, root: Path | None) -> str:
 
 
 def _matches(text: str, notes: list[str]) -> list[Path]:
-    # A file that is really named so comes first: torch-model-archiver leaves `labels[1].txt` out.
+    # A file with exactly this name comes first; torch-model-archiver would omit `labels[1].txt`.
     if Path(text).exists():
         return [Path(text)]
     if not _WILDCARDS & set(text):
         slashes = text.replace("\\", "/")
-        tip = f"folders are parted by /: {slashes}" if slashes != text and Path(slashes).exists() else None
+        tip = f"folders are separated by /: {slashes}" if slashes != text and Path(slashes).exists() else None
         raise BuildError(f"--extra-files: {text} does not exist", tip=tip)
     found = sorted(glob.glob(text))  # noqa: PTH207  # torch-model-archiver's own wildcards
     if not found:
@@ -82,7 +82,7 @@ def _matches(text: str, notes: list[str]) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Links:
-    """Where links within one folder may lead."""
+    """Permitted targets of links in a folder."""
 
     folder: Path
     root: Path | None
@@ -95,9 +95,9 @@ class _Links:
         if path.is_symlink() and not real.is_relative_to(self.folder):
             if self.root is not None and not real.is_relative_to(self.root):
                 raise BuildError(
-                    f"--extra-files: {path} is a link out of the project, to {real}", tip="copy what it leads to"
+                    f"--extra-files: {path} is a link out of the project, to {real}", tip="copy its target instead"
                 )
-            self.notes.append(f"--extra-files: {path} is a link; packed is what it leads to: {real}")
+            self.notes.append(f"--extra-files: {path} is a link; its target is packed: {real}")
 
 
 def _in_folder(folder: Path, prefix: str, links: _Links, above: tuple[Path, ...]) -> Iterator[Member]:

@@ -1,7 +1,7 @@
-"""A spec to a finished archive in the model store: export, handler, configuration, and replies that are proved.
+"""Build the archive of a spec in the model store: export, handler, configuration and validated replies.
 
-The archive is first laid out as a folder of links, its handler answers the spec's examples there, in TorchServe's own
-worker, and only then is the archive written, with these replies inside.
+The archive is first laid out as a folder of links. Its handler answers the spec's examples there, in TorchServe's own
+worker. Then the archive is written with these replies.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class BuiltArchive:
     """A finished archive.
 
     Attributes:
-        path: where it lies.
+        path: path of the archive.
         sha256: digest of the whole file.
-        reused: whether it was already there, made from the same inputs.
+        reused: whether it existed already, from the same inputs.
     """
 
     path: Path
@@ -67,23 +67,23 @@ def build_from_spec(
     on_step: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BuiltArchive:
-    """Build ``<name>-<version>.mar`` in the model store, unless it is still what its inputs would give.
+    """Build ``<name>-<version>.mar`` in the model store, unless it is still current.
 
     Args:
-        project: where everything lies.
-        spec: what to build; its version is the archive's.
-        weights: overrides the spec's ``export.weights``.
-        allow_pickle: load weights even from a file that can run code.
-        strip_prefix: overrides the spec's ``export.strip_prefix``.
-        frozen: refuse to measure a form that has no lock.
-        on_step: is told each step, in words.
-        on_progress: is told bytes written and bytes in all.
+        project: the project.
+        spec: spec to build; its version is that of the archive.
+        weights: replaces the spec's ``export.weights``.
+        allow_pickle: whether to load weights from a file that can run code.
+        strip_prefix: replaces the spec's ``export.strip_prefix``.
+        frozen: whether to refuse to measure a form without a lock.
+        on_step: called with a description of each step.
+        on_progress: called with the written and the total number of bytes.
 
     Raises:
-        ExportError, BuildError, HandlerError: what the spec asks for cannot be built; the store is as it was.
-        OtherBytesError: the version is bound to other bytes; the store is as it was.
+        ExportError, BuildError, HandlerError: the archive cannot be built; the store is unchanged.
+        OtherBytesError: the version is bound to another digest; the store is unchanged.
     """
-    # What costs nothing to refuse is looked at before anything is exported.
+    # Cheap checks come before the export.
     handler_files = _handler_files(project, spec)
     extra_files = [_inside(project, path, "handler.extra_files") for path in spec.handler.extra_files]
     environment.record(handler_files)
@@ -122,7 +122,7 @@ def build_from_spec(
 
 
 def _shown(path: Path, project: Project) -> str:
-    """Return a path as somebody in the project's root would name it."""
+    """Return a path relative to the project's root."""
     return str(path.relative_to(project.root) if path.is_relative_to(project.root) else path)
 
 
@@ -137,7 +137,7 @@ def _make_store(store: Path) -> None:
 
 
 def _inputs(spec: ModelSpec, export: Export, record: Environment) -> dict[str, Any]:
-    """Return what an archive depends on besides files."""
+    """Return the inputs of an archive besides files."""
     return {
         "spec": spec.model_dump(),
         "export": export.report,
@@ -158,20 +158,20 @@ def _manifest(spec: ModelSpec, export: Export, handler: Path) -> Manifest:
 
 
 def _handler_files(project: Project, spec: ModelSpec) -> list[Path]:
-    """Return the handler and every local module that it imports, the handler first."""
+    """Return the handler and its local imports, the handler first."""
     entry = _inside(project, spec.handler.entry_point, "handler.entry_point")
     require_entry_point(entry)
     return [entry, *local_imports(entry)]
 
 
 def _inside(project: Project, path: str, key: str) -> Path:
-    """Return the file that a spec names, if it is one and lies in the project."""
+    """Return the file of a spec's key, after a check that it is a file in the project."""
     file = project.root / path
     if not file.resolve().is_relative_to(project.root):
         raise BuildError(f"{key}: {path} leads out of the project, to {file.resolve()}", tip="copy it into the project")
     if not file.is_file():
         kind = "is a folder" if file.is_dir() else "does not exist"
-        raise BuildError(f"{key}: {file} {kind}", tip="name a file, from the project's root")
+        raise BuildError(f"{key}: {file} {kind}", tip="name a file, relative to the project's root")
     return file
 
 
@@ -193,7 +193,7 @@ def _members(
 
 
 def _reported(members: Sequence[Member], export: Export, proved: ProvedExamples) -> list[Member]:
-    """Return the members with an export.json that says which examples other machines cannot prove."""
+    """Return the members with an export.json that lists the examples that other machines cannot compare."""
     report = proved.report()
     if not report:
         return list(members)
@@ -220,9 +220,9 @@ def _proved_examples(
     members: Sequence[Member],
     on_step: Callable[[str], None],
 ) -> ProvedExamples:
-    """Answer the spec's examples with the archive-to-be.
+    """Send the spec's examples to the handler of the new archive.
 
-    A handler that does not load, or cannot take what was exported, is found here, also where there are no examples.
+    This also detects a handler that does not load or does not fit the export, even without examples.
     """
     on_step(f"loading the handler, answering {len(spec.examples)} examples")
     inputs = [read_input(example.input, project.root) for example in spec.examples]

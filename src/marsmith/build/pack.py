@@ -1,4 +1,4 @@
-"""Loose files to a model archive, as torch-model-archiver does it: same members, same manifest, no data lost."""
+"""Pack loose files into a model archive, with the same members and manifest as torch-model-archiver, losing no data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from marsmith.runtime.imports import check_former_imports, follow_imports, local
 from marsmith.runtime.library import library_files
 from marsmith.state.version_bytes import guard
 
-# Handlers that TorchServe brings itself, by runtime; they are no members.
+# Built-in handlers of TorchServe by runtime; they are not members.
 BUILT_IN_HANDLERS = frozenset(
     {
         "base_handler",
@@ -42,18 +42,18 @@ _BUILT_IN_LSP_HANDLERS = frozenset({"BaseHandler", "TorchScriptHandler"})
 
 @dataclass(frozen=True)
 class PackRequest:
-    """What to pack.
+    """Arguments of ``marsmith pack``.
 
     Attributes:
-        model_name, version: for the manifest; the archive's file is named after the former.
-        handler: path of a file, with or without ``.py`` and ``:function``; or the name of a built-in handler.
-        serialized_file, model_file, requirements_file, config_file: become members of their base names.
+        model_name, version: values for the manifest; the archive's file is named after the model.
+        handler: path of a file, with or without ``.py`` and ``:function``, or the name of a built-in handler.
+        serialized_file, model_file, requirements_file, config_file: files that become members with their base names.
         extra_files: see ``marsmith.build.extra_files.collect``.
         runtime: ``python``, ``python3`` or ``LSP``.
-        export_path: the folder that the archive goes to; made if it is missing.
+        export_path: folder of the archive; it is created if necessary.
         archive_format: see ``marsmith.archive.write.write_archive``.
-        force: replace an existing archive.
-        keep_tree: keep the paths of ``extra_files`` instead of laying them flat.
+        force: whether to replace an existing archive.
+        keep_tree: whether to keep the paths of ``extra_files`` instead of a flat layout.
     """
 
     model_name: str
@@ -72,13 +72,13 @@ class PackRequest:
 
     @property
     def target(self) -> Path:
-        """The archive to be made."""
+        """The archive to create."""
         return self.export_path / (self.model_name + SUFFIXES[self.archive_format])
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A finished archive: where it is, and what a person should know about how it was made."""
+    """A finished archive: its path, and messages for the user."""
 
     path: Path
     notes: tuple[str, ...]
@@ -86,7 +86,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class HandlerChoice:
-    """A handler as given on the command line: its file, None for a built-in one, and the function in it, if named."""
+    """A handler on the command line: its file, None for a built-in one, and its function if given."""
 
     file: Path | None
     function: str | None
@@ -97,11 +97,11 @@ def pack(request: PackRequest, *, on_progress: Callable[[int, int], None] | None
 
     Raises:
         ConfigError: the model config has errors.
-        UsageError: TorchServe refuses the name, or nobody could name the version later.
-        HandlerError: the handler is no valid Python, or has not exactly one entry point.
-        BuildError: a missing file, two different files of one name, an existing archive without ``force``, a disk that
-            is full or refuses. The folder is as it was.
-        OtherBytesError: the archive would lie in a model store, and its version is bound to other bytes there.
+        UsageError: TorchServe refuses the name, or no request could name the version.
+        HandlerError: the handler is not valid Python, or does not have exactly one entry point.
+        BuildError: a file is missing, two different files have one name, the archive exists and ``force`` is not set,
+            or the disk is full or refuses. The folder is unchanged.
+        OtherBytesError: the archive would be in a model store, and its version is bound to another digest there.
     """
     check_model_name(request.model_name)
     check_model_version(request.version)
@@ -133,7 +133,7 @@ def pack(request: PackRequest, *, on_progress: Callable[[int, int], None] | None
 
 
 def manifest_of(request: PackRequest) -> Manifest:
-    """Return the manifest, with the fields that torch-model-archiver would write."""
+    """Return the manifest, with the same fields as torch-model-archiver."""
 
     def base_name(path: Path | None) -> str | None:
         return path.name if path else None
@@ -151,10 +151,10 @@ def manifest_of(request: PackRequest) -> Manifest:
 
 
 def handler_choice(handler: str, runtime: str) -> HandlerChoice:
-    """Tell a built-in handler from a file, and the file from the function in it.
+    """Distinguish a built-in handler from a file, and split the file from the function.
 
     Raises:
-        BuildError: neither.
+        BuildError: the handler is neither.
     """
     if handler in (_BUILT_IN_LSP_HANDLERS if runtime == "LSP" else BUILT_IN_HANDLERS):
         return HandlerChoice(None, None)
@@ -171,14 +171,14 @@ def handler_choice(handler: str, runtime: str) -> HandlerChoice:
 
 
 def without_duplicates(members: Sequence[Member], *, keep_tree: bool) -> list[Member]:
-    """Drop members that are there already, with the same name and content.
+    """Drop repeated members with the same name and content.
 
     Args:
         members: the files to pack.
-        keep_tree: whether ``--keep-tree`` is given already.
+        keep_tree: whether ``--keep-tree`` is given.
 
     Raises:
-        BuildError: for every pair of one name and different contents, with both files.
+        BuildError: there are members with one name and different contents; the message lists the files.
     """
     kept: dict[str, Member] = {}
     problems = []
@@ -195,7 +195,7 @@ def without_duplicates(members: Sequence[Member], *, keep_tree: bool) -> list[Me
 def _same_content(one: Member, other: Member) -> bool:
     if isinstance(one.source, bytes) or isinstance(other.source, bytes):
         return one.sha256() == other.sha256()
-    # Whatever is no readable file is named when the archive is planned.
+    # Unreadable files are reported when the archive is planned.
     if not (one.source.is_file() and other.source.is_file()):
         return True
     return one.source.samefile(other.source) or filecmp.cmp(one.source, other.source, shallow=False)
@@ -213,7 +213,7 @@ def _named_members(request: PackRequest, choice: HandlerChoice) -> list[Member]:
 
 
 def _library_members(handler: Path) -> list[Member]:
-    """Return what the handler reaches of the package that our handlers share, which keeps its folder."""
+    """Return the handler's imports from our handlers' shared package, which keeps its folder."""
     try:
         files, _ = follow_imports(handler)
     except HandlerError:
@@ -223,7 +223,10 @@ def _library_members(handler: Path) -> list[Member]:
 
 
 def _forgotten_imports(handler: Path, members: Sequence[Member]) -> list[str]:
-    """Say which files beside the handler it imports and the archive would lack; torch-model-archiver says nothing."""
+    """Report files beside the handler that it imports and that the archive would lack.
+
+    Torch-model-archiver does not.
+    """
     try:
         needed = local_imports(handler)
     except HandlerError as error:
@@ -249,7 +252,7 @@ def _project_root() -> Path | None:
 
 @contextmanager
 def _folder(path: Path) -> Iterator[None]:
-    """Make a folder, and take it away again if nothing comes of what should go into it."""
+    """Create a folder, and remove it if nothing was put into it."""
     with ExitStack() as stack:
         try:
             stack.enter_context(made_folder(path))

@@ -1,4 +1,4 @@
-"""An archive made by another tool becomes one of ours: stored, with digests; its files stay as they are."""
+"""Convert an archive of another tool into one of ours: stored, with digests, and with unchanged files."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class Repacked:
     """A finished archive.
 
     Attributes:
-        path: where it is.
-        sha256: of the file, in hex.
-        needs_signature: whether the old archive was signed and has other bytes: its signature is none of the new one.
+        path: path of the archive.
+        sha256: SHA-256 of the file in hex.
+        needs_signature: whether the old archive was signed and has other bytes, so that its signature is not valid for
+            the new one.
     """
 
     path: Path
@@ -49,25 +50,26 @@ def repack(
     environment: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Repacked:
-    """Write the content of an archive as one of ours; every file keeps its bytes, the manifest its fields.
+    """Write the content of an archive as one of ours; every file and all fields of the manifest are kept.
 
-    Two archives of the same files give the same bytes: what torch-model-archiver adds of its own (date, version) goes.
+    Two archives with the same files give the same bytes: torch-model-archiver's own additions (date, version) are
+    removed.
 
     Args:
         old: a ``.mar``, a ``.tar.gz`` or a folder.
         version: the model version of the new archive; None: that of the old one.
         output: the new archive; None: ``<name>-<version>.mar`` beside the old one.
-        force: replace ``output`` if it exists; it may be ``old`` itself.
+        force: whether to replace ``output``; it may be ``old`` itself.
         environment: a file that becomes ``MAR-INF/environment.txt``.
-        on_progress: is told bytes of content written, and bytes in all.
+        on_progress: called with the written and the total number of bytes of content.
 
     Raises:
-        ArchiveError: ``old`` is damaged or hostile, or its digests do not hold.
-        OtherBytesError: ``output`` lies in a model store and its version is bound to other bytes there.
-        UsageError: a server could not be asked for the version.
+        ArchiveError: ``old`` is damaged or hostile, or does not match its digests.
+        OtherBytesError: ``output`` is in a model store, and its version is bound to another digest there.
+        UsageError: no request could name the version.
         BuildError: ``output`` exists and ``force`` is not set, or the disk is full or refuses.
     """
-    # Other tools' archives come in here, signed or not; the new archive is admitted again wherever it is used.
+    # Archives of other tools are accepted here, signed or not; the new archive is admitted again wherever it is used.
     archive = admit(old, Policy()).archive
     manifest = replace(archive.manifest, model_version=version) if version else archive.manifest
     check_model_version(manifest.model_version)
@@ -90,7 +92,7 @@ def _ours(manifest: Manifest) -> Manifest:
 
 @contextmanager
 def _contents(archive: Archive, target: Path) -> Iterator[dict[str, Path]]:
-    """Give a file for every member that is kept: those of a folder, else unpacked beside the target for a while."""
+    """Yield a file for every member that is kept: from a folder, or unpacked temporarily beside the target."""
     kept = [name for name in archive.members if name not in _REWRITTEN]
     if archive.kind == "folder":
         yield {name: archive.path / name for name in kept}

@@ -1,1 +1,1 @@
-"""An archive of the stock tool, rebuilt in the fastest form that gives the same answers."""
+"""Rebuild an archive of the stock tool in the fastest form that gives the same answers."""

@@ -1,4 +1,4 @@
-"""The new module of an archive whose own handler stays: the same tensors in and out, loaded by ``torch.jit.load``."""
+"""New module for an archive that keeps its own handler: same input and output tensors, loaded by ``torch.jit.load``."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from marsmith.runtime.runner import Request
 if TYPE_CHECKING:
     from marsmith.build.optimize.module import ModuleFound, ModuleInputs
 
-# How many crops are sent through the handler for each use; validation has the photos besides.
+# Number of crops that are sent through the handler for each use; validation uses the photos in addition.
 _CALIBRATION, _TUNING, _VALIDATION = 48, 32, 48
-# Pixels of a crop's sides: more than handlers crop to, so that they resize it as they would a photo.
+# Side length of a crop in pixels: larger than handlers' crops, so that they resize it like a photo.
 _CROP = 320
 
 
 def custom_module(task: Task) -> NewModule:
-    """Make the module of an archive with a handler of its own anew.
+    """Make a new module for an archive with its own handler.
 
     Raises:
-        UsageError: an engine that such a handler cannot run.
+        UsageError: the engine is not possible with such a handler.
         HandlerError: the handler does not load.
-        ExportError: it does not give its module one image a request, or no form passes the gate.
+        ExportError: the handler does not pass one image per request to the module, or no form passes the gate.
     """
     from marsmith.build.optimize.module import export_module
 
@@ -73,19 +73,19 @@ def custom_module(task: Task) -> NewModule:
 
 
 def _inputs(task: Task) -> ModuleInputs:
-    """Send photos and crops of them through the old archive's handler."""
+    """Send photos and their crops through the old archive's handler."""
     from marsmith.build.optimize.module import ModuleInputs
     from marsmith.build.optimize.module_inputs import module_inputs
     from marsmith.export.crops import CALIBRATION_SEED, TUNING_SEED, VALIDATION_SEED
 
     sets, quantised = task.photos.sets, task.wish.precision in (AUTO, "int8")
-    # Without int8 two are enough, to trace with.
+    # Without int8 two images are enough for tracing.
     calibration = _crops(sets.calibration, _CALIBRATION if quantised else 2, CALIBRATION_SEED)
     tuning = _crops(sets.calibration, _TUNING if quantised else 0, TUNING_SEED)
     photos = [path.read_bytes() for path in dict.fromkeys([*sets.examples, *sets.validation])]
     validation = [*photos, *_crops(sets.validation, _VALIDATION, VALIDATION_SEED)]
     bodies = [*calibration, *tuning, *validation]
-    task.progress.step(f"recording what the handler gives its module, for {len(bodies)} images")
+    task.progress.step(f"recording the module's inputs for {len(bodies)} images")
     requests = [Request(body) for body in bodies]
     given = module_inputs(task.old.folder, task.old.serialized_file.name, requests)
     second, third = len(calibration), len(calibration) + len(tuning)
@@ -112,13 +112,13 @@ def _crops(photos: Sequence[Path], count: int, seed: int) -> list[bytes]:
 def _nothing_faster(candidates: Sequence[Candidate]) -> ExportError:
     lines = "\n  ".join(f"{one.form} is {one.verdict}: {one.reason}" for one in candidates)
     return ExportError(
-        f"nothing faster passes the gate, so the old archive stays the best:\n  {lines}",
+        f"nothing faster passes the gate, so the old archive is the best:\n  {lines}",
         tip="other engines need our handler: write a spec with the recipe torchscript:FILE (docs/how-to/recipes.md)",
     )
 
 
 def _lock(task: Task, found: ModuleFound, chosen: Candidate) -> ExportLock:
-    """Return what was measured, in the form of a lock: its digests are of the old module and the photos."""
+    """Return the measurements as a lock, with digests of the old module and the photos."""
     from marsmith.build.optimize.module import limits_of
 
     module = files.sha256(task.old.serialized_file)
@@ -130,7 +130,7 @@ def _lock(task: Task, found: ModuleFound, chosen: Candidate) -> ExportLock:
             "format_version": 1,
             "model": task.name,
             "chosen": chosen.form,
-            "why": f"the fastest that keeps the handler, {chosen.speedup:.3g} times the archive's own module",
+            "why": f"the fastest with the archive's own handler, {chosen.speedup:.3g} times the archive's own module",
             "fits": {
                 "export": locks.digest_of({"precision": task.wish.precision, "engine": task.wish.engine}),
                 "recipe": module,

@@ -1,11 +1,9 @@
-"""A TorchScript graph rebuilt as an eager module of layers, which every exporter and quantiser takes. Imports torch.
+"""Rebuild a TorchScript graph as an eager module of layers, for all exporters and quantisers. Imports torch.
 
-``torch.onnx``, ``torch.export`` and ``torch.ao`` want an eager module; of an old archive only its TorchScript is left.
-A frozen graph without control flow is a list of calls, so it can be written down again in ``torch.fx``: convolutions,
-linear layers, batch norms and activations as modules with their weights, everything else as the operator it is. Whether
-the result is the same module is not argued but measured: the caller compares the two.
-
-Calls of TorchScript's operators as layers of torch.nn, with their weights. Imports torch.
+``torch.onnx``, ``torch.export`` and ``torch.ao`` need an eager module, but an old archive only has TorchScript. A
+frozen graph without control flow is a list of calls and can be written in ``torch.fx``: convolutions, linear layers,
+batch norms and activations as modules with their weights, everything else as its operator. The caller compares the
+results of the two modules.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def layer_of(kind: str, arguments: list[Any]) -> tuple[nn.Module | None, Any]:
-    """Return the layer that a call is, and what it is called on; None where it is no layer."""
+    """Return the layer of a call, and its input; None if it is not a layer."""
     if kind in _ACTIVATIONS:
         return _ACTIVATIONS[kind](), arguments[0]
     if kind == "aten::hardtanh" and arguments[1:3] == [0, 6]:
@@ -96,10 +94,10 @@ def _filled(module: nn.Module, **tensors: torch.Tensor | None) -> nn.Module:
     return module.eval()
 
 
-# Folding batch norms changes the last digits; anything above this is another module. A share of the largest output.
+# Folding batch norms changes the last digits; a larger difference means another module. A share of the largest output.
 TOLERANCE = 1e-4
 _TIP = "it stays TorchScript, which fewer engines take"
-# What only changes how a value is held, where nothing is differentiated and numbers stay numbers.
+# Operators that only change how a value is stored, for inference on floats.
 _SAME = {"aten::detach", "aten::alias", "aten::Int", "aten::ScalarImplicit", "prim::NumToTensor"}
 _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "aten::add": operator.add,
@@ -108,7 +106,7 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "aten::div": operator.truediv,
     "aten::floor_divide": operator.floordiv,
 }
-# What torch.ao knows as functions of torch, not as operators.
+# torch.ao supports these as functions of torch, not as operators.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "aten::cat": torch.cat,
     "aten::flatten": torch.flatten,
@@ -120,28 +118,33 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def rebuild(module: torch.jit.ScriptModule) -> fx.GraphModule:
-    """Return an eager float32 module that computes what ``module``, which takes one tensor and gives one, computes.
+    """Return an eager float32 module equivalent to ``module``, which has one input and one output tensor.
 
     Raises:
-        ExportError: the graph has control flow, raises for some values, or holds an operator or attribute that has no
+        ExportError: the graph has control flow, raises for some values, or contains an operator or attribute without an
             eager form.
     """
     try:
         return _rebuild(module)
     except ExportError:
         raise
-    except Exception as error:  # fx and the operators raise what they stumble over, on graphs that nobody foresaw
+    except Exception as error:  # fx and the operators raise various exceptions for unexpected graphs.
         raise ExportError(f"the graph has no eager form: {typed_line(error)}", tip=_TIP) from error
 
 
 def rebuilt_recipe(path: Path) -> Recipe:
-    """Return the recipe of a TorchScript image classifier, its eager module rebuilt; else the TorchScript itself."""
+    """Return the recipe of a TorchScript image classifier with its eager module rebuilt, or with the TorchScript
+    itself.
+    """
     recipe = torchscript_recipe(path)
     return replace(recipe, build=lambda: rebuilt_or_same(load_module(path), recipe.preprocessing.crop))
 
 
 def rebuilt_or_same(module: torch.jit.ScriptModule, size: tuple[int, int]) -> nn.Module:
-    """Return ``module`` rebuilt, if its trace gives the same on noise of (N, 3, *size), N any; else ``module``."""
+    """Return the rebuilt ``module`` if its trace gives the same on noise of (N, 3, *size), for any N.
+
+    Else ``module``.
+    """
     try:
         made = rebuild(module)
         with warnings.catch_warnings(), torch.inference_mode():
@@ -154,7 +157,7 @@ def rebuilt_or_same(module: torch.jit.ScriptModule, size: tuple[int, int]) -> nn
 
 
 def largest_difference(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> float:
-    """Return the largest difference of any output for noise, as a share of the largest output."""
+    """Return the largest difference of the outputs for noise, as a share of the largest output."""
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         for count in (3, 1):
@@ -189,7 +192,7 @@ def _rebuild(module: torch.jit.ScriptModule) -> fx.GraphModule:
 
 
 def _block_that_passes(node: Any) -> Any | None:
-    """Return the block of an ``if`` that does not raise, where the other one does: a check of a number of axes."""
+    """Return the block of an ``if`` that does not raise, if the other one does: a check of the number of axes."""
     raising = [any(inner.kind() == "prim::RaiseException" for inner in block.nodes()) for block in node.blocks()]
     if next(node.outputs(), None) is not None or raising.count(True) != 1:
         return None
@@ -197,10 +200,10 @@ def _block_that_passes(node: Any) -> Any | None:
 
 
 class _Writer:
-    """Writes nodes of TorchScript down in fx, one by one.
+    """Converts nodes of TorchScript into fx, one by one.
 
     Attributes:
-        values: by name, what a value is: a Python value, a tensor, a script module, or an fx node.
+        values: value by name: a Python value, a tensor, a script module, or an fx node.
     """
 
     def __init__(self, module: torch.jit.ScriptModule) -> None:
@@ -211,10 +214,10 @@ class _Writer:
         self._numbers: set[fx.Node] = set()
 
     def add(self, node: Any) -> None:
-        """Write one node down.
+        """Convert one node.
 
         Raises:
-            ExportError: it has no eager form.
+            ExportError: the node has no eager form.
         """
         kind = node.kind()
         if kind == "prim::Constant":
@@ -259,14 +262,14 @@ class _Writer:
             return self._number(self.graph.call_method("size", tuple(map(self._placed, arguments))))
         if kind.startswith("prim::") or next(node.blocks(), None) is not None:
             raise ExportError(f"the graph holds {kind}: control flow, or nothing that is known", tip=_TIP)
-        # In-place operators: what they change is not read again under its old name, or the comparison finds out.
+        # In-place operators: a later read under the old name would be detected by the comparison.
         plain = kind.removesuffix("_")
         if plain in _ARITHMETIC and self._has_sizes(arguments):
             return self._number(self._function(_ARITHMETIC[plain], tuple(arguments[:2])))
         return self._layer(plain, arguments) or self._operator(node, plain, arguments)
 
     def _layer(self, kind: str, arguments: list[Any]) -> fx.Node | None:
-        """Write the node as a module, or as one of torch's functions; None where it is neither."""
+        """Convert the node into a module or one of torch's functions; None if neither exists."""
         if kind in ("aten::dropout", "aten::feature_dropout") and arguments[2] is False:
             return self._placed(arguments[0])  # type: ignore[no-any-return]
         made, taken = layer_of(kind, arguments)
@@ -282,19 +285,19 @@ class _Writer:
         return None
 
     def _operator(self, node: Any, kind: str, arguments: list[Any]) -> fx.Node:
-        """Write the node as the operator that it is, out of place."""
+        """Convert the node into its operator, out of place."""
         namespace, _, name = kind.partition("::")
         try:
             schema = torch._C.parse_schema(node.schema())
             packet = getattr(getattr(torch.ops, namespace), name)
             target = getattr(packet, schema.overload_name or "default")
         except (AttributeError, RuntimeError):
-            raise ExportError(f"the graph holds {kind}, which is no operator of torch here", tip=_TIP) from None
+            raise ExportError(f"the graph holds {kind}, which is not an operator of this torch", tip=_TIP) from None
         pairs = list(zip(schema.arguments, arguments, strict=True))
         given = tuple(value for argument, value in pairs if not argument.kwarg_only)
         named = {argument.name: self._placed(value) for argument, value in pairs if argument.kwarg_only}
         if self._has_sizes(given) and hasattr(torch.Tensor, name):
-            # Tracing follows a size that was read from a tensor through methods, and not through operators.
+            # Tracing follows a size from a tensor through methods, but not through operators.
             return self.graph.call_method(name, tuple(map(self._placed, given)), named)
         return self._function(target, given, named)
 
@@ -312,7 +315,7 @@ class _Writer:
         return node
 
     def _placed(self, value: Any) -> Any:
-        """Return a value as an argument: tensors become buffers of the module."""
+        """Return a value as an argument; tensors become buffers of the module."""
         if isinstance(value, list):
             return [self._placed(one) for one in value]
         if isinstance(value, torch.Tensor):

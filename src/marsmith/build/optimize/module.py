@@ -1,7 +1,7 @@
-"""A TorchScript module made anew in faster forms that take and give the very same tensors. Imports torch.
+"""Faster forms of a TorchScript module with the same input and output tensors. Imports torch.
 
-For archives whose own handler stays: it loads the serialized file with ``torch.jit.load``, so the engine is torch, and
-preprocessing and softmax stay where they are.
+For archives that keep their own handler: it loads the serialized file with ``torch.jit.load``, so the engine is torch,
+and preprocessing and softmax are unchanged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class ModuleInputs:
-    """What the module was given for real requests, each float32 (3, H, W), for three uses."""
+    """Inputs of the module for real requests, each float32 (3, H, W), for three uses."""
 
     calibration: Sequence[torch.Tensor]
     tuning: Sequence[torch.Tensor]
@@ -45,16 +45,16 @@ class ModuleInputs:
 
 @dataclass(frozen=True)
 class ModuleFound:
-    """What was found.
+    """Result of the measurements.
 
     Attributes:
-        candidates: every form, in the order of preference.
-        chosen: the fastest that passes and is faster than the module as it is; None where none is.
-        file: of the chosen form.
-        before: images per second of the module as it is, by batch size.
-        sizes: batch sizes that scores are taken over.
-        classes: how many outputs the module has.
-        plan: how int8 was done, where it was chosen.
+        candidates: all forms, in order of preference.
+        chosen: the fastest form that passes and is faster than the present module; None if there is none.
+        file: file of the chosen form.
+        before: images per second of the present module, by batch size.
+        sizes: batch sizes of the score.
+        classes: number of outputs of the module.
+        plan: plan of int8, if it was chosen.
     """
 
     candidates: list[Candidate]
@@ -77,20 +77,20 @@ def export_module(
     effort: Effort,
     progress: Progress,
 ) -> ModuleFound:
-    """Make a module anew in each form of ``precision`` (or ``auto``), judge them, and time those that pass.
+    """Make a module in each form of ``precision`` (or ``auto``), compare them, and time those that pass.
 
     Args:
         path: the TorchScript file.
-        inputs: what it was given for real requests.
-        folder: where files go.
-        precision: ``auto`` or one.
-        batch_size: that is served.
-        threads: that a worker computes with.
-        effort: how long to time.
-        progress: is told how far it is.
+        inputs: its inputs for real requests.
+        folder: folder of the files.
+        precision: ``auto`` or one precision.
+        batch_size: served batch size.
+        threads: number of threads of a worker.
+        effort: duration of the timing.
+        progress: callbacks for the progress.
 
     Raises:
-        ExportError: it is no image classifier.
+        ExportError: the module is not an image classifier.
     """
     torch.set_num_threads(threads)
     wanted = [form for form in FORMS if form == BASE or precision in (AUTO, form.precision)]
@@ -104,12 +104,12 @@ def export_module(
 
 
 class _Trial(Trial):
-    """One module and its candidates, in this process: they run where the old module runs.
+    """One module and its candidates in this process, where the old module runs too.
 
     Attributes:
-        files: of the forms that could be made.
-        plan: of int8, as it was made last.
-        classes: how many outputs the module has.
+        files: files of the forms that could be made.
+        plan: latest plan of int8.
+        classes: number of outputs of the module.
     """
 
     def __init__(self, path: Path, inputs: ModuleInputs, folder: Path, progress: Progress) -> None:
@@ -135,7 +135,7 @@ class _Trial(Trial):
             if candidate.verdict == "refused" and self.plan:
                 self._progress.step(f"int8 is refused ({candidate.reason}): searching again, with a higher aim")
                 higher = self._found_plan(form, 1)
-                # The same plan gives the same bytes, and the same verdict.
+                # The same plan would give the same bytes, and the same verdict.
                 candidate = candidate if higher == self.plan else self._attempt(form, higher)
         except (MarsmithError, RuntimeError) as error:
             return failed(form, useful_line(error))
@@ -179,7 +179,7 @@ class _Trial(Trial):
         agreement = int8.ExpectedAgreement.of(graph, self._inputs.tuning)
         wanted = int8.aim(limits_of("int8").top1_agreement or 0.0, attempt)
         found = int8.search_plan(graph, form, self._inputs.calibration, agreement, wanted, self._progress.step)
-        # The graph of the search has a softmax around the module, and so one more name in front.
+        # The graph of the search has a softmax around the module, and thus a prefix before each name.
         names = tuple(name.removeprefix("module.") for name in found.float_layers)
         return replace(found, float_layers=names)
 
@@ -187,7 +187,7 @@ class _Trial(Trial):
         images = self._inputs.validation
         batch = torch.stack([images[i % len(images)] for i in range(size)])
         done, started = 0, time.perf_counter()
-        # As the stock handlers and those derived from them call it.
+        # The signature that the stock handlers use.
         with torch.no_grad():
             while True:
                 forward(batch)
@@ -203,7 +203,7 @@ def limits_of(precision: str) -> GateLimits:
 
 
 def _refused_if_not_faster(one: Candidate) -> Candidate:
-    """Refuse what is no faster than the module as it is, by more than timing can tell."""
+    """Refuse forms that are not faster than the present module by more than the noise of timing."""
     if one.verdict != "passed" or one.speedup is None or one.speedup > 1 + CLOSE:
         return one
     reason = f"not faster than the archive's own module: {one.speedup:.2f} times its images per second"

@@ -1,4 +1,4 @@
-"""The tensors that an archive's own handler gives its module for real requests. Imports torch."""
+"""Record the tensors that an archive's own handler passes to its module. Imports torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from marsmith.runtime.worker import Process, start_python
 
 @dataclass(frozen=True)
 class _RecordingLaunch:
-    """Starts a worker that keeps what its module is given."""
+    """Starts a worker that records the inputs of its module."""
 
     code: Path
     folder: Path
@@ -32,16 +32,17 @@ class _RecordingLaunch:
 
 
 def module_inputs(archive: Path, serialized_file: str, requests: Sequence[Request]) -> list[torch.Tensor]:
-    """Send requests to an archive's handler; return what its module was given, one tensor a request, without the batch.
+    """Send requests to an archive's handler; return the module's inputs, one tensor per request, without the batch.
 
     Args:
         archive: an unpacked archive.
-        serialized_file: its name.
-        requests: are sent one by one.
+        serialized_file: name of the serialized file.
+        requests: requests, sent one by one.
 
     Raises:
         HandlerError: the handler does not load.
-        ExportError: it refuses a request, or gives its module something else than one float32 image a request.
+        ExportError: the handler refuses a request, or its module gets something else than one float32 image per
+            request.
     """
     with temporary_folder("marsmith-") as scratch:
         code, folder = scratch / "code", scratch / "inputs"
@@ -51,7 +52,7 @@ def module_inputs(archive: Path, serialized_file: str, requests: Sequence[Reques
         launch = _RecordingLaunch(code, folder, serialized_file)
         found = []
         with Runner(archive, batch_size=1, launch=launch) as runner:
-            for path in folder.iterdir():  # what the handler warmed up with
+            for path in folder.iterdir():  # Inputs of the warm-up.
                 path.unlink()
             for request in requests:
                 (reply,) = runner.run([request])
@@ -71,11 +72,12 @@ def _given(folder: Path, status: int, reason: str) -> torch.Tensor:
     files = sorted(folder.iterdir())
     if len(files) != 1 or files[0].name == recorder.NOT_ONE_TENSOR:
         raise ExportError(
-            "the handler does not call its module once a request with one tensor", tip="optimize knows no other modules"
+            "the handler does not call its module once a request with one tensor",
+            tip="optimize supports no other modules",
         )
     tensor: torch.Tensor = torch.load(files[0], weights_only=True)
     files[0].unlink()
     if tensor.dtype != torch.float32 or tensor.ndim != 4 or tensor.shape[:2] != (1, 3):
         seen = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-        raise ExportError(f"the handler gives its module {seen}; optimize knows images, float32 (N, 3, H, W)")
+        raise ExportError(f"the handler gives its module {seen}; optimize supports images, float32 (N, 3, H, W)")
     return tensor[0]

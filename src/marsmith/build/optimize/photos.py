@@ -1,4 +1,4 @@
-"""The photos that an old archive is optimized with: given, its own, or those that scikit-image carries."""
+"""Photos to optimize an old archive with: given ones, its own, or those of scikit-image."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from marsmith.errors import UsageError
 from marsmith.export.images import ImageSets, find_images, image_sets
 from marsmith.packages import installed_version
 
-# Photos of things, of 512 x 300 pixels and more, which every release of scikit-image carries in its wheel.
+# Photos of objects, of at least 512 x 300 pixels, in the wheel of every release of scikit-image.
 _PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
-# How many photos go into the archive, with their replies.
+# Number of photos in the archive, with their replies.
 EXAMPLES = 3
-# How many are sent to the old and to the new archive.
+# Number of photos that are sent to the old and to the new archive.
 REQUESTS = 16
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos, under names that are all different.
+    """Photos with unique names.
 
     Attributes:
-        sets: split as for an export.
-        source: where they come from, in words.
+        sets: the photos, split as for an export.
+        source: description of their origin.
     """
 
     sets: ImageSets
@@ -38,7 +38,7 @@ class Photos:
 
 
 def choose_photos(given: Path | None, own: Sequence[Path], folder: Path) -> Photos:
-    """Find photos and lay them in ``folder``.
+    """Find photos and copy them into ``folder``.
 
     Args:
         given: a folder of images; None: ``own``, else those of scikit-image.
@@ -46,7 +46,7 @@ def choose_photos(given: Path | None, own: Sequence[Path], folder: Path) -> Phot
         folder: an empty folder.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are no photos.
     """
     paths, source = _found(given, own)
     placed: list[Path] = []
@@ -60,7 +60,7 @@ def choose_photos(given: Path | None, own: Sequence[Path], folder: Path) -> Phot
 def _found(given: Path | None, own: Sequence[Path]) -> tuple[list[Path], str]:
     if given is not None:
         if not given.is_dir():
-            raise UsageError(f"--examples: {given} is no folder", tip="name a folder with images")
+            raise UsageError(f"--examples: {given} is not a folder", tip="name a folder with images")
         images = find_images([str(given.resolve())], Path.cwd())
         return images, f"{len(images)} images of {given.name}"
     images = find_images([str(path) for path in own], Path.cwd()) if own else []

@@ -1,8 +1,8 @@
-"""An archive made by the stock tool becomes a faster one that gives the same answers.
+"""Rebuild an archive of the stock tool as a faster one that gives the same answers.
 
-With the stock ``image_classifier`` all of its way from the request to the reply is known, so our handler takes its
-place, and every form and engine is open. A handler of the archive's own stays: its module is made anew so that it takes
-and gives the same tensors. Either way the old and the new archive are asked the same at the end, and must agree.
+The stock ``image_classifier`` is fully known, so our handler replaces it, and every form and engine is possible.
+Another handler is kept, and its module is rebuilt with the same input and output tensors. In both cases the old and the
+new archive get the same requests at the end, and must agree.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Optimized:
     """A finished archive.
 
     Attributes:
-        path: where it lies.
+        path: path of the archive.
         sha256: digest of the whole file.
-        form: what was chosen.
+        form: the chosen form.
         report: content of export.json.
-        lock: what was measured; None where nothing was.
-        agreement: how its replies compare with the old ones.
-        notes: what a person should know, one sentence each.
+        lock: the measurements; None if there were none.
+        agreement: comparison of its replies with the old ones.
+        notes: messages for the user, one sentence each.
     """
 
     path: Path
@@ -65,22 +65,22 @@ class Optimized:
 def optimize(
     project: Project, old: Path, wish: OptimizeOptions, *, effort: Effort = USUAL_EFFORT, progress: Progress = SILENT
 ) -> Optimized:
-    """Make a faster archive of one that torch-model-archiver made around a TorchScript image classifier.
+    """Make a faster archive from one of torch-model-archiver with a TorchScript image classifier.
 
     Args:
-        project: whose handlers are swapped in for the stock one.
-        old: a ``.mar``, a ``.tar.gz`` or a folder; is left as it is.
-        wish: what is asked for.
-        effort: how long to time.
-        progress: is told how far it is.
+        project: project with the handlers that replace the stock one.
+        old: a ``.mar``, a ``.tar.gz`` or a folder; it is not changed.
+        wish: the options.
+        effort: duration of the timing.
+        progress: callbacks for the progress.
 
     Raises:
-        ArchiveError: ``old`` is damaged or hostile, or holds nothing that could be optimized.
-        ExportError: its module is no image classifier, no form passes the gate, or the replies differ.
-        HandlerError: its handler does not load here, so there is nothing to compare with.
-        UsageError: there are no images, or no such form.
-        OtherBytesError: the output lies in a model store and its version is bound to other bytes there.
-        BuildError: the output exists and ``force`` is not set, or cannot be written; nothing is left of it.
+        ArchiveError: ``old`` is damaged or hostile, or cannot be optimized.
+        ExportError: its module is not an image classifier, no form passes the gate, or the replies differ.
+        HandlerError: its handler does not load, so there is nothing to compare with.
+        UsageError: there are no images, or the form is not supported.
+        OtherBytesError: the output is in a model store, and its version is bound to another digest there.
+        BuildError: the output exists and ``force`` is not set, or cannot be written; no partial file is left.
     """
     archive, folder = opened(old, admission_policy(project)), temporary_folder("marsmith-")
     with archive as source, folder as place, inductor_folder(place / "inductor"):
@@ -110,7 +110,7 @@ def _check_target(target: Path, old: Path, wish: OptimizeOptions) -> None:
 
 
 def _assembled(task: Task, module: NewModule, target: Path, old_digest: str | None) -> Optimized:
-    """Let the new archive answer as the old one did, then write it."""
+    """Compare the new archive's replies with the old ones, then write it."""
     manifest = _manifest(task, module)
     members = [
         *(Member(name, path) for name, path in task.old.kept().items()),
@@ -158,11 +158,11 @@ def _refuse_doubles(members: list[Member]) -> None:
 
 
 def _proved(task: Task, manifest: Manifest, members: list[Member], precision: str) -> tuple[ProvedExamples, Agreement]:
-    """Ask both archives the same; return the examples with their replies, and how the two agree."""
+    """Send the same requests to both archives; return the examples with their replies, and the agreement."""
     photos = task.photos.all[:REQUESTS]
     inputs = [read_input(str(path), task.scratch) for path in photos]
     requests = [Request(given.body, given.content_type) for given in inputs]
-    task.progress.step(f"asking the old and the new archive, {len(requests)} photos each")
+    task.progress.step(f"sending {len(requests)} photos to the old and the new archive")
     before = answers_of(task.old.folder, requests)
     _require_answers(before, [given.name for given in inputs])
     with linked_folder(manifest, members) as folder, Runner(folder, batch_size=1) as runner:
@@ -174,7 +174,7 @@ def _proved(task: Task, manifest: Manifest, members: list[Member], precision: st
 
 
 def _require_answers(replies: list[RunnerReply], names: list[str]) -> None:
-    """Refuse to compare with an archive that answers nothing."""
+    """Refuse to compare with an archive that answers no request."""
     if all(reply.status >= 400 for reply in replies):
         body = replies[0].body[:300].decode("utf-8", "replace")
         raise ExportError(
@@ -202,9 +202,7 @@ def _notes(task: Task) -> tuple[str, ...]:
     ]
     workers = task.config.serving.min_workers
     if not task.old.is_stock and "minWorkers" not in task.old.config:
-        dropped.append(
-            f"the old archive did not say how many workers it has; the new one has {workers}, one a core here"
-        )
+        dropped.append(f"the old archive has no number of workers; the new one has {workers}, one a core here")
     return tuple(dropped)
 
 

@@ -1,7 +1,7 @@
-"""Keeps what a handler gives its module; rides into a worker as its ``sitecustomize``. Imports torch, not marsmith.
+"""Records the inputs of a handler's module; loaded in a worker as ``sitecustomize``. Imports torch, not marsmith.
 
-Only a handler's own preprocessing knows what its module is given, so it is asked: ``torch.jit.load`` gives the module
-in a wrapper that writes each input to a file.
+The inputs depend on the handler's own preprocessing. ``torch.jit.load`` therefore returns the module in a wrapper that
+writes each input to a file.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-# The environment variables that say where inputs go, and the inputs of which file are meant.
+# Environment variables with the target folder, and with the name of the file whose inputs are recorded.
 FOLDER, FILE = "MARSMITH_RECORD_INPUTS", "MARSMITH_RECORD_FILE"
 NOT_ONE_TENSOR = "not-one-tensor"
 
 
 class Recorder(torch.nn.Module):
-    """A module that keeps its inputs."""
+    """A module that records its inputs."""
 
     def __init__(self, module: torch.nn.Module, folder: Path) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Recorder(torch.nn.Module):
         self._numbers = itertools.count()
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
-        """Keep the input and run the module."""
+        """Record the input and run the module."""
         if len(arguments) == 1 and not named and isinstance(arguments[0], torch.Tensor):
             torch.save(arguments[0].detach().cpu().contiguous(), self._folder / f"{next(self._numbers):06}.pt")
         else:
@@ -37,7 +37,7 @@ class Recorder(torch.nn.Module):
 
 
 def install(folder: Path, file: str) -> None:
-    """Let ``torch.jit.load`` record the inputs of the file of this name."""
+    """Make ``torch.jit.load`` record the inputs of the file of this name."""
     load = torch.jit.load
 
     def loading(source: Any, *arguments: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Whether a new archive answers as the old one did: both are asked the same, in TorchServe's own worker."""
+"""Compare the replies of an old and a new archive to the same requests, in TorchServe's own worker."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from marsmith.runtime.runner import Request, Runner, RunnerReply
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the replies of two archives compare.
+    """Comparison of the replies of two archives.
 
     Attributes:
-        requests: how many were sent.
-        same_top1: how many got the same label on top.
-        largest_difference: of any number that both replies hold.
+        requests: number of requests.
+        same_top1: number of requests with the same top label.
+        largest_difference: largest difference of any number in both replies.
     """
 
     requests: int
@@ -28,7 +28,7 @@ class Agreement:
     largest_difference: float
 
     def record(self) -> dict[str, Any]:
-        """Return what export.json says."""
+        """Return the part of export.json about it."""
         return {
             "requests": self.requests,
             "sameTop1": self.same_top1,
@@ -45,7 +45,7 @@ def answers_of(folder: Path, requests: Sequence[Request]) -> list[RunnerReply]:
     """Load an archive and return its replies.
 
     Raises:
-        HandlerError: its handler does not load here.
+        HandlerError: its handler does not load.
     """
     with Runner(folder, batch_size=1) as runner:
         return ask(runner, requests)
@@ -57,13 +57,13 @@ def compare_replies(
     """Compare the replies to the same requests.
 
     Args:
-        names: of the requests.
-        old: what the old archive replied.
-        new: what the new one replied.
-        tolerance: how far two numbers may be apart.
+        names: names of the requests.
+        old: replies of the old archive.
+        new: replies of the new archive.
+        tolerance: maximum difference of two numbers.
 
     Raises:
-        ExportError: a status or the shape of a reply differs, or a label comes out on top that was clearly below.
+        ExportError: a status or the form of a reply differs, or another label is on top by more than the tolerance.
     """
     found = [_compared(*pair, tolerance) for pair in zip(names, old, new, strict=True)]
     return Agreement(len(found), sum(same for same, _ in found), max((far for _, far in found), default=0.0))
@@ -85,17 +85,17 @@ def _compared(name: str, old: RunnerReply, new: RunnerReply, tolerance: float) -
     ):
         raise _unlike(name, "the labels are no longer sorted")
     top, before = max(given, key=given.__getitem__), max(wanted, key=wanted.__getitem__)
-    # Two labels that were nearly level may change places within what the precision allows.
+    # Two nearly equal labels may change places within the tolerance.
     if top != before and wanted[before] - wanted.get(top, -tolerance) > 2 * tolerance:
-        raise _unlike(name, f"{top!r} comes out on top instead of {before!r}")
+        raise _unlike(name, f"{top!r} is the top label instead of {before!r}")
     shared = wanted.keys() & given.keys()
     return top == before, max((abs(wanted[key] - given[key]) for key in shared), default=0.0)
 
 
 def _unlike(name: str, what: str) -> ExportError:
     return ExportError(
-        f"for {name} the new archive answers otherwise than the old one: {what}",
-        tip="try --precision float32 --engine torch; if that differs too, the old answers are not the module's alone",
+        f"for {name} the new archive answers differently from the old one: {what}",
+        tip="try --precision float32 --engine torch; if that differs too, the old answers do not depend on the module alone",
     )
 
 
@@ -107,7 +107,7 @@ def _json(reply: RunnerReply) -> Any:
 
 
 def _is_ranking(value: Any) -> bool:
-    """Whether a reply is a mapping of labels to numbers."""
+    """Return whether a reply is a mapping of labels to numbers."""
     return isinstance(value, dict) and bool(value) and all(isinstance(one, int | float) for one in value.values())
 
 

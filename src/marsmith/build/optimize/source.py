@@ -1,4 +1,4 @@
-"""An archive that is to be optimized: what it holds, and why some cannot be. Imports no torch."""
+"""An old archive to optimize: its content, and the reasons to refuse it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ from marsmith.strict_yaml import dump, load_model_config, parse
 STOCK_HANDLER = "image_classifier"
 LABELS_FILE = "index_to_name.json"
 _EXPORT_FILE = "MAR-INF/export.json"
-# What TorchServe does where its model config says nothing is kept for handlers that we do not know: they may not answer
-# batches.
+# TorchServe's defaults are kept for unknown handlers, which may not support batches.
 _ONE_BY_ONE = {"batchSize": 1, "maxBatchDelay": 1}
 
 
 @dataclass(frozen=True)
 class OldArchive:
-    """An archive around a TorchScript module, unpacked.
+    """An unpacked archive with a TorchScript module.
 
     Attributes:
-        archive: as it was opened.
-        folder: its members.
-        config: its model config, as it stands there; empty where it has none.
+        archive: the opened archive.
+        folder: folder of its members.
+        config: its model config; empty if it has none.
     """
 
     archive: Archive
@@ -57,7 +56,7 @@ class OldArchive:
         return self.folder / str(self.manifest.serialized_file)
 
     def kept(self) -> dict[str, Path]:
-        """Return the members that go into the new archive as they are, by name."""
+        """Return the members that are copied unchanged into the new archive, by name."""
         replaced = {self.manifest.serialized_file, self.manifest.config_file}
         names = [name for name in self.archive.members if name not in replaced and not name.startswith("MAR-INF/")]
         return {name: self.folder / name for name in names}
@@ -73,12 +72,11 @@ class OldArchive:
 
 @contextmanager
 def opened(path: Path, policy: Policy) -> Iterator[OldArchive]:
-    """Open an archive, admit it, and unpack it for a while.
+    """Open, admit and unpack an archive temporarily.
 
     Raises:
-        ArchiveError: it is damaged, hostile, not what its own digests say, not admitted, or holds nothing that could be
-            optimized.
-        ConfigError: its model config is no YAML.
+        ArchiveError: it is damaged or hostile, does not match its digests, is not admitted, or cannot be optimized.
+        ConfigError: its model config is not YAML.
     """
     archive = Archive.open(path)
     _check_kind(archive)
@@ -90,7 +88,7 @@ def opened(path: Path, policy: Policy) -> Iterator[OldArchive]:
 
 
 def _check_kind(archive: Archive) -> None:
-    """Refuse what holds no TorchScript image classifier, as far as the manifest tells."""
+    """Refuse an archive that, by its manifest, has no TorchScript image classifier."""
     manifest, name = archive.manifest, archive.path.name
     if manifest.marsmith is not None and _EXPORT_FILE in archive.members:
         raise ArchiveError(
@@ -107,7 +105,7 @@ def _check_kind(archive: Archive) -> None:
     builtin = not manifest.handler.partition(":")[0].endswith(".py")
     if builtin and manifest.handler != STOCK_HANDLER:
         raise ArchiveError(
-            f"{name} has TorchServe's own handler {manifest.handler!r}; optimize knows {STOCK_HANDLER!r}, "
+            f"{name} has TorchServe's own handler {manifest.handler!r}; optimize supports {STOCK_HANDLER!r}, "
             "and handlers that lie in the archive",
             tip="docs/reference/handlers.md names our counterpart; build with it from a spec",
         )
@@ -121,8 +119,8 @@ class NewConfig:
 
     Attributes:
         serving: TorchServe's keys.
-        rest: other keys of the old one, which a handler of the archive's own reads.
-        dropped: keys that say nothing any more.
+        rest: other keys of the old one, for the archive's own handler.
+        dropped: keys without a meaning now.
     """
 
     serving: ModelConfig
@@ -130,24 +128,24 @@ class NewConfig:
     dropped: tuple[str, ...]
 
     def render(self, handler: Mapping[str, Any]) -> bytes:
-        """Print it, with the block that our handler reads, where it is ours."""
+        """Render it, with the block for our handler if it is used."""
         block = {HANDLER_KEY: dict(handler)} if handler else {}
         return dump({**self.serving.torchserve_keys(), **self.rest, **block}).encode()
 
 
 def new_config(old: Mapping[str, Any], *, stock: bool, cores: int) -> NewConfig:
-    """Return the new model config: the old one's keys, and the six that must be there.
+    """Return the new model config: the old one's keys, and the six required ones.
 
     Args:
         old: the old model config.
-        stock: whether our handler takes the place of the stock one.
-        cores: workers where TorchServe would start one a core.
+        stock: whether our handler replaces the stock one.
+        cores: number of workers if TorchServe would start one per core.
 
     Raises:
-        ConfigError: a key of TorchServe's has a value that it would ignore.
+        ConfigError: TorchServe would ignore the value of one of its keys.
     """
     known = {str(field.alias) for field in ModelConfig.model_fields.values()}
-    # TorchServe takes a delay of 0 for none given.
+    # TorchServe treats a delay of 0 as missing.
     given = {key: value for key, value in old.items() if key in known and (key, value) != ("maxBatchDelay", 0)}
     if not stock:
         given = {"minWorkers": cores, **_ONE_BY_ONE, **given}

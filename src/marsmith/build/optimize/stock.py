@@ -1,8 +1,8 @@
-"""The new module of an archive with the stock image_classifier: exported as a spec would, with our handler around it.
+"""New module for an archive with the stock image_classifier: exported like a spec, with our handler.
 
-What the stock handler does (TorchServe 0.12.0, ``vision_handler.py`` and ``image_classifier.py``) is what a recipe for
-TorchScript takes for granted: shorter side to 256 pixels, bilinear with antialiasing; centre crop of 224; ImageNet's
-mean and standard deviation; softmax; the five most probable classes, best first.
+The preprocessing of the stock handler (TorchServe 0.12.0, ``vision_handler.py`` and ``image_classifier.py``) is the
+default of a recipe for TorchScript: shorter side to 256 pixels, bilinear with antialiasing; centre crop of 224;
+ImageNet's mean and standard deviation; softmax; the five most probable classes, best first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from marsmith.runtime.imports import local_imports
 
 HANDLER = "image_classifier_handler.py"
 _TOP_K = 5
-# The recipe of the scratch project that the export runs in.
+# Recipe of the scratch project in which the export runs.
 _RECIPE = """\
 from pathlib import Path
 from marsmith.build.optimize.graph import rebuilt_recipe
@@ -38,15 +38,15 @@ def stock_module(task: Task) -> NewModule:
     """Export the module of an archive with the stock handler.
 
     Raises:
-        ArchiveError: its serialized file is not one that the stock handler runs with torch.
+        ArchiveError: the stock handler does not run its serialized file with torch.
         ProjectError: the project has no handler for images.
-        ExportError: the module is no image classifier, or no form passes the gate.
+        ExportError: the module is not an image classifier, or no form passes the gate.
     """
     old = task.old
     if old.serialized_file.suffix != ".pt":
         raise ArchiveError(
-            f"{old.archive.path.name}: {old.serialized_file.name} is no TorchScript file (.pt)",
-            tip="optimize takes archives around TorchScript",
+            f"{old.archive.path.name}: {old.serialized_file.name} is not a TorchScript file (.pt)",
+            tip="optimize supports archives with TorchScript",
         )
     _check_module(old.serialized_file)
     handler = task.project.root / "handlers" / HANDLER
@@ -70,13 +70,13 @@ def stock_module(task: Task) -> NewModule:
 
 
 def _tell(task: Task, text: str) -> None:
-    """Pass a step on, but for the lock of a project that is gone in a moment."""
+    """Report a step, except for those about the lock of the temporary project."""
     if not text.startswith("wrote "):
         task.progress.step(text)
 
 
 def _check_module(path: Path) -> None:
-    """Refuse what is no image classifier, before anything is exported."""
+    """Refuse a module that is not an image classifier, before the export."""
     import torch
 
     from marsmith.export import ImagePreprocessing
@@ -84,13 +84,13 @@ def _check_module(path: Path) -> None:
     from marsmith.export.recipes.torchscript import load_module
 
     generator = torch.Generator().manual_seed(0)
-    # Grey, nearly: a module may refuse what no photo is.
+    # Nearly grey, because a module may refuse images unlike photos.
     image = 0.1 * torch.randn(3, *ImagePreprocessing().crop, generator=generator)
     check_classifier(load_module(path), image, path.name)
 
 
 def _scratch_project(task: Task, handlers: Path) -> Project:
-    """Make a project of the old module, with the handlers that will serve it."""
+    """Create a project with the old module and the handlers."""
     project = Project(task.scratch / "project")
     project.specs.mkdir(parents=True)
     shutil.copytree(handlers, project.root / "handlers", ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""What one run of ``marsmith optimize`` is given, and what the making of its module gives. Imports no torch."""
+"""Inputs of one run of ``marsmith optimize``, and the module that it makes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from marsmith.project import Project
 
 @dataclass(frozen=True)
 class OptimizeOptions:
-    """What is asked for.
+    """Options of ``marsmith optimize``.
 
     Attributes:
         precision: ``auto`` or one of ``formats.form.PRECISIONS``.
         engine: ``auto`` or one of ``formats.form.ENGINES``.
-        version: of the new archive; None: the old one's with ``-optimized`` behind it.
-        output: the file to make; None: ``<name>-<version>.mar`` beside the old archive.
-        examples: folder of images to measure and to prove with; None: see ``optimize_photos``.
-        force: replace an existing file.
-        must_be_faster: of a stock archive: refuse a form that is slower here than float32 TorchScript in torch.
+        version: version of the new archive; None: the old one's followed by ``-optimized``.
+        output: file to create; None: ``<name>-<version>.mar`` beside the old archive.
+        examples: folder of images to measure and validate with; None: see ``optimize_photos``.
+        force: whether to replace an existing file.
+        must_be_faster: for a stock archive: whether to refuse a form that is slower here than float32 TorchScript in
+            torch.
     """
 
     precision: str = "auto"
@@ -42,16 +43,16 @@ class OptimizeOptions:
 
 @dataclass(frozen=True)
 class NewModule:
-    """The module in its new form, and all that belongs to it in the archive.
+    """The module in its new form, with its members in the archive.
 
     Attributes:
-        form: what was chosen.
-        members: serialized file, companions and the handler's files where it is ours.
-        handler: for the manifest.
-        serialized_file: for the manifest.
-        settings: the block that our handler reads; empty where the handler is the archive's own.
-        report: content of export.json, but for the old archive and its replies.
-        lock: what was measured; None where nothing was.
+        form: the chosen form.
+        members: serialized file, companions, and the files of our handler if it is used.
+        handler: handler in the manifest.
+        serialized_file: serialized file in the manifest.
+        settings: block for our handler; empty for the archive's own handler.
+        report: content of export.json, without the old archive and its replies.
+        lock: the measurements; None if there were none.
         environment: packages that the handler needs.
     """
 
@@ -67,18 +68,18 @@ class NewModule:
 
 @dataclass(frozen=True)
 class Task:
-    """One run of ``optimize``, when the old archive has been read.
+    """One run of ``optimize`` with an opened archive.
 
     Attributes:
-        project: whose handlers are swapped in.
+        project: project with the handlers.
         old: the old archive.
         config: the new model config.
-        photos: to measure and prove with.
-        wish: what is asked for.
-        version: of the new archive.
+        photos: photos to measure and validate with.
+        wish: the options.
+        version: version of the new archive.
         scratch: an empty folder.
-        effort: how long to time.
-        progress: is told how far it is.
+        effort: duration of the timing.
+        progress: callbacks for the progress.
     """
 
     project: Project
