@@ -1,1 +1,1 @@
-"""What marsmith remembers of a project: what was served, the journal of deploys, the bytes of each version."""
+"""Saved state of a project: served versions, the journal of deploys, and the digest of each version."""

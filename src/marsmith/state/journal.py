@@ -1,8 +1,6 @@
-"""``.marsmith/deploy/<model>.json``: what was deployed, and what was going on when a deploy was interrupted.
+"""Journal of a model's deploys, ``.marsmith/deploy/<model>.json``, and the lock for one process at a time.
 
-It is written before each step that changes something, so that it never says less than what was done.
-
-The journal of a model's deploys on disk, and the lock that lets one process at a time deploy a model.
+It is written before each step that changes something, so that it always covers what was done.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from marsmith.project import Project
 from marsmith.state_files import NewerFormatError
 
 FORMAT_VERSION = 1
-# Releases further back can still be deployed by name of their archive.
+# Older releases can still be deployed by the name of their archive.
 MOST_RELEASES = 50
 
 Kind = Literal["deploy", "rollback"]
@@ -29,13 +27,13 @@ Kind = Literal["deploy", "rollback"]
 
 @dataclass(frozen=True)
 class Release:
-    """A version that was, or is to become, the default version of its model.
+    """A version that was, or will become, the default version of its model.
 
     Attributes:
         version: model version.
-        archive: its file name in the model store.
-        digest: SHA-256 of that file in hex; None where marsmith did not deploy it.
-        workers: how many workers it had, or is to have, at least.
+        archive: file name in the model store.
+        digest: SHA-256 of the file in hex; None if marsmith did not deploy it.
+        workers: minimum number of its workers.
     """
 
     version: str
@@ -46,13 +44,13 @@ class Release:
 
 @dataclass(frozen=True)
 class Copy:
-    """A file that a deploy puts into the model store.
+    """A file that a deploy copies into the model store.
 
     Attributes:
-        path: where it is put.
-        source: what it is a copy of.
-        sha256: of its content, in hex.
-        inode: of the file itself, by which it is told from one that somebody else has put there since.
+        path: path of the copy.
+        source: path of the original.
+        sha256: SHA-256 of its content in hex.
+        inode: inode of the copy, which distinguishes it from a file that someone else has put there since.
     """
 
     path: str
@@ -66,17 +64,17 @@ class Change:
     """A deploy or rollback that has begun and not ended.
 
     Attributes:
-        kind: which of the two.
-        target: the version to go to.
-        before: the default version when it began; None where the model was not registered.
-        registered_before: whether the target was registered when it began.
-        workers_before: how many workers the target had then.
-        stored: whether the target's archive is a copy that this change makes in the model store.
-        keep: how many earlier versions stay registered.
-        step: the action that is about to be done.
-        source: the archive that was named, where it is to be copied into the model store.
-        copies: the files that have been put there, or are about to get their names.
-        workers: how many workers each registered version had when it began; None where that was not noted.
+        kind: deploy or rollback.
+        target: the version to switch to.
+        before: the default version at the beginning; None if the model was not registered.
+        registered_before: whether the target was registered at the beginning.
+        workers_before: number of the target's workers at the beginning.
+        stored: whether the target's archive is a copy by this change in the model store.
+        keep: number of earlier versions that stay registered.
+        step: the next action.
+        source: the archive to copy into the model store.
+        copies: files that have been copied, or are about to get their names.
+        workers: number of workers of each registered version at the beginning; None if it was not recorded.
     """
 
     kind: Kind
@@ -93,18 +91,18 @@ class Change:
 
     @property
     def releases(self) -> tuple[Release, ...]:
-        """The target, and the version before where there was one."""
+        """The target, and the version before if there was one."""
         return (self.target, *([self.before] if self.before else []))
 
 
 @dataclass(frozen=True)
 class Journal:
-    """What is known about the deploys of one model.
+    """History of the deploys of one model.
 
     Attributes:
         model: model name.
-        releases: the default versions, the present one last; each version stands once.
-        change: what has begun and not ended; None most of the time.
+        releases: default versions, the present one last; each version occurs once.
+        change: the change in progress; None if there is none.
     """
 
     model: str
@@ -112,7 +110,9 @@ class Journal:
     change: Change | None = None
 
     def needed(self) -> tuple[Release, ...]:
-        """Return what a deploy, a rollback or a recovery may go to, what is under way first, then the latest first."""
+        """Return the releases that a deploy, rollback or recovery may need: those of the change first, then the latest
+        first.
+        """
         return (*(self.change.releases if self.change else ()), *reversed(self.releases))
 
     def without(self, version: str) -> Journal:
@@ -124,29 +124,29 @@ class Journal:
         return replace(self, change=change)
 
     def at(self, step: str) -> Journal:
-        """Return this journal with the change under way about to do ``step``."""
+        """Return this journal with ``step`` as the next action of the change."""
         return replace(self, change=replace(self.change, step=step) if self.change else None)
 
     def copying(self, copy: Copy) -> Journal:
-        """Return this journal with a file that the change under way is about to give its name."""
+        """Return this journal with a file that the change is about to rename to its final name."""
         change = self.change
         return replace(self, change=replace(change, copies=(*change.copies, copy)) if change else None)
 
     def scaled(self, release: Release) -> Journal:
-        """Return this journal with the workers of the present release, which is noted where it was not."""
+        """Return this journal with the workers of the present release, which is added if it is missing."""
         if release.version not in {known.version for known in self.releases}:
             return replace(self, releases=(*self.releases, release)[-MOST_RELEASES:])
         others = [known if known.version != release.version else release for known in self.releases]
         return replace(self, releases=tuple(others))
 
     def ended(self) -> Journal:
-        """Return this journal with nothing under way."""
+        """Return this journal without a change."""
         return replace(self, change=None)
 
     def accepted(self) -> Journal:
         """Return this journal with the target of the change as the present release.
 
-        After a deploy the version before it stands right before it; a rollback takes the version that it leaves out.
+        After a deploy the previous version comes right before it. A rollback removes the version that it leaves.
         """
         change = self.change
         if change is None:
@@ -160,13 +160,13 @@ class Journal:
 
 
 def _known(release: Release, releases: tuple[Release, ...]) -> Release:
-    """Add the digest that was noted when ``release`` was deployed."""
+    """Add the recorded digest of a deployed ``release``."""
     noted = {known.version: known.digest for known in releases if known.archive == release.archive}
     return replace(release, digest=release.digest or noted.get(release.version))
 
 
 def render_journal(journal: Journal) -> str:
-    """Print the file."""
+    """Render the file."""
     return state_files.render(journal, FORMAT_VERSION)
 
 
@@ -174,14 +174,14 @@ def parse_journal(text: str, source: str) -> Journal:
     """Parse the file; ``parse_journal(render_journal(j), ...) == j``.
 
     Raises:
-        FormatError: it is damaged, or a newer marsmith wrote it.
+        FormatError: it is damaged, or a later marsmith wrote it.
     """
     return state_files.parse(Journal, text, source, version=FORMAT_VERSION)
 
 
 @dataclass(frozen=True)
 class JournalFile:
-    """Where the journal of one model lies.
+    """The journal file of one model.
 
     Attributes:
         path: ``.marsmith/deploy/<model>.json`` in the project.
@@ -193,7 +193,7 @@ class JournalFile:
 
     @classmethod
     def of(cls, project: Project, model: str) -> JournalFile:
-        """Return the place of the journal of ``model``, which may not exist yet."""
+        """Return the journal file of ``model``, which may not exist yet."""
         return cls(_folder(project) / f"{check_model_name(model)}.json", model)
 
     @staticmethod
@@ -202,10 +202,10 @@ class JournalFile:
         return sorted(path.stem for path in _folder(project).glob("*.json"))
 
     def read(self) -> Journal:
-        """Read the journal; an empty one where there is none.
+        """Read the journal; an empty one if there is none.
 
         Raises:
-            ServerError: it is damaged, or a newer marsmith wrote it.
+            ServerError: it is damaged, or a later marsmith wrote it.
         """
         try:
             return parse_journal(self.path.read_text(encoding="utf-8"), str(self.path))
@@ -216,14 +216,14 @@ class JournalFile:
         except (OSError, UnicodeDecodeError, FormatError) as error:
             raise ServerError(
                 f"the journal of {self.model}'s deploys cannot be read: {error}",
-                tip=f"look what is registered (marsmith models), then forget the journal: rm {self.path}",
+                tip=f"check what is registered (marsmith models), then delete the journal: rm {self.path}",
             ) from None
 
     def write(self, journal: Journal) -> None:
-        """Write the journal whole or not at all, so that it is on the disk when this returns.
+        """Write the journal atomically, and sync it to the disk.
 
         Raises:
-            ServerError: it cannot be written, as on a full disk; the journal before it is kept.
+            ServerError: it cannot be written, for example on a full disk; the previous journal is kept.
         """
         try:
             files.write_atomically(self.path, render_journal(journal))
@@ -231,10 +231,10 @@ class JournalFile:
             raise ServerError(f"cannot write the journal {self.path}: {error.strerror}") from None
 
     def forget(self, version: str) -> None:
-        """Let no rollback go back to a version by itself any more.
+        """Remove a version from the targets of rollbacks.
 
         Raises:
-            ServerError: a deploy goes on, or one that was interrupted needs the version.
+            ServerError: a deploy is in progress, or an interrupted one needs the version.
         """
         with self.locked():
             journal = self.read()
@@ -248,13 +248,13 @@ class JournalFile:
 
     @contextmanager
     def locked(self, wait_s: float = 0.0) -> Iterator[None]:
-        """Let nobody else deploy the model meanwhile; a process that ends, in whatever way, gives the lock back.
+        """Lock out other deploys of the model. The lock is released when the process ends in any way.
 
         Args:
-            wait_s: how long to wait for another deploy to end, in seconds.
+            wait_s: maximum wait for another deploy, in seconds.
 
         Raises:
-            ServerError: another process deploys it; the message names it.
+            ServerError: another process deploys the model; the message names it.
         """
         try:
             with files.lock(self.path.with_suffix(".lock"), wait_s=wait_s):

@@ -1,7 +1,7 @@
-"""What a server served when it was last looked at: ``.marsmith/state/served.json``.
+"""Content of ``.marsmith/state/served.json``: what a server served at the last look.
 
-TorchServe forgets at its end which version answers by default, how many workers were asked for, and what was registered
-or unregistered while it ran. This text keeps it, so that the next start can bring it back.
+When TorchServe ends, it loses the default versions, the requested numbers of workers, and which versions were
+registered or unregistered at run time. This file keeps them for the next start.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Version = tuple[str, str]
 
 @dataclass(frozen=True)
 class Parameters:
-    """How a version runs: counts of workers and requests, delays and timeouts in the units that the names say."""
+    """Parameters of a version: numbers of workers and requests, delays and timeouts; names give the units."""
 
     min_workers: int
     max_workers: int
@@ -33,11 +33,11 @@ class Parameters:
 
 @dataclass(frozen=True)
 class ArchiveBytes:
-    """Which archive it was, beyond its name.
+    """Identity of an archive besides its name.
 
     Attributes:
-        sha256: of the file, in hex.
-        ours: whether marsmith had made it.
+        sha256: SHA-256 of the file in hex.
+        ours: whether marsmith built it.
     """
 
     sha256: str
@@ -46,13 +46,14 @@ class ArchiveBytes:
 
 @dataclass(frozen=True)
 class ServedVersion:
-    """One version that was registered.
+    """A version that was registered.
 
     Attributes:
-        archive: what it was registered from, as the server says it: a file name in the model store, or a URL.
-        running: how it ran.
-        configured: how its files alone would have run it when it was first seen; None where that could not be told.
-        bytes: of the archive when it was first seen; None where an earlier marsmith saw it, or it could not be read.
+        archive: source of the registration, as in the server: a file name in the model store, or a URL.
+        running: parameters in the server.
+        configured: parameters from its files alone when it was first seen; None if unknown.
+        bytes: identity of the archive when it was first seen; None if an earlier marsmith saw it, or if it could not be
+            read.
     """
 
     archive: str
@@ -63,7 +64,7 @@ class ServedVersion:
 
 @dataclass(frozen=True)
 class Unregistered:
-    """One version that was unregistered: its archive as in ``ServedVersion``, and its bytes where they are known."""
+    """A version that was unregistered: its archive as in ``ServedVersion``, and its identity if known."""
 
     archive: str
     bytes: ArchiveBytes | None = None
@@ -71,7 +72,7 @@ class Unregistered:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model: the version that answered when none was named, and all versions by their name."""
+    """One model: its default version, and all versions by name."""
 
     default: str
     versions: Mapping[str, ServedVersion]
@@ -79,27 +80,27 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class ServerState:
-    """Everything that a server served.
+    """All models of a server.
 
     Attributes:
-        models: by name.
-        unregistered: versions that were unregistered while it ran, with the archive that lies in the store still.
+        models: models by name.
+        unregistered: versions that were unregistered at run time and whose archive is still in the store.
     """
 
     models: Mapping[str, ServedModel] = field(default_factory=dict)
     unregistered: Mapping[Version, Unregistered] = field(default_factory=dict)
 
     def version(self, version: Version) -> ServedVersion | None:
-        """Return what is known of a version; None where it was not served."""
+        """Return the state of a version; None if it was not served."""
         model = self.models.get(version[0])
         return model.versions.get(version[1]) if model else None
 
     def archive(self, version: Version) -> str:
-        """Return what a version was registered from; raises KeyError for one that was not served."""
+        """Return the archive of a version; raises KeyError if it was not served."""
         return self.models[version[0]].versions[version[1]].archive
 
     def file(self, version: Version) -> str:
-        """Return the file name in the model store of a version's archive; raises KeyError for one not served."""
+        """Return the file name of a version's archive in the model store; raises KeyError if it was not served."""
         return self.archive(version).rpartition("/")[2]
 
     def files(self) -> list[str]:
@@ -112,7 +113,7 @@ class ServerState:
 
 
 def render_state(state: ServerState) -> str:
-    """Render the state as JSON, in an order of its own: equal states give equal texts."""
+    """Render the state as JSON in a fixed order, so that equal states give equal texts."""
     models = {
         name: {
             "default": model.default,
@@ -128,11 +129,11 @@ def render_state(state: ServerState) -> str:
 
 
 def parse_state(text: str, source: str = "served.json") -> ServerState:
-    """Parse the text of a state; ``parse_state(render_state(state)) == state``.
+    """Parse a state; ``parse_state(render_state(state)) == state``.
 
     Raises:
         NewerFormatError: a later marsmith wrote it.
-        FormatError: it is not JSON, of another format, or something is missing or impossible in it.
+        FormatError: it is not JSON, has another format, or a value is missing or invalid.
     """
     file = state_files.parse(_File, text, source, version=FORMAT)
     try:
@@ -158,7 +159,7 @@ class _Left:
 
 @dataclass(frozen=True)
 class _File:
-    """The text, in which a version cannot be a key."""
+    """The JSON structure, in which a version cannot be a key."""
 
     models: dict[str, ServedModel]
     unregistered: tuple[_Left, ...]

@@ -1,4 +1,4 @@
-"""The file that says what a project's server served: ``.marsmith/state/served.json``, read, kept and locked."""
+"""File ``.marsmith/state/served.json``: read, write and lock."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FILE_NAME = "served.json"
 
 @dataclass(frozen=True)
 class Remembered:
-    """What is known of the server before.
+    """State of the previous server.
 
     Attributes:
-        state: None where nothing is.
-        note: what somebody should know about it; None for nothing.
+        state: the state; None if there is none.
+        note: message for the user; None for none.
     """
 
     state: ServerState | None
@@ -29,12 +29,12 @@ class Remembered:
 
 
 def state_file(project: Project) -> Path:
-    """Return where the state of a project's server is kept; it outlives the server."""
+    """Return the path of the state of a project's server; it outlives the server."""
     return project.root / ".marsmith" / "state" / FILE_NAME
 
 
 def load(project: Project) -> Remembered:
-    """Read what the server before served; a damaged file is put aside.
+    """Read the state of the previous server; a damaged file is moved aside.
 
     Raises:
         PreflightError: a newer marsmith wrote it.
@@ -50,13 +50,13 @@ def load(project: Project) -> Remembered:
     except (FormatError, UnicodeDecodeError) as error:
         aside = _put_aside(path)
         why = error.message if isinstance(error, FormatError) else f"{path}: not UTF-8"
-        return Remembered(None, f"{why}; it is kept as {aside.name}, and the model store alone says what is served")
+        return Remembered(None, f"{why}; it is kept as {aside.name}, and only the model store decides what is served")
     except OSError as error:
-        return Remembered(None, f"cannot read {path}: {error.strerror}; the model store alone says what is served")
+        return Remembered(None, f"cannot read {path}: {error.strerror}; only the model store decides what is served")
 
 
 def read(project: Project) -> ServerState:
-    """Return what is remembered, and nothing where that cannot be read; the file stays where it is."""
+    """Return the saved state; None if it cannot be read. The file is not moved."""
     try:
         return parse_state(state_file(project).read_text(encoding="utf-8"))
     except (OSError, FormatError, UnicodeDecodeError):
@@ -64,7 +64,7 @@ def read(project: Project) -> ServerState:
 
 
 def save(project: Project, state: ServerState) -> None:
-    """Write the state, whole or not at all, so that it is there after a loss of power too.
+    """Write the state atomically, and sync it to the disk.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written.
@@ -73,7 +73,7 @@ def save(project: Project, state: ServerState) -> None:
 
 
 def forget(project: Project) -> None:
-    """Remember nothing."""
+    """Delete the state."""
     state_file(project).unlink(missing_ok=True)
 
 
@@ -81,7 +81,7 @@ def locked(project: Project) -> AbstractContextManager[None]:
     """Let one process at a time read, change and write the file.
 
     Raises:
-        OSError: the lock's file cannot be made.
+        OSError: the lock file cannot be created.
     """
     return files.lock(state_file(project).with_name("lock"))
 

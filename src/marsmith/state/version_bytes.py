@@ -1,7 +1,7 @@
-"""A model version stays what it was: which bytes each is bound to, and the refusal of others under its name.
+"""Bindings: the digest that each model version is bound to, and the refusal of other archives under its name.
 
-Bound is a version that a server serves, or that the next start will serve, and one that a deploy can go back to.
-``marsmith unregister`` lets go of it.
+A version is bound if a server serves it, if the next start will serve it, or if a rollback can return to it. ``marsmith
+unregister`` releases it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _SHOWN = 16
 
 @dataclass(frozen=True)
 class Binding:
-    """What a version is bound to.
+    """Binding of a version.
 
     Attributes:
-        version: which.
-        archive: the file name of its archive in the model store.
-        digest: SHA-256 of that file, in hex.
-        registered: whether a server has it, or the next start will; else only the journal of deploys goes back to it.
-        journalled: whether that journal does.
-        ours: whether marsmith made the archive; None where that was not noted.
+        version: the version.
+        archive: file name of its archive in the model store.
+        digest: SHA-256 of the file in hex.
+        registered: whether a server has it, or the next start will; otherwise only the journal of deploys refers to it.
+        journalled: whether the journal refers to it.
+        ours: whether marsmith built the archive; None if it was not recorded.
     """
 
     version: ModelVersion
@@ -45,24 +45,24 @@ class Binding:
     ours: bool | None = None
 
     def refusal(self, file: Path, digest: str) -> OtherBytesError:
-        """Say that ``file``, which has another digest, must not have this version's name."""
+        """Return the error for ``file``, which has another digest and must not have this version's name."""
         forget = " --forget" if self.journalled else ""
         how = "registered" if self.registered else "journalled, so that a rollback can go back to it,"
         return OtherBytesError(
             f"{self.version} is {how} with SHA-256 {shown(self.digest)} ({self.archive}), and {file} has"
             f" {shown(digest)}",
-            tip="give the new archive a version number of its own, or let go of the version that is there:"
+            tip="give the new archive a version number of its own, or unregister the present version:"
             f" marsmith unregister {self.version}{forget}",
         )
 
 
 def shown(digest: str) -> str:
-    """Return as much of a digest as tells it from others."""
+    """Return the first digits of a digest, enough to distinguish it."""
     return f"{digest[:_SHOWN]}..."
 
 
 def binding(project: Project, version: ModelVersion) -> Binding | None:
-    """Return what a version is bound to; None for one that no server serves and no deploy goes back to.
+    """Return the binding of a version; None if it is not served and no rollback can return to it.
 
     Raises:
         ServerError: the journal of its deploys is damaged.
@@ -71,16 +71,16 @@ def binding(project: Project, version: ModelVersion) -> Binding | None:
 
 
 def bound_digest(project: Project, version: ModelVersion) -> str | None:
-    """Return the SHA-256 in hex that the archive of a version must have; None where it may have any."""
+    """Return the required SHA-256 of a version's archive in hex; None for any."""
     bound = binding(project, version)
     return bound.digest if bound else None
 
 
 def check_bytes(project: Project, version: ModelVersion, file: Path, digest: str) -> None:
-    """Refuse an archive under the name of a version that is bound to other bytes.
+    """Refuse an archive under the name of a version that is bound to another digest.
 
     Raises:
-        OtherBytesError: with both digests.
+        OtherBytesError: the digests differ; the message has both.
     """
     bound = binding(project, version)
     if bound and bound.digest != digest:
@@ -88,15 +88,15 @@ def check_bytes(project: Project, version: ModelVersion, file: Path, digest: str
 
 
 def check_stored(project: Project, before: ServerState | None, stored: StoredArchive) -> None:
-    """Refuse to serve an archive whose version is bound to other bytes.
+    """Refuse to serve an archive whose version is bound to another digest.
 
     Args:
-        project: whose server starts.
-        before: what the server before served; None where that is to be forgotten.
+        project: project of the server.
+        before: state of the previous server; None if it is ignored.
         stored: the archive.
 
     Raises:
-        OtherBytesError: with both digests.
+        OtherBytesError: the digests differ; the message has both.
     """
     bound = _binding(project, before or ServerState(), ModelVersion(*stored.version))
     if bound and bound.digest != (digest := digest_of(stored.archive)):
@@ -104,10 +104,10 @@ def check_stored(project: Project, before: ServerState | None, stored: StoredArc
 
 
 def check_release(model: str, release: Release, file: Path, digest: str) -> None:
-    """Refuse a file that has other bytes than those that the journal of deploys notes for a version.
+    """Refuse a file with another digest than in the journal of deploys.
 
     Raises:
-        OtherBytesError: with both digests.
+        OtherBytesError: the digests differ; the message has both.
     """
     if release.digest not in {None, digest}:
         raise OtherBytesError(
@@ -119,10 +119,10 @@ def check_release(model: str, release: Release, file: Path, digest: str) -> None
 
 
 def guard(target: Path, version: ModelVersion) -> Callable[[str], None] | None:
-    """Return what is to be asked, with its digest, before a new archive gets the name ``target``; None for nothing.
+    """Return a check of the digest of a new archive at ``target``; None if none is necessary.
 
-    In the model store of a project a new archive must not take the place of one that is bound, whatever its file is
-    called, nor bring other bytes under a version that is bound.
+    In a project's model store a new archive must not replace a bound archive, whatever its file name, and must not have
+    the version of a bound archive with another digest.
     """
     bound = [each for project in _projects_storing(target) for each in _all(project)]
     meant = [each for each in bound if each.version == version or each.archive == target.name]
@@ -142,7 +142,7 @@ def _binding(project: Project, state: ServerState, version: ModelVersion) -> Bin
 
 
 def _of_model(project: Project, state: ServerState, model: str) -> Iterator[Binding]:
-    """Give what is bound of one model; what is registered comes first."""
+    """Yield the bindings of one model, registered versions first."""
     served = state.models.get(model)
     releases = [release for release in JournalFile.of(project, model).read().needed() if release.digest]
     journalled = {release.version for release in releases}
@@ -161,7 +161,7 @@ def _all(project: Project) -> Iterator[Binding]:
 
 
 def _projects_storing(target: Path) -> list[Project]:
-    """Return the projects whose model store the file would lie in: the one around it, and the one at work."""
+    """Return the projects whose model store contains the path: the one around it, and the one at work."""
     found: dict[Path, Project] = {}
     folder = target.resolve().parent
     for start in (folder, None):
