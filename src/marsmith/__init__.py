@@ -1,6 +1,6 @@
 """marsmith takes a PyTorch model from weights to a version that answers requests.
 
-Names are resolved on first use, so that importing the package costs nothing and never imports torch.
+Names are resolved on first use, so that importing the package is fast and never imports torch.
 """
 
 from __future__ import annotations

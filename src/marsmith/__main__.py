@@ -1,4 +1,4 @@
-"""``python -m marsmith`` is the ``marsmith`` command."""
+"""Entry point of ``python -m marsmith``."""
 
 from marsmith.cli import run_command
 

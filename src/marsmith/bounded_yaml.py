@@ -1,8 +1,8 @@
-"""YAML as a stream of events within bounds, and as TorchServe reads it.
+"""YAML as a bounded stream of events, and as TorchServe reads it.
 
 TorchServe's frontend reads a model config with SnakeYAML 2, which is YAML 1.1: ``010`` is 8, ``1:30`` is 90, ``yes`` is
-true, ``<<`` merges, and of a key that stands twice the last one counts. Its
-bounds are 50 levels below the top and 50 aliases of lists and mappings.
+true, ``<<`` merges, and if a key occurs twice, the last one counts. Its bounds are 50 levels below the top, and 50
+aliases of lists and mappings.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class YamlProblemError(Exception):
-    """A text that is not YAML, or goes beyond the bounds.
+    """A text that is not YAML, or exceeds the bounds.
 
     Attributes:
-        reason: what is wrong, in one line.
-        line: where, counted from 1; None when that is not known.
+        reason: the problem, in one line.
+        line: line of the problem, counted from 1; None if it is unknown.
     """
 
     def __init__(self, reason: str, line: int | None = None) -> None:
@@ -64,7 +64,7 @@ class YamlProblemError(Exception):
 
 
 class YamlMapping(dict[Any, Any]):
-    """A mapping, with the line of each key, and the keys that stood twice with the line of the one that is lost."""
+    """A mapping with the line of each key, and the repeated keys with the line of the lost one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,10 @@ class YamlMapping(dict[Any, Any]):
 
 
 def bounded_events(text: str, version: str) -> Iterator[Event]:
-    """Give the events of one document; raise YamlProblemError as soon as a bound is passed, so that time is bounded."""
+    """Yield the events of one document.
+
+    Raises YamlProblemError as soon as a bound is exceeded, so that time is bounded.
+    """
     if len(text) > MAX_CHARACTERS:
         raise YamlProblemError(f"longer than {MAX_CHARACTERS:,} characters")
     yaml = YAML(typ="safe", pure=True)
@@ -88,7 +91,7 @@ def bounded_events(text: str, version: str) -> Iterator[Event]:
 
 @contextmanager
 def parser_problems() -> Iterator[None]:
-    """Turn what the parser raises into YamlProblemError, also its own mistakes about broken texts."""
+    """Convert exceptions of the parser into YamlProblemError, including its own faults on broken texts."""
     try:
         yield
     except MarkedYAMLError as problem:
@@ -112,14 +115,14 @@ def read_as_torchserve(text: str) -> Any:
 
 @dataclass
 class _Bounds:
-    """How much a text holds so far, every alias counted as if it were written out.
+    """Size of a text so far, with every alias counted as if it were written out.
 
     Attributes:
-        nodes: values that stand in the text.
-        documents: documents that have begun.
-        aliases: aliases of lists and mappings.
-        open: of each list or mapping that is open its anchor and its values so far, the innermost last.
-        weights: how many values an anchor stands for.
+        nodes: number of values in the text.
+        documents: number of documents.
+        aliases: number of aliases of lists and mappings.
+        open: anchor and number of values of each open list or mapping, the innermost last.
+        weights: number of values of each anchor.
         collections: anchors of lists and mappings.
     """
 
@@ -131,7 +134,7 @@ class _Bounds:
     collections: set[str] = field(default_factory=set)
 
     def check(self, event: Any) -> None:
-        """Take the next event; raise YamlProblemError when it passes a bound."""
+        """Count the next event; raise YamlProblemError if it exceeds a bound."""
         self.nodes += isinstance(event, NodeEvent)
         self.documents += isinstance(event, DocumentStartEvent)
         if isinstance(event, CollectionStartEvent):
@@ -149,7 +152,7 @@ class _Bounds:
                 self.collections.discard(event.anchor)
             return 1
         if any(event.anchor == anchor for anchor, _ in self.open):
-            raise YamlProblemError(f"the alias {event.anchor!r} stands within what it means", event.start_mark.line + 1)
+            raise YamlProblemError(f"the alias {event.anchor!r} is inside its own anchor", event.start_mark.line + 1)
         self.aliases += event.anchor in self.collections
         return self.weights.get(event.anchor, 1)
 
@@ -174,13 +177,13 @@ class _Bounds:
             raise YamlProblemError("a second document begins", line)
 
 
-# What a plain `<<` is until it is known whether it stands as a key.
+# Value of a plain `<<` until it is known whether it is a key.
 _MERGE = object()
 
 
 @dataclass
 class _Builder:
-    """Makes values of events; recursion is as deep as the text, which is bounded."""
+    """Builds values from events; the recursion depth is bounded by that of the text."""
 
     events: Iterator[Event]
     anchors: dict[str, Any] = field(default_factory=dict)
@@ -195,7 +198,7 @@ class _Builder:
     def _value(self, event: Any) -> Any:
         value = self._node(event)
         if value is _MERGE:
-            raise YamlProblemError("<< stands as a value", event.start_mark.line + 1)
+            raise YamlProblemError("<< is used as a value", event.start_mark.line + 1)
         return value
 
     def _node(self, event: Any) -> Any:
@@ -217,7 +220,7 @@ class _Builder:
         return value
 
     def _items(self) -> Iterator[Event]:
-        """Give the events at which the values of the open list or mapping begin."""
+        """Yield the first events of the values in the open list or mapping."""
         for event in self.events:
             if not isinstance(event, NodeEvent):
                 return
@@ -249,7 +252,7 @@ def _put(mapping: YamlMapping, key: Any, value: Any, line: int) -> None:
 
 
 def _merge(mapping: YamlMapping, value: Any, line: int) -> None:
-    """Add what is not there yet: of several mappings the first counts, and a mapping's own keys before all."""
+    """Add missing keys: of several mappings the first takes precedence, and a mapping's own keys over all."""
     for source in value if isinstance(value, list) else [value]:
         if not isinstance(source, YamlMapping):
             raise YamlProblemError("<<: expected a mapping or a list of mappings", line)
@@ -281,7 +284,7 @@ def _scalar(event: ScalarEvent, line: int) -> Any:
 
 
 def _resolved(text: str) -> Any:
-    """Return what a plain scalar is; a date stays the text that it is."""
+    """Return the value of a plain scalar; a date stays a text."""
     if _NULL.fullmatch(text):
         return None
     if _BOOL.fullmatch(text):

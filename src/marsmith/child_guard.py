@@ -1,8 +1,8 @@
-"""Wait until the parent is gone, however it ended; then end its children and remove its temporary folders.
+"""Guard process: wait until the parent is gone, then end its children and remove its temporary folders.
 
-``marsmith.child_processes`` runs this file by its path, as ``python -I -S child_guard.py MARK``. Stdin ends when the
-parent does; until then it names folders, each followed by a null byte. The standard library only, and little of it:
-it stays in memory for as long as the parent, so it does without pathlib.
+``marsmith.child_processes`` runs this file by its path, as ``python -I -S child_guard.py MARK``. Stdin ends with the
+parent. Before that it lists folders, each followed by a null byte. The module uses few parts of the standard library,
+and not pathlib, because it stays in memory as long as the parent.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import signal
 import sys
 import time
 
-# Every guard carries it.
+# Every guard has it.
 GUARD_VARIABLE = "MARSMITH_GUARD"
 _LOOK_S = 0.01
 
 
 def main(mark: bytes) -> None:
-    """Wait, then leave neither a process that carries ``mark`` in its environment nor a folder that was named."""
-    # Whoever ends a whole group or a service means the parent; this one ends last.
+    """Wait, then end all processes with ``mark`` in their environment, and remove all listed folders."""
+    # Signals to a whole group or service are meant for the parent; the guard ends last.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     folders = sys.stdin.buffer.read().split(b"\0")
@@ -43,7 +43,7 @@ def _end_all(mark: bytes) -> None:
 
 
 def _marked(mark: bytes) -> set[int]:
-    """Return the processes that carry the mark and those that they have started, but for guards: these end last."""
+    """Return the processes with the mark and their children, except for guards, which end last."""
     parents: dict[int, int] = {}
     found = set()
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):  # noqa: PTH208 - see above
@@ -51,7 +51,7 @@ def _marked(mark: bytes) -> set[int]:
             environment = _read(f"/proc/{pid}/environ")
             if GUARD_VARIABLE.encode() in environment:
                 continue
-            # A process that nobody has asked for since it ended has no environment.
+            # A zombie has no environment.
             if mark in environment:
                 found.add(pid)
             parents[pid] = int(_read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1])

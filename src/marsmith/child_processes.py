@@ -1,9 +1,9 @@
-"""Child processes and temporary folders that end with this process, whatever ends it, and its own orderly end.
+"""Child processes and temporary folders that end with this process in any case, and its orderly end on signals.
 
-Asked to end (SIGTERM, SIGHUP, Ctrl-C), the command unwinds like after any error, and each block clears away what it has
-begun. A process that is killed cannot do that, so a guard stands beside it: see ``child_guard``. Each child carries the
-guard's mark in its environment and hands it on to what it starts itself. (The kernel's parent-death signal reaches the
-child alone, and is sent already when the thread that started it ends.)
+On SIGTERM, SIGHUP or Ctrl-C the command unwinds as after any error, and each block cleans up. A killed process cannot
+do that, so a guard process does: see ``child_guard``. Each child has the guard's mark in its environment, and its own
+children inherit it. (The kernel's parent-death signal reaches only direct children, and is also sent when the thread
+that started them ends.)
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import Any
 
 from marsmith import child_guard
 
-# One mark for each process above that must not be outlived.
+# One mark for each ancestor process that must not be outlived.
 MARKS_VARIABLE = "MARSMITH_PARENTS"
-# Of a child that has a temporary folder of its own: its parent's.
+# Temporary folder of the parent, for a child with its own temporary folder.
 USUAL_FOLDER_VARIABLE = "MARSMITH_USUAL_TMPDIR"
 INDUCTOR_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 GRACE_S = 10.0
@@ -36,16 +36,16 @@ _LOOK_S = 0.02
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 _GUARD_ENDS_S = 10.0
-# Long enough for the finalizer to be left.
+# Long enough to leave the finalizer.
 _SEND_AGAIN_S = 0.05
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequestedError(KeyboardInterrupt):
-    """A signal asked this process to end: it is no failure, and whoever treats Ctrl-C treats this alike.
+    """A signal asked this process to end. It is not a failure, and is handled like KeyboardInterrupt.
 
     Attributes:
-        number: the signal's.
+        number: number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -57,8 +57,8 @@ class StopRequestedError(KeyboardInterrupt):
 def stop_on_signals() -> Iterator[None]:
     """Raise StopRequestedError at the first SIGTERM, SIGINT or SIGHUP; for the main thread.
 
-    Later ones change nothing, so that none can interrupt the clean-up. A signal that is ignored stays ignored:
-    ``nohup`` has done that. Python drops what is raised in a finalizer, so a signal that comes in one is sent again.
+    Later signals have no effect, so that they cannot interrupt the clean-up. Ignored signals stay ignored, as with
+    ``nohup``. Python drops exceptions in a finalizer, so a signal during one is sent again.
     """
     asked = False
     usual_hook = sys.unraisablehook
@@ -91,12 +91,12 @@ def stop_on_signals() -> Iterator[None]:
 
 
 def start(command: Sequence[Any], env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[Any]:
-    """Start a child that leads a session of its own and does not outlive this process.
+    """Start a child that leads its own session and does not outlive this process.
 
     Args:
         command: program and arguments.
         env: its environment; None for this process's.
-        options: further ones of ``subprocess.Popen``.
+        options: further options of ``subprocess.Popen``.
     """
     marked_env = marked(os.environ if env is None else env)
     return subprocess.Popen(command, env=marked_env, start_new_session=True, **options)
@@ -111,18 +111,18 @@ def marked(env: Mapping[str, str]) -> dict[str, str]:
 def start_detached(
     command: Sequence[Any], env: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[Any]:
-    """Start a process that outlives this one, and those that this one must not outlive; arguments as of ``start``."""
+    """Start a process that outlives this one, but not this one's own ancestors; arguments as in ``start``."""
     base = os.environ if env is None else env
     kept = {name: value for name, value in base.items() if name != MARKS_VARIABLE}
     return subprocess.Popen(command, env=kept, start_new_session=True, **options)
 
 
 def run(command: Sequence[Any], timeout_s: float, **options: Any) -> subprocess.CompletedProcess[Any]:
-    """Run a child to its end with nothing on its stdin, and return what it printed.
+    """Run a child to its end without stdin, and return its output.
 
     Raises:
-        OSError: it cannot be started.
-        subprocess.TimeoutExpired: it did not end in time, and was killed.
+        OSError: the child cannot be started.
+        subprocess.TimeoutExpired: the child did not end in time, and was killed.
     """
     pipe = subprocess.PIPE
     with start(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, **options) as process:
@@ -135,10 +135,10 @@ def run(command: Sequence[Any], timeout_s: float, **options: Any) -> subprocess.
 
 
 def begin_as_child(parent: int) -> None:
-    """Make a fork, which carries no mark, what ``start`` gives: with a session of its own, and gone with its parent.
+    """Give a fork the properties of a child of ``start``: its own session, and the end with its parent.
 
     Args:
-        parent: process id of the parent, whose main thread must have made the fork.
+        parent: process id of the parent. Its main thread must have created the fork.
     """
     os.setsid()
     for number in _STOP_SIGNALS:
@@ -149,17 +149,17 @@ def begin_as_child(parent: int) -> None:
 
 
 def end(process: subprocess.Popen[Any], grace_s: float = GRACE_S) -> int:
-    """End a child and the rest of its session's first group; return its exit status, negative for a signal.
+    """End a child and the first process group of its session; return its exit status, negative for a signal.
 
     Args:
-        process: from ``start``.
-        grace_s: seconds that it gets to end in order; then, and with 0 at once, it is killed.
+        process: child from ``start``.
+        grace_s: time to end in order, in seconds; after it the child is killed. 0: it is killed at once.
     """
     if process.returncode is None:
         if grace_s > 0:
             _signal_group(process.pid, signal.SIGTERM)
         late = time.monotonic() + grace_s
-        # It is not waited for yet, so that its id, which is the group's too, stays its own.
+        # The child is not reaped yet, so that its id, which is also the group's, is not reused.
         while not has_ended(process.pid) and time.monotonic() < late:
             time.sleep(_LOOK_S)
         kill_group(process.pid)
@@ -172,20 +172,20 @@ def kill_group(leader: int) -> None:
 
 
 def has_ended(pid: int) -> bool:
-    """Tell whether a child that nobody has waited for has ended, without waiting for it."""
+    """Return whether a child has ended, without reaping it."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 @contextmanager
 def temporary_folder(prefix: str, *, within: str | None = None) -> Iterator[Path]:
-    """Give an empty folder that is removed at the end.
+    """Yield an empty folder that is removed at the end.
 
     Args:
-        prefix: of its name.
-        within: where it lies; None for the usual place.
+        prefix: prefix of its name.
+        within: parent folder; None for the usual one.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     path = Path(within or tempfile.gettempdir()).resolve() / f"{prefix}{secrets.token_hex(8)}"
     with removed_at_end(path):
@@ -195,7 +195,7 @@ def temporary_folder(prefix: str, *, within: str | None = None) -> Iterator[Path
 
 @contextmanager
 def removed_at_end(folder: Path) -> Iterator[None]:
-    """Remove a folder, which may not exist yet, at the end: of this block, or of this process."""
+    """Remove a folder, which may not exist yet, at the end of this block or of this process."""
     _the_guard().tell(folder)
     try:
         yield
@@ -205,9 +205,9 @@ def removed_at_end(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def inductor_folder(folder: Path) -> Iterator[None]:
-    """Let PyTorch's compiler, in this process and its children, keep its files in ``folder``.
+    """Make PyTorch's compiler, in this process and its children, use ``folder`` for its files.
 
-    Importing torch makes a folder for them, in the usual place one that stays.
+    An import of torch creates a folder for them, which would stay in the usual place.
     """
     before = os.environ.get(INDUCTOR_VARIABLE)
     os.environ[INDUCTOR_VARIABLE] = str(folder)
@@ -222,14 +222,14 @@ def inductor_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def own_temporary_folder(env: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Give an environment for a child whose temporary files, whoever makes them, are removed at the end."""
+    """Yield an environment for a child whose temporary files are all removed at the end."""
     usual = str(usual_temporary_folder())
     with temporary_folder("marsmith-tmp-") as folder:
         yield {**env, "TMPDIR": str(folder), USUAL_FOLDER_VARIABLE: usual}
 
 
 def usual_temporary_folder() -> Path:
-    """Return the folder for temporary files, also in a child that has one of its own."""
+    """Return the usual folder for temporary files, even in a child with its own."""
     return Path(os.environ.get(USUAL_FOLDER_VARIABLE) or tempfile.gettempdir())
 
 
@@ -249,18 +249,18 @@ class _Guard:
         )
 
     def tell(self, folder: Path) -> None:
-        """Have it remove a folder."""
+        """Register a folder for removal."""
         if self._process.stdin:
             with suppress(BrokenPipeError):
                 self._process.stdin.write(os.fsencode(folder) + b"\0")
 
     def leave(self) -> None:
-        """Stop holding its stdin open; in a fork, whose end is not what it waits for."""
+        """Close its stdin in a fork, whose end does not matter to the guard."""
         if self._process.stdin:
             self._process.stdin.close()
 
     def end(self) -> None:
-        """Have it do its work now."""
+        """End the guard's wait, so that it cleans up now."""
         self.leave()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GUARD_ENDS_S)

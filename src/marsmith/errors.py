@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""Errors of marsmith, as one hierarchy.
 
 ::
 
@@ -14,22 +14,22 @@
     ├── ExportError                weights did not become a serialized file
     ├── ArchiveError               a model archive could not be built, opened or trusted
     │   ├── BuildError             its inputs are wrong
-    │   ├── HostileArchiveError    its structure is dangerous or lies
-    │   └── VerificationError      its content is not what it says
+    │   ├── HostileArchiveError    its structure is dangerous or inconsistent
+    │   └── VerificationError      its content does not match its digests
     ├── HandlerError               a handler that does not load, or breaks its contract
     ├── ServerError                TorchServe did not start, run or stop as asked
-    │   ├── PreflightError         it was not started, because it could not have worked
+    │   ├── PreflightError         it was not started, because a check failed
     │   ├── FatalArchiveError      TorchServe ended while it loaded an archive
-    │   ├── WorkerDiedError        a worker died; carries the first traceback
-    │   └── NotRunningError        no server runs here
-    └── ClientError                a request did not get its answer
-        ├── ConnectionFailedError  nothing listens there
+    │   ├── WorkerDiedError        a worker died; has the first traceback
+    │   └── NotRunningError        the server is not running
+    └── ClientError                a request was not answered
+        ├── ConnectionFailedError  the server does not accept connections
         ├── AuthorizationError     the token is missing, wrong or expired
         ├── NotFoundError          no such model or version is registered
         ├── NoWorkerError          the version has no worker that could answer
         ├── OverloadedError        the job queue is full
         ├── DeadlineError          no answer in time
-        └── RequestRejectedError   the server or the handler refused the request; carries status and body
+        └── RequestRejectedError   the server or the handler refused the request; has status and body
 
 The library raises these and never prints; ``marsmith.cli`` turns them into messages and exit codes, in one place.
 """
@@ -43,8 +43,8 @@ class MarsmithError(Exception):
     """Base of all errors that marsmith raises on purpose.
 
     Attributes:
-        message: what is wrong, naming the thing that is wrong.
-        tip: what to do next, ideally a command to type; None where nothing general can be said.
+        message: the problem, with the name of the thing concerned.
+        tip: what to do next, preferably a command to type; None if there is no general advice.
     """
 
     exit_code: ClassVar[int] = 1
@@ -62,7 +62,7 @@ class UsageError(MarsmithError):
 
 
 class OtherBytesError(UsageError):
-    """An archive under the name of a version that is bound to other bytes; the message has both digests."""
+    """An archive under the name of a version that is bound to another digest; the message has both digests."""
 
 
 class ProjectError(MarsmithError):
@@ -81,11 +81,11 @@ class MissingDependencyError(MarsmithError):
 
 
 class FormatError(MarsmithError):
-    """A text that does not follow its format; carries every problem found, not only the first.
+    """A text that violates its format, with all problems.
 
     Attributes:
-        source: the file, or another name for where the text came from.
-        problems: one sentence a problem.
+        source: the file, or another name for the origin of the text.
+        problems: one sentence per problem.
     """
 
     def __init__(self, source: str, problems: list[str], *, tip: str | None = None) -> None:
@@ -95,11 +95,11 @@ class FormatError(MarsmithError):
 
 
 class SpecError(FormatError):
-    """A model spec that does not follow its format."""
+    """A model spec violates its format."""
 
 
 class ConfigError(FormatError):
-    """A server config or model config that does not follow its format."""
+    """A server config or model config violates its format."""
 
 
 class ExportError(MarsmithError):
@@ -115,11 +115,11 @@ class BuildError(ArchiveError):
 
 
 class HostileArchiveError(ArchiveError):
-    """The structure of an archive is dangerous, or lies about itself."""
+    """The structure of an archive is dangerous or inconsistent."""
 
 
 class VerificationError(ArchiveError):
-    """The content of an archive is not what it says."""
+    """The content of an archive does not match its digests."""
 
 
 class HandlerError(MarsmithError):
@@ -131,7 +131,7 @@ class ServerError(MarsmithError):
 
 
 class PreflightError(ServerError):
-    """The server was not started, because it could not have worked."""
+    """The server was not started, because a check failed."""
 
 
 class FatalArchiveError(ServerError):
@@ -139,7 +139,7 @@ class FatalArchiveError(ServerError):
 
     Attributes:
         file: the archive's name in the store, or its URL.
-        reason: why, in one line.
+        reason: reason in one line.
     """
 
     def __init__(self, file: str, reason: str, *, tip: str | None = None) -> None:
@@ -152,7 +152,7 @@ class WorkerDiedError(ServerError):
     """A worker died.
 
     Attributes:
-        traceback: the first Python traceback that the worker printed; None where it printed none.
+        traceback: first Python traceback that the worker printed; None if there was none.
     """
 
     def __init__(self, message: str, *, traceback: str | None, tip: str | None = None) -> None:
@@ -161,19 +161,19 @@ class WorkerDiedError(ServerError):
 
 
 class NotRunningError(ServerError):
-    """No server runs here."""
+    """The server is not running."""
 
 
 class ClientError(MarsmithError):
-    """A request did not get its answer."""
+    """A request was not answered."""
 
 
 class ConnectionFailedError(ClientError):
-    """Nothing listens at the address, its certificate cannot be trusted, or the connection broke.
+    """The server does not accept connections, its certificate is not trusted, or the connection broke.
 
     Attributes:
         sent: whether the request may have reached the server.
-        refused: whether nothing listens there, now.
+        refused: whether no process listens at the address now.
     """
 
     def __init__(self, message: str, *, sent: bool = False, refused: bool = False, tip: str | None = None) -> None:
@@ -187,14 +187,14 @@ class AuthorizationError(ClientError):
 
 
 class NotFoundError(ClientError):
-    """No such model, or no such version of it, is registered."""
+    """The model or the version is not registered."""
 
 
 class NoWorkerError(ClientError):
     """The version has no worker that could answer.
 
     Attributes:
-        restarting: whether it is meant to have workers, so that waiting may help.
+        restarting: whether it should have workers, so that waiting may help.
     """
 
     def __init__(self, message: str, *, restarting: bool = False, tip: str | None = None) -> None:
@@ -206,7 +206,7 @@ class OverloadedError(ClientError):
     """The job queue of the version is full.
 
     Attributes:
-        retry_after_s: when it is worth to try again, in seconds.
+        retry_after_s: time until a retry is useful, in seconds.
     """
 
     def __init__(self, message: str, *, retry_after_s: float = 0.5, tip: str | None = None) -> None:
@@ -215,11 +215,11 @@ class OverloadedError(ClientError):
 
 
 class DeadlineError(ClientError):
-    """No answer came in time.
+    """The answer did not arrive in time.
 
     Attributes:
-        address: what was asked, where it gave no sign; empty where somebody told that it is too late.
-        doing: what the call was doing, in words; empty where that is not known.
+        address: address without a reply; empty if another process reported the timeout.
+        doing: step of the call; empty if it is unknown.
     """
 
     def __init__(self, message: str, *, address: str = "", doing: str = "", tip: str | None = None) -> None:
@@ -233,7 +233,7 @@ class RequestRejectedError(ClientError):
 
     Attributes:
         status: HTTP status code.
-        body: the reply as it came.
+        body: content of the reply.
     """
 
     def __init__(self, message: str, *, status: int, body: bytes, tip: str | None = None) -> None:

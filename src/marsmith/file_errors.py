@@ -1,4 +1,4 @@
-"""What the system says when it refuses a file, in words that say what, for whom, and what to do about it."""
+"""Messages for errors of the system about files: what failed, for which user, and what to do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OTHERS = {
 
 
 def access_error(error: OSError) -> AccessError | None:
-    """Return what an error of the system means to a user; None where it is not about a file, or a fault of ours."""
+    """Convert an error of the system into a message; None if it is not about a file, or is a fault of marsmith."""
     named = error.filename2 or error.filename
     path = Path(os.fsdecode(named)).absolute() if isinstance(named, str | bytes | os.PathLike) and named else None
     if error.errno in _FULL:
@@ -48,11 +48,11 @@ def access_error(error: OSError) -> AccessError | None:
 
 
 def described(error: OSError, path: Path) -> AccessError:
-    """Return what any error of the system while ``path`` was read or written means to a user.
+    """Convert any error of the system that occurred while ``path`` was read or written into a message.
 
     Args:
-        error: what the system said.
-        path: told where the error names nothing, or only what becomes ``path`` when it is whole.
+        error: the system's error.
+        path: path for the message if the error has none, or only that of the temporary file for ``path``.
     """
     named = Path(os.fsdecode(error.filename2 or error.filename or path))
     if named.parent == path.parent and named.name.startswith(f".{path.name}."):
@@ -61,7 +61,7 @@ def described(error: OSError, path: Path) -> AccessError:
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user; the number where it has none."""
+    """Return the name of a user; the number if there is no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -84,7 +84,7 @@ def _about(path: Path, number: int | None) -> AccessError | None:
 
 
 def _full(number: int, path: Path | None) -> AccessError:
-    """A write says only that there is no room, not where: then the disks that are full are looked for."""
+    """A write error does not name the full disk, so the full disks are searched."""
     looked_at = [path] if path else [Path.cwd(), Path(tempfile.gettempdir())]
     places = list(dict.fromkeys(_nearest(each.absolute()) for each in looked_at))
     full = [place for place in places if path or _is_full(place)] or places
@@ -108,7 +108,7 @@ def _refused(path: Path, place: Path) -> AccessError:
     else:
         verb = "written" if _may(place if place.is_dir() else place.parent, os.X_OK) else "reached"
         if place == path and _may(path, os.W_OK) and not path.is_dir():
-            # A file is made and replaced by writing its folder.
+            # A file is created and replaced by writing its folder.
             place = path.parent
     return AccessError(f"{path} cannot be {verb} by {_user()}: permission denied", tip=_way_out(place))
 
@@ -118,7 +118,7 @@ def _may(path: Path, mode: int) -> bool:
 
 
 def _way_out(place: Path) -> str:
-    """Say what to do about a file or a folder that the system refuses."""
+    """Return what to do about a file or a folder without access."""
     status, quoted = place.stat(), quote(str(place))
     owner, user, mode = user_name(status.st_uid), user_name(os.geteuid()), stat.S_IMODE(status.st_mode)
     if status.st_uid == os.geteuid():
@@ -127,14 +127,14 @@ def _way_out(place: Path) -> str:
 
 
 def _nearest(path: Path) -> Path:
-    """Return the path, or what exists of it; it may be a file."""
+    """Return the path, or its first existing parent, which may be a file."""
     for each in (path, *path.parents):
         try:
             each.lstat()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError:
-            # What cannot be looked at lies in a folder that cannot be entered.
+            # A path without access is in a folder that cannot be entered.
             continue
         return each
     return Path("/")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, locks that end with their holder, and digests."""
+"""Atomic writes, file locks, and digests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CHUNK_BYTES = 1 << 20
 
 
 class LockedError(Exception):
-    """Another process holds a lock.
+    """Another process holds the lock.
 
     Attributes:
-        holder: its process id, as text; empty if it is not known.
+        holder: process id of the holder as text; empty if it is unknown.
     """
 
     def __init__(self, path: Path, holder: str) -> None:
@@ -29,16 +29,16 @@ class LockedError(Exception):
 
 
 def write_atomically(path: Path, content: bytes | str, *, mode: int | None = None, follow_links: bool = True) -> None:
-    """Write a file whole or not at all; it is on the disk when this returns. Folders above it are made.
+    """Write a file atomically and sync it to the disk. Parent folders are created.
 
     Args:
         path: the file.
-        content: its bytes, or its text, which is written in UTF-8.
-        mode: permissions, from the first byte on; None: those of the file that is replaced, else the usual ones.
-        follow_links: whether what a link points to is written; else the file takes the place of the link.
+        content: bytes, or a text, which is written in UTF-8.
+        mode: permissions, from the first byte on; None: those of the replaced file, else the default ones.
+        follow_links: whether to write the target of a link; else the file replaces the link.
 
     Raises:
-        OSError: it cannot be written; a file that was there is as it was.
+        OSError: the file cannot be written; an existing file is unchanged.
     """
     target = path.resolve() if follow_links else path
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int | None = Non
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
         with os.fdopen(descriptor, "wb") as file:
             if mode is not None:
-                # The process's mask may have taken something away.
+                # The process's umask may have removed some bits.
                 os.fchmod(descriptor, mode)
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
@@ -62,7 +62,7 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int | None = Non
 
 
 def publish(finished: Path, target: Path) -> None:
-    """Give a finished file its final name, in the same folder; after a loss of power it is whole or not there.
+    """Rename a finished file in its folder; after a loss of power it is complete or missing.
 
     Raises:
         OSError: the disk refuses; the file keeps its name.
@@ -73,7 +73,7 @@ def publish(finished: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make sure that a rename in ``folder`` survives a loss of power."""
+    """Sync a folder, so that a rename in it survives a loss of power."""
     _sync(folder)
 
 
@@ -87,16 +87,16 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def lock(path: Path, *, wait_s: float | None = None, remove: bool = False) -> Iterator[None]:
-    """Hold a lock; a process that ends, in whatever way, gives it back.
+    """Hold a lock. It is released when the process ends in any way.
 
     Args:
-        path: the lock's file, which is made; folders above it too.
-        wait_s: how long to wait for another holder, in seconds; None: for ever.
-        remove: whether the file goes with the lock.
+        path: the lock file; it and its parent folders are created.
+        wait_s: maximum wait for another holder, in seconds; None: no limit.
+        remove: whether to delete the file with the lock.
 
     Raises:
-        LockedError: another process holds it, and did not end in time.
-        OSError: the file cannot be made.
+        LockedError: another process holds the lock and did not release it in time.
+        OSError: the file cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     late = None if wait_s is None else time.monotonic() + wait_s
@@ -116,10 +116,10 @@ def lock(path: Path, *, wait_s: float | None = None, remove: bool = False) -> It
 
 @contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
-    """Make a folder, and take away what was made of the path to it if nothing has come into it by the end.
+    """Create a folder, and remove the created parts of its path if it is empty at the end.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def sha256(path: Path) -> str:
 
 
 def sha256_of(stream: BinaryIO) -> str:
-    """Return the SHA-256 of what is left of a stream, in hex, in constant memory."""
+    """Return the SHA-256 of the rest of a stream, in hex, in constant memory."""
     digest = hashlib.sha256()
     while chunk := stream.read(_CHUNK_BYTES):
         digest.update(chunk)
@@ -146,7 +146,7 @@ def sha256_of(stream: BinaryIO) -> str:
 
 
 def copy(source: Path, target: Path) -> str:
-    """Copy the content of a file, and return the SHA-256 of what was copied, in hex, in constant memory."""
+    """Copy the content of a file, and return its SHA-256 in hex, in constant memory."""
     digest = hashlib.sha256()
     with source.open("rb") as reader, target.open("wb") as writer:
         while chunk := reader.read(_CHUNK_BYTES):
@@ -156,7 +156,7 @@ def copy(source: Path, target: Path) -> str:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file, and return whether nobody else holds it; who closes the file gives the lock back.
+    """Lock an open file, and return whether that succeeded; the lock is released when the file is closed.
 
     Raises:
         OSError: the file system has no locks.

@@ -1,4 +1,4 @@
-"""What a user names as the input of a request: a file, standard input, or a file that an installed package carries."""
+"""Inputs of a request: a file, standard input, or a file of an installed package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STDIN = "-"
 PACKAGE = "package:"
 UNKNOWN = "application/octet-stream"
 
-# How files begin, by their content: names lie more often.
+# First bytes of kinds of files: content is more reliable than names.
 _MAGIC = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -26,7 +26,7 @@ _MAGIC = (
     (b"II*\x00", "image/tiff"),
     (b"MM\x00*", "image/tiff"),
 )
-# Not Python's mimetypes: that differs between versions and reads the machine's files, and an archive records the type.
+# Not Python's mimetypes: they depend on versions and on files of the machine, and an archive records the type.
 _SUFFIXES = {
     ".json": "application/json",
     ".txt": "text/plain",
@@ -47,13 +47,13 @@ _SUFFIXES = {
 
 @dataclass(frozen=True)
 class Input:
-    """The content of one request.
+    """Content of one request.
 
     Attributes:
-        name: the file's name, without folders; ``stdin`` for standard input.
+        name: name of the file without folders; ``stdin`` for standard input.
         path: the file; None for standard input.
-        body: its content.
-        content_type: as its content, then its name, tells.
+        body: content.
+        content_type: type by its content, then by its name.
     """
 
     name: str
@@ -66,12 +66,12 @@ def read_input(reference: str, root: Path) -> Input:
     """Read an input.
 
     Args:
-        reference: a path (a relative one starts at ``root``), ``-`` for standard input, or ``package:NAME/PATH`` for a
-            file that the installed package NAME carries; the package is not imported.
-        root: where relative paths start.
+        reference: a path (relative to ``root``), ``-`` for standard input, or ``package:NAME/PATH`` for a file of the
+            installed package NAME, which is not imported.
+        root: folder of relative paths.
 
     Raises:
-        UsageError: there is no such file or package, or the file cannot be read.
+        UsageError: the file or package does not exist, or the file cannot be read.
     """
     if reference == STDIN:
         body = sys.stdin.buffer.read()
@@ -85,7 +85,7 @@ def read_input(reference: str, root: Path) -> Input:
 
 
 def guess_content_type(name: str, body: bytes) -> str:
-    """Return the content type that the first bytes tell, else the name; ``application/octet-stream`` by default."""
+    """Return the content type by the first bytes, else by the name; ``application/octet-stream`` by default."""
     if body[:4] == b"RIFF" and body[8:12] == b"WEBP":
         return "image/webp"
     by_content = next((kind for magic, kind in _MAGIC if body.startswith(magic)), None)
@@ -93,14 +93,14 @@ def guess_content_type(name: str, body: bytes) -> str:
 
 
 def suffix_of(content_type: str) -> str:
-    """Return how a file of that type is named; empty for a type that is not known."""
+    """Return the usual suffix of a content type; empty for an unknown type."""
     return next((suffix for suffix, kind in _SUFFIXES.items() if kind == content_type != UNKNOWN), "")
 
 
 def _in_package(reference: str) -> Path:
     package, slash, inner = reference.removeprefix(PACKAGE).partition("/")
     parts = inner.split("/")
-    # A dotted name would import the package above it.
+    # A dotted name would import the parent package.
     if not slash or not package.isidentifier() or not all(parts) or ".." in parts:
         raise UsageError(
             f"{reference!r} does not name a file in a package",

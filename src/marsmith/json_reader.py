@@ -1,4 +1,4 @@
-"""JSON that others wrote: whatever is wrong with it is a ValueError."""
+"""JSON from other programs: every problem is a ValueError."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def read_json(text: str | bytes, **options: Any) -> Any:
     try:
         return json.loads(text, **options)
     except RecursionError:
-        # Raised at a depth that depends on who asks, and no ValueError.
+        # Raised at a depth that depends on the caller's stack, and not a ValueError.
         raise ValueError("nested too deeply") from None

@@ -1,4 +1,4 @@
-"""Names that a package offers and imports on first use, so that importing the package itself costs nothing."""
+"""Lazy names of a package: imported on first use, so that importing the package is fast."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
     """Return the ``__getattr__`` and the ``__dir__`` of a package (PEP 562).
 
     Args:
-        package: its name, for the AttributeError of a name that it does not have.
-        homes: the module of each name.
+        package: name of the package, for the AttributeError of an unknown name.
+        homes: module of each name.
     """
 
     def get(name: str) -> Any:

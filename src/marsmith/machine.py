@@ -1,4 +1,4 @@
-"""The processor, the GPUs and the limits of this machine, as the system reports them."""
+"""Processor, GPUs and limits of this machine, as reported by the system."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _DRIVER_CUDA = re.compile(r"CUDA Version:\s*(?P<version>[\d.]+)")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU, as nvidia-smi shows it: its name and the version of its driver."""
+    """One GPU in nvidia-smi: its name and the version of its driver."""
 
     name: str
     driver: str
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs that nvidia-smi shows; none if it is missing or fails; TorchServe counts them so."""
+    """Return the GPUs of nvidia-smi, which TorchServe counts too; empty if it is missing or fails."""
     printed = _nvidia_smi("--query-gpu=name,driver_version", "--format=csv,noheader")
     lines = [[part.strip() for part in line.split(",")] for line in printed.splitlines() if "," in line]
     return tuple(Gpu(",".join(parts[:-1]), parts[-1]) for parts in lines)
@@ -36,12 +36,12 @@ def cpu_flags(cpuinfo: str) -> frozenset[str]:
 
 
 def cpu_flags_here() -> frozenset[str]:
-    """Return the features of this machine's processor; empty if Linux does not tell them."""
+    """Return the features of this machine's processor; empty if Linux does not report them."""
     return cpu_flags(_text(Path("/proc/cpuinfo")))
 
 
 def cpu_name() -> str:
-    """Return the name of this machine's processor; its kind if Linux does not tell the name."""
+    """Return the name of this machine's processor; its architecture if Linux does not report the name."""
     cpuinfo = _text(Path("/proc/cpuinfo"))
     line = next((line for line in cpuinfo.splitlines() if line.startswith("model name")), "")
     return line.partition(":")[2].strip() or platform.processor() or platform.machine()
@@ -53,11 +53,11 @@ def usable_cores() -> int:
 
 
 def cgroup_cores(root: Path = Path("/sys/fs/cgroup"), own: str | None = None) -> float | None:
-    """Return the cores that the quota of a control group allows; None if there is no quota.
+    """Return the CPU quota of a control group, in cores; None if there is no quota.
 
     Args:
         root: mount point of the control groups.
-        own: the text of ``/proc/self/cgroup``; None reads it.
+        own: text of ``/proc/self/cgroup``; None: the file is read.
     """
     own = _text(Path("/proc/self/cgroup")) if own is None else own
     inner = next((line.partition("::")[2].lstrip("/") for line in own.splitlines() if line.startswith("0::")), "")
@@ -70,7 +70,7 @@ def cgroup_cores(root: Path = Path("/sys/fs/cgroup"), own: str | None = None) ->
 
 
 def driver_cuda() -> str | None:
-    """Return the newest CUDA version that the driver runs; None without a driver."""
+    """Return the newest CUDA version that the driver supports; None without a driver."""
     match = _DRIVER_CUDA.search(_nvidia_smi())
     return match["version"] if match else None
 

@@ -1,4 +1,4 @@
-"""Names of models, versions and archives, and the nearest right name for a wrong one."""
+"""Names of models, versions and archives, and the nearest valid name for a wrong one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from marsmith.errors import UsageError
 
 # TorchServe's own rule: https://github.com/pytorch/serve, model-archiver, check_model_name_regex_or_exit.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
-# TorchServe takes any text; a version is also a segment of a URL and a part of a file name.
+# TorchServe accepts any text; a version is also a segment of a URL and a part of a file name.
 MODEL_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.+]*")
-# Characters that show nothing although Unicode does not count them among the format characters.
+# Invisible characters that are not in Unicode's category of format characters.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 
 
@@ -29,7 +29,7 @@ class ModelVersion(NamedTuple):
 
 
 def check_model_name(name: str) -> str:
-    """Return ``name`` if TorchServe accepts it as a model name; raise UsageError if not."""
+    """Return ``name`` if TorchServe accepts it as a model name; else raise UsageError."""
     if not MODEL_NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is not a model name that TorchServe accepts",
@@ -39,9 +39,9 @@ def check_model_name(name: str) -> str:
 
 
 def check_model_version(version: str) -> str:
-    """Return ``version`` if it can stand in a URL and in a file name; raise UsageError if not.
+    """Return ``version`` if it is valid in a URL and in a file name; else raise UsageError.
 
-    This is the rule for a new version; ``check_named_version`` is the one for a version that a server has already.
+    This is the rule for new versions. ``check_named_version`` is the rule for versions that a server already has.
     """
     if not version.strip():
         raise UsageError("the version is empty", tip="name one, as in 1.0")
@@ -55,14 +55,14 @@ def check_model_version(version: str) -> str:
 
 
 def check_named_version(version: str) -> str:
-    """Return ``version`` if a server can be asked for it; raise UsageError if not.
+    """Return ``version`` if a request to a server can name it; else raise UsageError.
 
-    Other tools give versions that marsmith does not, and such a version must still be managed. TorchServe unquotes a
-    path before it splits it, so that a slash cannot be told from the end of the version.
+    Other tools allow versions that marsmith does not, and such a version must still be managed. TorchServe unquotes a
+    path before it splits it, so a slash cannot be distinguished from the end of the version.
     """
     if not version or "/" in version or any(unicodedata.category(each) == "Cs" for each in version):
         raise UsageError(
-            f"TorchServe cannot be asked for the version {version!r}: its name is empty, or holds a slash",
+            f"TorchServe cannot be asked for the version {version!r}: its name is empty or contains a slash",
             tip="marsmith stop and marsmith serve leave it out; marsmith repack --version gives it another name",
         )
     return version
@@ -76,24 +76,24 @@ def archive_file_name(name: str, version: str) -> str:
 
 
 def split_model_reference(reference: str) -> tuple[str, str | None]:
-    """Split ``MODEL[:VERSION]`` into name and version; the version is None where none is given."""
+    """Split ``MODEL[:VERSION]`` into name and version; the version is None if none is given."""
     name, colon, version = reference.partition(":")
     return check_model_name(name), check_named_version(version) if colon else None
 
 
 def is_hidden(character: str) -> bool:
-    """Whether a character steers a terminal, changes the direction of text, or shows nothing."""
+    """Return whether a character controls a terminal, changes the direction of text, or is invisible."""
     return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} or character in _BLANK
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the name in ``known`` that is most like ``word``; None if none is at least ``cutoff`` (of 1) like it."""
+    """Return the name in ``known`` most similar to ``word``; None if no similarity is at least ``cutoff`` (0 to 1)."""
     folded = {name.lower(): name for name in known}
     matches = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=cutoff)
     return folded[matches[0]] if matches else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest known name, else an empty text."""
+    """Return ``"; did you mean 'x'?"`` with the nearest known name, else an empty text."""
     match = nearest(word, known)
     return f"; did you mean {match!r}?" if match else ""

@@ -1,8 +1,7 @@
-"""Which installed distribution provides a module, and what its metadata says.
+"""Installed distributions: which one provides a module, its metadata, and tips for missing modules.
 
-Which distribution brings a module that is not installed: told only where it is known, never guessed.
-
-Anybody can publish a package under the name of somebody's own module, and ``pip install`` runs what is in it.
+A tip names a distribution only if it is known. Any package on an index may have the name of a user's own module, and
+``pip install`` runs its code.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 
 def installed_version(name: str) -> str | None:
-    """Return the installed version of a distribution, as its metadata gives it; None where it is not installed."""
+    """Return the installed version of a distribution from its metadata; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -30,25 +29,25 @@ class Providers:
     """The distributions of this Python, by the top-level modules that they provide.
 
     Attributes:
-        by_module: for each top-level name, the distributions that provide it or parts of it.
+        by_module: distributions that provide each top-level name or parts of it.
     """
 
     by_module: Mapping[str, tuple[metadata.Distribution, ...]]
 
     @classmethod
     def installed(cls) -> Providers:
-        """Read what is installed in the Python that runs marsmith."""
+        """Read the distributions of the Python that runs marsmith."""
         found: dict[str, dict[str, metadata.Distribution]] = defaultdict(dict)
         for distribution in metadata.distributions():
             for module in _top_level(distribution):
-                # The first of a name on sys.path is the one that is imported.
+                # The first one on sys.path is imported.
                 found[module].setdefault(distribution.metadata["Name"], distribution)
         return cls({module: tuple(owners.values()) for module, owners in found.items()})
 
     def of(self, dotted: str) -> list[str]:
-        """Return the distributions that provide a module, by its dotted name; none where nothing installed does.
+        """Return the distributions that provide a module, by its dotted name; empty if there are none.
 
-        Of several that share a top-level name, as ``google`` is shared, those with the longest part of the dotted name.
+        If several share a top-level name, such as ``google``, those that match most of the dotted name are returned.
         """
         top = dotted.partition(".")[0]
         owners = self.by_module.get(top, ())
@@ -83,7 +82,7 @@ def _matching_parts(distribution: metadata.Distribution, dotted: str) -> int:
 
 
 def module_origin(name: str) -> str | None:
-    """Return where a top-level module would be loaded from, without loading it; None where it is not found."""
+    """Return the origin of a top-level module, without loading it; None if it is not found."""
     try:
         spec = find_spec(name)
     except (ImportError, ValueError):
@@ -94,7 +93,7 @@ def module_origin(name: str) -> str | None:
 
 
 def _editable_owner(name: str) -> list[str]:
-    """Return the distribution installed with ``pip install --editable`` whose folder holds the module."""
+    """Return the distribution installed with ``pip install --editable`` whose folder contains the module."""
     origin = module_origin(name)
     if origin is None:
         return []
@@ -133,27 +132,27 @@ _SAME_NAMED = (
     "pyarrow pydantic regex requests safetensors scipy sentencepiece soundfile spacy statsmodels tensorboard "
     "tiktoken timm tokenizers torch torchaudio torchmetrics torchvision tqdm transformers ultralytics xgboost"
 )
-# Where no source of a project lies.
+# Folders that contain no sources of a project.
 _NOT_SOURCE = frozenset({"build", "dist", "model_store", "node_modules", "site-packages", "__pycache__", "venv"})
-# How far upwards a file that lies in no project is looked around.
+# Maximum number of parent folders to search for a file outside of a project.
 _LEVELS = 3
 
 
 def install_tip(module: str) -> str:
-    """Return how to get a module that is not installed."""
+    """Return how to install a missing module."""
     if module in _SAME_NAMED.split() or module in _OTHERWISE_NAMED:
         return f"pip install {_OTHERWISE_NAMED.get(module, module)}"
-    return f"install the package that brings {module!r}; which one that is cannot be told from the name"
+    return f"install the package that provides {module!r}; its name may differ"
 
 
 def lies_in_project(module: str, near: Path) -> Path | None:
-    """Return the file or folder of a project that a module's name may mean; None where there is none.
+    """Return the file or folder of a project that a module's name may refer to; None if there is none.
 
-    Looked at are the folders above ``near``, up to the project's root, and those directly in each of them.
+    The folders above ``near`` are searched, up to the project's root, and those directly in each of them.
 
     Args:
-        module: its top-level name.
-        near: a file that imports it.
+        module: top-level name of the module.
+        near: file that imports it.
     """
     for folder in _upwards(near.absolute()):
         for place in (folder, *_source_folders(folder)):
@@ -167,7 +166,7 @@ def _upwards(near: Path) -> list[Path]:
     folders = list(near.parents)
     root = next((index for index, folder in enumerate(folders) if _is_root(folder)), None)
     levels = _LEVELS if root is None else root + 1
-    # Not the whole machine: a folder of everybody's may hold anything.
+    # Not the whole machine: other users' folders may contain anything.
     return [folder for folder in folders[:levels] if len(folder.parts) > 2]
 
 

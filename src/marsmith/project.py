@@ -1,7 +1,7 @@
-"""Where things lie in a project.
+"""Layout of a project.
 
 A project is a folder with the layout of this repository: ``export/``, ``handlers/``, ``config/``, ``model_store/`` and
-``config.properties``. What marsmith itself keeps there (exports, run state, logs) lies under ``.marsmith/``.
+``config.properties``. marsmith's own files (exports, run state, logs) are under ``.marsmith/``.
 """
 
 from __future__ import annotations
@@ -16,29 +16,32 @@ from marsmith.names import did_you_mean
 PROJECT_VARIABLE = "MARSMITH_PROJECT"
 
 _PACKAGE = Path(__file__).resolve().parent
-# Where a wheel carries the files of this repository that a new project is made from.
+# Folder in a wheel with the files for a new project.
 _TEMPLATE = _PACKAGE / "template"
 
 
 @dataclass(frozen=True)
 class Project:
-    """The folders and files of one project; all paths are absolute."""
+    """Folders and files of one project; all paths are absolute."""
 
     root: Path
 
     @property
     def specs(self) -> Path:
-        """The folder of the model specs, one ``<name>.yaml`` a model."""
+        """Folder of the model specs, one ``<name>.yaml`` per model."""
         return self.root / "config" / "models"
 
     @property
     def settings_file(self) -> Path:
-        """The settings of the whole project, ``config/marsmith.yaml``; need not exist."""
+        """Settings of the whole project, ``config/marsmith.yaml``; may be missing."""
         return self.root / "config" / "marsmith.yaml"
 
     @property
     def model_store(self) -> Path:
-        """The model store where the server config names none; `server_config.model_store` says which one counts."""
+        """Default model store if the server config names none.
+
+        `server_config.model_store` returns the effective one.
+        """
         return self.root / "model_store"
 
     @property
@@ -48,7 +51,7 @@ class Project:
 
     @property
     def exports(self) -> Path:
-        """Serialized files and their reports, one folder a model; may be deleted at any time."""
+        """Serialized files and their reports, one folder per model; may be deleted at any time."""
         return self.root / ".marsmith" / "exports"
 
     @property
@@ -57,11 +60,11 @@ class Project:
         return self.root / ".marsmith" / "run"
 
     def spec_names(self) -> list[str]:
-        """Names of the models that have a spec, sorted."""
+        """Return the names of the models with a spec, sorted."""
         return sorted(path.stem for path in self.specs.glob("*.yaml"))
 
     def spec(self, model: str) -> Path:
-        """Path of the spec of ``model``; raises UsageError where there is none."""
+        """Return the path of the spec of ``model``; raises UsageError if there is none."""
         path = self.specs / f"{model}.yaml"
         if not path.is_file():
             names = self.spec_names()
@@ -73,30 +76,30 @@ class Project:
 
 
 def is_installed_wheel() -> bool:
-    """Whether this code is a release, which its version names, and not a checkout, which anybody may edit."""
+    """Return whether this code is an installed release, by its version, and not a checkout, which may be edited."""
     return _TEMPLATE.is_dir()
 
 
 def template_root() -> Path:
-    """Return the folder with the files that a new project is made from: in a checkout they are the repository's own.
+    """Return the folder with the files for a new project; in a checkout it is the repository.
 
     Raises:
-        ProjectError: neither is there.
+        ProjectError: the folder does not exist.
     """
     root = _TEMPLATE if is_installed_wheel() else _PACKAGE.parents[1]
     if not (root / "config" / "models").is_dir():
         raise ProjectError(
             f"this installation has no files to make a project from: {_TEMPLATE} is not there",
-            tip="install the wheel anew: pip install --force-reinstall --no-deps marsmith",
+            tip="reinstall the wheel: pip install --force-reinstall --no-deps marsmith",
         )
     return root
 
 
 def find_running_project() -> Project:
-    """Find the project whose server is to be stopped: what it needs to start may be gone, its run folder is enough.
+    """Find the project of the server to stop. Its run folder is enough; the files for a start may be missing.
 
     Raises:
-        ProjectError: there is none.
+        ProjectError: no project is found.
     """
     named = os.environ.get(PROJECT_VARIABLE)
     here = Path(named or Path.cwd()).resolve()
@@ -107,13 +110,13 @@ def find_running_project() -> Project:
 
 
 def find_project(start: Path | None = None) -> Project:
-    """Find the project that ``start`` (default: the working folder) lies in.
+    """Find the project that contains ``start`` (default: the working folder).
 
-    The environment variable MARSMITH_PROJECT names it outright. Otherwise it is the nearest folder upwards that has
+    The environment variable MARSMITH_PROJECT takes precedence. Otherwise it is the nearest parent folder with
     ``config/models``.
 
     Raises:
-        ProjectError: there is none.
+        ProjectError: no project is found.
     """
     named = os.environ.get(PROJECT_VARIABLE)
     if named:

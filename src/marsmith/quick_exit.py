@@ -1,4 +1,4 @@
-"""End a process without taking PyTorch apart, which costs up to half a second and leaves nothing that anybody needs."""
+"""End a process without the destructors of PyTorch, which take up to half a second."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import NoReturn
 
 
 def run_and_exit(main: Callable[[], int]) -> NoReturn:
-    """Run ``main``, and end this process with what it returns.
+    """Run ``main``, and end this process with its result as exit code.
 
-    Everything ends as it always does: threads are waited for, exit handlers run, output is written. Only then, where
-    torch has been imported, the process leaves: its modules and libraries go with it, not one by one.
+    Threads are joined, exit handlers run, and output is flushed as usual. Then, if torch was imported, the process ends
+    without unloading modules and libraries one by one.
     """
     code = 1
 
@@ -24,11 +24,11 @@ def run_and_exit(main: Callable[[], int]) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         except (OSError, ValueError):
-            # Python has words and an exit code of its own for output that nobody takes.
+            # Python has its own message and exit code for output that cannot be written.
             return
         os._exit(code)
 
-    # Handlers run in the order that is the reverse of theirs: this one comes last.
+    # Exit handlers run in reverse order of registration, so this one runs last.
     atexit.register(leave)
     try:
         code = main()

@@ -1,7 +1,7 @@
-"""What is known about the server that runs for a project: ``.marsmith/run/server.json``.
+"""State of the running server of a project: ``.marsmith/run/server.json``.
 
-The file is written when a server has been started and removed when it has been stopped. A pid alone may have been given
-to another process since; with the time at which the process was created it cannot.
+The file is written when a server has been started and removed when it has been stopped. A pid may be reused by another
+process, but not together with the creation time of the process.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _STOP = "marsmith stop ends the server, and removes it"
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something in a model store that is not served.
+    """A file in a model store that is not served.
 
     Attributes:
-        file: its name in the store.
-        reason: why, in one line.
+        file: name in the store.
+        reason: reason in one line.
         tip: what to do about it.
-        is_archive: whether it claims to be an archive; other things in a store are only mentioned.
+        is_archive: whether it claims to be an archive; other files in a store are only mentioned.
     """
 
     file: str
@@ -46,14 +46,14 @@ class RunState:
 
     Attributes:
         pid: process id of the Java frontend.
-        created: when that process was created, in seconds since the epoch, as psutil gives it.
-        inference, management, metrics: base URLs, as ``http://127.0.0.1:8080``.
+        created: creation time of the process from psutil, in seconds since the epoch.
+        inference, management, metrics: base URLs, such as ``http://127.0.0.1:8080``.
         grpc_inference, grpc_management: ``host:port``.
-        folder: the server's working folder; its key file, logs and temporary files lie there.
-        tokens: whether the server asks for tokens.
-        ca_file: certificates that a client is to trust, in PEM; None where no API speaks TLS.
-        ready: whether it has come so far that every version has answered; it may have been lost again since.
-        left_out: what lies in the model store and was not given to it.
+        folder: working folder of the server, with its key file, logs and temporary files.
+        tokens: whether the server requires tokens.
+        ca_file: trusted certificates for a client in PEM; None if no API uses TLS.
+        ready: whether every version has answered during the start; it may have failed since.
+        left_out: files in the model store that are left out.
     """
 
     pid: int
@@ -76,11 +76,11 @@ class RunState:
 
 
 def read(project: Project) -> RunState:
-    """Read the state of the project's server, without looking whether it still lives.
+    """Read the state of the project's server, without a check whether it still runs.
 
     Raises:
         NotRunningError: no server was started, or it was stopped.
-        ServerError: the file is damaged, or a newer marsmith wrote it.
+        ServerError: the file is damaged, or a later marsmith wrote it.
     """
     path = project.run / FILE_NAME
     try:
@@ -100,7 +100,7 @@ def read(project: Project) -> RunState:
 
 
 def check_process(pid: int, created: float) -> None:
-    """Raise ValueError unless these can be the id of a process and the time at which it was created."""
+    """Raise ValueError unless these can be the id and the creation time of a process."""
     if not 0 < pid < 1 << 31:
         raise ValueError(f"pid is {pid!r:.40}")
     if not abs(created) < 1 << 62:
@@ -108,12 +108,12 @@ def check_process(pid: int, created: float) -> None:
 
 
 def write(project: Project, state: RunState) -> None:
-    """Write the state whole or not at all, readable by the owner only."""
+    """Write the state atomically, readable only by the owner."""
     files.write_atomically(project.run / FILE_NAME, state_files.render(state, FORMAT), mode=0o600)
 
 
 def remove(project: Project) -> None:
-    """Forget the server."""
+    """Remove the state."""
     path = project.run / FILE_NAME
     if path.is_dir():
         shutil.rmtree(path)

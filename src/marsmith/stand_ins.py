@@ -1,11 +1,11 @@
-"""What lies under the name of a binary file instead of the file: a pointer, a page of HTML, nothing."""
+"""Stand-ins for a binary file: a git-lfs or git-annex pointer, an HTML page, or an empty file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-# Both are text that a checkout leaves where the content was not fetched; git-lfs's own limit for one is 1024 bytes.
+# Both are texts in a checkout whose content was not fetched; git-lfs limits a pointer to 1024 bytes.
 _POINTERS = (
     (b"version https://git-lfs.github.com/spec/", "git-lfs", "git lfs pull"),
     (b"version https://hawser.github.com/spec/", "git-lfs", "git lfs pull"),
@@ -17,11 +17,11 @@ _MARKUP = ((b"<!doctype html", "HTML"), (b"<html", "HTML"), (b"<?xml", "XML"))
 
 @dataclass(frozen=True)
 class StandIn:
-    """What a file is instead.
+    """The kind of a stand-in.
 
     Attributes:
-        what: as in "is a git-lfs pointer".
-        tip: how to get the file itself.
+        what: description such as "is a git-lfs pointer".
+        tip: how to get the file.
     """
 
     what: str
@@ -29,7 +29,7 @@ class StandIn:
 
 
 def pointer(content: bytes) -> StandIn | None:
-    """Return what a pointer points with, by the content of a file, or its first bytes; None where it is none."""
+    """Return the stand-in of a pointer, by the content or first bytes of a file; None if it is not a pointer."""
     for start, tool, command in _POINTERS:
         if content.startswith(start) and len(content) <= _POINTER_BYTES:
             return StandIn(f"is a {tool} pointer", f"fetch the file that it stands for: {command}")
@@ -37,7 +37,7 @@ def pointer(content: bytes) -> StandIn | None:
 
 
 def pointer_at(path: Path) -> StandIn | None:
-    """Return what ``pointer`` says of a file; None for one that cannot be read. Larger files are not opened."""
+    """Return ``pointer`` for a file; None if it cannot be read. Larger files are not opened."""
     try:
         small = path.stat().st_size <= _POINTER_BYTES
     except OSError:
@@ -46,7 +46,7 @@ def pointer_at(path: Path) -> StandIn | None:
 
 
 def stand_in(path: Path) -> StandIn | None:
-    """Return what lies there instead of a binary file; None where it may be the file, or cannot be read."""
+    """Return the stand-in at a path; None if it may be the binary file, or cannot be read."""
     if path.is_file() and not path.stat().st_size:
         return StandIn("is empty", "copy or download it again")
     head = _head(path)
@@ -57,7 +57,7 @@ def stand_in(path: Path) -> StandIn | None:
 
 
 def _head(path: Path) -> bytes:
-    """Return the first bytes of a file, more than a pointer has; none of a file that cannot be read."""
+    """Return the first bytes of a file, more than a pointer has; empty if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(_POINTER_BYTES + 1)

@@ -1,8 +1,8 @@
-"""State that one release of marsmith leaves for another: JSON with the version of its format.
+"""State files: JSON with a format version, so that other releases of marsmith can read or refuse them.
 
-The form of a file is a dataclass; pydantic checks what is read against it. A key that a later release added, and that
-the file lacks, has the default of its field; a key that this release does not know is ignored. A change that this does
-not cover is a new version of the format, which earlier releases refuse.
+A dataclass defines the content of a file, and pydantic validates it. A missing key of a later release has the default
+of its field, and an unknown key is ignored. Any other change requires a new version of the format, which earlier
+releases refuse.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NewerFormatError(FormatError):
 
 
 def render(state: DataclassInstance, version: int) -> str:
-    """Print a state; ``parse`` gives it back."""
+    """Render a state; ``parse`` restores it."""
     return json.dumps({"format": version, **asdict(state)}, indent=2, default=str) + "\n"
 
 
@@ -36,14 +36,14 @@ def parse(kind: type[State], text: str, source: str, *, version: int, unversione
 
     Args:
         kind: the dataclass.
-        text: of the file.
-        source: the file, or another name for where the text came from.
-        version: of the format, as this release writes it.
-        unversioned: the version of files without one, which early releases wrote; None: there are none.
+        text: text of the file.
+        source: the file, or another name for the origin of the text.
+        version: version of the format in this release.
+        unversioned: version of files without one, from early releases; None: there are none.
 
     Raises:
-        NewerFormatError: it is of a later version.
-        FormatError: it is damaged, or of a version that is no more.
+        NewerFormatError: the file has a later version.
+        FormatError: the file is damaged, or has a version that is not supported any more.
     """
     try:
         data = read_json(text)
@@ -54,12 +54,12 @@ def parse(kind: type[State], text: str, source: str, *, version: int, unversione
 
 
 def validate(kind: type[State], data: Any, source: str) -> State:
-    """Make a dataclass, and those in it, of what was read from JSON.
+    """Build a dataclass, with nested ones, from parsed JSON.
 
     Raises:
-        FormatError: something is missing or of another kind.
+        FormatError: a value is missing or has another type.
     """
-    # Imported late: whoever reads no state does without it.
+    # Imported late, because many commands read no state.
     from pydantic import TypeAdapter, ValidationError
 
     adapter = TypeAdapter(kind)

@@ -1,6 +1,6 @@
-"""YAML read within bounds: marsmith's own files strictly, and a model config as TorchServe reads it.
+"""Bounded YAML: marsmith's own files strictly, and a model config as TorchServe reads it.
 
-Strictly means YAML 1.2, one mapping, no duplicate keys, every problem named with its place and collected.
+Strict means YAML 1.2, one mapping, no duplicate keys; all problems are reported with their places.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from marsmith.names import did_you_mean
 
 
 class Strict(BaseModel):
-    """Base of the models that are read from YAML: frozen, no unknown key, no silent conversion of types."""
+    """Base of the models for YAML files: frozen, no unknown keys, no implicit conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 
@@ -33,10 +33,10 @@ _YAML_11_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
 
 def load_mapping(text: str, source: str, error: type[FormatError]) -> Mapping[str, Any]:
-    """Parse ``text`` as YAML 1.2 with a mapping at its top.
+    """Parse ``text`` as YAML 1.2 with a mapping at the top level.
 
     Raises:
-        FormatError: (as ``error``) not YAML, beyond the bounds, a duplicate key, or not a mapping.
+        FormatError: (as ``error``) the text is not YAML, exceeds the bounds, has a duplicate key, or is not a mapping.
     """
     loaded = _within_bounds(lambda: _load_strictly(text), source, error)
     if not isinstance(loaded, Mapping):
@@ -45,7 +45,7 @@ def load_mapping(text: str, source: str, error: type[FormatError]) -> Mapping[st
 
 
 def load_model_config(text: str, source: str, error: type[FormatError]) -> YamlMapping:
-    """Parse the text of a model config as TorchServe does: YAML 1.1, merged, the last of two equal keys.
+    """Parse the text of a model config as TorchServe does: YAML 1.1 with merges, the last of two equal keys counts.
 
     Raises:
         FormatError: (as ``error``) TorchServe could not load it, or would end with all its models.
@@ -53,7 +53,7 @@ def load_model_config(text: str, source: str, error: type[FormatError]) -> YamlM
     loaded = _within_bounds(lambda: read_as_torchserve(text), source, error)
     if not isinstance(loaded, YamlMapping):
         raise error(source, ["expected a mapping (key: value) at the top"])
-    # ModelConfig.java casts these keys to texts, and the exception ends the server with all its models.
+    # ModelConfig.java casts these keys to texts; the exception ends the server with all its models.
     cast = [loaded, *(block for block in [loaded.get("torchrun")] if isinstance(block, YamlMapping))]
     wrong = [(block.lines[key], key) for block in cast for key in block if not isinstance(key, str)]
     if wrong:
@@ -62,14 +62,14 @@ def load_model_config(text: str, source: str, error: type[FormatError]) -> YamlM
 
 
 def line_of(data: Any, key: Any) -> int | None:
-    """Return the line, counted from 1, of a key of a mapping that was loaded here; None when it is not known."""
+    """Return the line, counted from 1, of a key of a loaded mapping; None if it is unknown."""
     if isinstance(data, YamlMapping):
         return data.lines.get(key)
     marks = getattr(data, "lc", None)
     try:
         return int(marks.key(key)[0]) + 1 if marks is not None else None
     except (KeyError, TypeError):
-        # A key that was merged has no place of its own.
+        # A merged key has no line of its own.
         return None
 
 
@@ -92,7 +92,8 @@ def parse(model: type[Model], text: str, source: str, error: type[FormatError]) 
     """Parse ``text`` as YAML and validate it as ``model``.
 
     Raises:
-        FormatError: (as ``error``) with every problem found, unknown keys with the nearest known one.
+        FormatError: (as ``error``) there are problems; the message lists all of them, with the nearest known key for an
+            unknown one.
     """
     data = load_mapping(text, source, error)
     try:
@@ -102,7 +103,7 @@ def parse(model: type[Model], text: str, source: str, error: type[FormatError]) 
 
 
 class _Representer(RoundTripRepresenter):
-    """Prints floats so that they are floats in YAML 1.1 as well, where ``1e-05`` is a text and ``1.0e-05`` is none."""
+    """Renders floats that are floats in YAML 1.1 as well, where ``1e-05`` is a text."""
 
     def represent_float(self, data: float) -> Any:
         text = repr(data)
@@ -115,7 +116,7 @@ _Representer.add_representer(float, _Representer.represent_float)
 
 
 def dump(data: Mapping[str, Any]) -> str:
-    """Print ``data`` as YAML that 1.1 and 1.2 parsers read alike, keys in their own order, always in the same way."""
+    """Render ``data`` as YAML with the same meaning in 1.1 and 1.2, keys in their own order, deterministically."""
     yaml = YAML(typ="rt")
     yaml.Representer = _Representer
     yaml.allow_unicode = True
@@ -128,7 +129,7 @@ def dump(data: Mapping[str, Any]) -> str:
 def _quoted(value: Any) -> Any:
     """Mark the texts that need quotes.
 
-    TorchServe's frontend and its Python worker read YAML 1.1, where ``no``, ``on`` and ``1_0`` are no texts.
+    TorchServe's frontend and its Python worker read YAML 1.1, where ``no``, ``on`` and ``1_0`` are not texts.
     """
     if isinstance(value, dict):
         return {_quoted(key): _quoted(item) for key, item in value.items()}
@@ -140,7 +141,7 @@ def _quoted(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Turn the parser's own containers and scalars into Python's."""
+    """Convert the parser's containers and scalars into Python's."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -166,7 +167,7 @@ def _sentence(problem: Any, data: Any, model: type[Strict]) -> str:
 
 
 def _line(data: Any, location: tuple[int | str, ...]) -> int | None:
-    """Return the line, counted from 1, of the deepest part of ``location`` that stands in the text."""
+    """Return the line, counted from 1, of the deepest part of ``location`` in the text."""
     line = None
     for part in location:
         marks = getattr(data, "lc", None)

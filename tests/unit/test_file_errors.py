@@ -197,7 +197,7 @@ def test_a_change_that_cannot_be_remembered_holds_and_says_so(project: Project) 
             ["set-default", "echo", "2.0"],
         ):
             code, errors = marsmith(project, *verb, mount=mount)
-            told = [line for line in errors.splitlines() if "only if its supervisor" in line]
+            told = [line for line in errors.splitlines() if "only if the supervisor" in line]
             assert (code, len(told), "Traceback" in errors) == (0, 1, False), (verb, errors)
             assert f"{project.root}/.marsmith/state" in told[0]
             assert "read-only file system" in told[0]

@@ -85,7 +85,7 @@ def proved_examples(
     unproved = tuple(one.input for one in validated if elsewhere and one.reply_sha256 and one.reply_file is None)
     for name in unproved:
         on_step(
-            f"the reply to {name} is bytes of an unknown kind: a machine with another engine or precision cannot compare it"
+            f"the reply to {name} is bytes of an unknown kind: machines with another engine or precision cannot check"
         )
     listed = Member(EXAMPLES_FILE, render_examples(validated).encode())
     bodies = [Member(f"{EXAMPLES_FOLDER}/{request.name}", request.body) for request in requests]

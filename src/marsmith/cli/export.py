@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _here(export: Export) -> dict[str, object]:
-    """Print the machine of the figures, and the forms of the lock that this machine does not support in the same way."""
+    """Print the machine of the figures, and the forms of the lock that this machine supports differently."""
     from marsmith.export.machine import Machine, limits_here
 
     lock, machine = export.lock, Machine.here()

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--examples",
         type=Path,
         metavar="DIR",
-        help="images for calibration, comparison and validation; default: OLD's own examples, else scikit-image's photos",
+        help="images to calibrate, compare and validate with; default: OLD's own examples, else scikit-image's photos",
     )
     parser.add_argument("--output", type=Path, metavar="NEW.mar", help="default: NAME-VERSION.mar beside OLD")
     parser.add_argument("--version", help="version of the new archive; default: that of OLD followed by -optimized")

@@ -110,9 +110,7 @@ class Journal:
     change: Change | None = None
 
     def needed(self) -> tuple[Release, ...]:
-        """Return the releases that a deploy, rollback or recovery may need: those of the change first, then the latest
-        first.
-        """
+        """Return the releases that may be needed again: those of the change first, then the latest first."""
         return (*(self.change.releases if self.change else ()), *reversed(self.releases))
 
     def without(self, version: str) -> Journal:

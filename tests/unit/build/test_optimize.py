@@ -372,7 +372,7 @@ def reply(value: object, status: int = 200) -> RunnerReply:
     [
         (reply({"a": 0.6, "b": 0.3}, 500), "status 500 instead of 200"),
         (reply({"a": 0.6}), "1 labels instead of 2"),
-        (reply({"b": 0.6, "a": 0.3}), "'b' comes out on top instead of 'a'"),
+        (reply({"b": 0.6, "a": 0.3}), "'b' is the top label instead of 'a'"),
         (reply({"b": 0.3, "a": 0.6}), "no longer sorted"),
         (reply(["a", "b"]), "a.json"),
     ],

@@ -259,7 +259,7 @@ def test_a_collision_names_both_and_never_offers_the_flag_that_is_given(
 
 def test_a_path_with_backslashes_is_told_how_to_write_it(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pack("--handler", "class_handler.py", "--extra-files", "a\\x.json", "--keep-tree") == 1
-    assert "folders are parted by /: a/x.json" in capsys.readouterr().err
+    assert "folders are separated by /: a/x.json" in capsys.readouterr().err
 
 
 def test_a_file_whose_name_looks_like_a_wildcard_is_packed(inputs: Path, tmp_path: Path) -> None:

@@ -94,7 +94,9 @@ def test_a_terminal_gets_text_and_for_bytes_a_notice(capsys: pytest.CaptureFixtu
     assert on_a_terminal(Body("caf\u00e9".encode("latin-1"), "text/plain; charset=latin-1")) == (True, "caf\u00e9\n")
     assert on_a_terminal(Body(b"\x1b[2Jgone\tnot", "text/plain")) == (True, "\\u001b[2Jgone\tnot\n")
     assert on_a_terminal(Body(PNG, "image/png")) == (False, "")
-    assert capsys.readouterr().err == "the reply is 9 bytes of image/png, which no terminal shows: -o FILE keeps it\n"
+    assert (
+        capsys.readouterr().err == "the reply is 9 bytes of image/png, which a terminal cannot show: -o FILE saves it\n"
+    )
 
 
 def test_replies_are_kept_byte_for_byte_each_under_a_name_of_its_own(tmp_path: Path) -> None:

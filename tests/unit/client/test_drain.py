@@ -75,7 +75,7 @@ def test_the_default_version_is_unregistered_only_where_it_is_the_only_one() -> 
     assert version_to_unregister([old, new], "1.0") is old
     with pytest.raises(UsageError, match=r"m:2\.0 is the default version") as caught:
         version_to_unregister([old, new], "2.0")
-    assert caught.value.tip == "let another one answer first: marsmith set-default m 1.0"
+    assert caught.value.tip == "set another default version first: marsmith set-default m 1.0"
 
 
 def test_the_version_must_be_named_where_there_are_several() -> None:

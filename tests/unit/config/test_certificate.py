@@ -283,7 +283,7 @@ def test_write_uses_the_pair_that_is_there(here: Project, capsys: pytest.Capture
     for _ in range(2):
         assert main(["certificate", "--host", "models.example.com", "--write"]) == 0
         assert pair_files(here) == made
-    assert "a pair is there, and is used" in capsys.readouterr().err
+    assert "using the existing pair" in capsys.readouterr().err
     assert problems(here) == []
     assert as_mapping(read_server_config(here))["certificate_file"] == ".marsmith/tls/certificate.pem"
     assert main(["certificate", "--write", "--force"]) == 0

@@ -80,7 +80,7 @@ def test_what_is_not_the_expected_reply_stops_the_build(tmp_path: Path) -> None:
     archive = archive_that_answers(tmp_path, '{"lynx": 0.1, "tabby": 0.9}', "[1, 2]", "fail")
     with Runner(archive) as runner:
         assert validate_examples(runner, [request(0, expect="tabby")])[0].status == 200
-        with pytest.raises(HandlerError, match=r"'0\.jpg' expects 'lynx', but 'tabby' came out on top"):
+        with pytest.raises(HandlerError, match=r"'0\.jpg' expects 'lynx', but 'tabby' is the top label"):
             validate_examples(runner, [request(0, expect="lynx")])
         with pytest.raises(HandlerError, match=r"expects 'tabby', but the reply names none: \[1, 2\]"):
             validate_examples(runner, [request(1, expect="tabby")])

@@ -189,7 +189,7 @@ def test_a_version_that_only_the_journal_knows_is_let_go_with_forget(
     assert main(["unregister", "echo:1.0"]) == 1
     assert bound_digest(project, V1) == digest(archive)
     assert main(["unregister", "echo:1.0", "--forget"]) == 0
-    assert "no rollback goes back to it by itself any more" in capsys.readouterr().out
+    assert "no rollback chooses it any more" in capsys.readouterr().out
     assert bound_digest(project, V1) is None
 
 

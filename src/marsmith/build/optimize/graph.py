@@ -133,9 +133,7 @@ def rebuild(module: torch.jit.ScriptModule) -> fx.GraphModule:
 
 
 def rebuilt_recipe(path: Path) -> Recipe:
-    """Return the recipe of a TorchScript image classifier with its eager module rebuilt, or with the TorchScript
-    itself.
-    """
+    """Return the recipe of a TorchScript image classifier, with its eager module rebuilt if possible."""
     recipe = torchscript_recipe(path)
     return replace(recipe, build=lambda: rebuilt_or_same(load_module(path), recipe.preprocessing.crop))
 

@@ -95,7 +95,7 @@ def _compared(name: str, old: RunnerReply, new: RunnerReply, tolerance: float) -
 def _unlike(name: str, what: str) -> ExportError:
     return ExportError(
         f"for {name} the new archive answers differently from the old one: {what}",
-        tip="try --precision float32 --engine torch; if that differs too, the old answers do not depend on the module alone",
+        tip="try --precision float32 --engine torch; if that differs too, the old answers need more than the module",
     )
 
 
