@@ -22,7 +22,7 @@ import torch
 
 from marsmith_handler import devices
 from marsmith_handler.base import BaseHandler
-from marsmith_handler.errors import Unusable
+from marsmith_handler.errors import UnprocessableContent
 from marsmith_handler.exact_numbers import exact_tensor, numbers_of
 from marsmith_handler.replies import JSON_TYPE, Reply
 from marsmith_handler.request import Request
@@ -68,7 +68,7 @@ class TensorHandler(BaseHandler):
             return read_row(self.inputs, self._by_name(request))
         array = _array(request)
         if self.shape is not None and array.shape != self.shape:
-            raise Unusable(f"a tensor of shape {list(array.shape)}; the model takes {list(self.shape)}")
+            raise UnprocessableContent(f"a tensor of shape {list(array.shape)}; the model takes {list(self.shape)}")
         dtype = torch.float32 if self.dtype is None and _is_json(request) else self.dtype
         return (torch.as_tensor(array) if dtype is None else exact_tensor(array, dtype, "the tensor"),)
 
@@ -111,7 +111,7 @@ class TensorHandler(BaseHandler):
             return {self.inputs[0].name: _only(arrays)} if alone else arrays
         if len(self.inputs) > 1:
             wanted = ", ".join(one.name for one in self.inputs)
-            raise Unusable(
+            raise UnprocessableContent(
                 f"one tensor; the model takes {wanted}: send an object or a safetensors file with these names"
             )
         return {self.inputs[0].name: _array(request)}
@@ -153,5 +153,5 @@ def _is_json(request: Request) -> bool:
 
 def _only(arrays: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     if len(arrays) != 1:
-        raise Unusable(f"a safetensors file with {len(arrays)} tensors; expected one")
+        raise UnprocessableContent(f"a safetensors file with {len(arrays)} tensors; expected one")
     return next(iter(arrays.values()))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from marsmith_handler.base import BaseHandler
-from marsmith_handler.errors import Unusable
+from marsmith_handler.errors import UnprocessableContent
 from marsmith_handler.labels import read_labels
 from marsmith_handler.request import Request
 from marsmith_handler.text.english_words import ngrams_of, words_of
@@ -49,7 +49,7 @@ class TextClassifierHandler(BaseHandler):
         numbers = [self.vocabulary.get(token, self.unknown) for token in ngrams_of(words, self.ngrams)]
         known = [number for number in numbers if number is not None]
         if not known:
-            raise Unusable("the text has no word that the model knows")
+            raise UnprocessableContent("the text has no word that the model knows")
         return torch.tensor(known, dtype=torch.int64)
 
     def infer(self, items: list[torch.Tensor]) -> list[list[float]]:

@@ -12,15 +12,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from marsmith_handler import devices, engines, proof
 from marsmith_handler import metrics as names
 from marsmith_handler.batch import Slot
 from marsmith_handler.envelope import seal
-from marsmith_handler.errors import ItemError
+from marsmith_handler.errors import InternalError, ItemError
 from marsmith_handler.example_replay import prove_answers, read_examples
 from marsmith_handler.failures import is_fatal, item_error, leave, log_exception, printable
 from marsmith_handler.freed_memory import keep_freed_memory
@@ -33,6 +31,9 @@ from marsmith_handler.request import Request
 from marsmith_handler.settings import HandlerSettings, read_settings
 from marsmith_handler.warm_up import warm_up
 from marsmith_handler.worker_messages import bound_fields, take_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class BaseHandler:
         self.model = self.load_serialized_file()
 
     def decode(self, request: Request) -> Any:
-        """Turn one request into one item. May run in several threads at once.
+        """Turn one request into one item, such as a tensor or a numpy array. May run in several threads at once.
 
         An ItemError raised here is what the sender gets; a ValueError, LookupError or TypeError becomes a 422.
         """
@@ -80,12 +81,14 @@ class BaseHandler:
         """
 
     def infer(self, items: list[Any]) -> Sequence[Any]:
-        """Turn items into results, one each, in their order; results must lie in the machine's memory, not the GPU's.
+        """Turn items into results, one each, in their order: a list, a numpy array or a tensor with as many rows.
 
-        By default items are tensors of one shape, which are stacked, and the model gives a tensor with as many rows.
+        A tensor must lie in the machine's memory, not the GPU's. By default items are tensors or numpy arrays of one
+        shape, which are stacked into one tensor, and the model gives a tensor or a numpy array with as many rows.
         """
-        results: Sequence[Any] = self.model(devices.stack_on(items, self.device)).cpu()
-        return results
+        results = self.model(devices.stack_on(items, self.device))
+        rows: Sequence[Any] = results.cpu() if hasattr(results, "cpu") else results
+        return rows
 
     def encode(self, result: Any, request: Request) -> Any:
         """Turn one result into one reply: a JSON value, text, bytes, or a ``Reply`` with a content type of its own."""
@@ -124,7 +127,7 @@ class BaseHandler:
             for index, fields in enumerate(data)
         ]
         clock = StageClock()
-        with torch.inference_mode():
+        with devices.inference_mode():
             with clock.stage(names.DECODE_SECONDS):
                 self._decode_all(slots)
             with clock.stage(names.INFER_SECONDS):
@@ -167,7 +170,7 @@ class BaseHandler:
         self.engine = engines.load_engine(self.folder, str(file), self.config, self.device, self.placement.threads)
         if self.engine.name in engines.OWN_THREADS:
             # torch's threads only resize single images then, and would go on spinning on the cores of the engine's.
-            torch.set_num_threads(1)
+            devices.use_one_thread()
         return self.engine.run
 
     def describe(self) -> dict[str, Any]:
@@ -220,7 +223,7 @@ class BaseHandler:
         if item is None:
             item = self._first_example_item()
         if item is not None:
-            with torch.inference_mode():
+            with devices.inference_mode():
                 warm_up(self.infer, item, self.batch_size, self.settings.warm_up_s)
 
     def _first_example_item(self) -> Any | None:
@@ -266,7 +269,7 @@ class BaseHandler:
 
     def _decode_one(self, request: Request) -> Any:
         try:
-            with torch.inference_mode():
+            with devices.inference_mode():
                 return self.decode(request)
         except Exception as error:
             return self._explain(error, "decode")
@@ -294,7 +297,7 @@ class BaseHandler:
                 return limited(encode_reply(seal(slot.envelope, replies, **identity)), self.settings.max_response_bytes)
         except Exception as error:
             slot.fail(self._explain(error, "encode"))
-        failure = slot.failure or ItemError(500, "BrokenAnswer", "the request got no answer")
+        failure = slot.failure or InternalError("the request got no answer")
         facts = (printable(slot.request_id), failure.code, printable(failure.type), printable(failure.message))
         logger.info("request %s gets %d %s: %s", *facts)
         return error_reply(failure, slot.request_id, slot.v2_identity(self.model_name, self.model_version))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from marsmith_handler.envelope import Envelope, identity, open_envelope
-from marsmith_handler.errors import DeadlinePassed, ItemError, MalformedRequest, TooLarge
+from marsmith_handler.errors import BadRequest, ContentTooLarge, DeadlineExceeded, ItemError
 from marsmith_handler.request import Request
 from marsmith_handler.settings import HandlerSettings
 
@@ -78,7 +78,7 @@ class Slot:
         self.envelope = envelope
 
     def check_deadline(self, settings: HandlerSettings) -> None:
-        """Raise DeadlinePassed where no one waits for the reply any more.
+        """Raise DeadlineExceeded where no one waits for the reply any more.
 
         The header says an instant, not a duration: nothing tells a handler when the request arrived.
         """
@@ -88,13 +88,13 @@ class Slot:
         try:
             late_ms = time.time() * 1000 - float(text)
         except ValueError:
-            raise MalformedRequest(f"{settings.deadline_header} is not milliseconds since the epoch") from None
+            raise BadRequest(f"{settings.deadline_header} is not milliseconds since the epoch") from None
         if late_ms > 0:
-            raise DeadlinePassed(f"the deadline passed {late_ms:.0f} ms ago")
+            raise DeadlineExceeded(f"the deadline passed {late_ms:.0f} ms ago")
 
 
 def _check_sizes(requests: Sequence[Request], max_body_bytes: int) -> None:
     for request in requests:
         size = len(request.body) if isinstance(request.body, bytes | bytearray | str) else 0
         if size > max_body_bytes:
-            raise TooLarge(f"{request.name} has {size} bytes, at most {max_body_bytes} are allowed")
+            raise ContentTooLarge(f"{request.name} has {size} bytes, at most {max_body_bytes} are allowed")

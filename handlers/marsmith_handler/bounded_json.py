@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from marsmith_handler.errors import MalformedRequest, TooLarge
+from marsmith_handler.errors import BadRequest, ContentTooLarge
 
 # Of numbers; texts, keys, lists and objects count twice, because they take about twice as much. At most 100 MB and half
 # a second, and room for all that fits into 16 MiB as json.dumps writes floats: 20 bytes each.
@@ -31,16 +31,16 @@ def parse_json(text: bytes | bytearray | str) -> Any:
         # The encoding that json.loads would find by itself.
         text = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
         if not holds_at_most(text, MAX_VALUES):
-            raise TooLarge(
+            raise ContentTooLarge(
                 f"JSON with more than {MAX_VALUES} values, where texts, keys, lists and objects count twice; "
                 "large tensors go as .npy, safetensors or binary data of KServe v2"
             )
         with _without_collection():
             return json.loads(text)
     except RecursionError:
-        raise MalformedRequest("JSON nested too deeply") from None
+        raise BadRequest("JSON nested too deeply") from None
     except ValueError as error:
-        raise MalformedRequest(f"not valid JSON: {error}") from None
+        raise BadRequest(f"not valid JSON: {error}") from None
 
 
 def holds_at_most(text: str, limit: int) -> bool:

@@ -8,11 +8,15 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
@@ -52,10 +56,12 @@ def set_threads(placement: Placement) -> ThreadPoolExecutor | None:
 
     The items are split among the pool's threads, so within one item torch gets a single thread.
     """
+    import torch
+
     count = placement.decode_threads
     pool = None
     if count > 1:
-        pool = ThreadPoolExecutor(count, "decode", _use_one_thread)
+        pool = ThreadPoolExecutor(count, "decode", use_one_thread)
         # All threads must have started before torch's own number is set: each start sets it for MKL as a whole.
         gate = threading.Barrier(count)
         for started in [pool.submit(gate.wait) for _ in range(count)]:
@@ -64,7 +70,10 @@ def set_threads(placement: Placement) -> ThreadPoolExecutor | None:
     return pool
 
 
-def _use_one_thread() -> None:
+def use_one_thread() -> None:
+    """Set torch to one thread, in the thread that calls."""
+    import torch
+
     torch.set_num_threads(1)
     # A thread takes its number at its first use of torch: that must be now, while the number is 1.
     torch.get_num_threads()
@@ -72,6 +81,8 @@ def _use_one_thread() -> None:
 
 def choose_device(gpu_id: Any) -> torch.device:
     """Return the GPU that TorchServe has given this worker, or the CPU where it gave none or there is none."""
+    import torch
+
     if gpu_id is None:
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -98,10 +109,30 @@ def worker_count(config: Mapping[str, Any]) -> int:
     return count if isinstance(count, int) and count > 0 else 1
 
 
-def stack_on(items: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """Stack tensors of one shape and dtype on the device, with one copy, through pinned memory for a GPU."""
+def inference_mode() -> AbstractContextManager[Any]:
+    """Return torch's inference mode: what runs in it records no gradients."""
+    import torch
+
+    return torch.inference_mode()
+
+
+def as_tensor(item: Any) -> torch.Tensor:
+    """Return a tensor as it is, and a numpy array as a tensor, which shares its memory if torch can."""
+    import torch
+
+    if isinstance(item, np.ndarray):
+        # torch refuses negative strides and foreign byte orders, and warns about memory that is read-only.
+        item = np.require(item, item.dtype.newbyteorder("="), ["C", "W"])
+    return torch.as_tensor(item)
+
+
+def stack_on(items: Sequence[Any], device: torch.device) -> torch.Tensor:
+    """Stack tensors or numpy arrays of one shape and dtype on the device; for a GPU through pinned memory."""
+    import torch
+
+    tensors = [as_tensor(item) for item in items]
     if device.type != "cuda":
-        return torch.stack(list(items))
-    shape = (len(items), *items[0].shape)
-    pinned = torch.empty(shape, dtype=items[0].dtype, pin_memory=True)
-    return torch.stack(list(items), out=pinned).to(device, non_blocking=True)
+        return torch.stack(tensors)
+    shape = (len(tensors), *tensors[0].shape)
+    pinned = torch.empty(shape, dtype=tensors[0].dtype, pin_memory=True)
+    return torch.stack(tensors, out=pinned).to(device, non_blocking=True)

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from marsmith_handler import kserve_v2
 from marsmith_handler.bounded_json import parse_json
-from marsmith_handler.errors import MalformedRequest, TooLarge, UnknownType
+from marsmith_handler.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
 from marsmith_handler.request import PAYLOAD_KEYS, Request, check_count, kind, unwrapped
 from marsmith_handler.settings import HandlerSettings
 from marsmith_handler.worker_messages import TOO_MANY_FIELDS
@@ -60,11 +60,11 @@ def open_envelope(
             before any of it is made; 415 a form that is not meant as one.
     """
     if TOO_MANY_FIELDS in fields:
-        raise TooLarge(f"a form with more fields than are read: at most {max_items} items are allowed")
+        raise ContentTooLarge(f"a form with more fields than are read: at most {max_items} items are allowed")
     plain = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
     _check_form(fields, plain)
     if not fields:
-        raise MalformedRequest("the request has no body")
+        raise BadRequest("the request has no body")
     check_count(len(fields), max_items)
     types = {name: _content_type(name, headers, alone=len(fields) == 1) for name in fields}
     parts = [Request(_decoded(value, types[name]), types[name], plain, name) for name, value in fields.items()]
@@ -103,7 +103,7 @@ def _check_form(fields: Mapping[str, Any], headers: Mapping[str, str]) -> None:
     """
     meant = bool(fields) and fields.keys() <= set(PAYLOAD_KEYS)
     if not meant and _media_type(headers.get("content-type")) == FORM_TYPE:
-        raise UnknownType(
+        raise UnsupportedMediaType(
             f"the body came as {FORM_TYPE}, which is what curl -d sends, without a field named data: send it with "
             "-H 'Content-Type: text/plain' --data-binary TEXT, or application/json for JSON, or a file with -T FILE"
         )
@@ -138,22 +138,22 @@ def _parsed(part: Request) -> Any:
     if not isinstance(value, bytes | bytearray | str):
         return value
     if len(value) == 0:
-        raise MalformedRequest(f"{part.name} is empty")
+        raise BadRequest(f"{part.name} is empty")
     if part.content_type == "application/json" or part.content_type.endswith("+json"):
         # A text under exactly this type is a JSON string that is parsed already.
         return value if isinstance(value, str) and part.content_type == "application/json" else parse_json(value)
     first = value[:16].lstrip()[:1]
     if part.content_type in VAGUE_TYPES and first in ("{", "[", b"{", b"["):
-        with suppress(MalformedRequest):
+        with suppress(BadRequest):
             return parse_json(value)
     return value
 
 
 def _each(part: Request, values: Any, where: str, max_items: int) -> tuple[Request, ...]:
     if not isinstance(values, list):
-        raise MalformedRequest(f"{where} holds {kind(values)}, not a list")
+        raise BadRequest(f"{where} holds {kind(values)}, not a list")
     if not values:
-        raise MalformedRequest(f"{where} is empty")
+        raise BadRequest(f"{where} is empty")
     check_count(len(values), max_items)
     return tuple(_replace(part, unwrapped(value)) for value in values)
 

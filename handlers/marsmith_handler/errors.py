@@ -1,15 +1,15 @@
-"""What can be wrong with one item of a batch, each kind with the HTTP status that its sender gets.
+"""The errors that one item of a batch can get, each with its HTTP status; the names are those of RFC 9110 and gRPC.
 
 ::
 
     ItemError
-    ├── MalformedRequest      400  the bytes do not follow the format that they claim
-    ├── TooLarge              413  more bytes, pixels or items than the settings allow
-    ├── UnknownType           415  not a format that this handler reads
-    ├── Unusable              422  well formed, and still no input for this model
-    ├── BrokenAnswer          500  the model or the handler failed on this item, and on this item only
-    ├── DeadlinePassed        504  the sender has stopped waiting
-    └── OutOfMemory           507  the item does not fit into memory, even alone
+    ├── BadRequest             400  the bytes do not follow the format that they claim
+    ├── ContentTooLarge        413  more bytes, pixels or items than the settings allow
+    ├── UnsupportedMediaType   415  not a format that this handler reads
+    ├── UnprocessableContent   422  well formed, but no input for this model
+    ├── InternalError          500  the model or the handler failed on this item, and on this item only
+    ├── DeadlineExceeded       504  the sender has stopped waiting
+    └── InsufficientStorage    507  the item does not fit into memory, even alone
 """
 
 from __future__ import annotations
@@ -35,50 +35,50 @@ class ItemError(Exception):
         self.message = message
 
 
-class MalformedRequest(ItemError):  # noqa: N818 - names the finding; it is not a failure of ours
+class BadRequest(ItemError):  # noqa: N818 - RFC 9110's name
     """The bytes do not follow the format that they claim (400)."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(400, "MalformedRequest", message)
+        super().__init__(400, "BadRequest", message)
 
 
-class TooLarge(ItemError):  # noqa: N818
+class ContentTooLarge(ItemError):  # noqa: N818
     """More bytes, pixels or items than the settings allow (413)."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(413, "TooLarge", message)
+        super().__init__(413, "ContentTooLarge", message)
 
 
-class UnknownType(ItemError):  # noqa: N818
+class UnsupportedMediaType(ItemError):  # noqa: N818
     """Not a format that this handler reads (415)."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(415, "UnknownType", message)
+        super().__init__(415, "UnsupportedMediaType", message)
 
 
-class Unusable(ItemError):  # noqa: N818
-    """Well formed, and still no input for this model (422)."""
+class UnprocessableContent(ItemError):  # noqa: N818
+    """Well formed, but no input for this model (422)."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(422, "Unusable", message)
+        super().__init__(422, "UnprocessableContent", message)
 
 
-class BrokenAnswer(ItemError):  # noqa: N818
+class InternalError(ItemError):
     """The model or the handler failed on this item (500)."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(500, "BrokenAnswer", message)
+        super().__init__(500, "InternalError", message)
 
 
-class DeadlinePassed(ItemError):  # noqa: N818
+class DeadlineExceeded(ItemError):  # noqa: N818
     """The sender has stopped waiting (504)."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(504, "DeadlinePassed", message)
+        super().__init__(504, "DeadlineExceeded", message)
 
 
-class OutOfMemory(ItemError):  # noqa: N818
+class InsufficientStorage(ItemError):  # noqa: N818
     """The item does not fit into memory, even alone (507)."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(507, "OutOfMemory", message)
+        super().__init__(507, "InsufficientStorage", message)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from marsmith_handler.errors import MalformedRequest, Unusable
+from marsmith_handler.errors import BadRequest, UnprocessableContent
 
 _ALL_WHOLE = 2**53  # float64 holds every whole number up to here
 
@@ -39,7 +39,7 @@ def numbers_of(value: Any, name: str) -> Array:
         array = np.array(None)
     kinds = set(map(type, array.flat))
     if not kinds <= {int, float, bool}:
-        raise MalformedRequest(f"{name} is not numbers, or lists of numbers that are equally long")
+        raise BadRequest(f"{name} is not numbers, or lists of numbers that are equally long")
     if kinds == {int}:
         for dtype in (np.int64, np.uint64):
             if np.iinfo(dtype).min <= array.min() and array.max() <= np.iinfo(dtype).max:
@@ -49,7 +49,7 @@ def numbers_of(value: Any, name: str) -> Array:
     except OverflowError:
         decimals = np.array(np.inf)
     if np.isinf(decimals).any():
-        raise Unusable(f"{name} holds an infinite number, or one that is too large for any float")
+        raise UnprocessableContent(f"{name} holds an infinite number, or one that is too large for any float")
     return array if kinds & {int, bool} else decimals
 
 
@@ -67,13 +67,13 @@ def exact_tensor(array: Array, dtype: torch.dtype, name: str) -> torch.Tensor:
     if dtype == torch.bool:
         tensor = _as_bool(array)
     elif array.dtype.kind == "O" and bool in set(map(type, array.flat)):
-        raise Unusable(f"{name} holds true or false, and the model takes numbers")
+        raise UnprocessableContent(f"{name} holds true or false, and the model takes numbers")
     elif dtype.is_floating_point:
         tensor = _as_floats(array, dtype)
     else:
         tensor = _as_whole(array, dtype, name)
     if tensor is None:
-        raise Unusable(f"{name} holds numbers that {dtype} cannot hold")
+        raise UnprocessableContent(f"{name} holds numbers that {dtype} cannot hold")
     return tensor
 
 
@@ -84,7 +84,9 @@ def _as_bool(array: Array) -> torch.Tensor | None:
 def _as_whole(array: Array, dtype: torch.dtype, name: str) -> torch.Tensor | None:
     whole = array if array.dtype.kind in "biu" else _without_points(array)
     if whole is None:
-        raise Unusable(f"{name} holds numbers that are not whole, or not surely so; the model takes {dtype}")
+        raise UnprocessableContent(
+            f"{name} holds numbers that are not whole, or not surely so; the model takes {dtype}"
+        )
     limits = torch.iinfo(dtype)
     if whole.size and not limits.min <= int(whole.min()) <= int(whole.max()) <= limits.max:
         return None

@@ -6,11 +6,13 @@ import logging
 import os
 import sys
 import traceback
-
-import torch
+from typing import TYPE_CHECKING
 
 from marsmith_handler.error_text import typed_line
-from marsmith_handler.errors import BrokenAnswer, ItemError, OutOfMemory, Unusable
+from marsmith_handler.errors import InsufficientStorage, InternalError, ItemError, UnprocessableContent
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +42,17 @@ def item_error(error: Exception, stage: str) -> ItemError:
     if isinstance(error, ItemError):
         return error
     if is_out_of_memory(error):
-        return OutOfMemory(f"out of memory in {stage}")
+        return InsufficientStorage(f"out of memory in {stage}")
     text = typed_line(error)[:MESSAGE_LIMIT]
     if stage == "decode" and isinstance(error, ValueError | LookupError | TypeError):
-        return Unusable(f"the request could not be decoded: {text}")
-    return BrokenAnswer(f"{stage} failed: {text}")
+        return UnprocessableContent(f"the request could not be decoded: {text}")
+    return InternalError(f"{stage} failed: {text}")
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether memory, the machine's or the device's, did not suffice."""
+    import torch
+
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error)
@@ -92,6 +96,8 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127) if code != 9}
 
 
 def _is_dead(device: torch.device) -> bool:
+    import torch
+
     try:
         torch.cuda.synchronize(device)
     except RuntimeError:

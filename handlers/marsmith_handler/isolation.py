@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from marsmith_handler.errors import BrokenAnswer, ItemError, OutOfMemory
+from marsmith_handler.errors import InsufficientStorage, InternalError, ItemError
 
 Infer = Callable[[list[Any]], Sequence[Any]]
 Explain = Callable[[Exception, int], ItemError]
@@ -25,7 +25,7 @@ def infer_isolated(infer: Infer, items: list[Any], explain: Explain) -> list[Any
     """
     results = _halved(infer, items, explain)
     healthy = [index for index, result in enumerate(results) if not isinstance(result, ItemError)]
-    short_of_memory = any(isinstance(result, OutOfMemory) for result in results)
+    short_of_memory = any(isinstance(result, InsufficientStorage) for result in results)
     if len(healthy) in (0, len(items)) or short_of_memory:
         return results
     together = _attempt(infer, [items[index] for index in healthy], explain)
@@ -51,6 +51,6 @@ def _attempt(infer: Infer, items: list[Any], explain: Explain) -> list[Any] | It
         results = infer(items)
         if len(results) == len(items):
             return list(results)
-        return BrokenAnswer(f"infer gave {len(results)} results for {len(items)} items")
+        return InternalError(f"infer gave {len(results)} results for {len(items)} items")
     except Exception as error:
         return explain(error, len(items))

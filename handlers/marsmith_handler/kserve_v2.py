@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from marsmith_handler.bounded_json import parse_json
-from marsmith_handler.errors import MalformedRequest, TooLarge, UnknownType
-from marsmith_handler.exact_numbers import exact_tensor, numbers_of
+from marsmith_handler.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
 from marsmith_handler.request import Request, check_count, kind, unwrapped
 from marsmith_handler.tensor.formats import MAX_AXES, array_of
 
@@ -33,7 +31,7 @@ def looks_like_v2(value: Mapping[str, Any]) -> bool:
 
 
 def id_of(value: Mapping[str, Any]) -> str | None:
-    """Return the id that the sender has given the request; None where it gave none; raises MalformedRequest."""
+    """Return the id that the sender has given the request; None where it gave none; raises BadRequest."""
     given = value.get("id")
     return _name("id", given) if isinstance(given, str) and given.strip() else None
 
@@ -46,7 +44,7 @@ def requests_of(part: Request, inputs: list[Mapping[str, Any]], max_items: int) 
             datatype that is none; 422 numbers that the datatype cannot hold.
     """
     if not inputs:
-        raise MalformedRequest("inputs is empty")
+        raise BadRequest("inputs is empty")
     check_count(len(inputs), max_items)
     found: list[Request] = []
     for one in inputs:
@@ -73,10 +71,10 @@ def split_binary(
     """
     end = int(length) if length.isdecimal() and len(length) < 16 else 0
     if not 0 < end <= len(body):
-        raise MalformedRequest(f"{V2_JSON_LENGTH} is {length!r}, and the body has {len(body)} bytes")
+        raise BadRequest(f"{V2_JSON_LENGTH} is {length!r}, and the body has {len(body)} bytes")
     value = parse_json(body[:end])
     if not isinstance(value, Mapping) or not looks_like_v2(value):
-        raise MalformedRequest(f"a request with {V2_JSON_LENGTH} must have inputs, each with a datatype")
+        raise BadRequest(f"a request with {V2_JSON_LENGTH} must have inputs, each with a datatype")
     check_count(len(value["inputs"]), max_items)
     requests: list[Request] = []
     for one in value["inputs"]:
@@ -88,7 +86,7 @@ def split_binary(
             requests += _binary_input(part, one, memoryview(body)[end : end + size], room)
             end += size
     if end != len(body) or not requests:
-        raise MalformedRequest(f"{len(body) - end} bytes stand behind the inputs" if requests else "inputs is empty")
+        raise BadRequest(f"{len(body) - end} bytes stand behind the inputs" if requests else "inputs is empty")
     return value, tuple(requests)
 
 
@@ -107,15 +105,19 @@ def _binary_size(one: Mapping[str, Any], left: int) -> int | None:
         return None
     if type(size) is not int or not 0 < size <= left:
         told = size if type(size) is int else kind(size)
-        raise MalformedRequest(f"binary_data_size is {told}, and {left} bytes are left")
+        raise BadRequest(f"binary_data_size is {told}, and {left} bytes are left")
     return size
 
 
 def _input(part: Request, one: Mapping[str, Any], room: int) -> list[Request]:
     """A tensor of bytes holds one request an element; a tensor of numbers is one request."""
+    import torch
+
+    from marsmith_handler.exact_numbers import exact_tensor, numbers_of
+
     name, data = _name("the name of an input", one.get("name", "input")), one.get("data")
     if not isinstance(data, list) or not data:
-        raise MalformedRequest(f"input {name!r}: data is not a list with anything in it")
+        raise BadRequest(f"input {name!r}: data is not a list with anything in it")
     if one["datatype"] == "BYTES":
         return _each_element(part, name, data, room)
     dtype = getattr(torch, _dtype(name, one["datatype"]))
@@ -123,7 +125,7 @@ def _input(part: Request, one: Mapping[str, Any], room: int) -> list[Request]:
     try:
         return [Request(array.reshape(_shape(name, one)), "", part.headers, name)]
     except (ValueError, OverflowError) as error:
-        raise MalformedRequest(f"input {name!r}: {error}") from None
+        raise BadRequest(f"input {name!r}: {error}") from None
 
 
 def _binary_input(part: Request, one: Mapping[str, Any], raw: memoryview, room: int) -> list[Request]:
@@ -135,7 +137,7 @@ def _binary_input(part: Request, one: Mapping[str, Any], raw: memoryview, room: 
     try:
         return [Request(array_of(raw, dtype, _shape(name, one)), "", part.headers, name)]
     except (ValueError, OverflowError) as error:
-        raise MalformedRequest(f"input {name!r}: {error}") from None
+        raise BadRequest(f"input {name!r}: {error}") from None
 
 
 def _elements(name: str, raw: memoryview, room: int) -> list[bytes]:
@@ -146,14 +148,14 @@ def _elements(name: str, raw: memoryview, room: int) -> list[bytes]:
         start = at + 4
         at = start + int.from_bytes(raw[at:start], "little")
         if start > len(raw) or at > len(raw):
-            raise MalformedRequest(f"input {name!r}: an element is longer than its tensor")
+            raise BadRequest(f"input {name!r}: an element is longer than its tensor")
         found.append(bytes(raw[start:at]))
     return found
 
 
 def _each_element(part: Request, name: str, values: list[Any], room: int) -> list[Request]:
     if len(values) > room:
-        raise TooLarge(f"input {name!r}: more elements than max_items leaves room for")
+        raise ContentTooLarge(f"input {name!r}: more elements than max_items leaves room for")
     names = [name] if len(values) == 1 else [f"{name}-{i}" for i in range(len(values))]
     return [Request(unwrapped(value), "", part.headers, own) for own, value in zip(names, values, strict=True)]
 
@@ -161,14 +163,14 @@ def _each_element(part: Request, name: str, values: list[Any], room: int) -> lis
 def _name(what: str, given: Any) -> str:
     if not isinstance(given, str) or len(given) > LONGEST_NAME:
         told = f"text of {len(given)} characters" if isinstance(given, str) else kind(given)
-        raise MalformedRequest(f"{what} is {told}, not text of at most {LONGEST_NAME} characters")
+        raise BadRequest(f"{what} is {told}, not text of at most {LONGEST_NAME} characters")
     return given
 
 
 def _shape(name: str, one: Mapping[str, Any]) -> tuple[int, ...]:
     shape = one.get("shape", [-1])
     if not isinstance(shape, list) or len(shape) > MAX_AXES or not all(type(size) is int for size in shape):
-        raise MalformedRequest(f"input {name!r}: shape is not a list of at most {MAX_AXES} whole numbers")
+        raise BadRequest(f"input {name!r}: shape is not a list of at most {MAX_AXES} whole numbers")
     return tuple(shape)
 
 
@@ -176,7 +178,7 @@ def _dtype(name: str, datatype: Any) -> str:
     dtype = V2_DTYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
         told = repr(datatype[:20]) if isinstance(datatype, str) else kind(datatype)
-        raise UnknownType(f"input {name!r}: no datatype {told} in KServe v2")
+        raise UnsupportedMediaType(f"input {name!r}: no datatype {told} in KServe v2")
     return dtype
 
 

@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from marsmith_handler.batch import Slot
+from marsmith_handler.devices import as_tensor
 from marsmith_handler.replies import JSON_TYPE, Reply
 from marsmith_handler.settings import PredictionLogSettings
 
@@ -107,7 +108,11 @@ def digest_of(fields: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def summary_of(item: Any) -> dict[str, Any]:
-    """Return shape, mean and standard deviation of a tensor; empty for anything else."""
+    """Return shape, mean and standard deviation of a tensor or numpy array of numbers; empty for anything else."""
+    import torch
+
+    if isinstance(item, np.ndarray) and item.dtype.kind in "biuf":
+        item = as_tensor(item)
     if not isinstance(item, torch.Tensor) or item.numel() == 0:
         return {}
     deviation, mean = torch.std_mean(item.to(torch.float32), correction=0)

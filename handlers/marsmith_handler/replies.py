@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from marsmith_handler.errors import BrokenAnswer, ItemError
+from marsmith_handler.errors import InternalError, ItemError
 
 JSON_TYPE = "application/json"
 BYTES_TYPE = "application/octet-stream"
@@ -57,7 +57,7 @@ def encode_reply(value: Any) -> Reply:
     """
     if isinstance(value, Reply):
         if not value.content_type.isascii():
-            raise BrokenAnswer(f"the content type {value.content_type!r} is not ASCII")
+            raise InternalError(f"the content type {value.content_type!r} is not ASCII")
         return value
     if isinstance(value, bytes | bytearray):
         return Reply(bytes(value), BYTES_TYPE)
@@ -66,9 +66,9 @@ def encode_reply(value: Any) -> Reply:
     try:
         return Reply(to_json(value))
     except ValueError:
-        raise BrokenAnswer("the answer holds a number that is not finite (NaN or infinity)") from None
+        raise InternalError("the answer holds a number that is not finite (NaN or infinity)") from None
     except TypeError as error:
-        raise BrokenAnswer(f"the answer is no JSON value: {error}") from None
+        raise InternalError(f"the answer is no JSON value: {error}") from None
 
 
 def error_reply(error: ItemError, request_id: str, v2_identity: Mapping[str, Any] | None = None) -> Reply:
@@ -93,7 +93,7 @@ def limited(reply: Reply, max_bytes: int) -> Reply:
         ItemError: 500 larger than ``max_bytes``.
     """
     if len(reply.body) > max_bytes:
-        raise BrokenAnswer(
+        raise InternalError(
             f"the reply has {len(reply.body)} bytes, more than max_response_bytes ({max_bytes}); "
             "ask for less at once, or raise it together with max_response_size in the server config"
         )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from marsmith_handler.bounded_json import parse_json
-from marsmith_handler.errors import MalformedRequest, TooLarge, UnknownType
+from marsmith_handler.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
 
 _WHITE = string.whitespace.encode("ascii")
 # Where TorchServe's own handlers and envelopes look for the input in a form or an object, in their order.
@@ -57,7 +57,7 @@ class Request:
             return decode_base64(payload)
         if isinstance(payload, np.ndarray) and payload.dtype == np.uint8 and payload.ndim == 1:
             return payload.tobytes()
-        raise UnknownType(f"expected bytes, or base64 text in JSON, not {kind(payload)}")
+        raise UnsupportedMediaType(f"expected bytes, or base64 text in JSON, not {kind(payload)}")
 
     def as_text(self) -> str:
         """Return the payload as text, decoded as UTF-8.
@@ -72,8 +72,8 @@ class Request:
             try:
                 return payload.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise MalformedRequest(f"not UTF-8 text: {error.reason} at byte {error.start}") from None
-        raise UnknownType(f"expected text, not {kind(payload)}")
+                raise BadRequest(f"not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise UnsupportedMediaType(f"expected text, not {kind(payload)}")
 
     def as_json(self) -> Any:
         """Return the body as a JSON value, parsed where it came as bytes or text.
@@ -85,13 +85,13 @@ class Request:
 
 
 def check_count(count: int, max_items: int) -> None:
-    """Refuse more items in one HTTP request than the settings allow; raises TooLarge."""
+    """Refuse more items in one HTTP request than the settings allow; raises ContentTooLarge."""
     if count > max_items:
-        raise TooLarge(f"{count} items in one request, at most {max_items} are allowed")
+        raise ContentTooLarge(f"{count} items in one request, at most {max_items} are allowed")
 
 
 def check_total(amounts: Iterable[float], limit: float, unit: str, setting: str) -> None:
-    """Refuse one HTTP request whose items are together more than its handler works on; raises TooLarge.
+    """Refuse one HTTP request whose items are together more than its handler works on; raises ContentTooLarge.
 
     Args:
         amounts: how much each item is.
@@ -101,17 +101,19 @@ def check_total(amounts: Iterable[float], limit: float, unit: str, setting: str)
     """
     total = sum(amounts)
     if total > limit:
-        raise TooLarge(f"{total:.10g} {unit} in one request, more than {setting} ({limit:g}): send it in several")
+        raise ContentTooLarge(
+            f"{total:.10g} {unit} in one request, more than {setting} ({limit:g}): send it in several"
+        )
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode base64, with or without line breaks, or a ``data:`` URL; raises MalformedRequest where it is none."""
+    """Decode base64, with or without line breaks, or a ``data:`` URL; raises BadRequest where it is none."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
         return base64.b64decode(text.encode("ascii").translate(None, _WHITE), validate=True)
     except ValueError as error:
-        raise MalformedRequest(f"not valid base64: {error}") from None
+        raise BadRequest(f"not valid base64: {error}") from None
 
 
 def unwrapped(value: Any) -> Any:
@@ -123,7 +125,7 @@ def unwrapped(value: Any) -> Any:
         key, inner = next(iter(value.items()))
         if key == "b64":
             if not isinstance(inner, str):
-                raise MalformedRequest(f"b64 holds {kind(inner)}, not text")
+                raise BadRequest(f"b64 holds {kind(inner)}, not text")
             return decode_base64(inner)
         if key not in PAYLOAD_KEYS and not (isinstance(inner, Mapping) and inner.keys() == {"b64"}):
             break

@@ -216,6 +216,22 @@ def test_packages_installed_beside_an_archive_take_no_members_place(archive: Pat
     assert digest_problems(archive, may_have_more=True) == [f"{name} was added"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["lib/part.so", "lib/part/__init__.py", "lib/__pycache__/part.cpython-311.pyc", "lib.so", "lib.py"],
+)
+@pytest.mark.parametrize("may_have_more", [False, True])
+def test_members_in_folders_keep_their_place_too(archive: Path, name: str, may_have_more: bool) -> None:
+    (archive / "lib").mkdir()
+    (archive / "lib" / "__init__.py").write_text("")
+    (archive / "lib" / "part.py").write_text(SOURCE)
+    write_sums(archive)
+    assert digest_problems(archive) == []
+    (archive / name).parent.mkdir(exist_ok=True)
+    (archive / name).write_bytes(b"")
+    assert digest_problems(archive, may_have_more=may_have_more) == [f"{name} was added"]
+
+
 def test_an_archive_without_digests_is_loaded_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = classifier_folder(tmp_path / "model")
     with caplog.at_level("INFO"):

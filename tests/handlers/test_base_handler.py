@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from marsmith.runtime.fake_context import FakeContext
 from marsmith_handler.base import BaseHandler
 from marsmith_handler.envelope import open_envelope, seal
-from marsmith_handler.errors import ItemError, OutOfMemory
+from marsmith_handler.errors import InsufficientStorage, ItemError
 from marsmith_handler.isolation import infer_isolated
 from marsmith_handler.replies import Reply
 from marsmith_handler.request import Request
@@ -26,7 +26,7 @@ from support.projects import REPOSITORY
 
 # A model of its own kind: items are words, the answer is the word in capitals. Some words go wrong on purpose.
 SHOUT = """
-from marsmith_handler.errors import Unusable
+from marsmith_handler.errors import UnprocessableContent
 from marsmith_handler.base import BaseHandler
 
 
@@ -39,7 +39,7 @@ class ShoutHandler(BaseHandler):
     def decode(self, request):
         text = request.as_text()
         if text == "odd":
-            raise Unusable("odd words are refused")
+            raise UnprocessableContent("odd words are refused")
         if text == "bug":
             raise AttributeError("a mistake in the handler")
         return int(text[3:]) if text.startswith("int") else text
@@ -178,7 +178,7 @@ def test_the_prediction_log_holds_sampled_requests_and_stays_within_its_size(
         {"word": "WORD"},
         4,
     )
-    assert (second["status"], second["reply"]["type"]) == (422, "Unusable")
+    assert (second["status"], second["reply"]["type"]) == (422, "UnprocessableContent")
 
 
 def test_a_prediction_log_that_cannot_be_written_hurts_no_request(
@@ -306,7 +306,7 @@ def test_isolation_finds_exactly_the_guilty_items(kinds: list[str], capacity: in
         return [index for _, index in items]
 
     def explain(error: Exception, count: int) -> ItemError:
-        return OutOfMemory("memory") if isinstance(error, MemoryError) else ItemError(500, "Bad", "bad")
+        return InsufficientStorage("memory") if isinstance(error, MemoryError) else ItemError(500, "Bad", "bad")
 
     results = infer_isolated(infer, list(zip(kinds, range(len(kinds)), strict=True)), explain)
     expected = ["bad" if kind == "bad" else index for index, kind in enumerate(kinds)]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marsmith_handler.envelope import open_envelope
-from marsmith_handler.errors import ItemError, MalformedRequest, Unusable
+from marsmith_handler.errors import BadRequest, ItemError, UnprocessableContent
 from marsmith_handler.exact_numbers import exact_tensor, numbers_of
 from support.handler_fixtures import Doubling, Worker, npy, write_manifest, write_model
 
@@ -27,7 +27,7 @@ REFUSED = "refused"
 def taken(value: Any, dtype: torch.dtype) -> Any:
     try:
         return exact_tensor(numbers_of(value, "x"), dtype, "x").tolist()
-    except (MalformedRequest, Unusable):
+    except (BadRequest, UnprocessableContent):
         return REFUSED
 
 

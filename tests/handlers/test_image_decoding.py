@@ -160,7 +160,7 @@ def test_the_status_says_what_is_wrong() -> None:
 def test_a_refusal_names_the_size_and_the_limit() -> None:
     with pytest.raises(ItemError, match=r"PNG picture is 200 x 150 pixels, more than the 20000 allowed") as refused:
         decode_image(GOOD["png"], resize=64, crop=(64, 64), max_pixels=20_000)
-    assert (refused.value.code, refused.value.type) == (413, "TooLarge")
+    assert (refused.value.code, refused.value.type) == (413, "ContentTooLarge")
     with pytest.raises(ItemError, match=r"more than the 100 allowed") as refused:
         decode_image(GOOD["png"], resize=64, crop=(64, 64), max_bytes=100)
     assert refused.value.code == 413

@@ -157,7 +157,7 @@ def test_a_vocabulary_without_an_unknown_token_leaves_unknown_words_out(folder: 
     worker = Worker(configure(folder, vocabulary="words.json", ngrams=1), HANDLER)
     plain, strange, unknown = worker.send(b"good film", b"good strange film", b"strange")
     assert plain.json() == strange.json()
-    assert [unknown.status, unknown.json()["type"]] == [422, "Unusable"]
+    assert [unknown.status, unknown.json()["type"]] == [422, "UnprocessableContent"]
 
 
 class Vocab:

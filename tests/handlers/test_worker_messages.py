@@ -15,7 +15,7 @@ from ts.protocol import otf_message_handler
 from marsmith.runtime.worker_protocol import InferenceRequest, Parameter, encode_predict
 from marsmith_handler import worker_messages
 from marsmith_handler.envelope import open_envelope
-from marsmith_handler.errors import TooLarge
+from marsmith_handler.errors import ContentTooLarge
 from marsmith_handler.worker_messages import TOO_MANY_FIELDS, FieldReader, bound_fields
 
 READ = otf_message_handler._retrieve_input_data
@@ -90,5 +90,5 @@ def test_the_bound_is_set_once_and_follows_the_setting() -> None:
 
 def test_a_request_of_too_many_fields_is_413_whatever_their_names() -> None:
     for fields in ({"data": b"x", TOO_MANY_FIELDS: b""}, {TOO_MANY_FIELDS: b""}):
-        with pytest.raises(TooLarge, match="more fields than are read"):
+        with pytest.raises(ContentTooLarge, match="more fields than are read"):
             open_envelope(fields, {"content-type": "application/x-www-form-urlencoded"})

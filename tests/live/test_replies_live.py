@@ -70,7 +70,7 @@ def ask(request: pytest.FixtureRequest, project: Project) -> Ask:
 
 @pytest.mark.parametrize("body", [b"refuse", V1, V2], ids=["plain", "KServe v1", "KServe v2"])
 def test_what_our_handlers_refuse_is_refused_over_every_transport_and_in_every_protocol(ask: Ask, body: bytes) -> None:
-    with pytest.raises(RequestRejectedError, match=r"not this one \(422 Unusable\)") as caught:
+    with pytest.raises(RequestRejectedError, match=r"not this one \(422 UnprocessableContent\)") as caught:
         ask("ours", body)
     assert caught.value.status == 422
 

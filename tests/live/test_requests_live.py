@@ -124,7 +124,7 @@ def test_a_huge_request_is_refused_and_its_neighbours_in_the_batch_are_answered(
         first, huge, last = pool.map(lambda body: post(state, "crowd", body, JSON_TYPE), bodies)
     assert (first.status, json.loads(first.body)) == (200, [2.0, 4.0])
     assert (last.status, json.loads(last.body)) == (200, [6.0, 8.0])
-    assert (huge.status, json.loads(huge.body)["type"]) == (413, "TooLarge")
+    assert (huge.status, json.loads(huge.body)["type"]) == (413, "ContentTooLarge")
     after = worker_of(state, "crowd")
     assert after[0] == before[0]
     # TorchServe's own copies of the body are in it.
@@ -134,7 +134,7 @@ def test_a_huge_request_is_refused_and_its_neighbours_in_the_batch_are_answered(
 def test_a_form_of_a_million_fields_is_refused_and_the_worker_lives(state: RunState) -> None:
     before = worker_of(state, "texts")
     huge = post(state, "texts", b"data=&" * 1_000_000 + b"data=good", FORM_TYPE)
-    assert (huge.status, json.loads(huge.body)["type"]) == (413, "TooLarge")
+    assert (huge.status, json.loads(huge.body)["type"]) == (413, "ContentTooLarge")
     after = worker_of(state, "texts")
     assert after[0] == before[0]
     # TorchServe's worker makes 300 MB of objects of them.

@@ -355,7 +355,7 @@ def test_a_passed_deadline_is_a_504_and_its_neighbours_are_answered(
     for answer in answers[::2]:
         assert answer.status == 504
         assert answer.json().keys() == ERROR_KEYS
-        assert answer.json()["type"] == "DeadlinePassed"
+        assert answer.json()["type"] == "DeadlineExceeded"
     for answer in answers[1::2]:
         assert answer.status == 200
         assert_same_answer(answer.json(), alone["chelsea"], "chelsea")

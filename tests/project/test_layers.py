@@ -23,7 +23,7 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "handlers").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "handlers").rglob("*.py")), ids=lambda path: path.name)
 def test_handlers_never_import_marsmith(path: Path) -> None:
     assert not any(name.split(".")[0] == "marsmith" for name in _imports(path))
 

@@ -18,7 +18,7 @@ PICTURE = b"\x89PNG\r\n\x1a\n\x00\xff\xfe"
 # What our handler answers to each text, beside those that it refuses.
 OURS = """
 from marsmith_handler.base import BaseHandler
-from marsmith_handler.errors import Unusable
+from marsmith_handler.errors import UnprocessableContent
 from marsmith_handler.replies import Reply
 
 PICTURE = <picture>
@@ -38,7 +38,7 @@ class ReplyHandler(BaseHandler):
     def decode(self, request):
         text = request.as_text()
         if text == "refuse":
-            raise Unusable("not this one")
+            raise UnprocessableContent("not this one")
         return text
 
     def infer(self, items):

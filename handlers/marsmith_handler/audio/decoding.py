@@ -8,7 +8,7 @@ import wave
 import numpy as np
 import torch
 
-from marsmith_handler.errors import MalformedRequest, TooLarge, UnknownType, Unusable
+from marsmith_handler.errors import BadRequest, ContentTooLarge, UnprocessableContent, UnsupportedMediaType
 from marsmith_handler.file_pieces import MAX_PIECES, in_too_many_pieces
 
 RATES = (4_000, 384_000)  # samples per second, lowest and highest
@@ -38,11 +38,11 @@ def duration_s(body: bytes | bytearray, max_duration_s: float) -> float:
 def _opened(body: bytes | bytearray, max_duration_s: float, *, read: bool) -> tuple[wave._wave_params, bytes]:
     """Return what the header says, and the samples if they are to be read."""
     if body[:4] != b"RIFF" or body[8:12] != b"WAVE":
-        raise UnknownType(
+        raise UnsupportedMediaType(
             f"the body starts with {bytes(body[:4])!r}: this is no WAV file, which is all that is read here"
         )
     if in_too_many_pieces(memoryview(body), "WAV"):
-        raise TooLarge(f"the WAV file is cut into more than {MAX_PIECES} pieces")
+        raise ContentTooLarge(f"the WAV file is cut into more than {MAX_PIECES} pieces")
     try:
         with wave.open(io.BytesIO(body), "rb") as file:
             form = file.getparams()
@@ -50,12 +50,12 @@ def _opened(body: bytes | bytearray, max_duration_s: float, *, read: bool) -> tu
             frames = file.readframes(form.nframes) if read else b""
     except wave.Error as error:
         if "unknown" in str(error):
-            raise UnknownType("a WAV file that is not PCM; it must be 16-bit PCM") from None
-        raise MalformedRequest("the WAV file is broken") from None
+            raise UnsupportedMediaType("a WAV file that is not PCM; it must be 16-bit PCM") from None
+        raise BadRequest("the WAV file is broken") from None
     except (EOFError, RuntimeError, ZeroDivisionError):
-        raise MalformedRequest("the WAV file is truncated or broken") from None
+        raise BadRequest("the WAV file is truncated or broken") from None
     if read and len(frames) != form.nframes * form.nchannels * 2:
-        raise MalformedRequest(f"the WAV file announces {form.nframes} samples and ends before")
+        raise BadRequest(f"the WAV file announces {form.nframes} samples and ends before")
     return form, frames
 
 
@@ -70,11 +70,11 @@ def resampled(signal: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
 
 def _check(form: wave._wave_params, max_duration_s: float) -> None:
     if form.sampwidth != 2:
-        raise UnknownType(f"a WAV file with {8 * form.sampwidth} bits a sample; it must be 16-bit PCM")
+        raise UnsupportedMediaType(f"a WAV file with {8 * form.sampwidth} bits a sample; it must be 16-bit PCM")
     if not RATES[0] <= form.framerate <= RATES[1]:
-        raise Unusable(f"{form.framerate} samples per second; {RATES[0]} to {RATES[1]} are read")
+        raise UnprocessableContent(f"{form.framerate} samples per second; {RATES[0]} to {RATES[1]} are read")
     if form.nframes == 0:
-        raise Unusable("the WAV file holds no sound")
+        raise UnprocessableContent("the WAV file holds no sound")
     if form.nframes > max_duration_s * form.framerate:
         seconds = form.nframes / form.framerate
-        raise TooLarge(f"{seconds:.1f} seconds of sound, more than max_duration_s ({max_duration_s:g})")
+        raise ContentTooLarge(f"{seconds:.1f} seconds of sound, more than max_duration_s ({max_duration_s:g})")

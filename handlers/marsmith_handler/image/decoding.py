@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageFile
 from torch.nn.functional import interpolate, pad
 
-from marsmith_handler.errors import ItemError, MalformedRequest, TooLarge, Unusable
+from marsmith_handler.errors import BadRequest, ContentTooLarge, ItemError, UnprocessableContent
 from marsmith_handler.image.formats import MAX_COPIED_PIXELS, hush_pillow, open_image
 from marsmith_handler.image.torchvision_operators import load_torchvision_operators
 
@@ -103,7 +103,9 @@ def _resized(height: int, width: int, resize: int, max_pixels: int) -> tuple[int
     """Height and width with the shorter side at ``resize``, rounded as torchvision's ``Resize`` rounds."""
     longer = int(resize * max(height, width) / min(height, width))
     if resize * longer > max_pixels:
-        raise Unusable(f"the picture is {width} x {height}: {resize} x {longer} with its shorter side at {resize}")
+        raise UnprocessableContent(
+            f"the picture is {width} x {height}: {resize} x {longer} with its shorter side at {resize}"
+        )
     return (resize, longer) if height <= width else (longer, resize)
 
 
@@ -148,11 +150,11 @@ def _decode_with_pillow(image: ImageFile.ImageFile, kind: str) -> torch.Tensor:
         eight = _eight_bits(image, kind)
         pixels = np.array(eight if eight.mode == "RGB" else eight.convert("RGB"))
     except (Image.DecompressionBombError, MemoryError) as exc:
-        raise TooLarge(f"the {kind} picture takes more memory than this server has for it") from exc
+        raise ContentTooLarge(f"the {kind} picture takes more memory than this server has for it") from exc
     except ItemError:
         raise
     except Exception as exc:  # on broken files Pillow's decoders raise what they stumble over: OSError, SyntaxError ...
-        raise MalformedRequest(f"the {kind} picture is truncated or broken") from exc
+        raise BadRequest(f"the {kind} picture is truncated or broken") from exc
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -161,7 +163,9 @@ def _eight_bits(image: Image.Image, kind: str) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise Unusable(f"the {kind} picture holds numbers of mode {image.mode}, without a defined black and white")
+        raise UnprocessableContent(
+            f"the {kind} picture holds numbers of mode {image.mode}, without a defined black and white"
+        )
     return image
 
 

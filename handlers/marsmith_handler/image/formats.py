@@ -15,7 +15,7 @@ import zlib
 
 from PIL import Image, ImageFile, features
 
-from marsmith_handler.errors import MalformedRequest, TooLarge, UnknownType, Unusable
+from marsmith_handler.errors import BadRequest, ContentTooLarge, UnprocessableContent, UnsupportedMediaType
 from marsmith_handler.file_pieces import MAX_PIECES, in_too_many_pieces
 
 # The largest phone pictures in common use (8160 x 6120); 150 MB when a baseline JPEG is decoded.
@@ -78,10 +78,10 @@ def open_image(
     """
     data = memoryview(body)
     if max_bytes is not None and data.nbytes > max_bytes:
-        raise TooLarge(f"the picture has {data.nbytes} bytes, more than the {max_bytes} allowed")
+        raise ContentTooLarge(f"the picture has {data.nbytes} bytes, more than the {max_bytes} allowed")
     kind = _known_format(bytes(data[:_HEAD_BYTES]))
     if in_too_many_pieces(data, kind):
-        raise TooLarge(f"the {kind} picture is cut into more than the {MAX_PIECES} pieces allowed")
+        raise ContentTooLarge(f"the {kind} picture is cut into more than the {MAX_PIECES} pieces allowed")
     image = _read_header(data, kind)
     _check_extent(image, kind, usual_pixels(image) if max_pixels is None else max_pixels)
     _check_work(image, kind, data, max_pixels or MAX_PIXELS)
@@ -108,13 +108,15 @@ def hush_pillow() -> None:
 
 def _known_format(head: bytes) -> str:
     if not head:
-        raise MalformedRequest("the body is empty, where a picture is expected")
+        raise BadRequest("the body is empty, where a picture is expected")
     kind = sniff(head)
     available = available_formats()
     if kind is None:
-        raise UnknownType(f"the body starts with {head[:8]!r}, which is none of {', '.join(available)}")
+        raise UnsupportedMediaType(f"the body starts with {head[:8]!r}, which is none of {', '.join(available)}")
     if kind not in available:
-        raise UnknownType(f"the body is {kind}, which this server does not read; it reads {', '.join(available)}")
+        raise UnsupportedMediaType(
+            f"the body is {kind}, which this server does not read; it reads {', '.join(available)}"
+        )
     return kind
 
 
@@ -123,29 +125,31 @@ def _read_header(data: memoryview, kind: str) -> ImageFile.ImageFile:
     try:
         return Image.open(io.BytesIO(data), formats=(kind,))
     except (Image.DecompressionBombError, MemoryError) as exc:
-        raise TooLarge(f"the {kind} header announces more than this server decodes") from exc
+        raise ContentTooLarge(f"the {kind} header announces more than this server decodes") from exc
     except (
         Exception
     ) as exc:  # on broken files Pillow's parsers raise what they stumble over: KeyError, struct.error ...
-        raise MalformedRequest(f"the {kind} header is truncated or broken") from exc
+        raise BadRequest(f"the {kind} header is truncated or broken") from exc
 
 
 def _check_extent(image: Image.Image, kind: str, max_pixels: int) -> None:
     width, height = image.size
     if width < 1 or height < 1:
-        raise Unusable(f"the {kind} picture is {width} x {height}: it has no pixels")
+        raise UnprocessableContent(f"the {kind} picture is {width} x {height}: it has no pixels")
     if width * height > max_pixels:
-        raise TooLarge(f"the {kind} picture is {width} x {height} pixels, more than the {max_pixels} allowed")
+        raise ContentTooLarge(f"the {kind} picture is {width} x {height} pixels, more than the {max_pixels} allowed")
 
 
 def _check_work(image: ImageFile.ImageFile, kind: str, data: memoryview, max_pixels: int) -> None:
     """Refuse small files that are made to cost long: their pixels are few, their passes over them are many."""
     if len(image.tile) > MAX_STRIPS:
-        raise TooLarge(f"the {kind} picture is cut into {len(image.tile)} pieces, more than the {MAX_STRIPS} allowed")
+        raise ContentTooLarge(
+            f"the {kind} picture is cut into {len(image.tile)} pieces, more than the {MAX_STRIPS} allowed"
+        )
     if kind == "JPEG" and image.info.get("progressive"):
         scans = bytes(data).count(b"\xff\xda")
         if scans * image.width * image.height > MAX_SCANS_OF_LARGEST * max_pixels:
-            raise TooLarge(f"the JPEG picture repeats itself in {scans} scans, too many for its size")
+            raise ContentTooLarge(f"the JPEG picture repeats itself in {scans} scans, too many for its size")
 
 
 def _check_png_data(data: memoryview) -> None:
@@ -155,7 +159,7 @@ def _check_png_data(data: memoryview) -> None:
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if kind == b"IDAT" and data[end - 4 : end] != struct.pack(">I", zlib.crc32(data[position + 4 : end - 4])):
-            raise MalformedRequest("the PNG picture is truncated or broken")
+            raise BadRequest("the PNG picture is truncated or broken")
         if kind == b"IEND":
             return
         position = end

@@ -50,7 +50,7 @@ class ImageHandler(BaseHandler):
 
 
 def check_pixels(requests: Sequence[Request], *, max_pixels: int | None, together: int | None) -> None:
-    """Refuse pictures that have too many pixels together; raises TooLarge.
+    """Refuse pictures that have too many pixels together; raises ContentTooLarge.
 
     Args:
         requests: one picture each; one that cannot be opened is passed over here, and named when it is decoded.

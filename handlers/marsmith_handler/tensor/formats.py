@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from marsmith_handler.bounded_json import parse_json
-from marsmith_handler.errors import MalformedRequest, TooLarge, UnknownType
+from marsmith_handler.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
 
 NPY_TYPE = "application/x-npy"
 SAFETENSORS_TYPE = "application/x-safetensors"
@@ -56,15 +56,15 @@ def read_npy(body: bytes | bytearray) -> np.ndarray[Any, Any]:
         shape, fortran_order, dtype = read_header(stream)
     except Exception as error:
         # The header is parsed as Python source; numpy lets through whatever its parser raises.
-        raise MalformedRequest(f"not a .npy file: {type(error).__name__}") from None
+        raise BadRequest(f"not a .npy file: {type(error).__name__}") from None
     if dtype.kind not in "biuf":
-        raise UnknownType(f"the .npy file holds {dtype}, not numbers")
+        raise UnsupportedMediaType(f"the .npy file holds {dtype}, not numbers")
     if any(count < 0 for count in shape) or math.prod(shape) * dtype.itemsize != len(body) - stream.tell():
-        raise MalformedRequest(f"the .npy file says {shape} of {dtype} and has {len(body) - stream.tell()} bytes")
+        raise BadRequest(f"the .npy file says {shape} of {dtype} and has {len(body) - stream.tell()} bytes")
     try:
         flat = array_of(memoryview(body)[stream.tell() :], dtype, (-1,))
     except ValueError as error:
-        raise MalformedRequest(f"the .npy file: {error}") from None
+        raise BadRequest(f"the .npy file: {error}") from None
     return flat.reshape(shape, order="F" if fortran_order else "C")
 
 
@@ -87,7 +87,7 @@ def read_safetensors(body: bytes | bytearray) -> dict[str, np.ndarray[Any, Any]]
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         return _read_entries(memoryview(body)[8 + length :], entries)
     except (ValueError, TypeError, AttributeError, LookupError, OverflowError, struct.error) as error:
-        raise MalformedRequest(f"not a safetensors file: {error}") from None
+        raise BadRequest(f"not a safetensors file: {error}") from None
 
 
 def write_safetensors(arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
@@ -106,7 +106,7 @@ def write_safetensors(arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
 
 def _read_entries(data: memoryview, entries: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     if len(entries) > MAX_TENSORS:
-        raise TooLarge(f"{len(entries)} tensors in a safetensors file, at most {MAX_TENSORS} are read")
+        raise ContentTooLarge(f"{len(entries)} tensors in a safetensors file, at most {MAX_TENSORS} are read")
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     room = len(data)
     for name, entry in entries.items():
@@ -121,7 +121,7 @@ def _read_entries(data: memoryview, entries: Mapping[str, Any]) -> dict[str, np.
 def _read_entry(data: memoryview, entry: dict[str, Any]) -> np.ndarray[Any, Any]:
     code = SAFETENSORS_DTYPES.get(str(entry["dtype"])[:20])
     if code is None:
-        raise UnknownType(f"no dtype {str(entry['dtype'])[:20]!r}")
+        raise UnsupportedMediaType(f"no dtype {str(entry['dtype'])[:20]!r}")
     start, end = entry["data_offsets"]
     dtype, shape = np.dtype(code), tuple(entry["shape"])
     if len(shape) > MAX_AXES:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from marsmith_handler.errors import Unusable
+from marsmith_handler.errors import UnprocessableContent
 from marsmith_handler.exact_numbers import exact_tensor, numbers_of
 
 
@@ -47,7 +47,7 @@ class TensorInput:
             want not in (None, got) for want, got in zip(self.shape, array.shape, strict=True)
         ):
             wanted = ", ".join("any" if size is None else str(size) for size in self.shape)
-            raise Unusable(f"{self.name!r} has the shape {list(array.shape)}; the model takes [{wanted}]")
+            raise UnprocessableContent(f"{self.name!r} has the shape {list(array.shape)}; the model takes [{wanted}]")
         return exact_tensor(array, self.dtype, repr(self.name))
 
     def zeros(self) -> torch.Tensor:
@@ -74,7 +74,7 @@ def read_row(inputs: Sequence[TensorInput], given: Mapping[str, Any]) -> tuple[t
     unknown = [name for name in given if name not in names]
     if missing or unknown:
         words = [f"no {name!r}" for name in missing] + [f"{name!r} is no input of the model" for name in unknown[:4]]
-        raise Unusable(f"the model takes {', '.join(names)}: {'; '.join(words)}")
+        raise UnprocessableContent(f"the model takes {', '.join(names)}: {'; '.join(words)}")
     return tuple(one.read(given[one.name]) for one in inputs)
 
 

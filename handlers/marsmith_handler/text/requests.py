@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from marsmith_handler.errors import ItemError, TooLarge, Unusable
+from marsmith_handler.errors import ContentTooLarge, ItemError, UnprocessableContent
 from marsmith_handler.request import Request, check_total
 
 # Some forty pages: far more than the models here read.
@@ -37,7 +37,7 @@ class TextLimits:
         return cls(characters, int(config.get("max_request_characters", most)))
 
     def check_together(self, requests: Sequence[Request]) -> None:
-        """Refuse texts that are too long together; raises TooLarge."""
+        """Refuse texts that are too long together; raises ContentTooLarge."""
         check_total(map(_characters, requests), self.together, "characters", "max_request_characters")
 
 
@@ -50,12 +50,12 @@ def read_text(request: Request, max_characters: int) -> str:
     payload = request.payload
     # No character takes more than four bytes: what is far too long is not even decoded.
     if isinstance(payload, bytes | bytearray) and len(payload) > 4 * max_characters:
-        raise TooLarge(f"the text has {len(payload)} bytes, too many for max_characters ({max_characters})")
+        raise ContentTooLarge(f"the text has {len(payload)} bytes, too many for max_characters ({max_characters})")
     text = request.as_text()
     if len(text) > max_characters:
-        raise TooLarge(f"the text has {len(text)} characters, more than max_characters ({max_characters})")
+        raise ContentTooLarge(f"the text has {len(text)} characters, more than max_characters ({max_characters})")
     if not text.strip():
-        raise Unusable("the text is blank")
+        raise UnprocessableContent("the text is blank")
     return text
 
 

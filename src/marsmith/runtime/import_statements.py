@@ -77,6 +77,25 @@ def read_imports(file: Path, tree: ast.Module | None = None) -> list[ImportState
     return reader.found
 
 
+def lazy_imports(file: Path) -> list[ImportStatement]:
+    """List what a module imports when a name of it is first used (PEP 562): what it imports for type checkers.
+
+    Empty if the module has no ``__getattr__``: then nothing imports these while a server runs.
+
+    Raises:
+        HandlerError: the file cannot be read, or is not valid Python.
+    """
+    body = parse_python(file).body
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in body):
+        return []
+    reader = _Reader(file)
+    for node in body:
+        if isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING":
+            for statement in node.body:
+                reader.visit(statement)
+    return reader.found
+
+
 class _Reader(ast.NodeVisitor):
     def __init__(self, file: Path) -> None:
         self.file = file

@@ -19,7 +19,7 @@ from pathlib import Path
 from marsmith.archive.environment import normalise
 from marsmith.errors import HandlerError
 from marsmith.packages import Providers, install_tip, lies_in_project, module_origin
-from marsmith.runtime.import_statements import ImportStatement, parse_python, read_imports
+from marsmith.runtime.import_statements import ImportStatement, lazy_imports, parse_python, read_imports
 from marsmith.runtime.library import PACKAGE, new_import
 
 # Modules that a worker imports before the handler. A local file with such a name is ignored (the module is loaded
@@ -277,8 +277,14 @@ def _dotted_names(statement: ImportStatement) -> list[str]:
     return [f"{statement.module}.{name}" for name in statement.names if name != "*"] or [statement.module]
 
 
-def _targets(root: Path, statement: ImportStatement) -> list[Path]:
-    """Return the files below ``root`` that an import runs, outermost package first; empty if it is not local."""
+def _targets(root: Path, statement: ImportStatement, passed: tuple[Path, ...] = ()) -> list[Path]:
+    """Return the files below ``root`` that an import runs, outermost package first; empty if it is not local.
+
+    Args:
+        root: the flat root.
+        statement: the import.
+        passed: packages that it comes from, which import it on first use.
+    """
     base: tuple[str, ...] = ()
     if statement.level:
         package = statement.file.parent.relative_to(root).parts
@@ -292,7 +298,16 @@ def _targets(root: Path, statement: ImportStatement) -> list[Path]:
         if not (folder / part).is_dir() or (file and file.name != "__init__.py"):
             return found
         folder = folder / part
-    return found + [file for name in _taken(statement, found) if (file := _module_file(folder, name))]
+    names = _taken(statement, found)
+    modules = [file for name in names if (file := _module_file(folder, name))]
+    return [*found, *modules, *_used_first(root, found[-1:], names, passed)]
+
+
+def _used_first(root: Path, package: list[Path], names: tuple[str, ...], passed: tuple[Path, ...]) -> list[Path]:
+    """Return what the names run that a package imports on their first use; ``import package`` may use any of them."""
+    lazy = [one for file in package if file not in passed for one in lazy_imports(file)]
+    wanted = [one for one in lazy if not names or set(names).intersection(one.names)]
+    return [file for one in wanted for file in _targets(root, one, (*passed, *package))]
 
 
 def _taken(statement: ImportStatement, found: list[Path]) -> tuple[str, ...]:

@@ -63,7 +63,15 @@ _FORMER_MODULES = {
     "worker_messages": "worker_messages",
 }
 # The errors of an item, by the names that they had.
-_FORMER_NAMES: dict[str, str] = {}
+_FORMER_NAMES = {
+    "BrokenAnswer": "InternalError",
+    "DeadlinePassed": "DeadlineExceeded",
+    "MalformedRequest": "BadRequest",
+    "OutOfMemory": "InsufficientStorage",
+    "TooLarge": "ContentTooLarge",
+    "UnknownType": "UnsupportedMediaType",
+    "Unusable": "UnprocessableContent",
+}
 
 
 def new_import(statement: ImportStatement) -> str | None:

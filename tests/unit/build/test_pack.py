@@ -15,7 +15,9 @@ import pytest
 
 from marsmith.archive import Archive
 from marsmith.cli import main
+from marsmith.runtime.imports import local_imports
 from support.archive_inputs import HANDLER, WEIGHTS, listing
+from support.projects import REPOSITORY
 
 ARCHIVER = Path(sys.executable).with_name("torch-model-archiver")
 BASE = ("pack", "--model-name", "toy", "--version", "1.0")
@@ -365,6 +367,52 @@ def test_a_local_import_that_was_forgotten_is_told(inputs: Path, capsys: pytest.
     assert "uses.py imports helper.py" in capsys.readouterr().err
     assert pack("--handler", "uses.py", "--extra-files", "helper.py", "--force") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_forgotten_part_of_a_package_is_told_with_the_folder_to_add(
+    inputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (inputs / "code" / "mine").mkdir(parents=True)
+    (inputs / "code" / "mine" / "part.py").write_text("x = 1\n")
+    (inputs / "code" / "uses.py").write_text("from mine.part import x\ndef handle(data, context): ...\n")
+    assert pack("--handler", "code/uses.py") == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"uses.py imports mine/part.py, which lies beside it: add {inputs / 'code'} to --extra-files" in told
+    assert pack("--handler", "code/uses.py", "--extra-files", str(inputs / "code"), "--force") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_modules_that_our_handlers_share_ride_along(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handlers = REPOSITORY / "handlers"
+    assert pack("--handler", str(handlers / "tensor_handler.py")) == 0
+    assert capsys.readouterr().err == ""
+    names = {name for name in Archive.open(inputs / "toy.mar").members if name.endswith(".py")}
+    entry = handlers / "tensor_handler.py"
+    assert names == {path.relative_to(handlers).as_posix() for path in (entry, *local_imports(entry))}
+    assert "marsmith_handler/base.py" in names
+    # Named once more, they are the same members.
+    assert pack("--handler", str(entry), "--extra-files", str(handlers), "--force") == 0
+
+
+FORMER = "from base_handler import BaseHandler\n\n\nclass Mine(BaseHandler):\n    pass\n"
+
+
+def test_an_import_by_a_flat_name_that_our_modules_had_is_refused_unless_the_archive_has_such_a_module(
+    inputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (inputs / "mine.py").write_text(FORMER)
+    assert pack("--handler", "mine.py") == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "mine.py:1: the module 'base_handler' is not beside the handler" in told
+    assert "TIP: write `from marsmith_handler import BaseHandler`" in told
+    assert not (inputs / "toy.mar").exists()
+    (inputs / "helper.py").write_text("def late():\n    import item_errors\n")
+    (inputs / "mine.py").write_text("import helper\n\n\ndef handle(data, context): ...\n")
+    assert pack("--handler", "mine.py", "--extra-files", "helper.py") == 1
+    assert "helper.py:2: the module 'item_errors'" in " ".join(capsys.readouterr().err.split())
+    (inputs / "old").mkdir()
+    (inputs / "old" / "item_errors.py").write_text("")
+    assert pack("--handler", "mine.py", "--extra-files", "helper.py,old/item_errors.py") == 0
 
 
 def test_a_link_that_leads_out_of_the_project_is_refused(

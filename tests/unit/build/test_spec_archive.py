@@ -98,6 +98,10 @@ def test_a_spec_that_cannot_be_built_leaves_the_store_as_it_was(
         ("x = 1\n", "class"),
         ("def broken(:\n", "py:1: not valid Python"),
         ("import nowhere_to_be_found\ndef handle(data, context): ...\n", "nowhere_to_be_found"),
+        (
+            "from base_handler import BaseHandler\nclass H(BaseHandler): ...\n",
+            "part of the package marsmith_handler",
+        ),
     ],
 )
 def test_a_handler_that_no_worker_could_load_is_refused_before_anything_is_exported(

@@ -115,7 +115,7 @@ def test_only_the_exact_form_of_a_problem_is_one(body: bytes) -> None:
 
 
 def test_the_status_that_grpc_drops_is_restored_from_the_body() -> None:
-    body = reply_of(413, "TooLarge", "20 MB").body
+    body = reply_of(413, "ContentTooLarge", "20 MB").body
     assert restore_status(HttpReply(200, "", {}, body)).status == 413
     fine = HttpReply(200, "", {}, reply_of(200, "Fine", "all good").body)
     assert restore_status(fine) is fine

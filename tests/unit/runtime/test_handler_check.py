@@ -152,6 +152,30 @@ def test_methods_are_inherited_from_modules_beside_the_handler(tmp_path: Path) -
     assert found == [("no-initialize", "handler.py", 3)]
 
 
+def test_methods_are_inherited_through_packages_that_pass_a_class_on(tmp_path: Path) -> None:
+    for name, text in {
+        "lib/__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lib.base import Handler\n"
+        "def __getattr__(name): return getattr(__import__('lib.base').base, name)\n",
+        "lib/base.py": GOOD,
+        "lib/half.py": "from lib import base\nclass Half:\n    def handle(self, data, context): return []\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for line in ("from lib import Handler as H", "from lib.base import Handler as H", "from lib import base as H"):
+        base = "H.Handler" if line.endswith("base as H") else "H"
+        assert check(tmp_path, f"{line}\nclass Mine({base}):\n    pass\n") == []
+    found = check(tmp_path, "from lib.half import Half\n\nclass Mine(Half):\n    pass\n")
+    assert found == [("no-initialize", "handler.py", 3)]
+
+
+def test_an_import_by_a_flat_name_that_our_modules_had_is_found_with_the_new_one(tmp_path: Path) -> None:
+    text = "from base_handler import BaseHandler\n\n\nclass Mine(BaseHandler):\n    pass\n"
+    (found,) = check_handler(lay(tmp_path, text))
+    assert (found.rule, found.line, found.severity) == ("unresolved-import", 1, "error")
+    assert "the module 'base_handler' is not beside the handler" in found.message
+    assert found.fix == "write `from marsmith_handler import BaseHandler`"
+
+
 def test_a_function_of_another_name_is_the_entry_point_where_it_is_named(tmp_path: Path) -> None:
     path = lay(tmp_path, "def answer(data, context):\n    return [] if data else None\n")
     assert check_handler(path, function="answer") == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -12,6 +13,7 @@ import pytest
 from marsmith.errors import HandlerError
 from marsmith.packages import Providers
 from marsmith.runtime.imports import distributions, local_imports, third_party
+from marsmith.runtime.library import _FORMER_MODULES
 from support.projects import REPOSITORY
 
 HANDLERS = REPOSITORY / "handlers"
@@ -247,3 +249,88 @@ def test_bare_python_has_no_distributions_but_its_own(tmp_path: Path) -> None:
     code += f"from marsmith.runtime.imports import distributions\nprint(distributions([Path({str(entry)!r})]))"
     done = subprocess.run([tmp_path / "bare/bin/python", "-c", code], capture_output=True, text=True)
     assert "the module 'PIL' is neither beside the handler nor installed" in done.stderr
+
+
+LAZY = """
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from lib.base import Base
+    from lib.other import Other, Another
+    from far import Far
+def __getattr__(name): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("from lib import Base", ["lib/base.py", "lib/parts.py"]),
+        ("from lib import Another", ["lib/other.py"]),
+        ("from lib import Far, Other", ["far.py", "lib/other.py"]),
+        ("from lib import parts", ["lib/parts.py"]),
+        ("import lib", ["far.py", "lib/base.py", "lib/other.py", "lib/parts.py"]),
+        ("import lib.parts", ["lib/parts.py"]),
+        ("from lib import nothing", []),
+    ],
+)
+def test_what_a_package_imports_on_first_use_of_a_name_rides_along(
+    tmp_path: Path, statement: str, found: list[str]
+) -> None:
+    files = {"lib/base.py": "import lib.parts\n", "lib/other.py": "", "lib/parts.py": "", "far.py": ""}
+    entry = lay(tmp_path, {**files, "lib/__init__.py": LAZY, "handler.py": f"{statement}\n"})
+    assert local_names(entry) == sorted(["lib/__init__.py", *found])
+    # Without the function of PEP 562 they are for type checkers alone.
+    lay(tmp_path, {"lib/__init__.py": LAZY.partition("def ")[0]})
+    assert {"lib/base.py", "lib/other.py", "far.py"}.isdisjoint(local_names(entry))
+
+
+def test_packages_that_import_each_other_on_first_use_end(tmp_path: Path) -> None:
+    lazy = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from {} import X\ndef __getattr__(name): ...\n"
+    files = {"a/__init__.py": lazy.format("b"), "b/__init__.py": lazy.format("a"), "handler.py": "from a import X\n"}
+    assert local_names(lay(tmp_path, files)) == ["a/__init__.py", "b/__init__.py"]
+
+
+def test_only_what_is_imported_of_the_package_of_our_handlers_rides_along(tmp_path: Path) -> None:
+    shutil.copytree(LIBRARY, tmp_path / LIBRARY.name, ignore=shutil.ignore_patterns("__pycache__"))
+    entry = lay(tmp_path, {"handler.py": "from marsmith_handler import ItemError\n"})
+    assert local_names(entry) == ["marsmith_handler/__init__.py", "marsmith_handler/errors.py"]
+    lay(tmp_path, {"handler.py": "from marsmith_handler import BaseHandler\n"})
+    names = local_names(entry)
+    engines = {path.name for path in (LIBRARY / "engines").glob("*.py")}
+    assert {f"marsmith_handler/engines/{name}" for name in engines} <= set(names)
+    assert not any(part in name for name in names for part in ("/image/", "/text/", "/audio/"))
+
+
+FORMER = [
+    ("from base_handler import BaseHandler", "from marsmith_handler import BaseHandler"),
+    ("from item_errors import ItemError", "from marsmith_handler import ItemError"),
+    ("from item_errors import Unusable", "from marsmith_handler.errors import UnprocessableContent"),
+    ("from item_errors import TooLarge, ItemError", "from marsmith_handler.errors import ContentTooLarge, ItemError"),
+    ("from model_request import Request, check_total", "from marsmith_handler.request import Request, check_total"),
+    ("from image_decoding import decode_image", "from marsmith_handler.image.decoding import decode_image"),
+    ("import devices", "from marsmith_handler import devices"),
+    ("import engines", "from marsmith_handler import engines"),
+    ("import torch_engine", "from marsmith_handler.engines import torch_engine"),
+    ("from labels import read_labels", "from marsmith_handler.labels import read_labels"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), FORMER)
+def test_an_import_by_a_flat_name_that_our_modules_had_is_refused_with_the_new_one(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    entry = lay(tmp_path, {"handler.py": f"import json\n{old}\n"})
+    with pytest.raises(HandlerError, match="is part of the package marsmith_handler now") as error:
+        distributions([entry, *local_imports(entry)])
+    assert f"{entry}:2: the module" in error.value.message
+    assert error.value.tip == f"write `{new}`"
+    # A module of that name beside the handler is another one, and is taken.
+    lay(tmp_path, {f"{old.split()[1]}.py": ""})
+    assert local_names(entry) == [f"{old.split()[1]}.py"]
+    assert distributions([entry, *local_imports(entry)]) == []
+
+
+def test_every_new_import_works_and_every_module_has_one() -> None:
+    for module in _FORMER_MODULES.values():
+        place = LIBRARY.joinpath(*module.split("."))
+        assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()

@@ -168,3 +168,25 @@ def test_a_change_of_a_local_import_is_noticed_and_of_another_file_not(edited: t
     assert fingerprint(entry_point) == before
     os.utime(handlers / "local_part.py", ns=(1, 1))
     assert fingerprint(entry_point) != before
+
+
+# The parent has a package of the same name loaded, as a handler's own folder may not be the first that brings one.
+FORKED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import lib.part
+from marsmith.runtime.runner import Request, Runner
+from marsmith.runtime.warm_worker import fork_worker
+with Runner(Path(sys.argv[1]), launch=fork_worker) as runner:
+    print(lib.part.WORD, runner.run([Request(b"x")])[0].json())
+"""
+
+
+def test_a_fork_takes_the_packages_of_its_archive_and_not_those_of_its_parent(tmp_path: Path) -> None:
+    handler = "from lib.part import WORD\ndef handle(data, context):\n    return [WORD for _ in data or []]\n"
+    make_archive(tmp_path / "model", handler, files={"lib/__init__.py": "", "lib/part.py": "WORD = ['archive']\n"})
+    make_archive(tmp_path / "parent", files={"lib/__init__.py": "", "lib/part.py": "WORD = 'parent'\n"})
+    command = [sys.executable, "-c", FORKED, str(tmp_path / "model"), str(tmp_path / "parent")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "parent ['archive']"
