@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from marsmith import run_state
 from marsmith.client.async_http import AsyncTransport
 from marsmith.client.calls import Calls, Prediction, sent_headers
 from marsmith.client.deadline import RENEWING, Deadline
@@ -28,6 +29,7 @@ from marsmith.client.retries import RetryPolicy
 from marsmith.client.tokens import Role, TokenSource
 from marsmith.errors import ClientError, UsageError
 from marsmith.project import Project
+from marsmith.run_state import RunState
 
 __all__ = ["AsyncClient"]
 
@@ -81,7 +83,12 @@ class AsyncClient:
         Raises:
             NotRunningError: the server is not running.
         """
-        return cls(**server_of(project), deadline_s=deadline_s, retries=retries)
+        return cls.of(run_state.read(project), deadline_s=deadline_s, retries=retries)
+
+    @classmethod
+    def of(cls, state: RunState, *, deadline_s: float = 30.0, retries: RetryPolicy | None = None) -> AsyncClient:
+        """Create a client of a running server."""
+        return cls(**server_of(state), deadline_s=deadline_s, retries=retries)
 
     async def __aenter__(self) -> Self:
         return self

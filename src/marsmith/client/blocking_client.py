@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from marsmith import run_state
 from marsmith.client.blocking import BlockingCarrier, BlockingInference, BlockingTokens, each, finished
 from marsmith.client.calls import Calls, Prediction, sent_headers
 from marsmith.client.endpoint import Endpoint, server_of
@@ -25,6 +26,7 @@ from marsmith.client.management import RegisteredModel, Registration, VersionSta
 from marsmith.client.retries import NO_RETRIES, RetryPolicy
 from marsmith.client.tokens import TokenSource
 from marsmith.project import Project
+from marsmith.run_state import RunState
 
 if TYPE_CHECKING:
     from marsmith.client.grpc import InferenceChannel
@@ -84,7 +86,12 @@ class Client:
         Raises:
             NotRunningError: the server is not running.
         """
-        return cls(**server_of(project), deadline_s=deadline_s, retries=retries)
+        return cls.of(run_state.read(project), deadline_s=deadline_s, retries=retries)
+
+    @classmethod
+    def of(cls, state: RunState, *, deadline_s: float = 30.0, retries: RetryPolicy | None = None) -> Client:
+        """Create a client of a running server."""
+        return cls(**server_of(state), deadline_s=deadline_s, retries=retries)
 
     def __enter__(self) -> Self:
         return self

@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypedDict, TypeVar
 
-from marsmith import run_state
 from marsmith.client.deadline import Deadline
 from marsmith.client.failures import is_authorization_failure
 from marsmith.client.http import HttpReply, HttpRequest, missed
 from marsmith.client.retries import SURELY_NOT_EXECUTED, AttemptState, RetryPolicy, kind_of, next_pause_s
 from marsmith.client.tokens import Role
 from marsmith.errors import ClientError, DeadlineError
-from marsmith.project import Project
+from marsmith.run_state import RunState
 
 T = TypeVar("T")
 
@@ -110,13 +109,8 @@ class Server(TypedDict):
     ca_file: Path | None
 
 
-def server_of(project: Project) -> Server:
-    """Return the addresses and credentials of a project's server.
-
-    Raises:
-        NotRunningError: the server is not running.
-    """
-    state = run_state.read(project)
+def server_of(state: RunState) -> Server:
+    """Return the addresses and credentials of a running server."""
     return {
         "inference": state.inference,
         "management": state.management,

@@ -209,7 +209,7 @@ def _roll_out(
     state = run_state.read(site.project)
     transport = Transport(state.ca_file)
     # A retry would hide failures that users see.
-    with closing(transport), Client.for_project(site.project, retries=NO_RETRIES) as client:
+    with closing(transport), Client.of(state, retries=NO_RETRIES) as client:
         prober = Prober(client, site.model, tuple(examples_in(deployable.archive)) if deployable else ())
         observer = Observer(state, site.model, version, transport, prober)
         Rollout(site, target, seen, options, prober, observer, deployable).run(steps, journal)

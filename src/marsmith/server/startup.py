@@ -74,7 +74,7 @@ class StartingServer:
         examples = {version: example for version, example in found.items() if example}
         deadline = time.monotonic() + timeout_s
         # One request must not exceed the time limit of the start.
-        with Client.for_project(self.project, deadline_s=max(_SHORTEST_CALL_S, min(_CALL_S, timeout_s))) as client:
+        with Client.of(self.state, deadline_s=max(_SHORTEST_CALL_S, min(_CALL_S, timeout_s))) as client:
             while True:
                 self._check_alive()
                 seen = self._look(client, examples)

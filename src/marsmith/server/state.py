@@ -56,7 +56,7 @@ def record(
         # During a start, versions that are not loaded yet look unregistered.
         if not state.ready or frontend(state.pid, state.created) is None:
             return False
-        with Client.for_project(project, deadline_s=_DEADLINE_S) as client, locked(project):
+        with Client.of(state, deadline_s=_DEADLINE_S) as client, locked(project):
             return _keep(project, registered_versions(client), contents=contents)
     except MarsmithError:
         return False

@@ -128,7 +128,7 @@ class StatusWatch:
             ClientError: the server does not answer.
         """
         state = _running(self.project)
-        with Client.for_project(self.project) as client:
+        with Client.of(state) as client:
             registered = registered_versions(client)
         files = {each.file for each in state.left_out}
         versions = tuple(each for each in registered if not stands_in(each, files))

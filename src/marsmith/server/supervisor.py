@@ -160,7 +160,7 @@ class Supervisor:
         try:
             self._fix_state(state)
             if self._client is None:
-                self._client = Client.for_project(self.project, deadline_s=_DEADLINE_S)
+                self._client = Client.of(state, deadline_s=_DEADLINE_S)
             return server_state.look(self.project, self._client)
         except MarsmithError:
             return None

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 
 import pytest
 
+from marsmith import run_state
 from marsmith.client import Client, RetryPolicy
 from marsmith.client.deadline import Deadline
-from marsmith.client.endpoint import insist
+from marsmith.client.endpoint import insist, server_of
 from marsmith.client.http import missed, unreachable
-from marsmith.errors import ConnectionFailedError, DeadlineError
+from marsmith.errors import ConnectionFailedError, DeadlineError, NotRunningError
+from marsmith.project import Project
+from marsmith.run_state import RunState
 
 URL = "http://127.0.0.1:8080"
 
@@ -65,3 +69,23 @@ def test_when_the_time_is_up_after_a_pause_the_failure_before_it_is_told() -> No
 
     with pytest.raises(ConnectionFailedError, match="nothing listens"):
         asyncio.run(call())
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_a_client_of_a_state_calls_the_server_of_that_state(tmp_path: Path, tokens: bool) -> None:
+    state = RunState(
+        1, 0.0, "http://h:1", "http://h:2", "http://h:3", "h:4", "h:5", tmp_path, tokens=tokens, ca_file=None
+    )
+    assert server_of(state) == {
+        "inference": "http://h:1",
+        "management": "http://h:2",
+        "key_file": tmp_path / "key_file.json" if tokens else None,
+        "grpc": "h:4",
+        "ca_file": None,
+    }
+    project = Project(tmp_path)
+    with pytest.raises(NotRunningError):
+        Client.for_project(project)
+    run_state.write(project, state)
+    with Client.for_project(project, deadline_s=3) as written, Client.of(state, deadline_s=3) as given:
+        assert written.deadline_s == given.deadline_s == 3

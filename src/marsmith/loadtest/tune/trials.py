@@ -85,10 +85,11 @@ class LiveTrials:
     def __init__(self, server: Project, makers: Sequence[VariantMaker], inputs: Sequence[Input]) -> None:
         """Prepare trials on the server of that project."""
         self._server = server
+        self._state = run_state.read(server)
         self._makers = makers
         self._inputs = inputs
         self._registered: set[Setup] = set()
-        self._client = Client.for_project(server, deadline_s=120)
+        self._client = Client.of(self._state, deadline_s=120)
 
     def close(self) -> None:
         """Close the connections."""
@@ -114,9 +115,8 @@ class LiveTrials:
 
     def load(self, setup: Setup, load: Load) -> Measurement:
         """Put a load on a registered set-up."""
-        state = run_state.read(self._server)
         model = self._makers[setup.placement.archive].model_name
-        return run_load(http_target(state, model, setup.version, self._inputs), load)
+        return run_load(http_target(self._state, model, setup.version, self._inputs), load)
 
     def register(self, setup: Setup) -> None:
         """Register a set-up if it is not registered, and wait until its workers are ready."""
