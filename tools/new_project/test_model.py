@@ -49,6 +49,8 @@ class ModelTest(unittest.TestCase):
 
     def test_a_broken_request_does_not_hurt_its_neighbour(self) -> None:
         """In one batch, a request that cannot be read gets a 4xx, and the other one its answer."""
+        if self.spec.serving.batch_size < 2:
+            self.skipTest("each batch has one request")
         good = read_input(self.spec.examples[0].input, PROJECT.root)
         with Runner(self.archive, batch_size=2) as runner:
             requests = [Request(b"{", "application/json"), Request(good.body, good.content_type)]

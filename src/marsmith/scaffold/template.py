@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marsmith import __version__
+from marsmith.packages import installed_version
 
 DEFAULT_MODEL = "efficientnet_lite0"
 # Where a recipe that `marsmith new` writes goes, and the weights that it is made for.
@@ -48,20 +49,21 @@ class NewFile:
     content: bytes | str | Path
 
 
-def common_files(template: Path, model: str, extras: Sequence[str]) -> list[NewFile]:
+def common_files(template: Path, model: str, extras: Sequence[str], packages: Sequence[str] = ()) -> list[NewFile]:
     """Return the files that every new project has.
 
     Args:
         template: the folder with the files of this repository.
         model: the name of its model.
         extras: of marsmith, besides ``all``, that its recipe needs.
+        packages: other packages that it needs.
     """
     copied = [NewFile(place, template / place) for place in _copied(template)]
     adapted = [
         NewFile(place, (template / name).read_text(encoding="utf-8").replace(DEFAULT_MODEL, model))
         for name, place in _RENAMED.items()
     ]
-    made = [NewFile("requirements.txt", _requirements(extras))]
+    made = [NewFile("requirements.txt", _requirements(extras, packages))]
     if _PLAIN_PATH.fullmatch(sys.executable):
         made.append(NewFile("local.mk", _local_settings()))
     return [*copied, *adapted, *made]
@@ -83,10 +85,11 @@ def _copied(template: Path) -> Iterator[str]:
                 yield place.as_posix()
 
 
-def _requirements(extras: Sequence[str]) -> str:
+def _requirements(extras: Sequence[str], packages: Sequence[str]) -> str:
+    others = "".join(f"{name}=={installed_version(name)}\n" for name in packages)
     return (
         "# What this project needs. `make setup` installs it into .venv if there is no local.mk.\n"
-        f"marsmith[{','.join(['all', *extras])}]=={__version__}\n"
+        f"marsmith[{','.join(['all', *extras])}]=={__version__}\n{others}"
     )
 
 

@@ -16,7 +16,7 @@ from marsmith.cli import main
 from marsmith.config import lint_project, load_spec
 from marsmith.project import Project
 from marsmith.scaffold import project as writing
-from marsmith.scaffold.sources import ModelSource, model_name
+from marsmith.scaffold.sources import SCHEMES, ModelSource, model_name
 from support.projects import REPOSITORY
 
 MODEL = "efficientnet_lite0"
@@ -180,6 +180,8 @@ def test_what_somebody_puts_there_meanwhile_is_not_replaced(tmp_path: Path) -> N
         ("torchscript:gone.pt", "gone.pt does not exist"),
         ("checkpoint:gone.pth", "gone.pth does not exist"),
         ("checkpoint:.", ". is a folder"),
+        ("onnx:gone.onnx", "gone.onnx does not exist"),
+        ("huggingface:google/vit-base-patch16-224", "google/vit-base-patch16-224 does not exist"),
     ],
 )
 def test_a_source_that_names_nothing_is_refused_before_anything_is_written(
@@ -212,6 +214,10 @@ def test_a_file_s_name_becomes_a_name_that_torchserve_takes(text: str, name: str
 
 def test_a_source_is_shown_as_it_was_named() -> None:
     assert str(ModelSource.parse("onnx:a:b.onnx")) == "onnx:a:b.onnx"
+
+
+def test_every_kind_of_source_that_is_named_can_be_taken() -> None:
+    assert set(writing._MODELS) == set(SCHEMES)
 
 
 def test_without_a_source_torch_is_not_imported(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def timm_recipe(name: str) -> Recipe:
     return Recipe(
         build=lambda: timm.create_model(name, pretrained=False),
         hub_weights=lambda: timm.create_model(name, pretrained=True).state_dict(),
-        preprocessing=_preprocessing(name, config),
+        preprocessing=timm_preprocessing(name, config.to_dict()),
         labels=lambda: _labels(name, config),
         adapt_weights=lambda state: _adapted(name, state),
     )
@@ -56,9 +56,17 @@ def _adapted(name: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
     return loaded
 
 
-def _preprocessing(name: str, config: Any) -> ImagePreprocessing:
-    """Return the preprocessing of ``timm.data.create_transform`` for validation."""
-    data = import_module("timm.data").resolve_data_config({}, pretrained_cfg=config.to_dict(), verbose=False)
+def timm_preprocessing(name: str, config: Mapping[str, Any]) -> ImagePreprocessing:
+    """Do as ``timm.data.create_transform`` does for validation.
+
+    Args:
+        name: of the model.
+        config: its ``pretrained_cfg``.
+
+    Raises:
+        ExportError: the handler cannot do the same.
+    """
+    data = import_module("timm.data").resolve_data_config({}, pretrained_cfg=dict(config), verbose=False)
     channels, height, width = data["input_size"]
     if channels != 3 or data["crop_mode"] != "center" or data["interpolation"] not in ("bilinear", "bicubic"):
         raise ExportError(
