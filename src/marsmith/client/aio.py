@@ -193,7 +193,7 @@ class AsyncClient:
             grpc: whether to send the requests over gRPC.
 
         Yields:
-            The position of a body, from 0, and its answer, or the error in its place.
+            The index of a body, from 0, and its answer or its error.
         """
         if concurrency < 1:
             raise UsageError(f"concurrency must be at least 1, not {concurrency}")

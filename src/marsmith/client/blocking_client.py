@@ -220,7 +220,7 @@ class Client:
         """Ask a version's handler to describe itself. The request waits in the same queue as predictions.
 
         Returns:
-            The worker's process id, where the handler tells it; None if it does not.
+            The worker's process id, or None if the handler does not report it.
 
         Raises:
             DeadlineError: no worker answered in time.

@@ -81,7 +81,7 @@ async def handler_facts(api: Endpoint, model: str, version: str) -> Mapping[str,
     """Ask the handler of a version to describe itself, in the queue of its predictions.
 
     Returns:
-        What it tells; empty if it tells nothing.
+        What the handler reports; empty if it reports nothing.
     """
     request = HttpRequest("GET", api.url, _path(model, version), {"customized": "true"})
     reply = await api.once(request, api.deadline)

@@ -114,7 +114,7 @@ def next_pause_s(
         chance: a random number from 0 to 1.
 
     Returns:
-        The pause before the next attempt, in seconds; None where ``error`` is final.
+        The pause before the next attempt, in seconds; None if ``error`` is final.
     """
     kind = kind_of(error)
     if kind is None or kind not in policy.retried or tries.sent == policy.attempts:

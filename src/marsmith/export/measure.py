@@ -124,7 +124,7 @@ def compete(trial: Trial, forms: Sequence[Form], batch_size: int, effort: Effort
         forms: in the order of preference.
         batch_size: that is served.
         effort: how long to time.
-        progress: is told how far it is.
+        progress: callbacks for the progress.
     """
     for index, form in enumerate(forms):
         progress.candidates(index, len(forms), str(form))
