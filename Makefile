@@ -37,11 +37,13 @@ PART ?=
 test-long: setup  ## those that repeat a test in many ways (PART=kills|export|requests|servers|setup)
 	@$(RUN) $(PYTEST) -m $(if $(PART),"long(part='$(PART)')",long) $(OPTIONS)
 
-test-fast: setup  ## unit tests without torch, server or build: seconds to a minute
-	@$(RUN) pytest --numprocesses 2 --dist loadfile -m 'not live and not long' \
-	  $(filter-out tests/unit/export tests/unit/build,$(wildcard tests/unit/*)) $(OPTIONS)
+# Unit tests of what needs no torch, no server and no build.
+FAST = $(filter-out $(addprefix tests/unit/,export build scaffold __pycache__),$(wildcard tests/unit/*))
+test-fast: setup  ## unit tests that need neither torch nor a server: about a minute
+	@$(RUN) pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --without-torch \
+	  -m 'not live and not long and not tensors' $(FAST) $(OPTIONS)
 
-coverage: setup  ## what of src and handlers the tests run, with the processes that they start (slower than test)
+coverage: setup  ## the lines of src that `make test` runs, processes that it starts included; takes longer than test
 	@$(RUN) $(PYTEST) -m 'not long' --cov --cov-report term:skip-covered $(OPTIONS)
 
 # The oldest versions that pyproject.toml claims to work with, and the newest Python that does: each in its own .venv.

@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 hypothesis.settings.register_profile("marsmith", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("marsmith")
 
-pytest_plugins = ["support.durations", "support.second_try"]
+pytest_plugins = ["support.durations", "support.second_try", "support.without_torch"]
 
 # Whoever runs the tests in the background may ignore these, and then their children do: tests send them.
 for _number in (signal.SIGINT, signal.SIGHUP):

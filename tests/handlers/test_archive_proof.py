@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from marsmith_handler.proof import digest_problems, environment_problems
-from support.handler_fixtures import Worker, classifier_folder, picture, write_examples, write_sums
+from support.handler_fixtures import Worker, classifier_folder, write_examples, write_sums
+from support.pictures import picture
 
 HANDLER = "image_classifier_handler.py"
 

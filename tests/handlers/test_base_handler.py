@@ -21,7 +21,8 @@ from marsmith_handler.errors import InsufficientStorage, ItemError
 from marsmith_handler.isolation import infer_isolated
 from marsmith_handler.replies import Reply
 from marsmith_handler.request import Request
-from support.handler_fixtures import Doubling, Worker, classifier_folder, picture, write_manifest, write_model
+from support.handler_fixtures import Doubling, Worker, classifier_folder, write_manifest, write_model
+from support.pictures import picture
 from support.projects import REPOSITORY
 
 # A model of its own kind: items are words, the answer is the word in capitals. Some words go wrong on purpose.

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from support.handler_fixtures import WireReply, Worker, classifier_folder, picture, write_examples, write_sums
+from support.handler_fixtures import WireReply, Worker, classifier_folder, write_examples, write_sums
+from support.pictures import picture
 
 RED, GREEN, BLUE = picture(255, 0, 0), picture(0, 255, 0), picture(0, 0, 255)
 

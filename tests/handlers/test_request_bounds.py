@@ -23,9 +23,10 @@ from marsmith_handler.envelope import open_envelope
 from marsmith_handler.errors import ItemError
 from marsmith_handler.request import Request
 from marsmith_handler.tensor.formats import read_safetensors
-from support.handler_fixtures import Doubling, Worker, classifier_folder, picture, write_manifest, write_model
+from support.handler_fixtures import Doubling, Worker, classifier_folder, write_manifest, write_model
 from support.huge_requests import SIZE, filled, safetensors_header
 from support.long_tests import long, mostly_long
+from support.pictures import picture
 from support.projects import REPOSITORY
 
 MOST_MIB = 200

@@ -24,8 +24,9 @@ from marsmith_handler.text.requests import MAX_CHARACTERS, TextLimits
 from marsmith_handler.text.word_pieces import MAX_WORD, WordPieces
 from support.detectors import Corners
 from support.embedding_models import PIECES, MeanNumber
-from support.handler_fixtures import Worker, classifier_folder, picture, write_manifest, write_model
+from support.handler_fixtures import Worker, classifier_folder, write_manifest, write_model
 from support.huge_requests import largest_picture
+from support.pictures import picture
 from support.sounds import Loudness, noise, wav
 from support.text_models import LABELS, WORDS, BagOfWords
 

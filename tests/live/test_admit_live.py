@@ -21,8 +21,8 @@ from marsmith.client import Client
 from marsmith.errors import ClientError
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server import launch, lifecycle
-from support.handler_fixtures import picture
 from support.live_server import make_project, until
+from support.pictures import picture
 from support.signing_keys import write_keys
 from support.tampered_archives import TAMPERED, WRITING, change_weights, shipped_archive
 

@@ -20,8 +20,9 @@ from marsmith.errors import ServerError
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.runtime.imports import local_imports
-from support.handler_fixtures import CLASSES, ChannelMeans, picture, write_model
+from support.handler_fixtures import CLASSES, ChannelMeans, write_model
 from support.live_server import make_project, running
+from support.pictures import picture
 from support.projects import REPOSITORY
 from support.steady_load import SteadyLoad, steady_load
 

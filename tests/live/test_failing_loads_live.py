@@ -24,8 +24,8 @@ from marsmith.server import lifecycle
 from marsmith.server import state as server_state
 from marsmith.state import served_file
 from support.command import asked, with_config
-from support.handler_fixtures import picture
 from support.live_server import make_project, tiny_archive, until
+from support.pictures import picture
 from support.tampered_archives import shipped_archive
 
 RED = picture(255, 0, 0)

@@ -16,9 +16,10 @@ import torch
 from marsmith.build.pack import PackRequest, pack
 from marsmith.client import Client, tokens
 from marsmith.run_state import RunState
-from support.handler_fixtures import ChannelMeans, Doubling, picture, write_model
+from support.handler_fixtures import ChannelMeans, Doubling, write_model
 from support.huge_requests import SIZE, filled
 from support.live_server import make_project, running
+from support.pictures import picture
 from support.projects import REPOSITORY
 from support.raw_calls import Answer, call
 from support.sounds import Loudness, noise, wav

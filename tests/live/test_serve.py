@@ -31,6 +31,7 @@ from marsmith.server.lifecycle import StartOptions
 from marsmith.server.processes import processes_of
 from marsmith.server.readiness import StartupStatus
 from marsmith.server.status import server_status
+from support.command import marsmith
 from support.live_server import make_project, running, tiny_archive, until
 
 CANNOT_IMPORT = "import a_module_that_is_not_there\n"
@@ -50,17 +51,6 @@ def name_if_it_knows(process: psutil.Process, folder: str) -> str | None:
         return f"{process.pid} {process.name()}" if alive and any(folder in text for text in told) else None
     except psutil.Error:
         return None
-
-
-def marsmith(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "marsmith", *arguments],
-        env=os.environ | {PROJECT_VARIABLE: str(project.root)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from marsmith.server import lifecycle, supervisor_state
 from marsmith.server import state as server_state
 from marsmith.server.processes import processes_of
 from marsmith.state import served_file
+from support.command import marsmith as command
 from support.live_server import is_alive, make_project, tiny_archive, until
 
 Served = dict[str, tuple[bool, int, int]]
@@ -37,17 +38,6 @@ def kill(*pids: int) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     until(lambda: not any(is_alive(pid) for pid in pids))
-
-
-def command(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "marsmith", *arguments],
-        env=os.environ | {PROJECT_VARIABLE: str(project.root)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
 
 
 def served(project: Project) -> Served:

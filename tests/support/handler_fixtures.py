@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 CLASSES = ["red", "green", "blue"]
 
@@ -29,12 +28,6 @@ class ChannelMeans(torch.nn.Module):
 class Doubling(torch.nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return rows * 2
-
-
-def picture(red: int, green: int, blue: int, *, size: tuple[int, int] = (40, 30), kind: str = "PNG") -> bytes:
-    stream = BytesIO()
-    Image.new("RGB", size, (red, green, blue)).save(stream, kind)
-    return stream.getvalue()
 
 
 def write_model(folder: Path, module: torch.nn.Module) -> None:

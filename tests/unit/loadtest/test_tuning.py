@@ -36,6 +36,8 @@ from marsmith.loadtest.tune.variant import VariantMaker, changed_config
 from support.live_server import make_project, tiny_archive
 from support.projects import REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("light_workers")
+
 ONE = Placement(0, 1, 2)
 TWO = Placement(0, 2, 1)
 
@@ -292,6 +294,7 @@ def test_a_slow_model_is_tried_for_longer_and_with_fewer_set_ups() -> None:
 # Archives and advice --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.tensors
 def test_a_variant_differs_in_how_it_is_run_only(default_archive: Path, tmp_path: Path) -> None:
     variant = VariantMaker(default_archive, tmp_path).write(_setup(4, 2, TWO), tmp_path / "v.mar")
     old, new = Archive.open(default_archive), Archive.open(variant)

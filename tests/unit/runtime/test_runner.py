@@ -26,6 +26,8 @@ from marsmith.runtime.worker_protocol import Parameter, WorkerMetric
 from support.live_server import is_alive, until
 from support.runner_archives import CONFIG, make_archive
 
+pytestmark = pytest.mark.usefixtures("light_workers")
+
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
@@ -204,6 +206,7 @@ def test_each_kind_of_output_becomes_the_body_that_a_server_makes_of_it(echo: Ru
     assert (reply.status, reply.content_type, reply.body) == (200, "", body)
 
 
+@pytest.mark.tensors
 def test_a_tensor_output_is_a_saved_tensor(echo: Runner) -> None:
     import torch
 
@@ -410,6 +413,7 @@ def test_the_workers_environment_has_the_python_path_that_the_frontend_makes() -
 # Handlers of others, and the command line ---------------------------------------------------------------------------
 
 
+@pytest.mark.tensors
 def test_the_stock_image_classifier_runs(tmp_path: Path) -> None:
     import numpy as np
     import torch

@@ -23,7 +23,7 @@ from marsmith.errors import ArchiveError, HandlerError, UsageError, Verification
 from marsmith.project import Project
 from marsmith.runtime.runner import Request, Runner
 from marsmith.runtime.worker import Process, start_python
-from support.handler_fixtures import picture
+from support.pictures import picture
 from support.projects import REPOSITORY
 from support.signing_keys import write_keys
 from support.tampered_archives import (
@@ -37,6 +37,8 @@ from support.tampered_archives import (
     rewrite,
     shipped_archive,
 )
+
+pytestmark = pytest.mark.usefixtures("light_workers")
 
 SPEC = f"""\
 name: tiny

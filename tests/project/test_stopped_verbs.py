@@ -26,6 +26,8 @@ from support.live_server import is_alive, make_project, running, tiny_archive, u
 from support.long_tests import mostly_long
 from support.projects import REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("light_workers")
+
 # In the middle of its work: a process of its own goes on, and what it has in its temporary folder is there.
 HOLD = """
 def hold():
