@@ -215,7 +215,7 @@ def test_a_registered_model_of_mlflow_gives_its_weights(registry: Path, tmp_path
     [
         ("models:/cats@champion", "is not a fixed version"),
         ("models:/cats/latest", "is not a fixed version"),
-        ("models:/cats/4", "does not give models:/cats/4: Model Version not found$"),
+        ("models:/cats/4", "cannot return models:/cats/4: Model Version not found$"),
         ("models:/cats/3", "should hold one file with weights .*; it holds none"),
     ],
 )
