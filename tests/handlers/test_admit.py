@@ -64,6 +64,7 @@ LIVE = {"serve", "register", "deploy", "rollback"}
 NEED_NOT = {
     "export": "makes a serialized file of weights",
     "archive": "builds from a spec; what it built before is admitted before it is taken for current",
+    "new": "writes a project around weights, without running an archive",
     "pack": "builds from loose files",
     "inspect": "shows what an archive says, without running it",
     "lint": "reads configs, without running an archive",

@@ -75,7 +75,7 @@ def test_who_signed_is_shown_as_a_claim(tmp_path: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert f"key   {made.key_fingerprint}" in out
     assert "of    this archive" in out
-    assert "not proved" in out
+    assert "not verified: marsmith verify" in out
     (tmp_path / "b.mar").write_bytes(full(tmp_path / "c.mar").path.read_bytes())
     (tmp_path / "b.mar.sig").write_bytes(made.path.read_bytes())
     assert main(["inspect", str(tmp_path / "b.mar")]) == 0

@@ -58,6 +58,7 @@ def test_every_verb_takes_the_store_that_the_server_config_names(
     assert str(store) in capsys.readouterr().out
 
 
+@pytest.mark.tensors
 def test_archive_and_watch_build_into_it_and_build_again_when_it_is_another(project: Project, tmp_path: Path) -> None:
     spec = load_spec(write_tiny(project), "tiny")
     stores = [tmp_path / "one", tmp_path / "two" / "deep", project.root / "model_store"]

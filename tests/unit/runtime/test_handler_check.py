@@ -46,6 +46,7 @@ def test_a_good_handler_has_no_findings(tmp_path: Path) -> None:
     assert check(tmp_path, GOOD) == []
 
 
+@pytest.mark.tensors
 @pytest.mark.parametrize("name", ["tensor_handler.py", "image_classifier_handler.py"])
 def test_the_shipped_handlers_have_no_findings(name: str) -> None:
     assert check_handler(REPOSITORY / "handlers" / name) == []
@@ -119,7 +120,12 @@ def test_a_shape_that_torchserve_refuses_is_found(tmp_path: Path, refusals: dict
     assert refusals[handler]
 
 
-@pytest.mark.parametrize("case", ACCEPTED_SHAPES)
+NEEDS_TORCH = "a base class of torchserve"
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.tensors] if case == NEEDS_TORCH else []) for case in ACCEPTED_SHAPES]
+)
 def test_a_shape_that_torchserve_accepts_has_no_findings(tmp_path: Path, refusals: dict[str, str], case: str) -> None:
     assert check(tmp_path, ACCEPTED_SHAPES[case]) == []
     assert refusals[ACCEPTED_SHAPES[case]] == ""
