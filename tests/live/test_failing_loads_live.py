@@ -36,7 +36,7 @@ REASONS = {
     "tiny-2.0.mar": PACKAGE,
     "cut-1.0.mar": "a worker died: ",
     "wrong-1.0.mar": "a worker died: ",
-    "answer-1.0.mar": "answers its example in.json wrongly: reply['cat']",
+    "answer-1.0.mar": "gives a wrong answer to its example in.json: reply['cat']",
     "fatal-1.0.mar": "TorchServe itself ended while it loaded it: ClassCastException: class java.util.Date",
     "packages-1.0.mar": "TorchServe refused it: ModelException: Custom pip package installation failed",
 }

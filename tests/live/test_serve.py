@@ -239,7 +239,7 @@ def test_a_worker_that_leaves_without_a_word_is_noticed_at_once(project: Project
 def test_a_version_that_answers_its_example_wrongly_is_not_served(project: Project, tmp_path: Path) -> None:
     (project.model_store / "echo-1.0.mar").unlink()
     with_example(tmp_path, {"cat": 0.6}).rename(project.model_store / "example-2.0.mar")
-    with pytest.raises(ServerError, match=r"example:2\.0 answers its example in\.json wrongly: reply\['cat'\]"):
+    with pytest.raises(ServerError, match=r"example:2\.0 gives a wrong answer to its example in\.json: reply\['cat'\]"):
         lifecycle.start(project)
     assert left_over(project) == []
 
