@@ -363,7 +363,7 @@ def test_more_workers_for_the_default_version_are_given_and_fewer_are_refused_wi
     assert main(["deploy", name, "--workers", "2", "--watch-s", "5", "--keep", "1"]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{MODEL} is answered by version {version} already, with more workers now\n"
-    assert "--watch-s, --keep: nothing to do" in printed.err
+    assert "--watch-s, --keep: no effect" in printed.err
     assert arena.versions()[version] == (True, 2)
     assert arena.journal().releases[-1].workers == 2
     # Without the option it keeps what it has, whoever gave it.
@@ -376,4 +376,4 @@ def test_more_workers_for_the_default_version_are_given_and_fewer_are_refused_wi
     with Client.for_project(arena.project) as client:
         client.scale(MODEL, version=version, min_workers=1)
     assert main(["rollback", MODEL, "--to", version, "--keep", "3"]) == 0
-    assert "--keep: nothing to do" in capsys.readouterr().err
+    assert "--keep: no effect" in capsys.readouterr().err
