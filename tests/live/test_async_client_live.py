@@ -192,7 +192,7 @@ def test_many_predictions_take_bodies_only_as_there_is_room_and_can_be_left_earl
                 break
         await many.aclose()
         assert (await client.predict("echo", b"1")).status == 200
-        with pytest.raises(UsageError, match="at least one"):
+        with pytest.raises(UsageError, match="at least 1"):
             await anext(client.predict_many("echo", [], concurrency=0))
 
     using(project, use)

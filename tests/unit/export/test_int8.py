@@ -364,7 +364,7 @@ def test_a_plan_survives_its_record() -> None:
     ("record", "problem"),
     [
         ({"range": "minmax"}, "did you mean"),
-        ({"ranges": "median"}, "none of"),
+        ({"ranges": "median"}, "not one of"),
         ({"images": "many"}, "not a int"),
         ({"float_layers": [1]}, "not a tuple"),
         ({"percentile": 0}, "not above 50"),
