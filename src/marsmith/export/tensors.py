@@ -81,13 +81,19 @@ def call_rows(recipe: TensorRecipe) -> tuple[list[str], list[tuple[torch.Tensor,
         ExportError: there are no examples, they are not mappings of names to tensors, or they are inconsistent.
     """
     try:
-        examples = [dict(example) for example in recipe.examples()]
+        examples = list(recipe.examples())
     except Exception as error:  # A recipe may raise any exception.
         raise ExportError(f"examples() of the recipe raises {type(error).__name__}: {error}") from error
     if not examples or not examples[0]:
         raise ExportError(
             "the recipe gives no examples", tip="one mapping of input names to tensors, batch on axis 0, is enough"
         )
+    for example in examples:
+        if not isinstance(example, Mapping) or not all(isinstance(name, str) for name in example):
+            raise ExportError(
+                f"an example of the recipe is a {type(example).__name__}, not a mapping of input names to tensors",
+                tip='return [{"name of the first input": tensor, ...}]',
+            )
     names = list(examples[0])
     rows: list[tuple[torch.Tensor, ...]] = []
     for example in examples:

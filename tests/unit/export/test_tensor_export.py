@@ -121,6 +121,11 @@ def test_a_branch_on_values_is_refused_when_tracing_and_kept_when_scripting(tmp_
     assert torch.equal(load_module(Path(result.serialized_file))(low, low), torch.zeros(1, 2))
 
 
+def giving(*examples: Any) -> Any:
+    """Return the ``examples`` of a recipe, right or wrong."""
+    return lambda: list(examples)
+
+
 @pytest.mark.parametrize(
     ("recipe", "options", "message"),
     [
@@ -132,6 +137,16 @@ def test_a_branch_on_values_is_refused_when_tracing_and_kept_when_scripting(tmp_
         (two_inputs(Padded, dynamic={"a": (1,), "b": (1,)}), {}, "length of an axis is baked into the export: a, b"),
         (two_inputs(Sum, dynamic={"a": (1,)}), {"method": "script"}, "does not take longer axes: RuntimeError"),
         (TensorRecipe(build=Sum, examples=list), {}, "gives no examples"),
+        (
+            TensorRecipe(build=Sum, examples=giving((torch.ones(2, 3), torch.ones(2, 3)))),
+            {},
+            "is a tuple, not a mapping",
+        ),
+        (
+            TensorRecipe(build=Sum, examples=giving({0: torch.ones(2, 3)})),
+            {},
+            "is a dict, not a mapping of input names",
+        ),
         (TensorRecipe(build=Sum, examples=lambda: [{"a": 3}]), {}, "'a' is not a tensor"),  # type: ignore[dict-item]
         (
             TensorRecipe(build=Sum, examples=lambda: [{"a": torch.ones(1, 2), "b": torch.ones(2, 2)}]),
