@@ -64,8 +64,12 @@ def handler_traceback(lines: Sequence[str], folder: Path) -> str | None:
 
 
 def is_cut_off(traceback: str) -> bool:
-    """Return whether a result of ``handler_traceback`` ends before the line of the exception."""
-    return summary(traceback) == _CUT_OFF
+    """Return whether a result of ``handler_traceback`` lacks the exception that ended the worker.
+
+    It ends before the line of the exception, or holds only what a worker raises after it has logged the exception.
+    """
+    final = summary(traceback)
+    return final == _CUT_OFF or _ANNOUNCEMENT.fullmatch(final) is not None
 
 
 def summary(traceback: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marsmith.runtime.traceback import is_cut_off
 from marsmith.server.log import JsonLog, LogLine, first_death, java_cause, parse_log, refused_loads
 from support.projects import REPOSITORY
 
@@ -137,6 +138,12 @@ def test_a_traceback_that_the_first_process_took_the_end_of_with_it_is_found_who
         assert death is not None
         assert death.traceback == IMPORT
         assert not death.is_cut_off
+
+
+def test_what_a_worker_raises_after_it_has_logged_its_error_is_not_the_cause() -> None:
+    start = 'Traceback (most recent call last):\n  File "ts/model_service_worker.py", line 240, in run_server\n'
+    assert is_cut_off(f"{start}RuntimeError: 500 - Unknown exception")
+    assert not is_cut_off(f"{start}RuntimeError: the archive needs another package")
 
 
 def through_a_json_log(*chunks: bytes) -> list[dict[str, str]]:
