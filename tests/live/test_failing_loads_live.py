@@ -177,28 +177,41 @@ def test_the_others_are_served_and_each_that_does_not_load_has_one_line(project:
     assert remembered.models.keys() == {"tiny"}
 
 
-def test_what_stands_in_is_neither_scaled_nor_made_the_default(project: Project) -> None:
+@pytest.fixture
+def served(project: Project) -> Project:
+    """The project with its server, whichever test of this file comes first."""
+    if marsmith(project, "status").returncode != 0:
+        started = marsmith(project, "serve", "--restart", "always")
+        assert started.returncode == 0, started.stderr
+    return project
+
+
+def test_what_stands_in_is_neither_scaled_nor_made_the_default(served: Project) -> None:
+    project = served
     for arguments in (("scale", "tiny:2.0", "--workers", "1"), ("set-default", "tiny", "2.0")):
         refused = marsmith(project, *arguments)
         assert refused.returncode == 2, refused.stderr
         assert "tiny:2.0 is left out of the running server" in refused.stderr
 
 
-def test_registering_it_unmended_changes_nothing(project: Project) -> None:
+def test_registering_it_unmended_changes_nothing(served: Project) -> None:
+    project = served
     refused = marsmith(project, "register", "tiny-2.0.mar")
     assert refused.returncode == 1
     assert PACKAGE in refused.stderr
     runs_as_planned(project)
 
 
-def test_after_a_crash_the_same_are_left_out(project: Project) -> None:
+def test_after_a_crash_the_same_are_left_out(served: Project) -> None:
+    project = served
     crash(project)
     assert {each.file for each in run_state.read(project).left_out} == REASONS.keys()
     assert "left out: tiny-2.0.mar: a worker died: " in (project.run / "supervisor.log").read_text()
     runs_as_planned(project)
 
 
-def test_fixed_it_is_registered_in_its_place_and_is_the_default_again(project: Project) -> None:
+def test_fixed_it_is_registered_in_its_place_and_is_the_default_again(served: Project) -> None:
+    project = served
     install(project)
     fixed = marsmith(project, "register", "tiny-2.0.mar")
     assert fixed.returncode == 0, fixed.stderr
@@ -212,7 +225,8 @@ def test_fixed_it_is_registered_in_its_place_and_is_the_default_again(project: P
     assert {each["version"] for each in shown["versions"]} == {"1.0", "2.0"}
 
 
-def test_a_deploy_brings_it_back_as_well(project: Project) -> None:
+def test_a_deploy_brings_it_back_as_well(served: Project) -> None:
+    project = served
     shutil.rmtree(project.root / "packages")
     crash(project)
     runs_as_planned(project)
