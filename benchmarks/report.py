@@ -14,8 +14,8 @@ Result = Mapping[str, Any]
 HEAD = """# Benchmarks
 
 Written by `make bench` (`benchmarks/run_all.py`); every figure is from the run whose machine is named, measured side
-by side, in turns. Ratios of one run can be compared; figures of two machines, or of two runs, cannot. What each file
-asks stands in `benchmarks/README.md`.
+by side, in turns. Ratios of one run can be compared; figures of two machines, or of two runs, cannot.
+`benchmarks/README.md` says what each file measures.
 
 Machine: {machine}.
 """
