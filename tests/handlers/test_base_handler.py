@@ -278,7 +278,7 @@ def test_the_handler_of_the_documentation_passes_the_test_of_the_documentation(t
     import re
 
     root = REPOSITORY
-    page = (root / "docs" / "how-to" / "write-a-handler.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "how-to" / "handler.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "mood_handler.py").write_text(blocks[0], encoding="utf-8")
     (tmp_path / "test_mood_handler.py").write_text(blocks[1], encoding="utf-8")

@@ -265,7 +265,7 @@ def _classes(outputs: torch.Tensor) -> int:
         raise ExportError(
             f"for {len(outputs)} images the module gives outputs of the shape {tuple(outputs.shape)}, and an image "
             "classifier gives (N, classes)",
-            tip="any other module is exported with a TensorRecipe: docs/how-to/recipes.md",
+            tip="any other module is exported with a TensorRecipe: docs/reference/recipes.md",
         )
     return int(outputs.shape[1])
 

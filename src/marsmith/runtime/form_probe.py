@@ -40,7 +40,7 @@ def check_takes_form(runner: Runner, handler: str, report: Mapping[str, Any]) ->
             raise HandlerError(
                 f"the handler {handler} takes {what}, and cannot give it to what was exported, which takes "
                 f"{_shown(report['inputs'])}: {message}",
-                tip="export what this handler feeds (a TensorRecipe, docs/how-to/recipes.md), or take a handler for "
+                tip="export what this handler feeds (a TensorRecipe, docs/reference/recipes.md), or take a handler for "
                 "this export; if both are right, name a request that it answers under examples in the spec",
             )
 

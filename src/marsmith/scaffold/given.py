@@ -101,7 +101,7 @@ def _output_of(path: Path, source: ModelSource) -> str:
     photos = torch.stack([torch.zeros(3, 224, 224), torch.linspace(-2, 2, 3 * 224 * 224).reshape(3, 224, 224)])
     tip = (
         "a file that takes other tensors: marsmith new in another folder, then a TensorRecipe with torchscript=,"
-        " and handlers/tensor_handler.py: docs/how-to/recipes.md; or export the model to ONNX: --from onnx:FILE"
+        " and handlers/tensor_handler.py: docs/reference/recipes.md; or export the model to ONNX: --from onnx:FILE"
     )
     try:
         with torch.inference_mode():

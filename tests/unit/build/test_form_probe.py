@@ -18,7 +18,7 @@ from support.export_fixtures import write_tiny
 from support.long_tests import mostly_long
 from support.projects import REPOSITORY
 
-PAGE = (REPOSITORY / "docs" / "how-to" / "write-a-handler.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "how-to" / "handler.md").read_text(encoding="utf-8")
 
 
 def from_the_page(start: str) -> str:

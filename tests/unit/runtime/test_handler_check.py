@@ -421,6 +421,6 @@ def test_the_command_takes_a_function_and_an_archive_with_inputs(
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_is_explained(rule: str) -> None:
-    text = (REPOSITORY / "docs" / "how-to" / "check-a-handler.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "reference" / "lint-and-config.md").read_text(encoding="utf-8")
     (row,) = [line for line in text.splitlines() if line.startswith(f"| `{rule}` |")]
     assert f"| {RULES[rule]} |" in row

@@ -113,7 +113,7 @@ def _nothing_faster(candidates: Sequence[Candidate]) -> ExportError:
     lines = "\n  ".join(f"{one.form} is {one.verdict}: {one.reason}" for one in candidates)
     return ExportError(
         f"nothing faster passes the gate, so the old archive is the best:\n  {lines}",
-        tip="other engines need our handler: write a spec with the recipe torchscript:FILE (docs/how-to/recipes.md)",
+        tip="other engines need our handler: write a spec with the recipe torchscript:FILE (docs/reference/recipes.md)",
     )
 
 

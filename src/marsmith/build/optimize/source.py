@@ -98,7 +98,7 @@ def _check_kind(archive: Archive) -> None:
     if manifest.model_file:
         raise ArchiveError(
             f"{name} holds an eager module: the class in {manifest.model_file} and a state dict",
-            tip="write a recipe that builds this class (docs/how-to/recipes.md), then: marsmith export MODEL",
+            tip="write a recipe that builds this class (docs/reference/recipes.md), then: marsmith export MODEL",
         )
     if not manifest.serialized_file:
         raise ArchiveError(f"{name} has no serialized file: there is nothing to optimize")

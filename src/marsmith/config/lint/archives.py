@@ -119,7 +119,7 @@ def _source_of_config(archive: Archive, root: Path) -> str:
 def _stock(path: Path, archive: Archive) -> Iterator[LintResult]:
     handler = archive.manifest.handler
     message = f"the handler is TorchServe's own {handler}"
-    yield found("MS506", path, 1, message, "answer each request alone, as docs/how-to/write-a-handler.md shows")
+    yield found("MS506", path, 1, message, "answer each request alone, as docs/how-to/handler.md shows")
     labels = _label_count(archive)
     if handler == "image_classifier" and labels is not None and labels < _STOCK_TOP:
         message = f"image_classifier returns the best five of {labels} classes, which fails"

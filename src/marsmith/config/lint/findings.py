@@ -9,7 +9,7 @@ from typing import Literal
 Severity = Literal["error", "warning", "note"]
 
 # An error makes requests fail, a warning makes them fail sometimes, a note is information.
-# docs/how-to/check-a-handler.md explains each rule.
+# docs/reference/lint-and-config.md explains each rule.
 RULES: dict[str, Severity] = {
     "not-python": "error",
     "one-class": "error",

@@ -59,7 +59,7 @@ def read_checkpoint(path: Path, *, entry: str | None = None, allow_pickle: bool 
     if kind == "torchscript":
         raise ExportError(
             f"{path} is a TorchScript file, not a state dict",
-            tip=f"name it as the recipe: export.recipe: torchscript:{path.name}, or see docs/how-to/recipes.md",
+            tip=f"name it as the recipe: export.recipe: torchscript:{path.name}, or see docs/reference/recipes.md",
         )
     # torch.export.load unpickles without restrictions.
     content, record = _read_pickle(path, allow_pickle, safely=kind == "torch")

@@ -149,7 +149,7 @@ def load_recipe(path: Path, root: Path | None = None) -> AnyRecipe:
         ) from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe | TensorRecipe):
-        raise ExportError(f"{path} defines no RECIPE = Recipe(...)", tip="see docs/how-to/recipes.md")
+        raise ExportError(f"{path} defines no RECIPE = Recipe(...)", tip="see docs/reference/recipes.md")
     return recipe
 
 

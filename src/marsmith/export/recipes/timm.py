@@ -34,7 +34,7 @@ def timm_recipe(name: str) -> Recipe:
         )
     config = timm.models.get_pretrained_cfg(name, allow_unregistered=False)
     if config is None:
-        raise ExportError(f"timm has no pretrained_cfg for {name!r}", tip="write a recipe file: docs/how-to/recipes.md")
+        raise ExportError(f"timm has no pretrained_cfg for {name!r}", tip="write a recipe: docs/reference/recipes.md")
     return Recipe(
         build=lambda: timm.create_model(name, pretrained=False),
         hub_weights=lambda: timm.create_model(name, pretrained=True).state_dict(),
@@ -72,7 +72,7 @@ def timm_preprocessing(name: str, config: Mapping[str, Any]) -> ImagePreprocessi
         raise ExportError(
             f"{name} takes {channels} channels, crop {data['crop_mode']!r}, interpolation {data['interpolation']!r}; "
             "the handler gives 3, 'center', and bilinear or bicubic",
-            tip="write a recipe file with the nearest preprocessing that you have validated: docs/how-to/recipes.md",
+            tip="write a recipe file with the nearest preprocessing that you have validated: docs/reference/recipes.md",
         )
     if height != width:
         raise ExportError(f"{name} takes {height} x {width}; its resizing to two lengths is not what the handler does")
