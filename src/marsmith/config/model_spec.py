@@ -11,6 +11,7 @@ from marsmith import strict_yaml
 from marsmith.config.export_spec import ExportSpec as ExportSpec
 from marsmith.config.export_spec import Gate as Gate
 from marsmith.config.model_config import ModelConfig
+from marsmith.config.rollout_spec import RolloutSpec
 from marsmith.errors import SpecError, UsageError
 from marsmith.names import check_model_name, check_model_version
 from marsmith.project import Project
@@ -79,6 +80,7 @@ class ModelSpec(Strict):
     examples: list[Example] = Field(default_factory=list)
     serving: ModelConfig = ModelConfig()
     service_level: ServiceLevel | None = None
+    rollout: RolloutSpec = RolloutSpec()
 
 
 def parse_model_spec(text: str, source: str) -> ModelSpec:

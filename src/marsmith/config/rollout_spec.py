@@ -1,0 +1,146 @@
+"""Block ``rollout:`` of a model spec: how a new version gets its traffic.
+
+The values are checked here for every caller.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from marsmith.errors import UsageError
+from marsmith.strict_yaml import Strict
+
+Strategy = Literal["switch", "canary"]
+
+STEPS = (1.0, 5.0, 25.0, 50.0)
+INTERVAL = "2m"
+MIN_REQUESTS = 50
+MAX_WAIT = "1h"
+ALPHA = 0.01
+
+# The smallest share that the front can be given is a ten-thousandth.
+_SHARES = 10_000
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+# Characters that need no quoting in a header, a cookie, JSON and Envoy's configuration.
+_STICKY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_OWN_HEADERS = "x-marsmith-"
+
+
+class StickyKey(NamedTuple):
+    """What a user is recognised by.
+
+    Attributes:
+        kind: ``header`` or ``cookie``.
+        name: its name; that of a header is in lower case.
+    """
+
+    kind: Literal["header", "cookie"]
+    name: str
+
+
+def parse_sticky(text: str) -> StickyKey:
+    """Parse ``header:NAME`` or ``cookie:NAME``.
+
+    Raises:
+        UsageError: the text is neither of them, or the name has other characters than letters, digits, '-' and '_'.
+    """
+    kind, _, name = text.partition(":")
+    if kind not in {"header", "cookie"}:
+        raise UsageError(
+            f"{text!r} is not a sticky key", tip="write header:NAME or cookie:NAME, as in header:x-user-id"
+        )
+    if not _STICKY_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is not the name of a {kind}", tip="use letters, digits, '-' and '_'")
+    if kind == "cookie":
+        return StickyKey("cookie", name)
+    if name.lower().startswith(_OWN_HEADERS):
+        raise UsageError(f"the front removes the header {name} from requests", tip="name a header of your clients")
+    return StickyKey("header", name.lower())
+
+
+def parse_duration(text: str) -> float:
+    """Parse ``30s``, ``2m`` or ``1.5h``, and return seconds.
+
+    Raises:
+        UsageError: the text is not a duration, or it is 0.
+    """
+    match = _DURATION.fullmatch(text)
+    if not match or not float(match[1]):
+        raise UsageError(f"{text!r} is not a duration above 0", tip="write a number with its unit: 30s, 2m or 1h")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def check_steps(steps: Sequence[float]) -> tuple[float, ...]:
+    """Return the steps, in percent; raises UsageError unless they rise, above 0 and below 100, in hundredths."""
+    text = ", ".join(f"{step:g}" for step in steps)
+    if not steps or not all(0 < step < 100 for step in steps):
+        raise UsageError(f"the steps {text} are not above 0 and below 100 percent", tip="after the last step it is 100")
+    if any(after <= before for before, after in pairwise(steps)):
+        raise UsageError(f"the steps {text} do not rise", tip="each is larger than the one before: 1, 5, 25, 50")
+    if any(abs(step * 100 - round(step * 100)) > 1e-9 for step in steps):
+        raise UsageError(f"the steps {text} have more than two decimals", tip="the smallest share is 0.01 percent")
+    return tuple(steps)
+
+
+def check_times(interval_s: float, max_wait_s: float) -> None:
+    """Raise UsageError unless the time at each share, in seconds, is above 0 and at most the maximum wait."""
+    if not 0 < interval_s <= max_wait_s:
+        raise UsageError(
+            f"an interval of {interval_s:g} s does not go with a maximum wait of {max_wait_s:g} s",
+            tip="the interval is above 0 and at most the maximum wait",
+        )
+
+
+def ten_thousandths(percent: float) -> int:
+    """Return a share in percent as a whole number of ten-thousandths."""
+    return round(percent * _SHARES / 100)
+
+
+def _as_value_error(check: Any) -> Any:
+    """Return a validator that leaves a value as it is, for a check that raises UsageError."""
+
+    def checked(value: Any) -> Any:
+        try:
+            check(value)
+        except UsageError as error:
+            raise ValueError(f"{error.message}; {error.tip}") from None
+        return value
+
+    return checked
+
+
+Duration = Annotated[str, AfterValidator(_as_value_error(parse_duration))]
+
+
+class RolloutSpec(Strict):
+    """How a deploy gives the version its traffic; options of `marsmith deploy` override it.
+
+    Attributes:
+        strategy: ``switch``: all requests at once; ``canary``: share by share.
+        steps: shares of the canary in percent, rising.
+        interval: minimum time at each share.
+        min_requests: minimum number of answers of the canary at each share.
+        max_wait: time at one share after which a canary with too few requests is inconclusive.
+        sticky: what a user is recognised by, so that all requests of a user go to one version; none: each request by
+            itself.
+        alpha: probability, above 0 and below 1, that a version as good as the old one goes back.
+    """
+
+    strategy: Strategy = "switch"
+    steps: Annotated[list[float], AfterValidator(_as_value_error(check_steps))] = Field(default=list(STEPS))
+    interval: Duration = INTERVAL
+    min_requests: int = Field(default=MIN_REQUESTS, ge=1)
+    max_wait: Duration = MAX_WAIT
+    sticky: Annotated[str, AfterValidator(_as_value_error(parse_sticky))] | None = None
+    alpha: float = Field(default=ALPHA, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _times(self) -> Self:
+        _as_value_error(lambda spec: check_times(parse_duration(spec.interval), parse_duration(spec.max_wait)))(self)
+        return self
