@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from marsmith.runtime.worker_protocol import InferenceRequest, Parameter, encode
 from marsmith_handler import worker_messages
 from marsmith_handler.envelope import open_envelope
 from marsmith_handler.errors import ContentTooLarge
-from marsmith_handler.worker_messages import TOO_MANY_FIELDS, FieldReader, bound_fields
+from marsmith_handler.worker_messages import TOO_MANY_FIELDS, FieldReader, bound_fields, whole_fields
+from support.huge_forms import FORMS, Field, wire
 
 READ = otf_message_handler._retrieve_input_data
 SMALL = Parameter("a", b"", "")
@@ -78,6 +80,48 @@ def test_fields_that_are_too_many_are_not_made(monkeypatch: pytest.MonkeyPatch) 
     assert names(message) == [["a"] * worker_messages.MOST_FIELDS + [TOO_MANY_FIELDS]]
     # Now and then the socket holds less than one field.
     assert len(made) < 20_000
+
+
+def lines_run(work: Callable[[], Any]) -> int:
+    """Return how many lines of Python ran."""
+    lines = 0
+
+    def count(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    traced = sys.gettrace()
+    sys.settrace(count)
+    try:
+        work()
+    finally:
+        sys.settrace(traced)
+    return lines
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_fields_are_passed_over_without_a_step_for_each(name: str) -> None:
+    fields, length = FORMS[name]
+    body = 256 * 1024
+    data = wire(fields) * (body // length)
+    found: list[tuple[int, bool]] = []
+    # One step of Python has about ten lines. A body of the largest allowed size takes 64 times as many.
+    assert lines_run(lambda: found.append(whole_fields(data))) < body / 3
+    assert found == [(len(data), False)]
+
+
+PARTS = st.one_of(st.binary(max_size=4), st.integers(0, 300).map(bytes))
+
+
+@given(st.lists(st.tuples(PARTS, PARTS, PARTS), max_size=12), st.booleans(), st.data())
+def test_whole_fields_end_before_the_first_that_is_cut(fields: list[Field], ended: bool, data: st.DataObject) -> None:
+    message = wire(fields) + b"\xff" * 4 * ended
+    ends = [len(wire(fields[:count])) for count in range(len(fields) + 1)]
+    cut = data.draw(st.one_of(st.just(len(message)), st.integers(0, len(message))))
+    whole = (len(message), True) if ended and cut == len(message) else (max(end for end in ends if end <= cut), False)
+    assert whole_fields(message[:cut]) == whole
+    assert whole_fields(message + b"\0\0\0\1") == ((len(message), True) if ended else (len(message), False))
 
 
 def test_the_bound_is_set_once_and_follows_the_setting() -> None:
