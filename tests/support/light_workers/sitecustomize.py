@@ -6,39 +6,53 @@ A handler without tensors never needs it. One with tensors gets the whole of tor
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
 WORKER = "model_service_worker.py"
 # It asks `isinstance(reply, torch.Tensor)`: as long as torch is not imported, nothing is a tensor.
 ASKS_ONLY = "ts.protocol.otf_message_handler"
+# Of one thread, which may ask for names of torch while it imports torch.
+IMPORTING = RLock()
 
 
 class NoTensor:
     """Stands for the class of tensors while there are none."""
 
 
-class Later(importlib.util._LazyModule):  # type: ignore[name-defined, misc]
-    """Torch, not yet imported."""
+class Later(ModuleType):
+    """Torch, not yet imported. Not importlib's LazyLoader: torch deletes names of itself, where that one recurses."""
 
     def __getattribute__(self, name: str) -> Any:
         """Import torch, unless the worker asks whether a reply is a tensor."""
         if name == "Tensor" and sys._getframe(1).f_globals.get("__name__") == ASKS_ONLY:
             return NoTensor
-        object.__setattr__(self, "__class__", importlib.util._LazyModule)  # type: ignore[attr-defined]
-        return getattr(self, name)
+        with IMPORTING:
+            spec = ModuleType.__getattribute__(self, "__spec__")
+            if type(self) is Later and not spec.loader.begun:
+                spec.loader.begun = True
+                spec.loader.of_torch.exec_module(self)
+                object.__setattr__(self, "__class__", ModuleType)
+        return ModuleType.__getattribute__(self, name)
 
 
-class Loader(importlib.util.LazyLoader):
+class LaterLoader(Loader):
     """Makes a module that imports torch when it is first used."""
 
+    def __init__(self, of_torch: Loader) -> None:
+        self.of_torch = of_torch
+        self.begun = False
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Leave it to Python."""
+
     def exec_module(self, module: ModuleType) -> None:
-        """Prepare the module."""
-        super().exec_module(module)
-        object.__setattr__(module, "__class__", Later)
+        """Leave the module empty, now that Python has set what it needs."""
+        module.__class__ = Later
 
 
 class Finder:
@@ -52,7 +66,7 @@ class Finder:
         sys.meta_path.remove(cls)
         spec = PathFinder.find_spec(name, path, target)
         if spec and spec.loader:
-            spec.loader = Loader(spec.loader)
+            spec.loader = LaterLoader(spec.loader)
         return spec
 
 
