@@ -24,6 +24,7 @@ from marsmith.run_state import RunState
 from marsmith.server import lifecycle, supervisor_state
 from marsmith.server import processes as server_process
 from marsmith.server import state as server_state
+from marsmith.server.duty import Duty, DutyThread, performing
 from marsmith.server.launch import ADOPT_FLAG, SUPERVISED_VARIABLE
 from marsmith.server.lifecycle import StartOptions
 from marsmith.server.supervisor_state import SupervisorState
@@ -100,6 +101,7 @@ class Supervisor:
         options: options of a restart.
         manager: the service manager that gets status messages.
         tell: called with each event, as one sentence.
+        duties: other work that goes on while this process watches.
     """
 
     project: Project
@@ -107,18 +109,24 @@ class Supervisor:
     options: StartOptions
     manager: ServiceManager
     tell: Callable[[str], None]
+    duties: Sequence[Duty] = ()
     _known: SupervisorState = field(default_factory=supervisor_state.of_this_process)
     _workers: WorkerWatch = field(default_factory=WorkerWatch)
     _next_ask: float = 0.0
     _client: Client | None = None
     _told: set[str] = field(default_factory=set)
+    _threads: Sequence[DutyThread] = ()
 
     def run(self, state: RunState) -> None:
-        """Watch until the server has been stopped on purpose.
+        """Watch until the server has been stopped on purpose, and perform the duties meanwhile.
 
         Raises:
             ServerError: the server died, and the policy allows no further restart, or the restart failed.
         """
+        with performing(self.duties, self.tell) as self._threads:
+            self._run(state)
+
+    def _run(self, state: RunState) -> None:
         self._note(doing="watching")
         failures = 0
         while True:
@@ -144,6 +152,8 @@ class Supervisor:
         """Do the periodic work while the server runs."""
         server_process.reap_orphans()
         self.manager.alive()
+        for thread in self._threads:
+            thread.report_overdue()
         if time.monotonic() >= self._next_ask:
             began = time.monotonic()
             versions = self._look(state)
