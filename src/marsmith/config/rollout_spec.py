@@ -23,8 +23,8 @@ MIN_REQUESTS = 50
 MAX_WAIT = "1h"
 ALPHA = 0.01
 
-# The smallest share that the front can be given is a ten-thousandth.
-_SHARES = 10_000
+# Shares are counted in ten-thousandths, the smallest part that the front can be given.
+WHOLE = 10_000
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 # Characters that need no quoting in a header, a cookie, JSON and Envoy's configuration.
@@ -99,7 +99,7 @@ def check_times(interval_s: float, max_wait_s: float) -> None:
 
 def ten_thousandths(percent: float) -> int:
     """Return a share in percent as a whole number of ten-thousandths."""
-    return round(percent * _SHARES / 100)
+    return round(percent * WHOLE / 100)
 
 
 def _as_value_error(check: Any) -> Any:

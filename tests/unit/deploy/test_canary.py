@@ -82,8 +82,7 @@ states = st.builds(
     stable_tally=tallies,
     slow_ms=st.none() | st.floats(0, 1e6),
     ledger=st.just({}) | st.just({"alpha": 0.01, "kinds": {"failed": {"logs": [0.5, -1.25], "users": {"marks": [7]}}}}),
-    read_bytes=counts,
-    log_inode=counts,
+    position=counts,
     timeline=st.lists(moments, max_size=4).map(tuple),
     driver=st.none() | st.builds(Driver, st.integers(1, 2**31 - 1), times),
     ended_s=st.none() | times,
@@ -255,8 +254,8 @@ def test_a_state_says_the_share_and_the_timeline_keeps_what_happened() -> None:
 def test_a_quantile_of_a_tally_is_exact_to_five_percent_and_failed_answers_have_no_latency() -> None:
     tally = Tally()
     for ms in range(1, 101):
-        tally = tally.with_answer(ms, failed=False, slow=ms > 90, refused=False)
-    tally = tally.with_answer(10_000, failed=True, slow=False, refused=False)
+        tally = tally.with_answer(ms, timed=True, failed=False, slow=ms > 90, refused=False)
+    tally = tally.with_answer(10_000, timed=False, failed=True, slow=False, refused=False)
     assert (tally.answers, tally.failed, tally.slow) == (101, 1, 10)
     assert tally.quantile_ms(0.5) == pytest.approx(50, rel=0.05)
     assert tally.quantile_ms(0.99) == pytest.approx(99, rel=0.05)

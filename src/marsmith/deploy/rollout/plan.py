@@ -14,7 +14,9 @@ Action = Literal[
     "register",
     "ready",
     "probe",
+    "canary",
     "switch",
+    "plain",
     "watch",
     "accept",
     "drain",
@@ -26,9 +28,11 @@ Remedy = Literal["undo", "finish", "leave"]
 
 # Before these steps a change has not given its target workers, or not made it the default version yet.
 _UNREADY: frozenset[str] = frozenset({"verify", "store", "register", "ready"})
-_UNSWITCHED = _UNREADY | {"probe"}
+_UNSWITCHED = _UNREADY | {"probe", "canary"}
 # Before these steps a change has been accepted.
-_ACCEPTED: frozenset[str] = frozenset({"drain", "scale", "unregister"})
+_ACCEPTED: frozenset[str] = frozenset({"promote", "drain", "scale", "unregister"})
+# In these the default version may be the one before or the target.
+_SWITCHING: frozenset[str] = frozenset({"switch", "promote"})
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,9 @@ class OldVersions:
     unregister: tuple[str, ...]
 
 
-def plan(target: Target, seen: Situation, *, keep: int, watch_s: float) -> tuple[Step, ...]:
+def plan(
+    target: Target, seen: Situation, *, keep: int, watch_s: float, shares: tuple[Step, ...] = ()
+) -> tuple[Step, ...]:
     """Return the steps from ``seen`` to a server that answers with ``target``.
 
     None if it already does, with all options.
@@ -103,10 +109,13 @@ def plan(target: Target, seen: Situation, *, keep: int, watch_s: float) -> tuple
         seen: the current state.
         keep: number of earlier versions that stay registered.
         watch_s: duration of the watch of errors and latency after the switch, in seconds; 0: no watch.
+        shares: steps that give the target its requests share by share, in place of the watch.
     """
     if seen.default == target.release.version:
         return tuple(_scaling(target, seen))
-    return (*_preparation(target, seen), *_switch(target, seen, watch_s), *tidying(target, seen, keep))
+    if shares:
+        return (*preparation(target, seen), *shares, *_promotion(target, seen), *tidying(target, seen, keep))
+    return (*preparation(target, seen), *_switch(target, seen, watch_s), *tidying(target, seen, keep))
 
 
 def tidying(target: Target, seen: Situation, keep: int) -> Iterator[Step]:
@@ -155,7 +164,7 @@ def taken_over(change: Change, seen: Situation) -> str | None:
     """
     version, before = change.target.version, change.before
     if recovery(change) == "finish":
-        may_be_default = {version, before.version} if change.step == "switch" and before else {version}
+        may_be_default = {version, before.version} if change.step in _SWITCHING and before else {version}
         if version not in seen.workers:
             return f"{version} has been unregistered since: this is not undone"
         if seen.default not in may_be_default:
@@ -213,7 +222,8 @@ def _scaling(target: Target, seen: Situation) -> Iterator[Step]:
         yield Step("scale", version, f"give it {wanted} workers instead of {seen.workers[version]}, all READY")
 
 
-def _preparation(target: Target, seen: Situation) -> Iterator[Step]:
+def preparation(target: Target, seen: Situation) -> Iterator[Step]:
+    """Return the steps before a version gets requests of users."""
     release = target.release
     version, there = release.version, release.version in seen.workers
     if not there or target.kind == "deploy":
@@ -247,4 +257,11 @@ def _switch(target: Target, seen: Situation, watch_s: float) -> Iterator[Step]:
     if watch_s > 0:
         way_back = f"on trouble back to {seen.default}" if seen.default else "on trouble it is unregistered"
         yield Step("watch", version, f"watch errors and latency for {watch_s:g} s; {way_back}")
+    yield Step("accept", version, f"accept {version}: from here on an interrupted {target.kind} is finished")
+
+
+def _promotion(target: Target, seen: Situation) -> Iterator[Step]:
+    version = target.release.version
+    yield Step("switch", version, f"make {version} the default version instead of {seen.default}")
+    yield Step("plain", version, "send all requests to the default version")
     yield Step("accept", version, f"accept {version}: from here on an interrupted {target.kind} is finished")

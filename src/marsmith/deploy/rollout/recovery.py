@@ -8,6 +8,7 @@ from functools import partial
 from marsmith.deploy.rollout.plan import Step, Target, recovery, taken_over, tidying, untouched
 from marsmith.deploy.rollout.site import ModelServer
 from marsmith.deploy.rollout.store import take_back
+from marsmith.server import state as server_state
 from marsmith.state.journal import Change, Journal, Release
 
 # Before these steps the new version had no users, and there is nothing to drain.
@@ -27,6 +28,7 @@ def recover(site: ModelServer, journal: Journal) -> Journal:
         return journal
     others = taken_over(change, site.situation(journal))
     if others:
+        _send_all_to_default(site)
         text = (
             f"the {change.kind} of {change.target.version} that stopped at '{change.step}' is not continued: {others}"
         )
@@ -38,6 +40,7 @@ def recover(site: ModelServer, journal: Journal) -> Journal:
 def undo(site: ModelServer, journal: Journal, change: Change) -> Journal:
     """Restore the state before the change: default version, registered versions and model store."""
     version = change.target.version
+    _send_all_to_default(site)
     if change.before and site.situation(journal).default == version:
         back = f"make {change.before.version} the default version again"
         before = change.before
@@ -51,11 +54,15 @@ def undo(site: ModelServer, journal: Journal, change: Change) -> Journal:
 
 
 def finish(site: ModelServer, journal: Journal, change: Change) -> Journal:
-    """Take the remaining steps after a version has been accepted."""
+    """Take the remaining steps after a version has been accepted.
+
+    A version on trial becomes the default first, so that no user goes back to the version before in between.
+    """
     version = change.target.version
     if site.situation(journal).default != version:
         step = Step("switch", version, f"make {version} the default version")
         site.perform(step, lambda: _make_default(site, change.target))
+    _send_all_to_default(site)
     journal = journal.accepted()
     target = Target(change.kind, site.model, change.target, examples=0)
     before = change.before.version if change.before else None
@@ -79,6 +86,13 @@ def tidy(site: ModelServer, step: Step) -> str | None:
     return None
 
 
+def _send_all_to_default(site: ModelServer) -> None:
+    share = site.front.share_of(site.model)
+    if share is not None:
+        step = Step("plain", share.version, "send all requests to the default version")
+        site.perform(step, lambda: site.front.set_share(site.model, None))
+
+
 def _end(site: ModelServer, journal: Journal) -> Journal:
     ended = journal.ended()
     site.file.write(ended)
@@ -98,6 +112,8 @@ def _make_default(site: ModelServer, release: Release) -> None:
         site.register(release)
     site.make_ready(release)
     site.client.set_default(site.model, release.version)
+    # A drain follows. A server that ends in it must come back with this default version.
+    server_state.record(site.project, site.contents)
 
 
 def _leave(site: ModelServer, change: Change) -> str | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from marsmith.archive import Archive
 from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.client.drain import drain
 from marsmith.config.server_config import served_store
+from marsmith.deploy.front import Front, NoFront
 from marsmith.deploy.rollout.plan import Situation, Step
 from marsmith.errors import (
     DeadlineError,
@@ -53,6 +54,16 @@ def ignore_event(_event: Event) -> None:
     """Ignore the event."""
 
 
+def situation_of(versions: Iterable[VersionStatus]) -> Situation:
+    """Return the state of a model with these versions, without its earlier releases."""
+    default = None
+    workers = {}
+    for status in versions:
+        workers[status.model_version] = status.min_workers
+        default = status.model_version if status.default else default
+    return Situation(default, workers)
+
+
 @dataclass
 class ModelServer:
     """One model on a project's running server.
@@ -64,6 +75,7 @@ class ModelServer:
         on_event: called before and after every step.
         events: steps that are done.
         contents: digests of the archives of the registered versions.
+        front: what divides the requests of the model.
     """
 
     project: Project
@@ -72,6 +84,7 @@ class ModelServer:
     on_event: Callable[[Event], None] = ignore_event
     events: list[Event] = field(default_factory=list)
     contents: dict[Version, ArchiveBytes] = field(default_factory=dict)
+    front: Front = field(default_factory=NoFront)
 
     @property
     def model(self) -> str:
@@ -101,10 +114,7 @@ class ModelServer:
 
     def situation(self, journal: Journal) -> Situation:
         """Read the state of the model on the server."""
-        versions = self.versions()
-        default = next((version for version, status in versions.items() if status.default), None)
-        workers = {version: status.min_workers for version, status in versions.items()}
-        return Situation(default, workers, journal.releases)
+        return replace(situation_of(self.versions().values()), releases=journal.releases)
 
     def describe(self, version: str) -> VersionStatus:
         """Describe one version."""

@@ -7,6 +7,7 @@ their own beside it, which the driver removes when it has carried them out.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +41,13 @@ class Driver:
     def is_alive(self) -> bool:
         """Whether the process still runs."""
         return processes.frontend(self.pid, self.created) is not None
+
+
+def this_process() -> Driver:
+    """Return this process as a driver."""
+    import psutil
+
+    return Driver(os.getpid(), psutil.Process().create_time())
 
 
 @dataclass(frozen=True)
@@ -94,8 +102,7 @@ class RolloutState:
         stable_tally: counts of the stable version.
         slow_ms: latency above which an answer is slow, in milliseconds; None while it is not known.
         ledger: evidence, as ``marsmith.statistics`` records it; empty before the first event.
-        read_bytes: how far the front's log of answers has been read.
-        log_inode: inode of that log; 0 before the first look.
+        position: how far the front's log of answers has been read, in bytes.
         timeline: moments, the first first.
         driver: the process that drives it; None before the first.
         ended_s: when it ended, in seconds since the epoch; None while it goes on.
@@ -116,8 +123,7 @@ class RolloutState:
     stable_tally: Tally = field(default_factory=Tally)
     slow_ms: float | None = None
     ledger: Mapping[str, Any] = field(default_factory=dict)
-    read_bytes: int = 0
-    log_inode: int = 0
+    position: int = 0
     timeline: tuple[Moment, ...] = ()
     driver: Driver | None = None
     ended_s: float | None = None
@@ -137,21 +143,22 @@ class RolloutState:
         """Share of the requests that the canary is to get, in ten-thousandths."""
         return self.canary.shares[self.step] if self.phase in OPEN and self.step >= 0 else 0
 
-    def at(self, now_s: float, phase: Phase, reason: str = "", what: str = "") -> RolloutState:
+    def at(
+        self, now_s: float, phase: Phase, reason: str = "", evidence: Mapping[str, float] | None = None
+    ) -> RolloutState:
         """Return this state in another phase."""
         ended = now_s if phase in ENDED else None
         after = replace(self, phase=phase, reason=reason, ended_s=ended)
-        return after.noted(now_s, what or (f"{phase}: {reason}" if reason else phase))
+        return after.noted(now_s, f"{phase}: {reason}" if reason else phase, evidence)
 
-    def at_step(self, step: int, now_s: float) -> RolloutState:
+    def at_step(self, step: int, now_s: float, evidence: Mapping[str, float] | None = None) -> RolloutState:
         """Return this state at the beginning of a step."""
         after = replace(self, phase="rising", reason="", step=step, step_began_s=now_s, step_answers=0)
-        return after.noted(now_s, f"{self.canary.steps[step]:g}% of the requests")
+        return after.noted(now_s, f"{self.canary.steps[step]:g}% of the requests", evidence)
 
     def noted(self, now_s: float, what: str = "", evidence: Mapping[str, float] | None = None) -> RolloutState:
         """Return this state with one more moment in the timeline."""
-        last = self.timeline[-1].evidence if self.timeline and evidence is None else evidence or {}
-        timeline = (*self.timeline, Moment(now_s, self.share, self.phase, what, last))
+        timeline = (*self.timeline, Moment(now_s, self.share, self.phase, what, evidence or {}))
         if len(timeline) > MOST_MOMENTS:
             timeline = tuple(each for i, each in enumerate(reversed(timeline)) if each.what or i % 2 == 0)[::-1]
         return replace(self, timeline=timeline)

@@ -29,10 +29,10 @@ class Tally:
     refused: int = 0
     latencies: Mapping[int, int] = field(default_factory=dict)
 
-    def with_answer(self, duration_ms: float, *, failed: bool, slow: bool, refused: bool) -> Tally:
-        """Return these counts with one more answer. The latency of a failed one is not counted."""
+    def with_answer(self, duration_ms: float, *, timed: bool, failed: bool, slow: bool, refused: bool) -> Tally:
+        """Return these counts with one more answer; ``timed``: its latency counts."""
         bucket = round(math.log(max(duration_ms, _SHORTEST_MS), _FACTOR))
-        more = {} if failed else {bucket: self.latencies.get(bucket, 0) + 1}
+        more = {bucket: self.latencies.get(bucket, 0) + 1} if timed else {}
         return replace(
             self,
             answers=self.answers + 1,
