@@ -41,6 +41,11 @@ def test_the_wheel_carries_its_licence(python: Path) -> None:
     assert "Apache License" in run(str(python), "-c", probe).stdout
 
 
+def test_the_wheel_carries_the_lua_of_the_front(python: Path) -> None:
+    probe = "from marsmith.server.front import scripts; print(scripts.names_version('2.0', shielded=True))"
+    assert "function envoy_on_response" in run(str(python), "-c", probe).stdout
+
+
 def test_a_wheel_that_has_lost_its_template_says_so(python: Path, tmp_path: Path) -> None:
     (template,) = python.parents[1].glob("lib/python*/site-packages/marsmith/template")
     hidden = template.rename(template.with_name("elsewhere"))

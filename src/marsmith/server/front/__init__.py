@@ -1,0 +1,1 @@
+"""The front: Envoy before TorchServe, which divides the requests of a model between its versions."""

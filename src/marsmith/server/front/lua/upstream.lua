@@ -1,0 +1,94 @@
+-- What a cluster does with a request and its reply. The lines before this file say it:
+-- VERSION: the version to name; nil: none. PATH_VERSION: the same in a path. SHIELDED: name it in the first attempt
+-- only, and ask for a second one if that failed.
+
+local STATE = "marsmith"
+-- Of ModelInferResponse.
+local OUTPUTS = 5
+
+local function named_path(path)
+  local name = string.match(path, "^/predictions/([^/?]+)")
+    or string.match(path, "^/v1/models/([^/:?]+):predict")
+    or string.match(path, "^/v2/models/([^/?]+)/infer")
+  if not name then return path end
+  return "/predictions/" .. name .. "/" .. PATH_VERSION .. (string.match(path, "%?.*$") or "")
+end
+
+-- gRPC handlers see no header, so that what they must know goes into the message.
+local function additions(path, bytes, request_id, log, named)
+  local added = named and text_field(VERSION_FIELD, VERSION) or ""
+  if not log or not request_id then return added end
+  if path == PREDICTIONS then
+    for _, name in ipairs({ "x-request-id", "x-marsmith-log" }) do
+      local value = name == "x-request-id" and request_id or log
+      added = added .. text_field(ID, text_field(1, name) .. text_field(2, value))
+    end
+  else
+    local parsed, texts = pcall(texts_of, bytes)
+    if parsed and (texts[ID] or "") == "" then added = added .. text_field(ID, request_id) end
+  end
+  return added
+end
+
+local function extend(handle, path, named)
+  local headers = handle:headers()
+  local request_id, log = headers:get("x-request-id"), headers:get("x-marsmith-log")
+  if not named and not log then return end
+  local body = handle:body()
+  local bytes = message_of(body)
+  if not bytes then return end
+  local added = additions(path, bytes, request_id, log, named)
+  if added == "" then return end
+  body:setBytes(frame(#bytes - FRAME_BYTES + #added) .. string.sub(bytes, FRAME_BYTES + 1) .. added)
+  handle:headers():remove("content-length")
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local attempt = headers:get("x-envoy-attempt-count") or "1"
+  local first = attempt == "1" or not SHIELDED
+  -- Attempts share their headers: the second one gets what the first one has changed.
+  local path = headers:get("x-marsmith-path") or headers:get(":path")
+  local named = first and VERSION ~= nil
+  local grpc = path == PREDICTIONS or path == MODEL_INFER
+  local state = handle:streamInfo():dynamicMetadata()
+  state:set(STATE, "first", first)
+  state:set(STATE, "grpc", grpc and path or "")
+  if grpc then return extend(handle, path, named) end
+  headers:replace("x-marsmith-path", path)
+  headers:replace(":path", named and named_path(path) or path)
+end
+
+-- The status of an item's error inside of a reply that gRPC calls OK; nil if there is none.
+-- Our handlers write it as JSON with its keys in this order. A ModelInferResponse loses it and has no outputs.
+local function item_error(handle, path)
+  local bytes = message_of(handle:body())
+  if not bytes then return nil end
+  local parsed, texts = pcall(texts_of, bytes)
+  if not parsed then return nil end
+  if path == PREDICTIONS then
+    return string.match(texts[NAME] or "", '^{"code": ([45]%d%d), "type": "[^"]*", "message": ".*"request_id": "')
+  end
+  return texts.highest < OUTPUTS and "500" or nil
+end
+
+local GRPC_FAILURES = { ["2"] = true, ["4"] = true, ["5"] = true, ["8"] = true, ["13"] = true, ["14"] = true }
+
+local function failure_of(handle, path)
+  local headers = handle:headers()
+  local status = headers:get(":status")
+  if path == "" then return status == "404" or string.sub(status, 1, 1) == "5", nil end
+  local grpc_status = headers:get("grpc-status")
+  if grpc_status then return GRPC_FAILURES[grpc_status] or false, nil end
+  local item = item_error(handle, path)
+  return item ~= nil and string.sub(item, 1, 1) == "5", item
+end
+
+function envoy_on_response(handle)
+  local state = handle:streamInfo():dynamicMetadata():get(STATE)
+  if not state then return end
+  local failed, item = failure_of(handle, state["grpc"])
+  local headers = handle:headers()
+  if item then headers:replace("x-marsmith-item", item) end
+  if failed and SHIELDED and state["first"] then headers:replace("x-marsmith-retry", "1") end
+end

@@ -1,0 +1,47 @@
+"""The Lua of the front's filters, from the files beside this one."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+Json = dict[str, Any]
+_LUA = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
+
+
+def names_models(name: str) -> Json:
+    """Return the listener's filter that finds out which model a request is for; ``name`` is the filter's."""
+    return _filter(name, f"{_file('message')}\n{_file('listener')}")
+
+
+def names_version(version: str | None, *, shielded: bool) -> Json:
+    """Return a cluster's filter that names a version in requests, and tells failures in replies.
+
+    Args:
+        version: the version; None: requests stay as they are, and failures are told only.
+        shielded: whether only the first attempt names it, and asks for a second one if it failed.
+    """
+    constants = {
+        "VERSION": lua_text(version) if version else "nil",
+        "PATH_VERSION": lua_text(quote(version, safe="")) if version else "nil",
+        "SHIELDED": "true" if shielded else "false",
+    }
+    lines = "".join(f"local {key} = {value}\n" for key, value in constants.items())
+    return _filter("marsmith.version", f"{lines}{_file('message')}\n{_file('upstream')}")
+
+
+def lua_text(text: str) -> str:
+    """Return a text as Lua writes it: every byte but letters and digits as a number."""
+    plain = (chr(byte) if chr(byte).isascii() and chr(byte).isalnum() else f"\\{byte:03d}" for byte in text.encode())
+    return f'"{"".join(plain)}"'
+
+
+def _filter(name: str, source: str) -> Json:
+    return {"name": name, "typed_config": {"@type": _LUA, "default_source_code": {"inline_string": source}}}
+
+
+@cache
+def _file(name: str) -> str:
+    return (files("marsmith.server.front") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
