@@ -19,6 +19,7 @@
     ├── HandlerError               a handler that does not load, or breaks its contract
     ├── ServerError                TorchServe did not start, run or stop as asked
     │   ├── PreflightError         it was not started, because a check failed
+    │   ├── FrontError             Envoy did not start, or refused its configuration
     │   ├── FatalArchiveError      TorchServe ended while it loaded an archive
     │   ├── WorkerDiedError        a worker died; has the first traceback
     │   └── NotRunningError        the server is not running
@@ -132,6 +133,10 @@ class ServerError(MarsmithError):
 
 class PreflightError(ServerError):
     """The server was not started, because a check failed."""
+
+
+class FrontError(ServerError):
+    """The front, Envoy, did not start, or refused its configuration."""
 
 
 class FatalArchiveError(ServerError):

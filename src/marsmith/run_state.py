@@ -7,7 +7,7 @@ process, but not together with the creation time of the process.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from marsmith import files, state_files
@@ -41,19 +41,34 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Backend:
+    """Private addresses of TorchServe's inference API behind the front.
+
+    Attributes:
+        inference: base URL.
+        grpc_inference: ``host:port``.
+    """
+
+    inference: str
+    grpc_inference: str
+
+
+@dataclass(frozen=True)
 class RunState:
     """One running TorchServe.
 
     Attributes:
         pid: process id of the Java frontend.
         created: creation time of the process from psutil, in seconds since the epoch.
-        inference, management, metrics: base URLs, such as ``http://127.0.0.1:8080``.
+        inference, management, metrics: base URLs, such as ``http://127.0.0.1:8080``. With a front, the inference API is
+            that of the front.
         grpc_inference, grpc_management: ``host:port``.
         folder: working folder of the server, with its key file, logs and temporary files.
         tokens: whether the server requires tokens.
         ca_file: trusted certificates for a client in PEM; None if no API uses TLS.
         ready: whether every version has answered during the start; it may have failed since.
         left_out: files in the model store that are left out.
+        backend: private addresses of TorchServe behind the front; None if there is no front.
     """
 
     pid: int
@@ -68,11 +83,18 @@ class RunState:
     ca_file: Path | None = None
     ready: bool = False
     left_out: tuple[LeftOut, ...] = ()
+    backend: Backend | None = None
 
     @property
     def key_file(self) -> Path:
         """TorchServe's ``key_file.json``, with its three tokens."""
         return self.folder / "key_file.json"
+
+    def without_front(self) -> RunState:
+        """Return the state with the addresses of TorchServe itself, to call it past the front."""
+        if self.backend is None:
+            return self
+        return replace(self, inference=self.backend.inference, grpc_inference=self.backend.grpc_inference)
 
 
 def read(project: Project) -> RunState:

@@ -100,14 +100,14 @@ def test_a_port_that_was_taken_meanwhile_is_exchanged_for_another(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        find = scratch_server._free_ports
+        find = scratch_server.free_ports
 
         def ports(count: int) -> list[int]:
             found = find(count)
             given.append(found if given else [taken.getsockname()[1], *found[1:]])
             return list(given[-1])
 
-        monkeypatch.setattr(scratch_server, "_free_ports", ports)
+        monkeypatch.setattr(scratch_server, "free_ports", ports)
         with scratch_server.scratch_server(project) as scratch:
             assert run_state.read(scratch).ready
     assert len(given) == 2

@@ -29,9 +29,14 @@ def frontend(pid: int, created: float) -> psutil.Process | None:
     return process if process and _is_alive(process) else None
 
 
-def processes_of(run_folder: Path) -> list[psutil.Process]:
-    """Return all living processes of the server that runs in ``run_folder``, even those without a parent."""
-    marked = [process for process in psutil.process_iter() if _belongs(process, str(run_folder))]
+def processes_of(run_folder: Path, variable: str = RUN_VARIABLE) -> list[psutil.Process]:
+    """Return all living processes of the server that runs in ``run_folder``, even those without a parent.
+
+    Args:
+        run_folder: run folder of the project.
+        variable: environment variable with the run folder, by which they are found.
+    """
+    marked = [process for process in psutil.process_iter() if _belongs(process, str(run_folder), variable)]
     found = {process.pid: process for process in marked}
     for process in marked:
         # With blacklist_env_vars workers may not have the variable.
@@ -47,16 +52,17 @@ def supervisors_of(run_folder: Path) -> list[psutil.Process]:
     return [process for process in carrying if _is_called_with(process, ADOPT_FLAG)]
 
 
-def end(run_folder: Path, timeout_s: float) -> list[int]:
+def end(run_folder: Path, timeout_s: float, variable: str = RUN_VARIABLE) -> list[int]:
     """End every process of the server, the frontend first, with SIGTERM and then SIGKILL. Return the killed pids.
 
     The frontend gets ``timeout_s`` seconds to unregister its models, which ends the workers. 0: SIGKILL at once.
+    ``variable`` as in ``processes_of``.
     """
     if timeout_s > 0:
-        _terminate(_roots(processes_of(run_folder)), timeout_s)
-        _terminate(processes_of(run_folder), _GRACE_FOR_WORKERS_S)
+        _terminate(_roots(processes_of(run_folder, variable)), timeout_s)
+        _terminate(processes_of(run_folder, variable), _GRACE_FOR_WORKERS_S)
     forced: dict[int, psutil.Process] = {}
-    while (remaining := processes_of(run_folder)) or any(map(_is_ending, forced.values())):
+    while (remaining := processes_of(run_folder, variable)) or any(map(_is_ending, forced.values())):
         for process in remaining:
             _send(process, kill=True)
             forced[process.pid] = process

@@ -7,11 +7,9 @@ loopback, with its own certificate, because the project's certificate may not be
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from marsmith.archive.admit import admit
@@ -24,15 +22,12 @@ from marsmith.config.tls import uses_tls
 from marsmith.errors import ServerError
 from marsmith.project import Project
 from marsmith.server import launch, lifecycle
+from marsmith.server.front.ports import LOOPBACK, free_ports
 from marsmith.server.preflight import busy_port
 
-_HOST = "127.0.0.1"
 _APIS = ("inference", "management", "metrics")
 # Keys that refer to the project's server or its files.
 _NOT_TAKEN_OVER = ("model_snapshot", "initial_worker_port", "keystore", "keystore_pass", "keystore_type")
-# The kernel assigns ports from this one on to any process, even between our check and the start of Java.
-_EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_FIRST_PORT = 10_000
 _TRIES = 3
 
 
@@ -112,24 +107,10 @@ def _own_pair(scratch: Project) -> dict[str, str]:
 def _free_addresses(config: Mapping[str, str]) -> dict[str, str]:
     """Return the keys that put every API on a free port of the loopback, with the same scheme."""
     where = addresses(config)
-    ports = _free_ports(len(_APIS) + 2)
+    ports = free_ports(len(_APIS) + 2)
     schemes = (where.inference.scheme, where.management.scheme, where.metrics.scheme)
-    rest = {f"{api}_address": f"{scheme}://{_HOST}:{ports.pop()}" for api, scheme in zip(_APIS, schemes, strict=True)}
+    rest = {
+        f"{api}_address": f"{scheme}://{LOOPBACK}:{ports.pop()}" for api, scheme in zip(_APIS, schemes, strict=True)
+    }
     grpc = {f"grpc_{api}_port": str(ports.pop()) for api in ("inference", "management")}
-    return {**rest, **grpc, "grpc_inference_address": _HOST, "grpc_management_address": _HOST}
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return different unused ports of the loopback that the kernel does not assign."""
-    last = int(_EPHEMERAL_PORTS.read_text().split()[0]) if _EPHEMERAL_PORTS.exists() else 32_768
-    candidates = range(_FIRST_PORT, last) if last > _FIRST_PORT + 1000 else range(_FIRST_PORT, 65_536)
-    ports: list[int] = []
-    with ExitStack() as held:
-        for port in random.sample(candidates, len(candidates)):
-            one = held.enter_context(socket.socket())
-            with suppress(OSError):
-                one.bind((_HOST, port))
-                ports.append(port)
-            if len(ports) == count:
-                return ports
-    raise ServerError("no free ports for a scratch server", tip="ss -tln shows what listens")
+    return {**rest, **grpc, "grpc_inference_address": LOOPBACK, "grpc_management_address": LOOPBACK}

@@ -1,0 +1,138 @@
+"""The front of one project: prepared before TorchServe starts, opened when it is ready, held while it restarts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from marsmith import files
+from marsmith.client.tokens import read_key_file
+from marsmith.config.server_config import ListenAddress
+from marsmith.errors import FrontError
+from marsmith.project import Project
+from marsmith.run_state import Backend, RunState
+from marsmith.server.front import admin, process
+from marsmith.server.front.bootstrap import CLUSTERS_FILE, FILE_NAME, ROUTES_FILE, Listening, bootstrap
+from marsmith.server.front.ports import LOOPBACK, free_ports
+from marsmith.server.front.process import FrontProcess, Starter
+from marsmith.server.front.stable import stable_clusters, stable_routes
+from marsmith.server.front.tokens import Tokens, parse_tokens, render_tokens, token_filter
+from marsmith.server.front.upstream import TOKEN_FILTER, TOKENS_FILE, Upstream
+from marsmith.server.front.xds import write_resources
+
+_TOKENS = "tokens.json"
+_ACCEPTED_S = 10.0
+_CLUSTERS_VERSION = "cluster_manager.cds.version_text"
+_TOKENS_VERSION = f"extension_config_discovery.upstream_http_filter.{TOKEN_FILTER}.version_text"
+
+
+@dataclass(frozen=True)
+class Front:
+    """The front of a project.
+
+    Attributes:
+        folder: folder of its files.
+    """
+
+    folder: Path
+
+    @classmethod
+    def of(cls, project: Project) -> Front:
+        """Return the front of a project, whether it runs or not."""
+        return cls(project.run / "front")
+
+    @property
+    def process(self) -> FrontProcess | None:
+        """Its running process; None if there is none."""
+        return process.running(self.folder)
+
+    def prepare(self, config: Mapping[str, str], metrics_port: int = 0) -> None:
+        """Write Envoy's files for a server config, and let Envoy check them.
+
+        Args:
+            config: the effective server config.
+            metrics_port: port of the front's metrics; 0: a free one.
+
+        Raises:
+            FrontError: Envoy is not installed, or refuses the configuration.
+        """
+        process.find_envoy()
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.chmod(0o700)
+        upstream = self._upstream(config, None)
+        metrics = ListenAddress("front_metrics_port", "http", LOOPBACK, metrics_port or free_ports(1)[0])
+        content = bootstrap(self.folder, Listening.of(config, metrics), upstream.max_request_bytes)
+        files.write_atomically(self.folder / FILE_NAME, json.dumps(content, indent=1) + "\n", mode=0o600)
+        self._write_tokens(self._tokens())
+        write_resources(self.folder / CLUSTERS_FILE, stable_clusters(upstream))
+        write_resources(self.folder / ROUTES_FILE, [stable_routes(upstream)])
+        process.check_configuration(self.folder)
+
+    def open(self, config: Mapping[str, str], state: RunState, starter: Starter) -> None:
+        """Let requests through to a TorchServe that is ready, and start Envoy if it does not run.
+
+        Args:
+            config: the effective server config.
+            state: the server, with its private addresses.
+            starter: how to start Envoy.
+
+        Raises:
+            FrontError: Envoy does not start, or does not accept the change.
+        """
+        tokens = self._know_new_tokens(state)
+        if self.process is not None:
+            # The token first: TorchServe would refuse a request with the token of the one before it.
+            admin.wait_for_version(self.folder, _TOKENS_VERSION, tokens, deadline_s=_ACCEPTED_S)
+        clusters = self._lead_to(config, state.backend)
+        if self.process is None:
+            process.start(self.folder, starter)
+        admin.wait_for_version(self.folder, _CLUSTERS_VERSION, clusters, deadline_s=_ACCEPTED_S)
+
+    def hold(self, config: Mapping[str, str]) -> None:
+        """Let requests wait: TorchServe has ended, and its port may belong to another process by now."""
+        self._lead_to(config, None)
+
+    def close(self, timeout_s: float) -> bool:
+        """End Envoy, and return whether it ran. Its files are kept for the next start."""
+        return process.end(self.folder, timeout_s)
+
+    def drain(self) -> None:
+        """Refuse new connections; requests in flight are answered."""
+        if self.process is not None:
+            with suppress(FrontError):
+                admin.ask(self.folder, "/drain_listeners", method="POST")
+
+    def forget_tokens(self) -> None:
+        """Remove the accepted tokens: the server is stopped on purpose."""
+        for name in (_TOKENS, TOKENS_FILE):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _lead_to(self, config: Mapping[str, str], backend: Backend | None) -> str:
+        return write_resources(self.folder / CLUSTERS_FILE, stable_clusters(self._upstream(config, backend)))
+
+    def _upstream(self, config: Mapping[str, str], backend: Backend | None) -> Upstream:
+        try:
+            return Upstream.of(self.folder, config, backend)
+        except (OSError, ValueError) as error:
+            raise FrontError(f"cannot read the certificate {config['certificate_file']}: {error}") from None
+
+    def _know_new_tokens(self, state: RunState) -> str:
+        known = self._tokens()
+        if state.tokens:
+            known = known.after_restart(read_key_file(state.key_file).inference, datetime.now(UTC))
+        return self._write_tokens(known)
+
+    def _tokens(self) -> Tokens:
+        try:
+            return parse_tokens((self.folder / _TOKENS).read_text(encoding="ascii"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            # Without them, only the tokens of this TorchServe are good.
+            return Tokens()
+
+    def _write_tokens(self, tokens: Tokens) -> str:
+        files.write_atomically(self.folder / _TOKENS, render_tokens(tokens), mode=0o600)
+        return write_resources(self.folder / TOKENS_FILE, [token_filter(tokens)])

@@ -1,0 +1,176 @@
+"""A real Envoy as a process, before a light server in place of TorchServe."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from marsmith import child_processes
+from marsmith.errors import FrontError
+from marsmith.run_state import Backend, RunState
+from marsmith.server.front import admin, process
+from marsmith.server.front.bootstrap import ADMIN_SOCKET, FILE_NAME
+from marsmith.server.front.door import Front
+from marsmith.server.processes import processes_of
+from support.header_echo import HeaderEcho, header_echo
+from support.live_server import free_addresses, free_ports, until
+from support.raw_calls import Answer, call
+
+HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A front, and what is behind it."""
+
+    front: Front
+    config: dict[str, str]
+    state: RunState
+    echo: HeaderEcho
+    metrics: str
+
+    def open(self) -> None:
+        self.front.open(self.config, self.state, child_processes.start)
+
+    def ask(self, path: str = "/", token: str | None = None, **headers: str) -> Answer:
+        return call(self.config["inference_address"], "POST", path, token, body=b"x", headers=headers)
+
+    def make_tokens(self, inference: str, *, expires: timedelta = HOUR) -> None:
+        """Write the key file as TorchServe does at its start."""
+        when = f"{datetime.now(UTC) + expires:%Y-%m-%dT%H:%M:%S}Z"
+        keys = {name: {"key": inference, "expiration time": when} for name in ("inference", "management")}
+        self.state.key_file.write_text(json.dumps({**keys, "API": {"key": "api"}}))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with header_echo() as echo:
+        # Longer than the path of a socket may be.
+        run = tmp_path / "-".join(["long"] * 30)
+        run.mkdir()
+        config, metrics_port = free_addresses(), free_ports(1)[0]
+        backend = Backend(f"http://127.0.0.1:{echo.port}", "127.0.0.1:1")
+        state = RunState(1, 0.0, config["inference_address"], "", "", "", "", run, tokens=True, backend=backend)
+        front = Front(run / "front")
+        place = Place(front, config, state, echo, f"http://127.0.0.1:{metrics_port}")
+        place.make_tokens("first")
+        front.prepare(config, metrics_port)
+        try:
+            yield place
+        finally:
+            front.close(0.0)
+            assert processes_of(run, process.FRONT_VARIABLE) == []
+
+
+def head(answer: Answer) -> dict[str, str]:
+    return dict(json.loads(answer.body))
+
+
+def test_requests_arrive_as_they_were_sent_and_answers_are_those_of_torchserve(place: Place) -> None:
+    place.open()
+    answer = place.ask("/predictions/m%2F/../x?a=1", "first", **{"x-request-id": "mine", "x-marsmith-log": "1"})
+    assert place.echo.seen == ["/predictions/m%2F/../x?a=1"]
+    seen = head(answer)
+    assert (seen["authorization"], seen["x-request-id"]) == ("Bearer first", "mine")
+    # What the front tells the workers, clients cannot tell them.
+    assert "x-marsmith-log" not in seen
+    assert answer.headers["x-request-id"] == "mine"
+    assert answer.headers["server"].startswith("BaseHTTP")
+    assert not any(name.startswith("x-envoy") for name in answer.headers)
+    place.echo.status = 503
+    before = len(place.echo.seen)
+    assert place.ask(**{"x-envoy-retry-on": "5xx", "x-envoy-max-retries": "3"}).status == 503
+    assert len(place.echo.seen) == before + 1
+
+
+def test_only_the_owner_can_open_the_admin_interface_and_only_get_metrics_passes(place: Place) -> None:
+    place.open()
+    place.ask()
+    mode = (place.front.folder / ADMIN_SOCKET).stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o600
+    for file in place.front.folder.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    metrics = call(place.metrics, "GET", "/metrics")
+    assert metrics.status == 200
+    assert b'envoy_cluster_upstream_rq_total{envoy_cluster_name="stable/rest"} 1' in metrics.body
+    for method, path in (
+        *(("POST", "/metrics"), ("HEAD", "/metrics"), ("GET", "/"), ("GET", "/stats"), ("POST", "/quitquitquit")),
+        *(("GET", "/metrics/../config_dump"), ("GET", "/metrics/"), ("GET", "//metrics"), ("GET", "/config_dump")),
+    ):
+        assert call(place.metrics, method, path).status == 404, (method, path)
+    # What stands behind a question mark stays a question for metrics.
+    assert b"envoy_cluster" in call(place.metrics, "GET", "/metrics?format=json").body
+
+
+def test_requests_wait_while_torchserve_is_away_and_get_the_token_of_the_new_one(place: Place) -> None:
+    place.open()
+    assert head(place.ask(token="first"))["authorization"] == "Bearer first"
+    place.front.hold(place.config)
+    until(lambda: "nobody.sock" in admin.ask(place.front.folder, "/clusters"))
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(place.ask, "/", token) for token in ("first", "foreign", None)]
+        refused = "cluster.stable/rest.upstream_cx_connect_fail: "
+        until(lambda: int(admin.ask(place.front.folder, "/stats").partition(refused)[2].split()[0]) >= 6)
+        assert not any(each.done() for each in waiting)
+        place.make_tokens("second")
+        place.open()
+        heads = [head(each.result()) for each in waiting]
+    # One that TorchServe never made, and none at all, are its own to refuse.
+    assert [seen.get("authorization") for seen in heads] == ["Bearer second", "Bearer foreign", None]
+    assert len(place.echo.seen) == 4
+
+
+def test_a_token_that_has_expired_is_not_replaced(place: Place) -> None:
+    place.make_tokens("first", expires=timedelta(seconds=1))
+    place.open()
+    place.make_tokens("second")
+    place.open()
+    until(lambda: head(place.ask(token="first"))["authorization"] == "Bearer first")
+
+
+def test_a_port_that_is_taken_is_one_clear_line_and_nothing_runs(place: Place) -> None:
+    port = int(place.config["inference_address"].rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        with pytest.raises(FrontError, match=rf"Envoy ended: cannot bind '127.0.0.1:{port}': Address already in use"):
+            place.open()
+        assert place.front.process is None
+        assert processes_of(place.front.folder.parent, process.FRONT_VARIABLE) == []
+    place.open()
+    assert place.ask().status == 200
+
+
+def test_after_sigkill_it_starts_again_from_its_files(place: Place) -> None:
+    place.open()
+    first = place.front.process
+    assert first is not None
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: place.front.process is None)
+    process.start(place.front.folder, child_processes.start)
+    assert place.ask().status == 200
+    second = place.front.process
+    assert second is not None
+    assert second.pid != first.pid
+
+
+def test_a_configuration_that_envoy_refuses_is_found_before_the_start(place: Place) -> None:
+    (place.front.folder / FILE_NAME).write_text('{"static_resources": {"listeners": [{"nme": "rest"}]}}')
+    with pytest.raises(FrontError, match=r"Envoy refuses its configuration: .*nme"):
+        process.check_configuration(place.front.folder)
+
+
+def test_without_envoy_one_line_says_what_is_missing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "find_spec", lambda name: None)
+    with pytest.raises(FrontError, match="needs Envoy, which is not installed") as error:
+        replace(place).front.prepare(place.config)
+    assert "--front none" in (error.value.tip or "")
