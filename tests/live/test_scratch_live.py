@@ -12,6 +12,7 @@ from marsmith.client import Client
 from marsmith.config.properties import as_mapping, parse_properties
 from marsmith.project import Project
 from marsmith.server import scratch as scratch_server
+from marsmith.server.front.ports import free_ports
 from marsmith.server.scratch import scratch_config
 from support.live_server import make_project, tiny_archive
 from support.long_tests import long
@@ -100,10 +101,9 @@ def test_a_port_that_was_taken_meanwhile_is_exchanged_for_another(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        find = scratch_server.free_ports
 
         def ports(count: int) -> list[int]:
-            found = find(count)
+            found = free_ports(count)
             given.append(found if given else [taken.getsockname()[1], *found[1:]])
             return list(given[-1])
 
