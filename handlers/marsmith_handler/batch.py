@@ -9,7 +9,6 @@ from typing import Any
 
 from marsmith_handler.envelope import Envelope, identity, open_envelope
 from marsmith_handler.errors import BadRequest, ContentTooLarge, DeadlineExceeded, ItemError
-from marsmith_handler.marks import Marks, take_marks
 from marsmith_handler.request import Request
 from marsmith_handler.settings import HandlerSettings
 
@@ -21,13 +20,12 @@ class Slot:
     Attributes:
         index: position in the batch.
         request_id: TorchServe's id of the request.
-        fields: what TorchServe hands over: form fields, or ``body`` alone; without marks.
+        fields: what TorchServe hands over: form fields, or ``body`` alone.
         headers: as TorchServe hands them over.
         envelope: the requests that it holds; None until it is opened.
         items: what ``decode`` made of each of them.
         results: what ``infer`` made of each item.
         failure: why it gets an error; None while all is well.
-        marks: what is said about the request beside it.
     """
 
     index: int
@@ -38,10 +36,6 @@ class Slot:
     items: list[Any] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
     failure: ItemError | None = None
-    marks: Marks = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.fields, self.marks = take_marks(self.fields, self.headers)
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -82,7 +76,6 @@ class Slot:
         envelope = open_envelope(self.fields, self.headers, settings.max_items)
         _check_sizes(envelope.requests, settings.max_body_bytes)
         self.envelope = envelope
-        self.marks = envelope.marks or self.marks
 
     def check_deadline(self, settings: HandlerSettings) -> None:
         """Raise DeadlineExceeded where no one waits for the reply any more.

@@ -3,7 +3,8 @@
 The first line is often not informative: a TorchScript traceback has its cause at the end, and OpenVINO begins with
 source locations.
 
-The file is in ``handlers/``, because a worker's Python has no marsmith; ``marsmith/`` has a link to it.
+The same file is in ``handlers/`` and in ``marsmith/``, because a worker's Python has no marsmith. A test keeps the two
+equal.
 """
 
 from __future__ import annotations

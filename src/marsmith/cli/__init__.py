@@ -49,6 +49,7 @@ VERBS = {
     "set-default": "set the default version of a model",
     "unregister": "unregister a version, after its requests are answered",
     "deploy": "bring a new version into service with no request lost, or restore the state before",
+    "rollout": "show the rollouts of canaries, and pause, resume, promote or abort them",
     "rollback": "go back to the version that was the default before",
     "bench": "put load on a model and measure latency, throughput and errors",
     "tune": "find the workers, threads and batching that hold a latency limit",

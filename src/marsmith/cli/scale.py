@@ -5,7 +5,8 @@
     marsmith scale efficientnet_lite0:1.0 --workers 0         # registered still, and answers nothing
 
 Without a version, the default version is scaled. Scaling down ends workers at once and cuts their requests; --drain
-first waits until the version has no requests.
+first waits until the version has no requests. If a rollout of the model goes on, it is
+aborted.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Scale, and print the present workers."""
     from marsmith.client.blocking_client import Client
     from marsmith.client.drain import drain
+    from marsmith.deploy.traffic.control import make_way
     from marsmith.errors import UsageError
     from marsmith.names import split_model_reference
     from marsmith.project import find_project
@@ -53,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
         before = next(status for status in client.describe(model, version) if version or status.default)
         refuse_left_out(project, before)
         name = f"{model}:{before.model_version}"
+        make_way(project, model, before.model_version, note)
         if args.drain is not None:
             note(f"draining {name}")
             drain(client, model, before.model_version, timeout_s=args.drain)

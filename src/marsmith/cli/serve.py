@@ -29,6 +29,7 @@ from marsmith.project import Project, find_project
 from marsmith.server.supervisor import DEFAULT_LIMIT, RestartPolicy, parse_restart
 
 if TYPE_CHECKING:
+    from marsmith.server.duty import Duty
     from marsmith.server.log import JsonLog
     from marsmith.server.readiness import StartupStatus
     from marsmith.server.systemd import ServiceManager
@@ -135,7 +136,7 @@ def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPo
             _report(project, as_json=args.json)
         output.tell(f"serving at {state.inference}")
         manager.ready(f"serving at {state.inference}")
-        Supervisor(project, policy, options, manager, output.tell).run(state)
+        Supervisor(project, policy, options, manager, output.tell, _duties(project, output.tell)).run(state)
     except KeyboardInterrupt:
         manager.stopping()
         lifecycle.stop(project)
@@ -165,17 +166,25 @@ def _adopt(project: Project, args: argparse.Namespace, policy: RestartPolicy) ->
 
     options = lifecycle.StartOptions(timeout_s=args.timeout, supervised=True)
     try:
-        Supervisor(project, policy, options, ServiceManager(), _dated).run(run_state.read(project))
+        supervisor = Supervisor(project, policy, options, ServiceManager(), _dated, _duties(project, _dated))
+        supervisor.run(run_state.read(project))
     except KeyboardInterrupt:
         lifecycle.stop(project)
     return 0
+
+
+def _duties(project: Project, tell: Callable[[str], None]) -> tuple[Duty, ...]:
+    """Return what a supervisor does beside its watch."""
+    from marsmith.deploy.traffic.drive import RolloutDuty
+
+    return (RolloutDuty(project, tell),)
 
 
 def _report(project: Project, *, as_json: bool) -> None:
     """Print the addresses of the server and its versions."""
     from marsmith.server.status import server_status
 
-    print_status(server_status(project), as_json=as_json)
+    print_status(project, server_status(project), as_json=as_json)
     sys.stdout.flush()
 
 

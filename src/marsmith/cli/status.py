@@ -4,7 +4,8 @@
     marsmith status --json
     marsmith status --watch --interval 5
 
-Archives that the server does not serve are listed below the table, with the reasons.
+Archives that the server does not serve are listed below the table, with the reasons, and so are rollouts that go on.
+"unwatched" means that nobody drives a rollout: its share stays, and the next supervisor goes on with it.
 
 The exit code is 1 if no server runs. WORKERS is the number of READY workers and of all workers, QUEUED the number of
 waiting requests and its maximum. By default, times are means since the start of the server. With --watch, rates and
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from marsmith.client.blocking_client import VersionStatus
     from marsmith.client.metrics import Traffic
+    from marsmith.deploy.traffic.state import RolloutState
     from marsmith.server.status import ServerStatus
 
 COLUMNS = (
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
 
     project = find_project()
     if not args.watch:
-        print_status(server_status(project), as_json=args.json)
+        print_status(project, server_status(project), as_json=args.json)
         return
     if not 0.1 <= args.interval <= 86400:
         raise UsageError(f"--interval {args.interval:g} is not from 0.1 to 86400 seconds")
@@ -65,10 +67,10 @@ def run(args: argparse.Namespace) -> None:
             raise
 
 
-def print_status(status: ServerStatus, *, as_json: bool) -> None:
+def print_status(project: Project, status: ServerStatus, *, as_json: bool) -> None:
     """Print the addresses, then one line per version; `serve` prints the same when the server is ready."""
     if as_json:
-        print_json(status.as_data())
+        print_json(_data(project, status))
         return
     print_fields(_fields(status))
     print()
@@ -76,7 +78,7 @@ def print_status(status: ServerStatus, *, as_json: bool) -> None:
         print_table(COLUMNS, [_row(status, version) for version in status.versions])
     else:
         print("no model is registered")
-    for line in _left_out(status):
+    for line in _notes(project, status):
         print(line)
 
 
@@ -84,10 +86,10 @@ def _watch(project: Project, interval_s: float, *, as_json: bool) -> None:
     looks = _looks(project, interval_s)
     if as_json:
         for seen in looks:
-            data = {"running": False, "reason": seen} if isinstance(seen, str) else {"running": True, **seen.as_data()}
-            print(json_text(data), flush=True)
+            told = {"running": False, "reason": seen} if isinstance(seen, str) else _data(project, seen)
+            print(json_text({"running": True, **told}), flush=True)
     elif sys.stdout.isatty():
-        _watch_in_terminal(looks)
+        _watch_in_terminal(project, looks)
     else:
         for seen in looks:
             if isinstance(seen, str):
@@ -95,7 +97,7 @@ def _watch(project: Project, interval_s: float, *, as_json: bool) -> None:
             else:
                 print(time.strftime("%Y-%m-%dT%H:%M:%S"))
                 print_table(COLUMNS, [_row(seen, version) for version in seen.versions])
-                print(*_left_out(seen), sep="\n", flush=True)
+                print(*_notes(project, seen), sep="\n", flush=True)
 
 
 def _looks(project: Project, interval_s: float) -> Iterator[ServerStatus | str]:
@@ -116,17 +118,17 @@ def _looks(project: Project, interval_s: float) -> Iterator[ServerStatus | str]:
             yield error.message
 
 
-def _watch_in_terminal(looks: Iterator[ServerStatus | str]) -> None:
+def _watch_in_terminal(project: Project, looks: Iterator[ServerStatus | str]) -> None:
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
         for seen in looks:
-            live.update(_screen(seen), refresh=True)
+            live.update(_screen(project, seen), refresh=True)
 
 
-def _screen(seen: ServerStatus | str) -> RenderableType:
+def _screen(project: Project, seen: ServerStatus | str) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -139,12 +141,28 @@ def _screen(seen: ServerStatus | str) -> RenderableType:
     for version in seen.versions:
         table.add_row(*(Text(str(cell)) for cell in _row(seen, version)))
     about = "  ".join(f"{name} {value}" for name, value in _about(seen).items())
-    left_out = [Text(line, style="yellow") for line in _left_out(seen)]
-    return Group(Text(f"{seen.state.inference}  {about}"), Text(""), table, *left_out)
+    notes = [Text(line, style="yellow") for line in _notes(project, seen)]
+    return Group(Text(f"{seen.state.inference}  {about}"), Text(""), table, *notes)
 
 
-def _left_out(status: ServerStatus) -> list[str]:
-    return [printable(str(each)) for each in status.state.left_out]
+def _data(project: Project, status: ServerStatus) -> dict[str, object]:
+    from marsmith.deploy.traffic import view
+
+    return {**status.as_data(), "rollouts": [view.summary(state) for state in _rollouts(project)]}
+
+
+def _notes(project: Project, status: ServerStatus) -> list[str]:
+    """Return the lines below the table: archives that are left out, and rollouts that go on."""
+    from marsmith.deploy.traffic import view
+
+    lines = [*map(str, status.state.left_out), *map(view.sentence, _rollouts(project))]
+    return [printable(line) for line in lines]
+
+
+def _rollouts(project: Project) -> list[RolloutState]:
+    from marsmith.deploy.traffic import view
+
+    return [state for state in view.rollouts(project) if not state.is_over]
 
 
 def _fields(status: ServerStatus) -> dict[str, object]:

@@ -7,6 +7,7 @@
 Its archive stays in the model store. The default version is refused, unless it is the only one: set another with
 `marsmith set-default` first. Give the version if there are several. If no server runs, the next start leaves the
 version out. Afterwards an archive with other bytes may have its name; with --forget also if it had been deployed.
+If a rollout of the model goes on, it is aborted.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
 def _unregister(project: Project, model: str, version: str | None, args: argparse.Namespace) -> str:
     from marsmith.client.blocking_client import Client
     from marsmith.client.drain import drain
+    from marsmith.deploy.traffic.control import make_way
     from marsmith.errors import NotFoundError
     from marsmith.server import state as server_state
     from marsmith.server.left_out_versions import is_left_out
@@ -80,6 +82,7 @@ def _unregister(project: Project, model: str, version: str | None, args: argpars
             server_state.leave_out(project, (model, version))
             return f"{model}:{version} is unregistered: it was left out of the running server"
         name = f"{chosen.model_name}:{chosen.model_version}"
+        make_way(project, model, chosen.model_version, note)
         if not args.now:
             note(f"draining {name}")
             drain(client, model, chosen.model_version, timeout_s=args.timeout, on_progress=_Reporter())

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from marsmith.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from marsmith.deploy.traffic.canary import Canary
     from marsmith.deploy.versions import Outcome, deploy, plan_deploy, rollback
 
-__all__ = ["Outcome", "deploy", "plan_deploy", "rollback"]
+__all__ = ["Canary", "Outcome", "deploy", "plan_deploy", "rollback"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "Canary": "marsmith.deploy.traffic.canary",
         "Outcome": "marsmith.deploy.versions",
         "deploy": "marsmith.deploy.versions",
         "plan_deploy": "marsmith.deploy.versions",

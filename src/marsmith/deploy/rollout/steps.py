@@ -54,6 +54,7 @@ class Rollout:
         prober: sends the archive's examples.
         observer: reads the server's counters.
         deployable: the archive; None if a registered version is rolled back to.
+        hand_over: leaves the prepared version to whoever gives it its requests share by share.
     """
 
     site: ModelServer
@@ -63,6 +64,7 @@ class Rollout:
     prober: Prober
     observer: Observer
     deployable: Deployable | None
+    hand_over: Callable[[], None] | None = None
     _journal: Journal = field(init=False)
     _first: Sample | None = None
     _before: Window | None = None
@@ -71,7 +73,7 @@ class Rollout:
     _accepted: bool = False
 
     def run(self, steps: Sequence[Step], journal: Journal) -> None:
-        """Take the steps.
+        """Take the steps. After the step ``canary`` the change goes on, and is no longer this process's.
 
         Raises:
             ServerError: a step failed. If the new version was not accepted yet, the earlier state is restored.
@@ -88,7 +90,8 @@ class Rollout:
             if not self._accepted:
                 self._undo()
             raise
-        self.site.file.write(self._journal.ended())
+        if steps[-1].action != "canary":
+            self.site.file.write(self._journal.ended())
 
     def _take(self, step: Step) -> None:
         if step.action != "verify":
@@ -103,6 +106,7 @@ class Rollout:
             "register": self._register,
             "ready": self._ready,
             "probe": self._probe,
+            "canary": self._hand_over,
             "switch": self._switch,
             "watch": self._watch,
             "accept": self._accept,
@@ -158,6 +162,10 @@ class Rollout:
         self._latencies, latencies = self.prober.compare(old, new)
         if slow := probes_slower(self._latencies, latencies, self.options.limits):
             raise ServerError(slow, tip="allow more with --max-latency-ratio if this is intended")
+
+    def _hand_over(self, _step: Step) -> None:
+        if self.hand_over:
+            self.hand_over()
 
     def _switch(self, step: Step) -> None:
         if self._first:

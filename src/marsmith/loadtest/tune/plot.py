@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from marsmith.errors import MissingDependencyError, UsageError
 from marsmith.loadtest.tune.search import Trial, pareto_front
+from marsmith.plots import plotted
 
 
 def plot_trials(trials: Sequence[Trial], p99_ms: float, path: Path) -> None:
@@ -16,32 +16,20 @@ def plot_trials(trials: Sequence[Trial], p99_ms: float, path: Path) -> None:
         MissingDependencyError: matplotlib is not installed.
         UsageError: the file has another suffix or cannot be written.
     """
-    if path.suffix not in {".svg", ".png", ".pdf"}:
-        raise UsageError(f"cannot draw {path}", tip="name a file that ends with .svg, .png or .pdf")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError("matplotlib", extra="plot") from None
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    good = [trial for trial in trials if not trial.reason]
-    axes.scatter([t.requests_per_second for t in good], [t.p99_ms for t in good], s=[8 * t.seconds for t in good])
-    for trial in good:
-        at = trial.setup.placement
-        text = f"{at.workers}x{at.threads} b{trial.setup.batch_size} d{trial.setup.max_batch_delay_ms}"
-        axes.annotate(
-            text, (trial.requests_per_second, trial.p99_ms), fontsize=7, xytext=(4, 3), textcoords="offset points"
-        )
-    front = pareto_front(good)
-    axes.plot([t.requests_per_second for t in front], [t.p99_ms for t in front], linewidth=1, label="Pareto front")
-    axes.axhline(p99_ms, linestyle="--", linewidth=1, color="grey", label=f"limit, {p99_ms:g} ms")
-    axes.set_xlabel("answers per second (random arrivals)")
-    axes.set_ylabel("p99 latency, ms")
-    axes.set_ylim(bottom=0)
-    axes.legend()
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    with plotted(path) as figure:
+        axes = figure.add_subplot()
+        good = [trial for trial in trials if not trial.reason]
+        axes.scatter([t.requests_per_second for t in good], [t.p99_ms for t in good], s=[8 * t.seconds for t in good])
+        for trial in good:
+            at = trial.setup.placement
+            text = f"{at.workers}x{at.threads} b{trial.setup.batch_size} d{trial.setup.max_batch_delay_ms}"
+            axes.annotate(
+                text, (trial.requests_per_second, trial.p99_ms), fontsize=7, xytext=(4, 3), textcoords="offset points"
+            )
+        front = pareto_front(good)
+        axes.plot([t.requests_per_second for t in front], [t.p99_ms for t in front], linewidth=1, label="Pareto front")
+        axes.axhline(p99_ms, linestyle="--", linewidth=1, color="grey", label=f"limit, {p99_ms:g} ms")
+        axes.set_xlabel("answers per second (random arrivals)")
+        axes.set_ylabel("p99 latency, ms")
+        axes.set_ylim(bottom=0)
+        axes.legend()

@@ -1,0 +1,131 @@
+"""From a deploy to the supervisor: choose a canary's strategy, check that it can be driven, and hand it over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from marsmith.config.model_spec import ModelSpec, load_spec
+from marsmith.deploy.rollout.plan import Step
+from marsmith.deploy.rollout.recovery import recover
+from marsmith.deploy.rollout.site import ModelServer
+from marsmith.deploy.traffic.canary import Canary, try_timeout_s
+from marsmith.deploy.traffic.state import Level, RolloutFile, RolloutState
+from marsmith.errors import ServerError, UsageError
+from marsmith.project import Project
+from marsmith.server import supervisor_state
+
+Strategy = Canary | Literal["switch"]
+
+# The supervisor looks for rollouts several times a second; on a busy machine it may be late.
+_TAKE_OVER_S = 30.0
+_LOOK_S = 0.05
+_AT_ONCE = "or give it all requests at once: --at-once"
+
+
+def chosen_strategy(
+    project: Project, model: str, given: Strategy | Mapping[str, Any] | None = None
+) -> tuple[Strategy, ModelSpec | None]:
+    """Return how a version of a model gets its requests, and the model's spec if it has one.
+
+    Args:
+        project: the project.
+        model: model name.
+        given: the strategy; None: as the spec says; values of a canary that go before those of the spec.
+
+    Raises:
+        SpecError: the spec violates its format.
+        UsageError: the values do not make a canary.
+    """
+    spec = load_spec(project, model) if model in project.spec_names() else None
+    if isinstance(given, Canary) or given == "switch":
+        return given, spec
+    if spec is None:
+        return ("switch" if given is None else Canary(**given)), None
+    if given is None and spec.rollout.strategy == "switch":
+        return "switch", spec
+    return Canary.of(spec.rollout, given), spec
+
+
+def check_possible(site: ModelServer) -> None:
+    """Check that a canary of this model can be run on this server.
+
+    Raises:
+        UsageError: the server runs without the front.
+        ServerError: no supervisor could drive the canary.
+    """
+    if site.front.missing:
+        raise UsageError(
+            f"no canary of {site.model}: {site.front.missing}",
+            tip=f"write 'front: envoy' into config/marsmith.yaml, then marsmith stop and marsmith serve; {_AT_ONCE}",
+        )
+    if supervisor_state.read(site.project) is None:
+        raise ServerError(
+            f"no canary of {site.model}: no supervisor watches the server, and it is the one who drives a canary",
+            tip=f"marsmith stop, then marsmith serve without '--restart no'; {_AT_ONCE}",
+        )
+
+
+def refuse_while_watched(project: Project, model: str) -> None:
+    """Refuse another deploy of a model while its rollout is driven; raises ServerError."""
+    state = RolloutFile.of(project, model).read()
+    if state and not state.is_over and state.is_watched:
+        raise ServerError(
+            f"{model}:{state.version} is being rolled out: {state.phase}, {state.share / 100:g}% of the requests",
+            tip=f"marsmith rollout {model} shows it; marsmith rollout abort {model} ends it",
+        )
+
+
+def share_steps(version: str, canary: Canary) -> Iterator[Step]:
+    """Return the steps of a plan that give a version its requests share by share."""
+    for step in canary.steps:
+        yield Step(
+            "canary",
+            version,
+            f"send {step:g}% of the requests to it, for at least {canary.interval_s:g} s and"
+            f" {canary.min_requests} answers; back on evidence",
+        )
+
+
+def hand_over(site: ModelServer, version: str, stable: str, canary: Canary, spec: ModelSpec | None) -> None:
+    """Write the state from which the supervisor drives the rollout. The version is registered and has answered."""
+    p99_ms = spec.service_level.p99_ms if spec and spec.service_level else None
+    level = Level(p99_ms, try_timeout_s(p99_ms, site.describe(version).response_timeout_s))
+    file = RolloutFile.of(site.project, site.model)
+    file.carried_out()
+    file.write(
+        RolloutState(site.model, version, stable, canary, level, began_s=time.time(), position=site.front.end_of_log())
+    )
+
+
+def await_driver(site: ModelServer, version: str) -> RolloutState:
+    """Wait until the supervisor has taken a rollout over. The lock of the model's deploys is not held.
+
+    Raises:
+        ServerError: it did not in time; the state before the deploy is restored.
+    """
+    file, late = RolloutFile.of(site.project, site.model), time.monotonic() + _TAKE_OVER_S
+    while time.monotonic() < late:
+        state = file.read()
+        if state and state.version == version and (state.is_over or (state.is_watched and state.step >= 0)):
+            return state
+        time.sleep(_LOOK_S)
+    with site.file.locked(_TAKE_OVER_S):
+        recover(site, site.file.read())
+        end_with_journal(site)
+    raise ServerError(
+        f"{site.model}:{version} was not deployed: the supervisor did not take its rollout over within"
+        f" {_TAKE_OVER_S:g} s\neverything is as it was",
+        tip=f"its log says why: {site.project.run / 'supervisor.log'}",
+    )
+
+
+def end_with_journal(site: ModelServer) -> None:
+    """End a rollout that nobody drives and whose deploy has been finished or undone by this process."""
+    file, journal = RolloutFile.of(site.project, site.model), site.file.read()
+    state = file.read()
+    if state is None or state.is_over or journal.change is not None:
+        return
+    promoted = bool(journal.releases) and journal.releases[-1].version == state.version
+    file.write(state.at(time.time(), "promoted" if promoted else "back", "ended by the next deploy or rollback"))
