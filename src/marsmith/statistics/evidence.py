@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 # A canary gets less traffic, so smaller batches and colder caches: odds that are this much worse are no fault.
 TOLERATED_RATIO = 1.5
-# From a rate that doubles to one that rises from nearly none to all.
-RATIOS = (2.0, 4.0, 8.0, 16.0, 64.0, 1000.0)
+# From a rate that doubles to one that rises from nearly none to all; few, because each takes its part of the mean.
+RATIOS = (2.0, 6.0, 20.0, 60.0)
 # exp() of more than this overflows a float.
 _LARGEST_EXPONENT = 700.0
 

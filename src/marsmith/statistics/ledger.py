@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,23 +45,23 @@ class Ledger:
     ``alpha``: each kind has its part, and the parts add up (union bound).
     """
 
-    def __init__(self, kinds: Sequence[str], alpha: float = 0.01) -> None:
+    def __init__(self, kinds: Mapping[str, float], alpha: float = 0.01) -> None:
         """Begin without evidence.
 
         Args:
-            kinds: names of the kinds of event that will be weighed.
-            alpha: largest probability of a false finding, over all kinds and all time; split evenly.
+            kinds: names of the kinds of event that will be weighed, each with its weight. A kind with more weight has
+                more of alpha, so that less evidence is enough.
+            alpha: largest probability of a false finding, over all kinds and all time; split by weight.
+
+        Raises:
+            ValueError: there is no kind, or a weight or alpha is out of range.
         """
-        if not kinds or len(set(kinds)) != len(kinds) or not 0 < alpha < 1:
-            raise ValueError(f"kinds {list(kinds)} with alpha {alpha}: name each kind once, and alpha above 0, below 1")
-        self.alpha = alpha
+        if not kinds or min(kinds.values()) <= 0 or not 0 < alpha < 1:
+            raise ValueError(f"kinds {dict(kinds)} with alpha {alpha}: weights above 0, and alpha above 0 and below 1")
+        total = sum(kinds.values())
+        self._alphas = {kind: alpha * weight / total for kind, weight in kinds.items()}
         self._evidence = {kind: Evidence() for kind in kinds}
         self._users = {kind: SeenUsers() for kind in kinds}
-
-    @property
-    def alpha_of_kind(self) -> float:
-        """The part of alpha that each kind has."""
-        return self.alpha / len(self._evidence)
 
     def event(self, kind: str, share: float, *, is_canary: bool, user: str = "") -> None:
         """Weigh an event that lies with one of two versions; at most one of each user counts.
@@ -91,24 +91,24 @@ class Ledger:
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the state of each kind, in the order in which the kinds were named."""
-        limit = 1 / self.alpha_of_kind
         return tuple(
-            Finding(kind, value(evidence), limit, evidence.hits, evidence.others)
+            Finding(kind, value(evidence), 1 / self._alphas[kind], evidence.hits, evidence.others)
             for kind, evidence in self._evidence.items()
         )
 
     def record(self) -> dict[str, Any]:
         """Return it as a JSON object, from which ``of_record`` goes on."""
-        kinds = {
-            kind: {**asdict(evidence), "users": self._users[kind].record()} for kind, evidence in self._evidence.items()
+        return {
+            kind: {**asdict(evidence), "alpha": self._alphas[kind], "users": self._users[kind].record()}
+            for kind, evidence in self._evidence.items()
         }
-        return {"alpha": self.alpha, "kinds": kinds}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Ledger:
         """Return the ledger that ``record`` described."""
-        ledger = cls(tuple(record["kinds"]), record["alpha"])
-        for kind, stored in record["kinds"].items():
+        alphas = {kind: stored["alpha"] for kind, stored in record.items()}
+        ledger = cls(alphas, sum(alphas.values()))
+        for kind, stored in record.items():
             ledger._evidence[kind] = Evidence(tuple(stored["logs"]), stored["hits"], stored["others"])
             ledger._users[kind] = SeenUsers.of_record(stored["users"])
         return ledger
