@@ -95,7 +95,7 @@ $(VENV)-docs/.installed: docs/requirements.txt
 	@touch "$@"
 
 docs: $(VENV)-docs/.installed  ## the pages as a site with search, in build/site
-	@NO_MKDOCS_2_WARNING=1 "$(VENV)-docs/bin/mkdocs" build --strict --quiet
+	@"$(VENV)-docs/bin/zensical" build --strict --clean
 	@echo "build/site/index.html"
 
 lock: setup  ## write requirements.txt anew from pyproject.toml, and those of the benchmarks and of the site

@@ -11,7 +11,7 @@ venv=$1
 rebuilt=(.marsmith/exports .marsmith/archives .marsmith/run build dist)
 # What cannot: the private key, which versions were served and deployed, archives that came from elsewhere.
 lost=(.marsmith model_store/*.mar model_store/*.tar.gz model_store/*.sig)
-caches=("$venv" .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks logs key_file.json)
+caches=("$venv" .venv-* .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks logs key_file.json)
 
 # Print the processes of this project's server: each carries the folder in its environment.
 processes() {

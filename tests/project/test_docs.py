@@ -16,6 +16,7 @@ from support.documentation import LANGUAGES, Block, Page, commands, pages, read_
 from support.projects import REPOSITORY
 
 WIDTH = 120
+DOCS = REPOSITORY / "docs"
 # Flags of other programs that the pages name in prose.
 FOREIGN_FLAGS = {
     *("--help", "--version"),
@@ -39,6 +40,8 @@ def test_every_link_leads_somewhere(page: Page) -> None:
         path, _, anchor = target.partition("#")
         file = (page.path.parent / path).resolve() if path else page.path
         assert file.exists(), f"{page}:{line}: {target}"
+        # The site has only the pages below docs/.
+        assert not page.path.is_relative_to(DOCS) or file.is_relative_to(DOCS), f"{page}:{line}: {target}"
         assert not anchor or anchor in read_page(file).anchors(), f"{page}:{line}: {target}"
 
 
