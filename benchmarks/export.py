@@ -71,11 +71,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help=f"instead of {TABLE.relative_to(REPOSITORY)}")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    wish = {"format": args.format, "precision": args.precision, "engine": args.engine}
+    choices = {"format": args.format, "precision": args.precision, "engine": args.engine}
     effort = Effort(rounds=2, turn_s=0.1) if args.quick else Effort(rounds=7, turn_s=0.4)
     with tempfile.TemporaryDirectory() as folder:
         project = _project(Path(folder))
-        found = [_measure(project, name, wish, effort, hub=args.hub) for name in args.models]
+        found = [_measure(project, name, choices, effort, hub=args.hub) for name in args.models]
     if args.json:
         print(json.dumps([{"weights": weights, **lock} for lock, weights in found], indent=2))
         return 0
@@ -94,7 +94,7 @@ def _project(folder: Path) -> Project:
 
 
 def _measure(
-    project: Project, name: str, wish: dict[str, str], effort: Effort, *, hub: bool
+    project: Project, name: str, choices: dict[str, str], effort: Effort, *, hub: bool
 ) -> tuple[dict[str, Any], str]:
     """Return what was measured of a model, as a lock, and which weights it had."""
     print(f"== {name}", file=sys.stderr, flush=True)
@@ -106,7 +106,7 @@ def _measure(
         command = [sys.executable, __file__, "fit", str(project.root / spec.export.recipe), str(project.root / weights)]
         subprocess.run(command, check=True)
     progress = Progress(step=lambda text: print(text, file=sys.stderr, flush=True))
-    export = export_model(project, spec, weights=weights, overrides=wish, effort=effort, progress=progress)
+    export = export_model(project, spec, weights=weights, overrides=choices, effort=effort, progress=progress)
     return dict(export.measured or {}), kind
 
 

@@ -74,9 +74,11 @@ def _measured(name: str, args: argparse.Namespace) -> dict[str, Any]:
         old = stock_archive(folder / "model.pt", folder / "index_to_name.json", folder)
         examples = folder / "examples"
         write_photos(examples)
-        wish = OptimizeOptions(args.precision, args.engine, "2.0", output=folder / "stock-2.0.mar", examples=examples)
+        options = OptimizeOptions(
+            args.precision, args.engine, "2.0", output=folder / "stock-2.0.mar", examples=examples
+        )
         effort = Effort(rounds=2, turn_s=0.1) if args.quick else USUAL_EFFORT
-        done = optimize(Project(REPOSITORY), old, wish, effort=effort, progress=Progress(step=_say))
+        done = optimize(Project(REPOSITORY), old, options, effort=effort, progress=Progress(step=_say))
         return _served(name, old, done, args)
 
 

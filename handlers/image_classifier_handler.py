@@ -1,7 +1,7 @@
-"""Image classification: an image in, ``{label: probability, ...}`` out, the ``top_k`` most probable classes.
+"""Image classification: a request is an image, a reply is ``{label: probability, ...}`` of the ``top_k`` best classes.
 
-The serialized file takes a uint8 batch (N, 3, H, W), RGB, and gives float32 probabilities (N, classes): normalisation
-and softmax are part of it. Settings, in the block ``handler`` of model-config.yaml: ``resize`` and ``crop`` (pixels),
+The serialized file takes a uint8 batch (N, 3, H, W), RGB, and gives float32 probabilities (N, classes). It includes
+normalisation and softmax. Settings, in the block ``handler`` of model-config.yaml: ``resize`` and ``crop`` (pixels),
 ``interpolation``, ``top_k``, ``labels``, ``max_image_pixels``, ``dct_scaling``.
 """
 
@@ -31,7 +31,7 @@ class ImageClassifierHandler(ImageHandler):
         return list(zip(best.values.tolist(), best.indices.tolist(), strict=True))
 
     def encode(self, result: tuple[list[float], list[int]], request: Request) -> dict[str, float]:  # noqa: ARG002
-        """Return ``{label: probability}``, best first; of classes of one name, the most probable."""
+        """Return ``{label: probability}``, best first; of classes with one name, only the most probable."""
         reply: dict[str, float] = {}
         for probability, index in zip(*result, strict=True):
             reply.setdefault(self._label(index), probability)

@@ -1,8 +1,8 @@
-"""Image segmentation: an image in, ``[class, probability]`` out for each pixel of its resized and cropped form.
+"""Image segmentation: a request is an image, a reply is ``[class, probability]`` of each pixel after resize and crop.
 
 The serialized file takes a float32 batch (N, 3, H, W), RGB, normalised, and gives logits (N, classes, H, W), alone or
-as ``out`` of a mapping, as torchvision's segmenters do. The reply is a JSON list (H, W, 2), or with the header
-``accept: application/x-npy`` the same numbers as a ``.npy`` file, a quarter as long. Settings, in the block
+as ``out`` of a mapping, as torchvision's segmenters do. The reply is a JSON list (H, W, 2). With the header
+``accept: application/x-npy`` it is a ``.npy`` file with the same numbers, a quarter as long. Settings, in the block
 ``handler`` of model-config.yaml: ``resize`` and ``crop`` (pixels), ``interpolation``, ``mean`` and ``std`` (of the
 channels, 0 to 1), ``max_image_pixels``, ``max_request_pixels``.
 """
@@ -20,13 +20,13 @@ from marsmith_handler.replies import Reply
 from marsmith_handler.request import Request
 from marsmith_handler.tensor.formats import NPY_TYPE, write_npy
 
-# Of ImageNet, which torchvision's weights are trained with.
+# ImageNet's: torchvision's weights are trained with them.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
 class ImageSegmenterHandler(ImageHandler):
-    """Tells of each pixel what it belongs to: images raw, in a form, as base64 in JSON, one or several in a request."""
+    """Classifies each pixel of images: raw, in a form, as base64 in JSON, one or several in a request."""
 
     def load(self) -> None:
         """Load the model and the settings."""

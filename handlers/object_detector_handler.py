@@ -1,9 +1,9 @@
-"""Object detection: an image in, ``[{label: [x1, y1, x2, y2], "score": s}, ...]`` out, as torchvision's detectors give.
+"""Object detection: a request is an image, a reply is ``[{label: [x1, y1, x2, y2], "score": s}, ...]``.
 
-The serialized file takes a list of float32 images (3, H, W), RGB, 0 to 1, of sizes of their own, and gives for each
-``boxes`` (K, 4) in pixels, ``labels`` (K,) and ``scores`` (K,); scripted torchvision detectors put their losses in
-front of that. Settings, in the block ``handler`` of model-config.yaml: ``threshold`` (lowest score that is told),
-``labels``, ``max_image_pixels``, ``max_request_pixels`` (of all images of a request).
+The serialized file takes a list of float32 images (3, H, W), RGB, 0 to 1, each of its own size. It gives for each
+``boxes`` (K, 4) in pixels, ``labels`` (K,) and ``scores`` (K,), as torchvision's detectors do. Scripted detectors of
+torchvision return their losses first. Settings, in the block ``handler`` of model-config.yaml: ``threshold`` (minimum
+score of a reply), ``labels``, ``max_image_pixels``, ``max_request_pixels`` (of all images of a request).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from marsmith_handler.image.handler import check_pixels
 from marsmith_handler.labels import read_labels
 from marsmith_handler.request import Request
 
-# Smaller than for classifiers: nothing is shrunk before the model, and a pixel takes 12 bytes there.
+# Smaller than for classifiers: images are not resized before the model, and a pixel takes 12 bytes there.
 MAX_PIXELS = 12_500_000
 WARM_UP_SIZE = (480, 640)
 
@@ -59,8 +59,8 @@ class ObjectDetectorHandler(BaseHandler):
 
     def encode(self, result: Detections, request: Request) -> list[dict[str, Any]]:  # noqa: ARG002
         """Return the objects whose score reaches the threshold, in the model's order: best first in torchvision's."""
-        told = result["scores"] >= self.threshold
-        boxes, classes, scores = (result[name][told].tolist() for name in ("boxes", "labels", "scores"))
+        kept = result["scores"] >= self.threshold
+        boxes, classes, scores = (result[name][kept].tolist() for name in ("boxes", "labels", "scores"))
         return [
             {self._label(index): box, "score": score} for index, box, score in zip(classes, boxes, scores, strict=True)
         ]

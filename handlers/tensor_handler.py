@@ -1,15 +1,15 @@
 """Tensors in, tensors out: for any TorchScript module that takes one or several tensors with the batch on axis 0.
 
-A request is one row of the batch. For a module with one input: a JSON list (or ``{"data": [...]}``), a ``.npy`` file,
-or a safetensors file with one tensor. For one with several: a JSON object of lists, or a safetensors file, by the
-names of the inputs. The reply comes as the request did, or as its ``accept`` header asks: as JSON, ``.npy`` or
-safetensors; several outputs by their names.
+A request is one row of the batch. For a module with one input it is a JSON list (or ``{"data": [...]}``), a ``.npy``
+file, or a safetensors file with one tensor. For a module with several inputs it is a JSON object of lists, or a
+safetensors file, with the names of the inputs. The reply has the format of the request, or the one that the ``accept``
+header names: JSON, ``.npy`` or safetensors. Several outputs have their names.
 
 Settings, in the block ``handler`` of model-config.yaml: ``inputs`` (a list of ``name``, ``dtype`` and ``shape`` of one
-row, null for an axis of any length, in the order in which the module takes them) and ``outputs`` (names), which the
-export of a tensor recipe writes. Without ``inputs`` there is one: ``input_dtype`` (as ``float32``; default: float32 for
-JSON, and what the file says otherwise) and ``input_shape`` (of one row; others are refused with 422). Numbers arrive as
-they were sent, or the request gets 422: see ``exact_numbers``.
+row, null for an axis of any length, in the order of the module's arguments) and ``outputs`` (names). The export of a
+tensor recipe writes both. Without ``inputs`` there is one input, with ``input_dtype`` (such as ``float32``; default:
+float32 for JSON, else the file's dtype) and ``input_shape`` (of one row; other shapes get 422). Numbers arrive
+unchanged, or the request gets 422: see ``exact_numbers``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TensorHandler(BaseHandler):
         self.outputs = [str(name) for name in self.config.get("outputs") or ()]
 
     def warm_up_item(self) -> tuple[torch.Tensor, ...] | None:
-        """Return zeros, where the settings tell the shape of every axis."""
+        """Return zeros if the settings give the length of every axis; else None."""
         if self.inputs:
             known = all(None not in one.shape for one in self.inputs)
             return tuple(one.zeros() for one in self.inputs) if known else None
@@ -101,7 +101,7 @@ class TensorHandler(BaseHandler):
         return Reply(write_safetensors(arrays), SAFETENSORS_TYPE)
 
     def _by_name(self, request: Request) -> Mapping[str, Any]:
-        """Return what a request gives for each input; one that gives a single tensor gives the only input."""
+        """Return the value of each input by name; a single tensor is the value of the only input."""
         body = request.body
         if isinstance(body, Mapping) and not (len(self.inputs) == 1 and self.inputs[0].name not in body):
             return body
@@ -118,7 +118,7 @@ class TensorHandler(BaseHandler):
 
 
 def _as_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    # numpy lacks bfloat16 and the kinds of float8; float32 holds all their numbers.
+    # numpy has no bfloat16 and no float8; float32 represents all their numbers.
     known = not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64)
     return (tensor if known else tensor.to(torch.float32)).contiguous().numpy()
 

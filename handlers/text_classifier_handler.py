@@ -1,10 +1,10 @@
-"""Text classification: English text in, ``{label: probability, ...}`` out, for models over a bag of words.
+"""Text classification: a request is English text, a reply is ``{label: probability, ...}``; for bag-of-words models.
 
-The serialized file takes the token numbers of all texts, int64 (T,), and where each text begins among them, int64 (N,),
-as ``torch.nn.EmbeddingBag`` does, and gives logits (N, classes). Settings, in the block ``handler`` of
-model-config.yaml: ``vocabulary`` (file), ``unknown`` (token for those that are not in it; left out where the vocabulary
-lacks it too), ``ngrams``, ``labels``, ``max_characters`` (of a text), ``max_request_characters`` (of all texts of a
-request).
+The serialized file takes the token numbers of all texts, int64 (T,), and the offset of each text in them, int64 (N,),
+as ``torch.nn.EmbeddingBag`` does. It gives logits (N, classes). Settings, in the block ``handler`` of
+model-config.yaml: ``vocabulary`` (file), ``unknown`` (token for words that are not in it; if the vocabulary does not
+have this token, such words are left out), ``ngrams``, ``labels``, ``max_characters`` (of a text),
+``max_request_characters`` (of all texts of a request).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Text embedding: text in, a list of numbers out; texts of similar meaning have a large dot product.
+"""Text embedding: a request is text, a reply is a list of numbers; similar texts have a large dot product.
 
-The serialized file takes token numbers and their mask, both int64 (N, L), where the mask is 1 for tokens and 0 for what
-fills up the shorter texts, and gives float32 embeddings (N, D): pooling and normalisation are part of it. Settings, in
-the block ``handler`` of model-config.yaml: ``vocabulary`` (file of BERT's kind), ``lower_case``, ``max_tokens`` (of a
+The serialized file takes token numbers and their mask, both int64 (N, L). The mask is 1 for tokens and 0 for the
+padding of shorter texts. It gives float32 embeddings (N, D), and includes pooling and normalisation. Settings, in
+the block ``handler`` of model-config.yaml: ``vocabulary`` (file in BERT's format), ``lower_case``, ``max_tokens`` (of a
 text; the rest is not read), ``max_characters`` (of a text), ``max_request_characters`` (of all texts of a request).
 """
 

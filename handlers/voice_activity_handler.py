@@ -1,9 +1,9 @@
-"""Voice activity: a sound in, where someone speaks in it out.
+"""Voice activity: a request is a sound, a reply lists the spans of speech in it.
 
-The serialized file is silero-vad's ``silero_vad.jit`` as it is: its ``audio_forward`` takes float32 sounds
-(N, samples) at 16,000 samples per second and gives the probability of speech for each window of 512 samples, float32
+The serialized file is silero-vad's ``silero_vad.jit``, unchanged: its ``audio_forward`` takes float32 sounds
+(N, samples) at 16,000 samples per second. It gives the probability of speech for each window of 512 samples, float32
 (N, windows).
-Settings, in the block ``handler`` of model-config.yaml: ``threshold`` (probability from which on it is speech),
+Settings, in the block ``handler`` of model-config.yaml: ``threshold`` (minimum probability of speech),
 ``max_duration_s`` (of a sound), ``max_request_duration_s`` (of all sounds of a request).
 """
 
@@ -51,7 +51,7 @@ class VoiceActivityHandler(BaseHandler):
 
     def infer(self, items: list[torch.Tensor]) -> list[dict[str, Any]]:
         """Return of each sound its number of samples, and the probability of speech in each of its windows."""
-        # The model goes through a sound from its beginning: the silence that fills it up changes nothing before it.
+        # The model reads a sound from its beginning: padding with silence at the end changes no earlier result.
         sounds = pad_sequence(items, batch_first=True)
         sounds = torch.nn.functional.pad(sounds, (0, -sounds.shape[1] % WINDOW)).to(self.device)
         rows = self.model.audio_forward(sounds, RATE).cpu()
@@ -71,7 +71,7 @@ class VoiceActivityHandler(BaseHandler):
         }
 
     def _duration_s(self, request: Request) -> float:
-        """Return the length of a sound; one that cannot be opened has none, and is named when it is decoded."""
+        """Return the length of a sound; 0 if it cannot be opened: decoding then raises the error."""
         with suppress(ItemError):
             return duration_s(request.as_bytes(), self.max_duration_s)
         return 0.0

@@ -1,8 +1,8 @@
-"""What handlers are built on: ``from marsmith_handler import BaseHandler, ItemError, Reply, Request``.
+"""Base of all handlers: ``from marsmith_handler import BaseHandler, ItemError, Reply, Request``.
 
 Each name is imported on first use, and none of them imports torch: a worker does so when it loads its model. An archive
-carries the modules of this package that its handler imports. Nothing in here imports marsmith, which the Python of a
-worker need not have.
+carries the modules of this package that its handler imports. Nothing in here imports marsmith: a worker's Python may
+not have it.
 """
 
 from __future__ import annotations

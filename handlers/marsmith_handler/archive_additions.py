@@ -1,7 +1,7 @@
-"""What lies in an unpacked archive beside its members, and which of it could run or be loaded in a member's place.
+"""Files in an unpacked archive that are not members, and could run or be loaded instead of a member.
 
-The worker's working folder is the unpacked archive, and its first place for modules. What a handler writes there (a
-log, a cache) is data and stays, but no file may come there that Python or a handler would pick up.
+The worker's working folder is the unpacked archive, and Python looks for modules there first. A handler may write data
+there (a log, a cache). A file that Python or a handler would load must not be added.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from types import CodeType
 RESERVED = "MAR-INF"
 # Handlers read these if they are there.
 READ_UNASKED = frozenset({"index_to_name.json", "vocab.txt", "source_vocab.pt"})
-# What Python imports, links or takes for a hint where to import from; .zip counts only on Python's path.
+# Suffixes of files that Python imports or links, or that change where it imports from; .zip counts only on its path.
 _CODE = (*all_suffixes(), ".pyd", ".dll", ".dylib", ".pth", ".egg", ".egg-link")
 _LIBRARY = re.compile(r".*\.so(\.\d+)*")
 _METADATA = (".dist-info", ".egg-info", ".egg")
 _BYTECODE = ".pyc"
 _PYC_HEADER_BYTES = 16
-# What two equal code objects may differ in, and Python's interpreter minds.
+# Attributes in which code objects that compare equal may differ, with an effect on the interpreter.
 _CODE_FACTS = ("co_stacksize", "co_qualname", "co_varnames", "co_cellvars", "co_freevars", "co_exceptiontable")
 
 
 def harmful_additions(
     folder: Path, listed: Collection[str], *, read: Collection[str] = (), may_have_more: bool = False
 ) -> list[str]:
-    """Return the files and links that are not listed and could run, or be loaded, by their sorted names.
+    """Return the sorted names of files and links that are not listed and could run or be loaded.
 
-    Bytecode that this Python has made of a listed source is none of them: without marsmith a worker writes it.
+    Bytecode that this Python made of a listed source does not count: without marsmith a worker writes it.
 
     Args:
         folder: where TorchServe has unpacked the archive.
         listed: names of the members.
         read: further names that the handler reads if they are there.
-        may_have_more: packages were installed into the folder: only what takes a member's place counts.
+        may_have_more: packages were installed into the folder, so only files that replace a member count.
     """
     names = [name for name in _added(folder, listed) if not _is_own_bytecode(folder, name, listed)]
     if may_have_more:
@@ -50,7 +50,7 @@ def harmful_additions(
 
 
 def _added(folder: Path, listed: Collection[str]) -> list[str]:
-    """Return what is not listed: files, and folders that may hold anything, because they are links or unreadable."""
+    """Return the unlisted files, and the folders with unknown content: links, and folders that cannot be read."""
     found: list[Path] = []
     unreadable: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
@@ -81,7 +81,7 @@ def _takes_a_place(name: str, modules: Collection[str]) -> bool:
 
 
 def _module(name: str) -> str:
-    """Return the module, of whatever kind, that a file would be: ``a/b`` for a/b.py, a/b.so and a/b/__init__.py."""
+    """Return the name of the module that a file would be: ``a/b`` for a/b.py, a/b.so and a/b/__init__.py."""
     path = PurePosixPath(name)
     if path.parent.name == "__pycache__":
         path = path.parent.parent / path.name
@@ -102,7 +102,7 @@ def _is_own_bytecode(folder: Path, name: str, listed: Collection[str]) -> bool:
     try:
         bytecode = (folder / name).read_bytes()
         made = compile(source.read_bytes(), str(source), "exec", dont_inherit=True)
-        # What lies here Python would load without asking.
+        # Python loads bytecode in this folder without further checks.
         found = marshal.loads(bytecode[_PYC_HEADER_BYTES:])  # noqa: S302
         return bytecode[:4] == MAGIC_NUMBER and _same_code(found, made)
     except (EOFError, ValueError, TypeError, SyntaxError):

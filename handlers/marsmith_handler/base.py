@@ -1,8 +1,8 @@
-"""The base of our handlers: it owns the batch, a concrete handler says what one item is.
+"""Base class of the handlers: it processes batches; a concrete handler processes single items.
 
 A concrete handler overrides ``decode`` (one request to one item), ``infer`` (a list of items to one result each) and
-``encode`` (one result to one reply); and, where it needs to, ``load`` and ``warm_up_item``. The base sees to the rest:
-a bad item gets an error of its own, at load the archive proves that it is what was validated, and stages are timed.
+``encode`` (one result to one reply), and ``load`` and ``warm_up_item`` if necessary. The base class does the rest: a
+bad item gets its own error, the archive is proved at load, and stages are timed.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class BaseHandler:
         config: the block ``handler`` of model-config.yaml.
         settings: those parts of it that every handler has.
         batch_size: largest number of items that ``infer`` gets at once.
-        device: where the model computes.
-        engine: what runs the serialized file; None until ``load_serialized_file`` is called.
-        model: what ``load`` has set; by default ``engine.run``: the serialized file as TorchScript, on ``device``, or
-            another engine's function of one batch.
+        device: device of the model.
+        engine: engine of the serialized file; None until ``load_serialized_file`` is called.
+        model: set by ``load``; by default ``engine.run``: the TorchScript module on ``device``, or the function of
+            another engine for one batch.
     """
 
     folder: Path
@@ -69,22 +69,22 @@ class BaseHandler:
     def decode(self, request: Request) -> Any:
         """Turn one request into one item, such as a tensor or a numpy array. May run in several threads at once.
 
-        An ItemError raised here is what the sender gets; a ValueError, LookupError or TypeError becomes a 422.
+        The sender gets an ItemError that is raised here. A ValueError, LookupError or TypeError becomes a 422.
         """
         raise NotImplementedError
 
     def check_together(self, requests: Sequence[Request]) -> None:
         """Judge the several requests of one envelope before any is decoded; called only if there are several.
 
-        An ItemError raised here is what the sender gets. What a handler takes of one request, such as pixels or
-        characters, it bounds here for all of them together.
+        The sender gets an ItemError that is raised here. A handler that bounds one request, for example its pixels or
+        characters, bounds all of them together here.
         """
 
     def infer(self, items: list[Any]) -> Sequence[Any]:
         """Turn items into results, one each, in their order: a list, a numpy array or a tensor with as many rows.
 
-        A tensor must lie in the machine's memory, not the GPU's. By default items are tensors or numpy arrays of one
-        shape, which are stacked into one tensor, and the model gives a tensor or a numpy array with as many rows.
+        A tensor must be in the machine's memory, not the GPU's. By default items are tensors or numpy arrays of one
+        shape. They are stacked into one tensor, and the model gives a tensor or a numpy array with as many rows.
         """
         results = self.model(devices.stack_on(items, self.device))
         rows: Sequence[Any] = results.cpu() if hasattr(results, "cpu") else results
@@ -95,17 +95,17 @@ class BaseHandler:
         raise NotImplementedError
 
     def warm_up_item(self) -> Any | None:
-        """Return an item to warm up with, as ``decode`` would; None: take the archive's first example."""
+        """Return an item for warming up, as ``decode`` would return it; None: the archive's first example is used."""
         return None
 
     # What TorchServe calls ------------------------------------------------------------------------------------------
 
     def initialize(self, context: Any) -> None:
-        """Load the archive and let it prove itself.
+        """Load the archive and prove it.
 
         Raises:
-            RuntimeError: it is not what was validated, or it cannot be loaded; the only exception that TorchServe's
-                worker takes for a failed load.
+            RuntimeError: it differs from what was validated, or it cannot be loaded. TorchServe's worker treats only
+                this exception as a failed load.
         """
         try:
             self._configure(context)
@@ -121,7 +121,7 @@ class BaseHandler:
         logger.info("%s %s is ready: %s", self.model_name, self.model_version, self.describe())
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
-        """Answer a batch: one reply for each of ``data``, whatever is in them."""
+        """Answer a batch: one reply for each element of ``data``, whatever its content."""
         slots = [
             Slot(index, str(context.get_request_id(index)), fields, context.get_all_request_header(index))
             for index, fields in enumerate(data)
@@ -169,7 +169,7 @@ class BaseHandler:
             raise RuntimeError("the manifest names no serializedFile")
         self.engine = engines.load_engine(self.folder, str(file), self.config, self.device, self.placement.threads)
         if self.engine.name in engines.OWN_THREADS:
-            # torch's threads only resize single images then, and would go on spinning on the cores of the engine's.
+            # torch's threads only resize single images then, and would spin on the cores of the engine's threads.
             devices.use_one_thread()
         return self.engine.run
 
@@ -184,7 +184,7 @@ class BaseHandler:
             "digests_verified": self.digests_verified,
             "examples_replayed": self.replayed.examples,
             "examples_unproved": len(self.replayed.unproved),
-            # By it a client knows which of several workers has answered, and so has finished its earlier work.
+            # It shows a client which of several workers has answered, and so has finished its earlier requests.
             "pid": os.getpid(),
         }
 
@@ -303,7 +303,7 @@ class BaseHandler:
         return error_reply(failure, slot.request_id, slot.v2_identity(self.model_name, self.model_version))
 
     def _explain(self, error: Exception, stage: str, count: int = 1) -> ItemError:
-        """Name what an exception means for the item; end the process where it has left the device unusable."""
+        """Return the item's error for an exception; end the process if the exception has left the device unusable."""
         if is_fatal(error, self.device):
             leave(error)
         failure = item_error(error, stage)
@@ -315,7 +315,7 @@ class BaseHandler:
 
     def _record(self, slots: Sequence[Slot], replies: Sequence[Reply], clock: StageClock) -> None:
         counts = {names.BATCH_ITEMS: float(sum(len(slot.requests) for slot in slots))}
-        # Each is a line that the frontend parses: none for nothing.
+        # The frontend parses a line for each, so zeros are not sent.
         for metric, lowest in ((names.ITEM_ERRORS, 400), (names.ITEM_FAILURES, 500)):
             if found := sum(reply.status >= lowest for reply in replies):
                 counts[metric] = float(found)

@@ -1,4 +1,4 @@
-"""One HTTP or gRPC request on its way through a batch: what came, what became of it, or why it gets an error."""
+"""One HTTP or gRPC request in a batch: its content, its items and results, or its error."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Slot:
     Attributes:
         index: position in the batch.
         request_id: TorchServe's id of the request.
-        fields: what TorchServe hands over: form fields, or ``body`` alone.
-        headers: as TorchServe hands them over.
-        envelope: the requests that it holds; None until it is opened.
-        items: what ``decode`` made of each of them.
-        results: what ``infer`` made of each item.
-        failure: why it gets an error; None while all is well.
+        fields: from TorchServe: form fields, or ``body`` alone.
+        headers: from TorchServe.
+        envelope: the requests in it; None until it is opened.
+        items: results of ``decode``, one for each request.
+        results: results of ``infer``, one for each item.
+        failure: its error; None if there is none.
     """
 
     index: int
@@ -39,21 +39,21 @@ class Slot:
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """The requests that are still to be answered: none once the slot has failed."""
+        """The requests that still need an answer: none if the slot has failed."""
         return self.envelope.requests if self.envelope and not self.failure else ()
 
     def v2_identity(self, model: str, version: str) -> dict[str, str] | None:
-        """Return what a reply to a KServe v2 request says of itself; None for requests of another form."""
+        """Return the identity fields of a reply to a KServe v2 request; None for requests of another form."""
         if self.envelope is None or self.envelope.form != "v2":
             return None
         return identity(self.envelope, model=model, version=version, request_id=self.request_id)
 
     def asks(self, what: str) -> bool:
-        """Tell whether the frontend has marked it as ``describe`` or ``explain``."""
+        """Return whether the frontend has marked it as ``describe`` or ``explain``."""
         return self.headers.get(what) == "True"
 
     def header(self, name: str) -> str | None:
-        """Return a header by its lower-case name; the frontend passes names on as they were sent."""
+        """Return a header by its lower-case name; the frontend does not change the case of names."""
         return next((v for k, v in self.headers.items() if k.lower() == name and isinstance(v, str)), None)
 
     def fail(self, failure: ItemError, position: int | None = None) -> None:
@@ -61,7 +61,7 @@ class Slot:
 
         Args:
             failure: the error.
-            position: of the request that is to blame; None: no single one.
+            position: of the request that failed; None: not a single one.
         """
         if self.failure is None:
             count = len(self.envelope.requests) if self.envelope else 1
@@ -69,7 +69,7 @@ class Slot:
             self.failure = ItemError(failure.code, failure.type, where + failure.message)
 
     def open(self, settings: HandlerSettings) -> None:
-        """Take the requests out; raises ItemError for what is wrong with them."""
+        """Extract the requests; raises ItemError for invalid ones."""
         if self.asks("explain"):
             raise ItemError(501, "NotImplemented", "this handler gives no explanations")
         self.check_deadline(settings)
@@ -78,9 +78,9 @@ class Slot:
         self.envelope = envelope
 
     def check_deadline(self, settings: HandlerSettings) -> None:
-        """Raise DeadlineExceeded where no one waits for the reply any more.
+        """Raise DeadlineExceeded if the sender does not wait for the reply any more.
 
-        The header says an instant, not a duration: nothing tells a handler when the request arrived.
+        The header is a time and not a duration: a handler cannot see when the request arrived.
         """
         text = self.header(settings.deadline_header)
         if text is None:

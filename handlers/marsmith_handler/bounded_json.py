@@ -1,4 +1,4 @@
-"""JSON, read only if it is small as objects: its values are counted in the text before any of them is made."""
+"""Bounded JSON: the values are counted in the text before it is parsed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from marsmith_handler.errors import BadRequest, ContentTooLarge
 
-# Of numbers; texts, keys, lists and objects count twice, because they take about twice as much. At most 100 MB and half
-# a second, and room for all that fits into 16 MiB as json.dumps writes floats: 20 bytes each.
+# Of numbers; texts, keys, lists and objects count twice, because they take about twice as much memory. This is at most
+# 100 MB and half a second. 16 MiB of floats fit, as json.dumps writes them: 20 bytes each.
 MAX_VALUES = 1_500_000
 
 _CHUNK = 1 << 20  # bytes
@@ -44,15 +44,15 @@ def parse_json(text: bytes | bytearray | str) -> Any:
 
 
 def holds_at_most(text: str, limit: int) -> bool:
-    """Tell whether JSON holds at most ``limit`` values; nothing is parsed, and what is not JSON has some answer too."""
-    # Marks inside of texts count as well here, which is quick, and only then matters when there are very many.
+    """Return whether JSON has at most ``limit`` values, without parsing; for invalid JSON the answer has no meaning."""
+    # A quick count first, which includes marks inside of texts. Only if it is too high is the exact count needed.
     rough = 1 + sum(text.count(mark) for mark in ",:[{") + text.count('"') // 2
     return rough <= limit or 1 + _marks_outside_texts(text) <= limit
 
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    # JSON makes no cycles, and looking for some among so many new objects takes several times as long as parsing.
+    # JSON has no cycles, and the search for cycles among so many new objects takes several times as long as parsing.
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -63,14 +63,14 @@ def _without_collection() -> Iterator[None]:
 
 
 def _marks_outside_texts(text: str) -> int:
-    """Count commas, colons, opening brackets and texts, but not what stands inside of texts."""
-    # From the left, every escaped character goes with its backslash, so that each quote left begins or ends a text.
+    """Count commas, colons, opening brackets and texts, without the content of texts."""
+    # Remove escaped characters with their backslashes, from the left. Each remaining quote begins or ends a text.
     body = text.encode("utf-8", "surrogatepass").replace(b"\\\\", b"..").replace(b'\\"', b"..")
     found, inside = 0, False
     for start in range(0, len(body), _CHUNK):
         chunk = np.frombuffer(body, np.uint8, count=min(_CHUNK, len(body) - start), offset=start)
         quotes = chunk == ord('"')
-        # Sums modulo 256 keep the one bit that is needed: whether the number of quotes so far is odd.
+        # Sums modulo 256 keep the necessary bit: whether the number of quotes so far is odd.
         within = (np.cumsum(quotes, dtype=np.uint8) + np.uint8(inside)) & 1 == 1
         found += int(np.count_nonzero(_COUNTED[chunk] & ~within)) + int(np.count_nonzero(quotes & within))
         inside = bool(within[-1])

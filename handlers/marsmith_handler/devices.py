@@ -1,4 +1,4 @@
-"""Where a worker computes, and with how many threads."""
+"""Device and threads of a worker."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ MOST_DECODE_THREADS = 8
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a worker computes.
+    """Device and threads of a worker.
 
     Attributes:
-        device: of the model.
-        threads: that torch uses within one operation on the CPU.
-        decode_threads: that decode the items of a batch, one item each.
+        device: device of the model.
+        threads: torch's threads for one operation on the CPU.
+        decode_threads: threads that decode the items of a batch, one item each.
     """
 
     device: torch.device
@@ -41,18 +41,18 @@ class Placement:
 def choose_placement(
     gpu_id: Any, model_config: Mapping[str, Any], threads: int | None, decode_threads: int | None
 ) -> Placement:
-    """Choose device and threads for this worker; numbers that are not None are taken as they are."""
+    """Choose device and threads for this worker; numbers that are not None are used unchanged."""
     device = choose_device(gpu_id)
     share = max(1, available_cores() // worker_count(model_config))
     threads = threads or share
-    # On a GPU worker the cores have nothing else to do.
+    # If the model is on a GPU, the cores are free for decoding.
     return Placement(
         device, threads, decode_threads or min(share if device.type == "cuda" else threads, MOST_DECODE_THREADS)
     )
 
 
 def set_threads(placement: Placement) -> ThreadPoolExecutor | None:
-    """Set torch's threads, and return the pool that decodes; None where one thread does.
+    """Set torch's threads, and return the pool for decoding; None if one thread decodes.
 
     The items are split among the pool's threads, so within one item torch gets a single thread.
     """
@@ -75,12 +75,12 @@ def use_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-    # A thread takes its number at its first use of torch: that must be now, while the number is 1.
+    # A thread reads the number at its first use of torch: this must happen now, while the number is 1.
     torch.get_num_threads()
 
 
 def choose_device(gpu_id: Any) -> torch.device:
-    """Return the GPU that TorchServe has given this worker, or the CPU where it gave none or there is none."""
+    """Return the GPU that TorchServe has given this worker, or the CPU if it gave none or there is none."""
     import torch
 
     if gpu_id is None:
@@ -94,7 +94,7 @@ def choose_device(gpu_id: Any) -> torch.device:
 
 
 def available_cores() -> int:
-    """Count the cores that this process may use: by affinity, and by the quota of its container."""
+    """Return the number of cores that this process may use, by affinity and by the quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CGROUP_LIMIT.read_text(encoding="ascii").split()
@@ -110,14 +110,14 @@ def worker_count(config: Mapping[str, Any]) -> int:
 
 
 def inference_mode() -> AbstractContextManager[Any]:
-    """Return torch's inference mode: what runs in it records no gradients."""
+    """Return torch's inference mode, in which operations record no gradients."""
     import torch
 
     return torch.inference_mode()
 
 
 def as_tensor(item: Any) -> torch.Tensor:
-    """Return a tensor as it is, and a numpy array as a tensor, which shares its memory if torch can."""
+    """Return a tensor unchanged, and a numpy array as a tensor, which shares its memory if torch can."""
     import torch
 
     if isinstance(item, np.ndarray):

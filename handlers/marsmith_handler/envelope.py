@@ -1,7 +1,7 @@
-"""How requests arrive: raw, in a form, in JSON, or in KServe's envelopes; and how their replies go back.
+"""Envelopes of requests: raw bodies, forms, JSON and KServe's formats; and the replies in the same envelope.
 
-One HTTP request may hold several requests for the model. ``open_envelope`` takes them out, ``seal`` puts the replies
-into the shape that answers the envelope:
+One HTTP request may contain several requests for the model. ``open_envelope`` extracts them. ``seal`` puts the replies
+into the corresponding form:
 
 ==========  =============================================================  ==========================================
 form        request                                                        reply
@@ -12,9 +12,9 @@ form        request                                                        reply
 ``v2``      ``{"inputs": [{"name", "shape", "datatype", "data"}, ...]}``   ``{"outputs": [{...}, ...], "id", ...}``
 ==========  =============================================================  ==========================================
 
-Clients of KServe v2 may send the tensors behind the JSON, as bytes; the reply is JSON all the same, which they accept.
+Clients of KServe v2 may send the tensors behind the JSON, as bytes. The reply is always JSON, which they accept.
 
-Nothing here reads a disk, a clock or a device; what is wrong with a request is raised as an ``ItemError``.
+Nothing here reads a disk, a clock or a device. An invalid request raises an ``ItemError``.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from marsmith_handler.settings import HandlerSettings
 from marsmith_handler.worker_messages import TOO_MANY_FIELDS
 
 FORM_TYPE = "application/x-www-form-urlencoded"
-# Types that say nothing about the content; gRPC sends none.
+# Types that do not describe the content; gRPC sends none.
 VAGUE_TYPES = frozenset({"", "application/octet-stream", "text/plain"})
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """The requests that one HTTP request holds, and how their replies are to be sent back."""
+    """The requests in one HTTP request, and the form of the reply."""
 
     form: Literal["one", "many", "v1", "v2"]
     requests: tuple[Request, ...]
@@ -48,16 +48,16 @@ class Envelope:
 def open_envelope(
     fields: Mapping[str, Any], headers: Mapping[str, Any], max_items: int = HandlerSettings.max_items
 ) -> Envelope:
-    """Take the requests out of what TorchServe hands over for one HTTP or gRPC request.
+    """Extract the requests from one HTTP or gRPC request, as TorchServe passes it.
 
     Args:
-        fields: form fields by name, or ``body`` alone: bytes, or what somebody has decoded from JSON or text.
+        fields: form fields by name, or ``body`` alone: bytes, or a value that was decoded from JSON or text.
         headers: headers by name; under the name of a field, a mapping with that field's ``content-type``.
         max_items: most requests in it.
 
     Raises:
-        ItemError: 400 the request does not follow the form that it claims; 413 too much in it, which is found out
-            before any of it is made; 415 a form that is not meant as one.
+        ItemError: 400 the request does not follow the form that it claims; 413 too much content, which is checked
+            before parsing; 415 a form that is not meant as one.
     """
     if TOO_MANY_FIELDS in fields:
         raise ContentTooLarge(f"a form with more fields than are read: at most {max_items} items are allowed")
@@ -78,7 +78,7 @@ def open_envelope(
 
 
 def seal(envelope: Envelope, replies: Sequence[Any], *, model: str, version: str, request_id: str) -> Any:
-    """Put the replies, one a request, into the shape that answers the envelope; JSON values, but for ``one``."""
+    """Put the replies, one for each request, into the form of the envelope; JSON values, except for ``one``."""
     if envelope.form == "one":
         return replies[0]
     if envelope.form == "many":
@@ -92,14 +92,14 @@ def seal(envelope: Envelope, replies: Sequence[Any], *, model: str, version: str
 
 
 def identity(envelope: Envelope, *, model: str, version: str, request_id: str) -> dict[str, str]:
-    """Return the fields by which a KServe v2 reply says who answers which request."""
+    """Return the fields of a KServe v2 reply that identify the model and the request."""
     return {"id": envelope.v2_id or request_id, "model_name": model, "model_version": version}
 
 
 def _check_form(fields: Mapping[str, Any], headers: Mapping[str, str]) -> None:
-    """Refuse a body that was sent under a form's type without being one, as ``curl -d`` sends everything.
+    """Refuse a body that has a form's content type but is not a form, as ``curl -d`` sends everything.
 
-    TorchServe has cut it at each ``=`` and ``&`` by then, and of a text without them it drops all.
+    TorchServe has already split it at each ``=`` and ``&``. It drops a text without them completely.
     """
     meant = bool(fields) and fields.keys() <= set(PAYLOAD_KEYS)
     if not meant and _media_type(headers.get("content-type")) == FORM_TYPE:
@@ -125,7 +125,7 @@ def _open_part(part: Request, max_items: int) -> Envelope:
 
 
 def _decoded(value: Any, content_type: str) -> Any:
-    """Decode bytes that are text by their type, and are UTF-8, as TorchServe does."""
+    """Decode bytes that have a text type and are UTF-8, as TorchServe does."""
     if isinstance(value, bytes | bytearray) and content_type.startswith("text"):
         with suppress(UnicodeDecodeError):
             return value.decode("utf-8")
@@ -133,14 +133,14 @@ def _decoded(value: Any, content_type: str) -> Any:
 
 
 def _parsed(part: Request) -> Any:
-    """Parse a body that is JSON by its type, or looks like JSON under a type that says nothing."""
+    """Parse a body that has JSON's type, or that looks like JSON and has a general type."""
     value = part.body
     if not isinstance(value, bytes | bytearray | str):
         return value
     if len(value) == 0:
         raise BadRequest(f"{part.name} is empty")
     if part.content_type == "application/json" or part.content_type.endswith("+json"):
-        # A text under exactly this type is a JSON string that is parsed already.
+        # A text with exactly this type is a JSON string that was parsed before.
         return value if isinstance(value, str) and part.content_type == "application/json" else parse_json(value)
     first = value[:16].lstrip()[:1]
     if part.content_type in VAGUE_TYPES and first in ("{", "[", b"{", b"["):
@@ -159,7 +159,7 @@ def _each(part: Request, values: Any, where: str, max_items: int) -> tuple[Reque
 
 
 def _replace(part: Request, body: Any) -> Request:
-    # The type told how to read the part; it says nothing about what was taken out of it.
+    # The type described the part, not the value that was extracted from it.
     content_type = part.content_type if body is part.body else ""
     return Request(body, content_type, part.headers, part.name)
 

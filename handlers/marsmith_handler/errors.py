@@ -6,7 +6,7 @@
     ├── BadRequest             400  the bytes do not follow the format that they claim
     ├── ContentTooLarge        413  more bytes, pixels or items than the settings allow
     ├── UnsupportedMediaType   415  not a format that this handler reads
-    ├── UnprocessableContent   422  well formed, but no input for this model
+    ├── UnprocessableContent   422  well formed, but not an input for this model
     ├── InternalError          500  the model or the handler failed on this item, and on this item only
     ├── DeadlineExceeded       504  the sender has stopped waiting
     └── InsufficientStorage    507  the item does not fit into memory, even alone
@@ -14,17 +14,17 @@
 
 from __future__ import annotations
 
-# Of a message, in characters: it may quote the request, and a reply that is too long costs TorchServe the worker.
+# Of a message, in characters: it may quote the request, and TorchServe ends a worker whose reply is too long.
 LONGEST_MESSAGE = 1000
 
 
 class ItemError(Exception):
-    """An item that gets an error instead of an answer, while its neighbours get theirs.
+    """An error of one item of a batch; the other items get their answers.
 
     Attributes:
         code: HTTP status, 400 to 599.
-        type: short name of the kind, for programs.
-        message: what is wrong, for people; cut if it is longer than ``LONGEST_MESSAGE``.
+        type: short name of the error, for programs.
+        message: description for people; cut if it is longer than ``LONGEST_MESSAGE``.
     """
 
     def __init__(self, code: int, type: str, message: str) -> None:  # noqa: A002 - the key in the reply's body
@@ -57,7 +57,7 @@ class UnsupportedMediaType(ItemError):  # noqa: N818
 
 
 class UnprocessableContent(ItemError):  # noqa: N818
-    """Well formed, but no input for this model (422)."""
+    """Well formed, but not an input for this model (422)."""
 
     def __init__(self, message: str) -> None:
         super().__init__(422, "UnprocessableContent", message)

@@ -1,8 +1,9 @@
-"""Numbers into tensors without a silent change: each arrives as it was sent, or the request is refused.
+"""Exact conversion of numbers to tensors: each number arrives unchanged, or the request is refused.
 
-- A dtype of whole numbers takes those in its range. ``1.0`` and ``1e3`` are whole too, below 2**53: from there on, a
-  number with a point may have been rounded before it came here.
-- A dtype of floats rounds decimals. It takes a whole number only if it can hold it, and nothing becomes infinite.
+- A dtype of whole numbers takes those in its range. ``1.0`` and ``1e3`` are whole too, below 2**53: above that, a
+  number with a point may have been rounded before.
+- A dtype of floats rounds decimals. It takes a whole number only if it can represent it exactly, and no number becomes
+  infinite.
 - ``bool`` takes ``true``, ``false``, 0 and 1. In JSON no other dtype takes ``true`` and ``false``.
 """
 
@@ -15,20 +16,20 @@ import torch
 
 from marsmith_handler.errors import BadRequest, UnprocessableContent
 
-_ALL_WHOLE = 2**53  # float64 holds every whole number up to here
+_ALL_WHOLE = 2**53  # float64 represents every whole number up to here
 
 Array = np.ndarray[Any, Any]
 
 
 def numbers_of(value: Any, name: str) -> Array:
-    """Return the numbers that a JSON value holds as int64, uint64 or float64.
+    """Return the numbers of a JSON value as int64, uint64 or float64.
 
-    If none of these can hold them all (very large whole numbers, whole numbers beside decimals, ``true`` and
+    If none of these can represent them all (very large whole numbers, whole numbers beside decimals, ``true`` and
     ``false``), they stay Python's own, in an array of objects.
 
     Args:
         value: a number, or lists of numbers that are equally long.
-        name: what errors call it.
+        name: name of the value in error messages.
 
     Raises:
         ItemError: 400 not numbers; 422 a number that is infinite, or too large for any float.
@@ -58,11 +59,11 @@ def exact_tensor(array: Array, dtype: torch.dtype, name: str) -> torch.Tensor:
 
     Args:
         array: of numbers, or from ``numbers_of``.
-        dtype: what the model takes: bool, or whole numbers, or floats.
-        name: what errors call it.
+        dtype: dtype of the model's input: bool, whole numbers or floats.
+        name: name of the value in error messages.
 
     Raises:
-        ItemError: 422 the dtype cannot hold them.
+        ItemError: 422 the dtype cannot represent them.
     """
     if dtype == torch.bool:
         tensor = _as_bool(array)
@@ -113,6 +114,6 @@ def _as_floats(array: Array, dtype: torch.dtype) -> torch.Tensor | None:
     back = tensor.to(torch.float64).numpy()
     if array.dtype.kind in "iu" and (not array.size or np.abs(wide).max() < _ALL_WHOLE):
         return tensor if np.array_equal(back, wide) else None
-    # Python alone compares a whole number with a float without rounding the one to the other's dtype.
+    # Python's own numbers are compared exactly; numpy would round one to the dtype of the other.
     pairs = zip(array.ravel().tolist(), back.ravel().tolist(), strict=True)
     return tensor if all(not np.isinf(got) and (type(sent) is float or sent == got) for sent, got in pairs) else None

@@ -1,6 +1,6 @@
 """``MAR-INF/examples/``: requests replayed at load, and their replies compared with the validated ones.
 
-A version that answers differently from when it was validated must not take traffic.
+A version whose answers differ from the validated ones must not take traffic.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Handle = Callable[[list[dict[str, Any]], Any], list[Any]]
 
 @dataclass(frozen=True)
 class Example:
-    """A request with the reply that was validated: as JSON, or by its digest, and maybe its bytes (``recorded``)."""
+    """A request with its validated reply: JSON, or a digest and possibly the bytes (``recorded``)."""
 
     name: str
     body: bytes
@@ -33,22 +33,22 @@ class Example:
     recorded: bytes | None = None
 
     def row(self) -> dict[str, Any]:
-        """Return the request as TorchServe hands it over to our handlers; see ``worker_messages.take_bytes``."""
+        """Return the request as TorchServe passes it to our handlers; see ``worker_messages.take_bytes``."""
         return {"body": bytearray(self.body)}
 
     def headers(self) -> dict[str, Any]:
-        """Return the request's headers as TorchServe hands them over."""
+        """Return the request's headers as TorchServe passes them."""
         return {"body": {"content-type": self.content_type}}
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay has found.
+    """Result of a replay.
 
     Attributes:
-        examples: how many were sent.
+        examples: number of examples that were sent.
         problems: which replies differ, and where.
-        unproved: which replies nothing can be said of, and why.
+        unproved: which replies could not be compared, and why.
     """
 
     examples: int
@@ -58,7 +58,7 @@ class Replay:
 
 @dataclass
 class ReplayContext:
-    """What a handler asks of TorchServe's context while it answers a batch of examples."""
+    """The part of TorchServe's context that a handler uses while it answers a batch of examples."""
 
     examples: Sequence[Example]
     statuses: dict[int, int] = field(default_factory=dict)
@@ -77,11 +77,11 @@ class ReplayContext:
         self.statuses[idx] = code
 
     def set_response_content_type(self, idx: int, value: str) -> None:
-        """Take a content type, which is not compared."""
+        """Accept a content type; it is not compared."""
 
 
 def read_examples(folder: Path) -> list[Example]:
-    """Read the examples of an unpacked archive; empty where it has none."""
+    """Read the examples of an unpacked archive; empty if it has none."""
     file = folder / FOLDER / "examples.json"
     if not file.is_file():
         return []
@@ -94,11 +94,11 @@ def replay(
     """Send every example alone, and all in batches of ``batch_size``; judge the replies.
 
     Args:
-        handle: the handler's own.
-        examples: what to send.
+        handle: the handler's method.
+        examples: examples to send.
         batch_size: largest batch.
         settings: the block ``handler`` of model-config.yaml.
-        facts: tells what this worker computes in; see ``answers.judge``.
+        facts: returns engine and precision of this worker; see ``answers.judge``.
     """
     batches: list[list[Example]] = [[example] for example in examples]
     if batch_size > 1 and examples:
@@ -112,7 +112,7 @@ def replay(
 
 
 def prove_answers(handle: Handle, folder: Path, batch_size: int, settings: Mapping[str, Any], facts: Facts) -> Replay:
-    """Refuse an archive that answers its examples differently from when it was validated; see ``replay``.
+    """Refuse an archive whose answers to its examples differ from the validated ones; see ``replay``.
 
     Raises:
         RuntimeError: with every example that differs.

@@ -1,4 +1,4 @@
-"""What an exception means: whose fault it is, whether memory ran out, whether the process can go on."""
+"""Meaning of an exception: the item's error, whether memory ran out, and whether the process can continue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# After these every further call on the device fails, for as long as the process lives.
+# After these every further call on the device fails until the process ends.
 FATAL_CUDA_ERRORS = (
     "device-side assert",
     "illegal memory access",
@@ -32,12 +32,12 @@ MESSAGE_LIMIT = 300
 
 
 def item_error(error: Exception, stage: str) -> ItemError:
-    """Name what the sender of an item gets for an exception.
+    """Return the error that the sender of an item gets for an exception.
 
     Args:
-        error: raised while one item was worked on.
+        error: exception raised while one item was processed.
         stage: ``decode``, ``infer`` or ``encode``. In decode, ValueError, LookupError and TypeError mean that the
-            request holds something unusable; anywhere else, and any other exception, means that the handler failed.
+            request is not usable. In other stages they mean that the handler failed, as any other exception does.
     """
     if isinstance(error, ItemError):
         return error
@@ -50,7 +50,7 @@ def item_error(error: Exception, stage: str) -> ItemError:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether memory, the machine's or the device's, did not suffice."""
+    """Return whether the memory of the machine or of the device was not sufficient."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -60,7 +60,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_fatal(error: Exception, device: torch.device) -> bool:
-    """Tell whether an exception has left the device unusable for this process."""
+    """Return whether an exception has left the device unusable for this process."""
     if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return False
     if any(sign in str(error) for sign in FATAL_CUDA_ERRORS):
@@ -69,7 +69,7 @@ def is_fatal(error: Exception, device: torch.device) -> bool:
 
 
 def leave(error: Exception) -> None:
-    """End the process, so that TorchServe starts a fresh worker; an unusable one would answer 507 for ever."""
+    """End the process, so that TorchServe starts a new worker; an unusable worker would answer 507 from now on."""
     log_exception("a fatal error on the device: this worker ends, a fresh one takes its place", error)
     logging.shutdown()
     sys.stdout.flush()
@@ -77,16 +77,16 @@ def leave(error: Exception) -> None:
 
 
 def log_exception(message: str, error: Exception) -> None:
-    """Log an exception so that no line of it can be taken for one of those that TorchServe's frontend parses."""
+    """Log an exception in lines that TorchServe's frontend does not parse."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     logger.error("%s\n%s", printable(message), "\n".join(f"    {printable(line)}" for line in lines))
 
 
 def printable(text: str) -> str:
-    """Return text as one line of ASCII that the frontend does not take for the worker's start line.
+    """Return text as one line of ASCII that the frontend does not parse.
 
-    The frontend reads the worker's output line by line, and lines that begin with ``[METRICS]`` or ``[PID]`` or end
-    with the start line mean something to it; a request must not be able to write one.
+    The frontend reads the worker's output line by line. It parses lines that begin with ``[METRICS]`` or ``[PID]``, or
+    that end with the worker's start line. A request must not be able to write one.
     """
     line = text.encode("ascii", "backslashreplace").decode("ascii").translate(_CONTROLS)
     return line.replace("Torch worker started", "Torch worker_started")

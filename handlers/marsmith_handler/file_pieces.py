@@ -1,7 +1,7 @@
-"""The pieces that a file is cut into, counted before a decoder goes through them: each costs it time and memory.
+"""Number of pieces in a file, counted before it is decoded: each piece costs a decoder time and memory.
 
-Pillow and ``wave`` read headers piece by piece in Python. A real file has a few, or some thousands if it is large; with
-16 MB of empty ones a picture kept a worker busy for seven seconds, and took 580 MB.
+Pillow and ``wave`` read headers piece by piece in Python. A real file has a few pieces, or some thousands if it is
+large. A picture with 16 MB of empty pieces took a worker seven seconds and 580 MB.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GIF_EXTENSION, _GIF_IMAGE, _GIF_END = b"!,;"
 
 
 def in_too_many_pieces(data: memoryview, kind: str) -> bool:
-    """Tell whether a file of a known kind (``PNG``, ``JPEG``, ``GIF``, ``WAV``) has more than ``MAX_PIECES``."""
+    """Return whether a file of a known kind (``PNG``, ``JPEG``, ``GIF``, ``WAV``) has more than ``MAX_PIECES``."""
     walk = _WALKS.get(kind)
     return walk is not None and sum(1 for _ in islice(walk(data), MAX_PIECES + 1)) > MAX_PIECES
 
@@ -26,7 +26,7 @@ def _png_chunks(data: memoryview) -> Iterator[int]:
     at, kind = 8, b""
     while at + 12 <= len(data) and kind != b"IEND":
         kind = bytes(data[at + 4 : at + 8])
-        # What is no chunk is where Pillow stops as well.
+        # Pillow also stops at what is not a chunk.
         if not kind.isalpha():
             return
         yield at
@@ -42,7 +42,7 @@ def _wav_chunks(data: memoryview) -> Iterator[int]:
 
 
 def _jpeg_segments(data: memoryview) -> Iterator[int]:
-    """Go through the segments before the first scan; a byte that belongs to none is a piece as well."""
+    """Yield the segments before the first scan; a byte that belongs to no segment counts as a piece."""
     at = 2
     while at + 4 <= len(data):
         yield at
@@ -58,7 +58,7 @@ def _jpeg_segments(data: memoryview) -> Iterator[int]:
 
 
 def _gif_blocks(data: memoryview) -> Iterator[int]:
-    """Go through the extensions before the first picture, and the blocks that each is cut into."""
+    """Yield the extensions before the first picture, and their blocks."""
     at = 13 + (6 << (data[10] & 7) if len(data) > 10 and data[10] & 0x80 else 0)
     while at < len(data) and data[at] not in (_GIF_IMAGE, _GIF_END):
         yield at

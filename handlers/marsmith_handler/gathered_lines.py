@@ -1,8 +1,8 @@
-"""The metric lines of a worker, written a few times a second instead of several times a batch.
+"""Metric lines of a worker, written together a few times a second instead of several times a batch.
 
-To a worker a metric is a line of output, flushed at once; each wakes a thread of the frontend, on the cores that the
-model needs and while the caller waits for the reply. Gathered, the same lines reach the frontend in one write.
-docs/explanation/benchmarks.md says what that saves.
+A worker sends a metric as a line of output, flushed at once. Each line wakes a thread of the frontend, on the cores
+that the model needs, while the caller waits for the reply. Gathered lines reach the frontend in one write.
+docs/explanation/benchmarks.md has the effect.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TextIO
 
-# Seconds; 0: each line at once. Set by whoever starts the worker and reads its lines batch by batch.
+# Seconds; 0: each line at once, for a program that starts the worker and reads its lines batch by batch.
 VARIABLE = "MARSMITH_METRIC_LINES_S"
 DEFAULT_S = 0.2
 _METRIC = "[METRICS]"
@@ -24,7 +24,7 @@ _UNREAD = "Backend received inference at"
 
 
 def gather_metric_lines() -> GatheredLines | None:
-    """Gather what the root logger writes to standard output, from now on; return None where that is not wanted."""
+    """Gather what the root logger writes to standard output, from now on; return None if the time is 0."""
     seconds = _wanted_seconds()
     if seconds <= 0:
         return None
@@ -43,9 +43,9 @@ def _wanted_seconds() -> float:
 
 
 class GatheredLines(logging.Filter):
-    """Takes metric lines out of a log handler's stream and writes them together, ``seconds`` after the first.
+    """Holds back the metric lines of a log handler and writes them together, ``seconds`` after the first.
 
-    All other lines pass, at once. No thread wakes while there is nothing to write.
+    All other lines are written at once. No thread wakes while there is nothing to write.
     """
 
     def __init__(self, handler: logging.StreamHandler[TextIO], seconds: float) -> None:
@@ -60,7 +60,7 @@ class GatheredLines(logging.Filter):
         threading.Thread(target=self._write_when_due, name="metric-lines", daemon=True).start()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep a metric line back; drop the line of each batch that nobody reads."""
+        """Hold back a metric line; drop the line of each batch that no log shows."""
         message = str(record.msg)
         if message.startswith(_METRIC):
             with self._keeping:
@@ -70,7 +70,7 @@ class GatheredLines(logging.Filter):
         return not message.startswith(_UNREAD)
 
     def flush(self) -> None:
-        """Write the lines that were kept back, in their order."""
+        """Write the lines that were held back, in their order."""
         with self._keeping:
             lines, self._lines = self._lines, []
         if not lines:
@@ -86,6 +86,6 @@ class GatheredLines(logging.Filter):
         while True:
             self._some.wait()
             time.sleep(self._seconds)
-            # First, so that a line that comes while the others are written is not forgotten.
+            # First, so that a line that arrives while the others are written is not lost.
             self._some.clear()
             self.flush()

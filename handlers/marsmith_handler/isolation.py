@@ -1,4 +1,4 @@
-"""A batch in which one item can fail without the others: run it whole, and only where that fails, in halves."""
+"""Inference of a batch in which one item can fail without the others: whole first, in halves only after a failure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Explain = Callable[[Exception, int], ItemError]
 
 
 def infer_isolated(infer: Infer, items: list[Any], explain: Explain) -> list[Any]:
-    """Infer a batch; return one result or one ItemError an item, and never raise because of an item.
+    """Infer a batch; return one result or one ItemError for each item, and never raise because of an item.
 
-    Where the batch fails, it is halved until the guilty items are found; then the others are inferred once more
-    together, so that they get what the batch without the guilty ones gives. Where memory ran out, the halves' results
-    stand.
+    If the batch fails, it is halved until the failing items are found. Then the others are inferred once more
+    together, so that they get the results of a batch without the failing ones. If memory ran out, the results of the
+    halves are kept.
 
     Args:
-        infer: gives one result an item.
+        infer: returns one result for each item.
         items: the batch.
-        explain: names what an exception of ``infer`` means, for a batch of so many items.
+        explain: returns the error for an exception of ``infer``, for a batch of so many items.
     """
     results = _halved(infer, items, explain)
     healthy = [index for index, result in enumerate(results) if not isinstance(result, ItemError)]
@@ -46,7 +46,7 @@ def _halved(infer: Infer, items: list[Any], explain: Explain) -> list[Any]:
 
 
 def _attempt(infer: Infer, items: list[Any], explain: Explain) -> list[Any] | ItemError:
-    # The exception must be let go before the next attempt: its traceback holds the tensors that did not fit.
+    # The exception must be released before the next attempt: its traceback keeps the tensors that did not fit.
     try:
         results = infer(items)
         if len(results) == len(items):

@@ -12,7 +12,7 @@ from marsmith_handler.errors import BadRequest, ContentTooLarge, UnsupportedMedi
 from marsmith_handler.request import Request, check_count, kind, unwrapped
 from marsmith_handler.tensor.formats import MAX_AXES, array_of
 
-# How long the JSON is, where the tensors stand behind it as bytes.
+# Length of the JSON, if the tensors follow it as bytes.
 V2_JSON_LENGTH = "inference-header-content-length"
 V2_DTYPES = {
     "BOOL": "bool",
@@ -25,23 +25,23 @@ LONGEST_NAME = 256
 
 
 def looks_like_v2(value: Mapping[str, Any]) -> bool:
-    """Tell whether a JSON object is a request of this protocol."""
+    """Return whether a JSON object is a request of this protocol."""
     inputs = value.get("inputs")
     return isinstance(inputs, list) and all(isinstance(one, Mapping) and "datatype" in one for one in inputs)
 
 
 def id_of(value: Mapping[str, Any]) -> str | None:
-    """Return the id that the sender has given the request; None where it gave none; raises BadRequest."""
+    """Return the id that the sender has given the request; None if it gave none; raises BadRequest."""
     given = value.get("id")
     return _name("id", given) if isinstance(given, str) and given.strip() else None
 
 
 def requests_of(part: Request, inputs: list[Mapping[str, Any]], max_items: int) -> tuple[Request, ...]:
-    """Return the requests that the inputs of a JSON object hold, with the headers of ``part``.
+    """Return the requests in the inputs of a JSON object, with the headers of ``part``.
 
     Raises:
-        ItemError: 400 no inputs, or data that does not fit its shape; 413 more than ``max_items`` requests; 415 a
-            datatype that is none; 422 numbers that the datatype cannot hold.
+        ItemError: 400 no inputs, or data that does not fit its shape; 413 more than ``max_items`` requests; 415 an
+            unknown datatype; 422 numbers that the datatype cannot represent.
     """
     if not inputs:
         raise BadRequest("inputs is empty")
@@ -55,10 +55,10 @@ def requests_of(part: Request, inputs: list[Mapping[str, Any]], max_items: int) 
 def split_binary(
     part: Request, body: bytes | bytearray, length: str, max_items: int
 ) -> tuple[Mapping[str, Any], tuple[Request, ...]]:
-    """Take apart a request whose tensors, or some of them, stand behind the JSON as bytes, in their order.
+    """Split a request whose tensors, or some of them, follow the JSON as bytes, in their order.
 
     Args:
-        part: whose headers the requests get.
+        part: its headers become those of the requests.
         body: JSON of ``length`` bytes, and the tensors.
         length: the header ``inference-header-content-length``.
         max_items: most requests in it.
@@ -91,14 +91,14 @@ def split_binary(
 
 
 def output_of(name: str, reply: Any) -> dict[str, Any]:
-    """Return a reply as an output tensor; what is no tensor of numbers is one element of BYTES."""
+    """Return a reply as an output tensor; anything but a tensor of numbers is one element of BYTES."""
     datatype, shape = _datatype(reply)
     flat = np.array(reply).reshape(-1).tolist() if datatype != "BYTES" else [reply]
     return {"name": name, "datatype": datatype, "shape": shape, "data": flat}
 
 
 def _binary_size(one: Mapping[str, Any], left: int) -> int | None:
-    """Return how many of the bytes that are left belong to an input; None where its data stands in the JSON."""
+    """Return how many of the remaining bytes belong to an input; None if its data is in the JSON."""
     parameters = one.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, Mapping) else None
     if size is None:
@@ -110,7 +110,7 @@ def _binary_size(one: Mapping[str, Any], left: int) -> int | None:
 
 
 def _input(part: Request, one: Mapping[str, Any], room: int) -> list[Request]:
-    """A tensor of bytes holds one request an element; a tensor of numbers is one request."""
+    """Return the requests of an input: one for each element of a tensor of bytes, one for a tensor of numbers."""
     import torch
 
     from marsmith_handler.exact_numbers import exact_tensor, numbers_of
@@ -129,7 +129,7 @@ def _input(part: Request, one: Mapping[str, Any], room: int) -> list[Request]:
 
 
 def _binary_input(part: Request, one: Mapping[str, Any], raw: memoryview, room: int) -> list[Request]:
-    """As ``_input``, of bytes: numbers with the lowest byte first, elements of BYTES each behind its length."""
+    """As ``_input``, from bytes: numbers with the lowest byte first, elements of BYTES each behind its length."""
     name = _name("the name of an input", one.get("name", "input"))
     if one["datatype"] == "BYTES":
         return _each_element(part, name, _elements(name, raw, room), room)
@@ -141,7 +141,7 @@ def _binary_input(part: Request, one: Mapping[str, Any], raw: memoryview, room: 
 
 
 def _elements(name: str, raw: memoryview, room: int) -> list[bytes]:
-    """Return the elements, but at most one more than there is room for."""
+    """Return the elements, at most one more than allowed."""
     found: list[bytes] = []
     at = 0
     while at < len(raw) and len(found) <= room:
@@ -183,7 +183,7 @@ def _dtype(name: str, datatype: Any) -> str:
 
 
 def _datatype(reply: Any) -> tuple[str, list[int]]:
-    """Name the KServe v2 datatype and shape of a reply; what is no tensor of numbers is one element of BYTES."""
+    """Return the KServe v2 datatype and shape of a reply; anything but a tensor of numbers is one element of BYTES."""
     try:
         array = np.array(reply)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Names of the classes, out of the files that people keep them in; by default ``index_to_name.json``.
+"""Names of the classes, from files in common formats; by default ``index_to_name.json``.
 
-The forms are those that ``marsmith.export.class_names`` knows of recipes, and what TorchServe's own handlers read.
+The formats are those that ``marsmith.export.class_names`` accepts in recipes, and those of TorchServe's own handlers.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import json
 import re
 from pathlib import Path
 
-# Under which key TorchServe's detectors and a config.json of Hugging Face have them.
+# The key of TorchServe's detectors, and that of Hugging Face's config.json.
 _NESTS = ("object_type_names", "id2label")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 _EXPECTED = '["ant", "bee"], {"0": "ant"}, {"0": ["id", "ant"]} or {"ant": 0}'
-# Of a file that numbers one class a billion: a list of as many names would take all memory.
+# For a file that gives a class the number one billion: a list of as many names would take all memory.
 _MOST = 1_000_000
 
 
 def read_labels(file: Path) -> list[str] | None:
-    """Read the names of the classes, by class index; None where the file does not exist.
+    """Read the names of the classes, by class index; None if the file does not exist.
 
-    A ``.txt`` file has one name a line. JSON holds a list of names, ``{"0": "name"}``, ``{"0": ["id", "name"]}`` or
-    ``{"name": 0}``, or such a one under ``object_type_names`` or ``id2label``. A class that the file does not name has
+    A ``.txt`` file has one name a line. JSON contains a list of names, ``{"0": "name"}``, ``{"0": ["id", "name"]}`` or
+    ``{"name": 0}``, directly or under ``object_type_names`` or ``id2label``. A class that the file does not name has
     its number as its name.
 
     Raises:
-        RuntimeError: the file is of no such form.
+        RuntimeError: the file has another format.
     """
     if not file.is_file():
         return None
@@ -43,7 +43,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _by_index(content: object) -> dict[int, str]:
-    """Tell index to name from name to index, by the values: names may be digits, indices are never names."""
+    """Return names by index. The values show the kind of mapping: names may be digits, indices are never names."""
     if isinstance(content, dict):
         content = next((content[key] for key in _NESTS if isinstance(content.get(key), list | dict)), content)
     if isinstance(content, list):
@@ -74,5 +74,5 @@ def _name(value: object) -> str:
     last = value[-1] if isinstance(value, list) and value else value
     if not isinstance(last, str) or not last.strip():
         raise TypeError(f"{value!r} is not a name")
-    last.encode()  # a lone surrogate, which no reply can carry, is a ValueError
+    last.encode()  # a lone surrogate, which no reply can contain, is a ValueError
     return last

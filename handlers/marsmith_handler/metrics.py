@@ -1,8 +1,8 @@
-"""Times of the stages of a batch, sent through TorchServe's metrics: one set a batch, only those that are declared.
+"""Metrics of the stages of a batch, sent through TorchServe: one set for each batch, only declared metrics.
 
-Declared means: named in the ``model_metrics`` section of the file that ``metrics_config`` in the server config names.
-Their type and dimensions are what that file says. How long a request queued is known to the frontend alone, which
-publishes it as ``ts_queue_latency_microseconds``.
+A metric is declared in the section ``model_metrics`` of the file that ``metrics_config`` in the server config names.
+That file sets its type and dimensions. Only the frontend knows how long a request was queued. It publishes this time
+as ``ts_queue_latency_microseconds``.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class StageClock:
 
 
 class StageMetrics:
-    """Sends values to those of our metrics that the server's metrics file declares.
+    """Sends values of our metrics that the server's metrics file declares.
 
-    To a worker a metric is a line of output a value, and the frontend parses each: so none is sent for nothing.
+    Each value is a line of output that the frontend parses, so unnecessary values are not sent.
     """
 
     def __init__(self, declared: Mapping[str, tuple[Any, list[str]]]) -> None:
@@ -53,7 +53,7 @@ class StageMetrics:
 
     @classmethod
     def of(cls, cache: Any, model_name: str, model_version: str) -> StageMetrics:
-        """Look up the declared metrics in TorchServe's metrics cache; None stands for a context without metrics."""
+        """Look up the declared metrics in TorchServe's metrics cache; None: a context without metrics."""
         known = {
             "ModelName": model_name,
             "ModelVersion": model_version,

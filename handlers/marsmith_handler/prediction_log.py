@@ -1,4 +1,4 @@
-"""A sampled log of predictions, as JSON lines of bounded size: what drift detection and comparisons of versions read.
+"""A sampled log of predictions, as JSON lines of bounded size, for drift detection and comparisons of versions.
 
 Fields: ``time`` (seconds since the epoch), ``request_id``, ``model``, ``version``, ``status``, ``input_sha256``,
 ``input_bytes``, ``items`` (summary statistics of each decoded item), ``reply``.
@@ -37,11 +37,11 @@ class PredictionLog:
 
     @classmethod
     def of(cls, settings: PredictionLogSettings) -> PredictionLog:
-        """Open the log that the settings name.
+        """Open the log of the settings.
 
         Raises:
             RuntimeError: the path is relative and the folder of TorchServe's logs is not known. A worker's own folder
-                is the unpacked archive, which must stay as it is.
+                is the unpacked archive, which must not change.
         """
         path = Path(settings.path)
         if not path.is_absolute():
@@ -56,12 +56,12 @@ class PredictionLog:
         return cls(path, settings.sample, settings.max_bytes)
 
     def wants(self, request_id: str) -> bool:
-        """Decide by the request's id, so that two versions that get the same request log the same ones."""
+        """Return whether to log a request. Its id decides, so two versions log the same of the same requests."""
         number = int.from_bytes(hashlib.sha256(request_id.encode("utf-8", "replace")).digest()[:8], "big")
         return number < self._sample * 2**64
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record; a log that cannot be written is told once, and never hurts a request."""
+        """Append a record. If the log cannot be written, a warning says so once; requests do not fail."""
         try:
             line = json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n"
             self._append(line)
@@ -71,7 +71,7 @@ class PredictionLog:
             self._complained = True
 
     def _append(self, line: bytes) -> None:
-        # Opened anew each time: another worker may have moved the file away since.
+        # Opened again each time: another worker may have moved the file meanwhile.
         with self.path.with_name(self.path.name + ".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             size = self.path.stat().st_size if self.path.exists() else 0
@@ -98,7 +98,7 @@ def prediction_of(slot: Slot, reply: Reply, model: str, version: str) -> dict[st
 
 
 def digest_of(fields: Mapping[str, Any]) -> tuple[str, int]:
-    """Return SHA-256 and size of a request: of its bytes, or of canonical JSON where TorchServe has parsed it."""
+    """Return SHA-256 and size of a request: of its bytes, or of canonical JSON if TorchServe has parsed it."""
     digest, size = hashlib.sha256(), 0
     for value in fields.values():
         body = value if isinstance(value, bytes | bytearray) else _as_bytes(value)

@@ -1,4 +1,4 @@
-"""What the processor of this machine can do, as Linux tells it."""
+"""Features of this machine's processor, from Linux."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import platform
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
-# Each adds products of 8 bits in 32.
+# Each of these sums products of 8 bits in 32 bits.
 _VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 def flags() -> set[str]:
-    """Return the processor's flags as Linux names them; empty where it does not."""
+    """Return the processor's flags with Linux's names; empty if Linux lists none."""
     try:
         lines = CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -21,10 +21,10 @@ def flags() -> set[str]:
 
 
 def overflows_in_int8() -> bool:
-    """Tell whether int8 kernels of torch and OpenVINO overflow: x86 without VNNI.
+    """Return whether int8 kernels of torch and OpenVINO overflow: x86 without VNNI.
 
-    There two products of uint8 and int8 are added in 16 bits (``vpmaddubsw``), which saturates from half of the range
-    on: https://oneapi-src.github.io/oneDNN/dev_guide_int8_computations.html
+    Without VNNI two products of uint8 and int8 are added in 16 bits (``vpmaddubsw``), which saturates above half of
+    the range: https://oneapi-src.github.io/oneDNN/dev_guide_int8_computations.html
     """
     known = flags()
     return platform.machine() in ("x86_64", "AMD64") and bool(known) and not known & _VNNI

@@ -1,4 +1,4 @@
-"""What an archive proves about itself when it is loaded: its digests, and the environment that it was validated in."""
+"""Proof of an archive at load: its digests, and the environment in which it was validated."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 def prove_digests(folder: Path, *, read: Collection[str] = (), may_have_more: bool = False) -> bool:
-    """Refuse an unpacked archive that is not what was built; see ``digest_problems``.
+    """Refuse an unpacked archive that differs from what was built; see ``digest_problems``.
 
     Returns:
-        Whether there was anything to prove: an archive of another tool has no digests.
+        Whether there were digests: an archive of another tool has none.
 
     Raises:
         RuntimeError: with every file that is missing, added or changed.
@@ -41,11 +41,11 @@ def prove_environment(folder: Path, policy: str, may_lack: Collection[str] = ())
 
     Args:
         folder: the unpacked archive.
-        policy: what to do about a difference.
-        may_lack: packages that need not be installed; another version of them is a difference all the same.
+        policy: action for a difference.
+        may_lack: packages that need not be installed; another version of them is still a difference.
 
     Raises:
-        RuntimeError: with every difference, where the policy is ``strict``.
+        RuntimeError: with every difference, if the policy is ``strict``.
     """
     differences = environment_problems(folder, may_lack) if policy != "off" else None
     if differences and policy == "strict":
@@ -57,8 +57,8 @@ def prove_environment(folder: Path, policy: str, may_lack: Collection[str] = ())
 def digest_problems(folder: Path, *, read: Collection[str] = (), may_have_more: bool = False) -> list[str] | None:
     """Compare the files of an unpacked archive with its SHA256SUMS.
 
-    What else lies there counts only if it could run, or be loaded in a member's place: the folder is where a handler
-    writes, too.
+    Other files count only if they could run or be loaded instead of a member, because handlers may write into the
+    folder.
 
     Args:
         folder: where TorchServe has unpacked the archive.
@@ -66,7 +66,7 @@ def digest_problems(folder: Path, *, read: Collection[str] = (), may_have_more: 
         may_have_more: TorchServe has installed the archive's requirements into the folder.
 
     Returns:
-        One sentence a problem; empty where all is as it was; None for an archive of another tool without SHA256SUMS.
+        One sentence for each problem; empty if there is none; None for an archive of another tool without SHA256SUMS.
     """
     sums = folder / SUMS
     if not sums.is_file():
@@ -82,10 +82,10 @@ def digest_problems(folder: Path, *, read: Collection[str] = (), may_have_more: 
 
 
 def environment_problems(folder: Path, may_lack: Collection[str] = ()) -> list[str] | None:
-    """Compare the packages that are installed here with those that the archive records, but for those it may lack.
+    """Compare the installed packages with those that the archive records; packages in ``may_lack`` may be missing.
 
     Returns:
-        One sentence a difference; empty where there is none; None where the archive records no environment.
+        One sentence for each difference; empty if there is none; None if the archive records no environment.
     """
     file = folder / ENVIRONMENT
     if not file.is_file():
@@ -100,7 +100,7 @@ def environment_problems(folder: Path, may_lack: Collection[str] = ()) -> list[s
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether marsmith has made the archive: then it had digests."""
+    """Return whether marsmith made the archive: then it had digests."""
     try:
         return "marsmith" in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):

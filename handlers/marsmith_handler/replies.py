@@ -1,4 +1,4 @@
-"""How replies leave: bytes with their content type, and errors as a JSON body with their status."""
+"""Replies: bytes with a content type, and errors as a JSON body with a status."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TEXT_TYPE = "text/plain; charset=utf-8"
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply as it goes over the wire.
+    """A reply as it is sent.
 
     Attributes:
-        body: the bytes.
+        body: bytes of the reply.
         content_type: media type; ASCII only, because TorchServe's wire protocol counts characters, not bytes.
         status: HTTP status.
     """
@@ -31,7 +31,7 @@ class Reply:
 
     @property
     def phrase(self) -> str:
-        """The standard phrase of the status, which is ASCII; empty for a status that has none."""
+        """The standard phrase of the status, which is ASCII; empty for a status without one."""
         try:
             return HTTPStatus(self.status).phrase
         except ValueError:
@@ -39,21 +39,21 @@ class Reply:
 
 
 def to_json(value: Any) -> bytes:
-    """Print a value as JSON in UTF-8, non-ASCII characters as they are.
+    """Print a value as JSON in UTF-8, with non-ASCII characters unescaped.
 
     Raises:
-        ValueError: a number is not finite, which JSON cannot say.
-        TypeError: something that is no JSON value.
+        ValueError: a number is not finite, which JSON cannot express.
+        TypeError: it is not a JSON value.
     """
-    # A lone surrogate has no UTF-8 form; backslashreplace writes the escape that JSON has for it.
+    # A lone surrogate has no UTF-8 form; backslashreplace writes JSON's escape for it.
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
 
 
 def encode_reply(value: Any) -> Reply:
-    """Turn what a handler's ``encode`` gave into a reply: bytes and text as they are, anything else as JSON.
+    """Turn the result of a handler's ``encode`` into a reply: bytes and text unchanged, anything else as JSON.
 
     Raises:
-        ItemError: 500 JSON cannot hold it.
+        ItemError: 500 JSON cannot express it.
     """
     if isinstance(value, Reply):
         if not value.content_type.isascii():
@@ -72,13 +72,14 @@ def encode_reply(value: Any) -> Reply:
 
 
 def error_reply(error: ItemError, request_id: str, v2_identity: Mapping[str, Any] | None = None) -> Reply:
-    """Tell what is wrong in the body as well: over gRPC TorchServe drops the status.
+    """Return a reply for an error, which the body describes too: over gRPC TorchServe drops the status.
 
     Args:
-        error: what is wrong.
-        request_id: of the request.
-        v2_identity: who answers a KServe v2 request. TorchServe's gRPC side reads these fields and ``outputs`` from any
-            reply to one, and loses the worker where they are missing; ``error`` is where v2 clients look for the text.
+        error: the error.
+        request_id: TorchServe's id of the request.
+        v2_identity: identity fields of a reply to a KServe v2 request. TorchServe's gRPC side reads these fields and
+            ``outputs`` from any such reply, and loses the worker if they are missing. v2 clients read the text from
+            ``error``.
     """
     body: dict[str, Any] = {"code": error.code, "type": error.type, "message": error.message, "request_id": request_id}
     if v2_identity is not None:
@@ -87,7 +88,7 @@ def error_reply(error: ItemError, request_id: str, v2_identity: Mapping[str, Any
 
 
 def limited(reply: Reply, max_bytes: int) -> Reply:
-    """Return the reply if TorchServe's frontend will take it: a larger one would make it kill the worker.
+    """Return the reply if it is not too large for TorchServe's frontend, which would end the worker.
 
     Raises:
         ItemError: 500 larger than ``max_bytes``.

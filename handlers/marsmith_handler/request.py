@@ -1,4 +1,4 @@
-"""One request for a model, whatever envelope it came in: its body as bytes, text, JSON or an array."""
+"""One request for a model, from any envelope: its body as bytes, text, JSON or an array."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from marsmith_handler.bounded_json import parse_json
 from marsmith_handler.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
 
 _WHITE = string.whitespace.encode("ascii")
-# Where TorchServe's own handlers and envelopes look for the input in a form or an object, in their order.
+# Keys of the input in a form or an object, in the order of TorchServe's own handlers and envelopes.
 PAYLOAD_KEYS = ("data", "body", "b64")
 
 
@@ -23,10 +23,9 @@ class Request:
     """One request for the model.
 
     Attributes:
-        body: bytes or bytearray; or what stood in JSON: text, number, list, mapping; or, from a KServe v2 tensor, a
-            numpy array.
-        content_type: media type in lower case, without parameters; empty where the sender gave none.
-        headers: headers of the HTTP request that held it; names in lower case.
+        body: bytes or bytearray; from JSON a text, number, list or mapping; from a KServe v2 tensor a numpy array.
+        content_type: media type in lower case, without parameters; empty if the sender gave none.
+        headers: headers of the HTTP request; names in lower case.
         name: name of the form field or of the KServe v2 input.
     """
 
@@ -45,7 +44,7 @@ class Request:
         return self.body
 
     def as_bytes(self) -> bytes | bytearray:
-        """Return the payload as bytes; text is taken as base64, a row of UINT8 as the bytes that it is.
+        """Return the payload as bytes; text is decoded as base64, a row of UINT8 becomes bytes.
 
         Raises:
             ItemError: 400 not base64; 415 neither bytes nor text.
@@ -76,7 +75,7 @@ class Request:
         raise UnsupportedMediaType(f"expected text, not {kind(payload)}")
 
     def as_json(self) -> Any:
-        """Return the body as a JSON value, parsed where it came as bytes or text.
+        """Return the body as a JSON value; bytes and text are parsed.
 
         Raises:
             ItemError: 400 not JSON; 413 more values than ``bounded_json.MAX_VALUES``.
@@ -85,19 +84,19 @@ class Request:
 
 
 def check_count(count: int, max_items: int) -> None:
-    """Refuse more items in one HTTP request than the settings allow; raises ContentTooLarge."""
+    """Raise ContentTooLarge if one HTTP request has more items than the settings allow."""
     if count > max_items:
         raise ContentTooLarge(f"{count} items in one request, at most {max_items} are allowed")
 
 
 def check_total(amounts: Iterable[float], limit: float, unit: str, setting: str) -> None:
-    """Refuse one HTTP request whose items are together more than its handler works on; raises ContentTooLarge.
+    """Raise ContentTooLarge if the items of one HTTP request are together larger than its handler allows.
 
     Args:
-        amounts: how much each item is.
-        limit: the most that they may be together.
-        unit: of both, in words.
-        setting: where the limit stands.
+        amounts: size of each item.
+        limit: maximum of their sum.
+        unit: unit of both, in words.
+        setting: name of the setting with the limit.
     """
     total = sum(amounts)
     if total > limit:
@@ -107,7 +106,7 @@ def check_total(amounts: Iterable[float], limit: float, unit: str, setting: str)
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode base64, with or without line breaks, or a ``data:`` URL; raises BadRequest where it is none."""
+    """Decode base64, with or without line breaks, or a ``data:`` URL; raises BadRequest if it is invalid."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
@@ -117,9 +116,9 @@ def decode_base64(text: str) -> bytes:
 
 
 def unwrapped(value: Any) -> Any:
-    """Take a value out of objects that hold nothing else: ``{"data": x}``, ``{"body": x}``, ``{"b64": text}``.
+    """Extract a value from objects with nothing else: ``{"data": x}``, ``{"body": x}``, ``{"b64": text}``.
 
-    ``{"image": {"b64": text}}``, with any name, is taken out as well: that is how KServe v1 sends bytes.
+    This includes ``{"image": {"b64": text}}``, with any name: KServe v1 sends bytes in this form.
     """
     while isinstance(value, Mapping) and len(value) == 1:
         key, inner = next(iter(value.items()))

@@ -1,4 +1,4 @@
-"""The block ``handler:`` of model-config.yaml: what every handler reads there; a concrete handler reads more."""
+"""The block ``handler:`` of model-config.yaml: settings of every handler; a concrete handler reads more."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class PredictionLogSettings:
     """The prediction log.
 
     Attributes:
-        path: file of JSON lines; a relative one lies in the folder of TorchServe's logs.
-        sample: share of the requests that is logged, 0 to 1.
-        max_bytes: size at which the file is moved to ``<path>.1``, over an older one; at most twice this lies on disk.
+        path: file of JSON lines; a relative path counts from the folder of TorchServe's logs.
+        sample: share of the requests that are logged, 0 to 1.
+        max_bytes: size at which the file replaces ``<path>.1``; the disk use is at most twice this.
     """
 
     path: str
@@ -27,17 +27,17 @@ class PredictionLogSettings:
 
 @dataclass(frozen=True)
 class HandlerSettings:
-    """Settings that every handler has.
+    """Settings of every handler.
 
     Attributes:
-        environment: what to do where the packages differ from those that the archive records.
-        max_body_bytes: largest body of one request in an envelope, as decoded from base64.
+        environment: action if the packages differ from those that the archive records.
+        max_body_bytes: largest body of one request in an envelope, after decoding base64.
         max_items: most requests in one envelope.
-        max_response_bytes: largest reply; TorchServe kills a worker whose reply is over its own max_response_size.
-        deadline_header: header with the time after which no one waits for the reply, in milliseconds since the epoch.
-        threads: threads of one worker for torch; None: cores / workers.
+        max_response_bytes: largest reply; TorchServe ends a worker whose reply is over its own max_response_size.
+        deadline_header: header with the time after which nobody waits for the reply, in milliseconds since the epoch.
+        threads: torch's threads in one worker; None: cores / workers.
         decode_threads: threads that decode; None: chosen from the cores and the device.
-        warm_up_s: time after which warming up ends with the batch size that it has reached, in seconds.
+        warm_up_s: time after which no further batch size is warmed up, in seconds.
         prediction_log: None: no log.
     """
 
@@ -53,16 +53,16 @@ class HandlerSettings:
 
 
 def read_settings(block: Mapping[str, Any]) -> HandlerSettings:
-    """Read the settings that every handler has; keys that are not among them belong to the concrete handler.
+    """Read the settings of every handler; other keys belong to the concrete handler.
 
     Raises:
-        RuntimeError: with every value that is wrong.
+        RuntimeError: with every wrong value.
     """
     problems: list[str] = []
     values: dict[str, Any] = {}
     if "environment" in block:
         values["environment"] = block["environment"]
-        # YAML 1.1, which TorchServe reads, takes a bare `off` for false.
+        # TorchServe reads YAML 1.1, in which a bare `off` is false.
         if block["environment"] is False:
             values["environment"] = "off"
         if values["environment"] not in POLICIES:

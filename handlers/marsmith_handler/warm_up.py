@@ -1,4 +1,4 @@
-"""Running every batch size before the first request does: TorchScript and the device's libraries prepare each anew."""
+"""Warm-up: runs every batch size before the first request, because TorchScript and libraries prepare each of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-# TorchScript records shapes on the first run and specialises on the second; the third runs what it made.
+# TorchScript records shapes on the first run and specialises on the second; the third runs the specialised code.
 RUNS = 3
 ALL_SIZES_UP_TO = 32
 

@@ -1,7 +1,8 @@
-"""What TorchServe's worker, which is this process, hands over to us: bytes, and only so many fields of a form.
+"""Limits on what TorchServe's worker, which is this process, reads: bytes, and a bounded number of form fields.
 
-The frontend takes forms of any number of fields, and the worker makes several objects of each: of 1.4 million, which
-fit into 4 MiB, in 9 seconds. Fields that no handler looks at are passed over here while they lie in the socket.
+The frontend accepts forms with any number of fields, and the worker makes several objects of each field: 1.4 million
+fields, which fit into 4 MiB, take 9 seconds. Fields that no handler reads are skipped here while they are in the
+socket.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ Read = Callable[[socket.socket], "dict[str, Any] | None"]
 
 
 def take_bytes() -> None:
-    """Have the worker hand over bytes: it would parse JSON of any size."""
+    """Make the worker pass bytes: by default it parses JSON of any size."""
     os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
 
 
 def bound_fields(max_items: int) -> None:
-    """Have the worker read at most ``max_items`` fields of a request, or ``MOST_FIELDS`` if that is more."""
+    """Make the worker read at most ``max_items`` fields of a request, or ``MOST_FIELDS`` if that is more."""
     protocol: Any = sys.modules.get(_PROTOCOL)
     if protocol is not None:
         read = protocol._retrieve_input_data
@@ -47,7 +48,7 @@ def bound_fields(max_items: int) -> None:
 
 
 class FieldReader:
-    """Reads a field as TorchServe's function does; of too many it gives the first ones and ``TOO_MANY_FIELDS``.
+    """Reads a field as TorchServe's function does. If there are too many, it returns the first and ``TOO_MANY_FIELDS``.
 
     Attributes:
         read: TorchServe's function; returns None at the end of the fields.
@@ -59,7 +60,7 @@ class FieldReader:
         self._count = 0
 
     def __call__(self, connection: socket.socket) -> dict[str, Any] | None:
-        """Return the next field of a request; None behind the last one."""
+        """Return the next field of a request; None after the last one."""
         if self._count > self._most:
             self._count = 0
             return None
@@ -71,19 +72,19 @@ class FieldReader:
         return {"name": TOO_MANY_FIELDS, "contentType": "", "value": bytearray()}
 
     def _pass_over(self, connection: socket.socket) -> None:
-        """Take all fields to the end of the request out of the socket, and nothing behind it."""
+        """Read all remaining fields of the request from the socket, and nothing after them."""
         ended = False
         while not ended:
             size, ended = whole_fields(connection.recv(_PEEKED, socket.MSG_PEEK))
             if size == 0:
-                # It has not come whole yet, or is larger than what is looked at.
+                # It has not arrived completely, or is larger than the part that is peeked at.
                 ended = self.read(connection) is None
             while size:
                 size -= len(connection.recv(size))
 
 
 def whole_fields(data: bytes) -> tuple[int, bool]:
-    """Return how many bytes the whole fields at the beginning of ``data`` take, and whether they are the last ones.
+    """Return the length of the complete fields at the beginning of ``data`` in bytes, and whether they are the last.
 
     A field is its name, its content type and its value, each behind its length; the end of the fields is -1.
     """

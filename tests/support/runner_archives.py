@@ -79,12 +79,12 @@ def do(what, fields, context, i):
 def handle(data, context):
     if data is None:
         return
-    wishes = [context.get_request_header(i, "X-Do") for i in range(len(data))]
-    if "wrong length" in wishes:
+    orders = [context.get_request_header(i, "X-Do") for i in range(len(data))]
+    if "wrong length" in orders:
         return [1, 2, 3]
-    if "wrong type" in wishes:
+    if "wrong type" in orders:
         return {"a": 1}
-    return [do(what, fields, context, i) for i, (what, fields) in enumerate(zip(wishes, data))]
+    return [do(what, fields, context, i) for i, (what, fields) in enumerate(zip(orders, data))]
 """
 
 CONFIG = "minWorkers: 1\nmaxWorkers: 1\nbatchSize: 4\nmaxBatchDelay: 1\nresponseTimeout: 60\nstartupTimeout: 60\n"

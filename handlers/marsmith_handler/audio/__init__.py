@@ -1,1 +1,1 @@
-"""Sound: WAV files, and windows of speech joined to spans."""
+"""Sound: decoding WAV files, and joining windows of speech to spans."""

@@ -1,4 +1,4 @@
-"""From the bytes of a WAV file to the samples that an audio model takes."""
+"""Decoding of WAV files to the samples that an audio model takes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def decode_wav(body: bytes | bytearray, *, rate: int, max_duration_s: float) -> 
         float32 tensor (samples,), -1 to 1, with ``rate`` samples per second.
 
     Raises:
-        ItemError: 400 truncated or broken; 413 longer than ``max_duration_s``, or in too many pieces; 415 no WAV, or
-            not 16-bit PCM; 422 no sound in it, or a rate outside of ``RATES``.
+        ItemError: 400 truncated or broken; 413 longer than ``max_duration_s``, or in too many pieces; 415 not WAV, or
+            not 16-bit PCM; 422 without samples, or a rate outside of ``RATES``.
     """
     form, frames = _opened(body, max_duration_s, read=True)
     samples = np.frombuffer(frames, dtype="<i2").reshape(-1, form.nchannels).mean(axis=1, dtype=np.float32)
@@ -30,13 +30,13 @@ def decode_wav(body: bytes | bytearray, *, rate: int, max_duration_s: float) -> 
 
 
 def duration_s(body: bytes | bytearray, max_duration_s: float) -> float:
-    """Return how long a sound is, in seconds, by its header; raises as ``decode_wav``."""
+    """Return the length of a sound in seconds, from its header; raises as ``decode_wav``."""
     form, _ = _opened(body, max_duration_s, read=False)
     return form.nframes / form.framerate
 
 
 def _opened(body: bytes | bytearray, max_duration_s: float, *, read: bool) -> tuple[wave._wave_params, bytes]:
-    """Return what the header says, and the samples if they are to be read."""
+    """Return the values of the header, and the samples if they are requested."""
     if body[:4] != b"RIFF" or body[8:12] != b"WAVE":
         raise UnsupportedMediaType(
             f"the body starts with {bytes(body[:4])!r}: this is no WAV file, which is all that is read here"
@@ -60,7 +60,7 @@ def _opened(body: bytes | bytearray, max_duration_s: float, *, read: bool) -> tu
 
 
 def resampled(signal: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
-    """Change the number of samples per second through the spectrum, which leaves out what the new rate cannot hold."""
+    """Resample in the frequency domain, which removes the frequencies that the new rate cannot represent."""
     count = max(1, round(len(signal) * wanted / rate))
     if rate == wanted:
         return signal

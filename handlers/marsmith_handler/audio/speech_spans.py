@@ -1,4 +1,4 @@
-"""From the probability of speech in each window of a sound to the spans in which someone speaks."""
+"""Spans of speech, from the probability of speech in each window of a sound."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 RATE = 16_000  # samples per second
 WINDOW = 512  # samples, 32 ms
 
-# As silero-vad's own get_speech_timestamps has them.
-FALL = 0.15  # a span goes on until the probability is so far below the threshold
+# As in silero-vad's own get_speech_timestamps.
+FALL = 0.15  # a span ends when the probability is this far below the threshold
 SHORTEST_SPEECH = RATE * 250 // 1000
 SHORTEST_SILENCE = RATE * 100 // 1000
 MARGIN = RATE * 30 // 1000
 
 
 def speech_spans(probabilities: Sequence[float], samples: int, threshold: float) -> list[tuple[int, int]]:
-    """Find where someone speaks.
+    """Return the spans of speech.
 
     Args:
-        probabilities: of speech in each window of ``WINDOW`` samples, the last of which may be cut short.
+        probabilities: of speech in each window of ``WINDOW`` samples, the last of which may be shorter.
         samples: length of the sound.
-        threshold: probability from which on a window is speech.
+        threshold: minimum probability of a window with speech.
 
     Returns:
         The first sample of each span, and the first one after it.

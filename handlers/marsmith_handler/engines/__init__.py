@@ -1,15 +1,15 @@
-"""Engines: what runs the serialized file, or a companion beside it, in the worker.
+"""Engines: libraries that run the serialized file, or a companion beside it, in the worker.
 
-An engine takes one tensor, a batch, and gives one tensor with as many rows. Settings, in the block ``handler`` of
+An engine takes one tensor, a batch, and returns one tensor with as many rows. Settings, in the block ``handler`` of
 model-config.yaml:
 
 - ``engine``: ``torch``, ``openvino``, ``onnxruntime`` or ``aot_inductor``;
-- ``engine_file``: the companion that it opens; default: the serialized file;
-- ``precision``: ``float32``, ``bfloat16``, ``float16`` or ``int8``; openvino computes in float32 where the processor
+- ``engine_file``: the companion that it loads; default: the serialized file;
+- ``precision``: ``float32``, ``bfloat16``, ``float16`` or ``int8``; openvino computes in float32 if the processor
   lacks one of the 16-bit precisions;
-- ``engine_missing``: where the engine is not installed, ``fallback`` lets another one that can read the serialized file
-  step in, ``refuse`` refuses the load;
-- ``engine_tolerance``: how far the replies to the archive's examples may then be from the validated ones; see
+- ``engine_missing``: if the engine is not installed, ``fallback`` uses another one that can read the serialized file,
+  and ``refuse`` refuses the load;
+- ``engine_tolerance``: maximum difference of the replies to the archive's examples from the validated ones then; see
   ``answers``.
 """
 
@@ -31,22 +31,22 @@ logger = logging.getLogger(__name__)
 ENGINES = ("torch", "openvino", "onnxruntime", "aot_inductor")
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 POLICIES = ("fallback", "refuse")
-# Engines that compute with threads of their own, not with torch's.
+# Engines with threads of their own instead of torch's.
 OWN_THREADS = frozenset({"openvino", "onnxruntime"})
-# Engines that can read a serialized file, by its suffix, the one that steps in first before the others.
+# Engines that can read a serialized file, by its suffix, in the order of preference as a fallback.
 READERS = {
     ".pt": ("torch", "openvino"),
     ".pth": ("torch", "openvino"),
     ".onnx": ("onnxruntime", "openvino"),
     ".pt2": ("aot_inductor",),
 }
-# What has to be installed for an engine besides torch.
+# Packages that an engine needs besides torch.
 DISTRIBUTIONS = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What the block ``handler`` says about engines; see the module."""
+    """Engine settings of the block ``handler``; see the module."""
 
     engine: str = "torch"
     engine_file: str | None = None
@@ -56,7 +56,7 @@ class EngineSettings:
 
     @property
     def may_lack(self) -> frozenset[str]:
-        """Distributions that the archive records and that may yet be missing, because another engine steps in."""
+        """Distributions that the archive records but that may be missing, because there is a fallback engine."""
         needed = DISTRIBUTIONS.get(self.engine)
         return frozenset({needed} if needed and self.engine_missing == "fallback" else ())
 
@@ -66,10 +66,10 @@ class Engine:
     """A loaded model.
 
     Attributes:
-        run: a batch to one row each; for TorchScript in torch, the module itself.
-        name: the engine that really runs.
-        precision: the one that really is computed in.
-        fell_back: why engine or precision is another than the one that was set; None where neither is.
+        run: function of a batch that returns one row for each of its rows; for TorchScript in torch, the module.
+        name: name of the engine that runs.
+        precision: precision in which it computes.
+        fell_back: why engine or precision differ from the settings; None if they do not.
     """
 
     run: Callable[..., Any]
@@ -84,7 +84,7 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         """Return the facts for the description of a loaded version."""
-        # TorchServe's frontend drops what is null.
+        # TorchServe's frontend drops null values.
         return {"engine": self.name, "precision": self.precision, "engine_fell_back": self.fell_back or False}
 
 
@@ -92,7 +92,7 @@ def read_engine_settings(block: Mapping[str, Any]) -> EngineSettings:
     """Read the settings.
 
     Raises:
-        RuntimeError: with every value that is wrong.
+        RuntimeError: with every wrong value.
     """
     values = {key: block[key] for key in EngineSettings.__dataclass_fields__ if block.get(key) is not None}
     problems = [
@@ -114,18 +114,18 @@ def read_engine_settings(block: Mapping[str, Any]) -> EngineSettings:
 def load_engine(
     folder: Path, serialized_file: str, block: Mapping[str, Any], device: torch.device, threads: int
 ) -> Engine:
-    """Load the model that lies in ``folder`` with the engine that the settings name, or with one that steps in.
+    """Load the model in ``folder`` with the engine of the settings, or with a fallback.
 
     Args:
         folder: the unpacked archive.
-        serialized_file: its name there.
+        serialized_file: name of the file in ``folder``.
         block: the block ``handler``.
-        device: where to compute.
-        threads: of the CPU, for one batch.
+        device: device of the model.
+        threads: threads of the CPU for one batch.
 
     Raises:
         RuntimeError: the settings are wrong, a file is missing, damaged or made for another machine, or the engine is
-            not there and no other may or can step in.
+            missing and there is no fallback.
     """
     settings = read_engine_settings(block)
     path = folder / (settings.engine_file or serialized_file)
@@ -142,7 +142,7 @@ def load_engine(
 
 
 def _stepped_down(settings: EngineSettings, precision: str) -> str | None:
-    """Say that an engine computes in another precision than the one that was set; None where it does not."""
+    """Return a message if an engine computes in another precision than the settings say; None if not."""
     if precision == settings.precision:
         return None
     reason = f"this processor has no {settings.precision}, and {settings.engine} computes in {precision}"
@@ -169,10 +169,10 @@ def _step_in(
 
 
 def _load(name: str, path: Path, device: torch.device, threads: int, precision: str) -> tuple[Callable[..., Any], str]:
-    """Load a file with an engine; return what runs it, and the precision that it computes in."""
+    """Load a file with an engine; return the function that runs it, and the precision in which it computes."""
     if not path.is_file():
         raise RuntimeError(f"{path.name} is not in the archive")
-    # Each in its own function's scope: an engine that is not used must not be imported, nor need to be installed.
+    # Imported here: an engine that is not used must not be imported, and need not be installed.
     if name == "openvino":
         from marsmith_handler.engines import openvino_engine
 

@@ -18,7 +18,7 @@ CPU_FLAGS = "MARSMITH_CPU_FLAGS"
 
 
 def load(path: Path, device: torch.device, threads: int, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:  # noqa: ARG001
-    """Load a ``.pt2`` file; threads are torch's own number, and its precision lies in the file.
+    """Load a ``.pt2`` file. It uses torch's threads, and the file determines the precision.
 
     Raises:
         EngineMissing: this torch cannot run such files.
@@ -37,10 +37,10 @@ def load(path: Path, device: torch.device, threads: int, precision: str) -> Call
 
 
 def require_fitting_machine(path: Path, device: torch.device) -> None:
-    """Refuse a file with code that this machine cannot run: it would end the process, without a word.
+    """Refuse a file with code that this machine cannot run: it would end the process without a message.
 
     Raises:
-        RuntimeError: it says what the file needs.
+        RuntimeError: the machine lacks something; the message says what.
     """
     made_for = read_metadata(path)
     kind = made_for.get("AOTI_DEVICE_KEY", device.type)
@@ -56,10 +56,10 @@ def require_fitting_machine(path: Path, device: torch.device) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what a ``.pt2`` file tells about itself.
+    """Return the metadata of a ``.pt2`` file.
 
     Raises:
-        RuntimeError: it is no such file.
+        RuntimeError: it is not a ``.pt2`` file.
     """
     try:
         with zipfile.ZipFile(path) as records:

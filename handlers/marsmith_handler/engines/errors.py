@@ -1,4 +1,4 @@
-"""What goes wrong with engines."""
+"""Errors of engines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from marsmith_handler.error_text import useful_line
 
 
 class EngineMissing(Exception):  # noqa: N818  # not an error yet: another engine may step in
-    """An engine cannot run here at all, whatever the file: it is not installed, or not made for the device."""
+    """An engine cannot run any file here: it is not installed, or does not support the device."""
 
 
 def damaged(engine: str, file: str, error: BaseException) -> RuntimeError:

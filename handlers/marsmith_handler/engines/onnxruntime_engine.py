@@ -15,16 +15,16 @@ NUMBERS = {"tensor(uint8)": torch.uint8, "tensor(float)": torch.float32, "tensor
 
 
 def load(path: Path, device: torch.device, threads: int, precision: str) -> OnnxModel:  # noqa: ARG001
-    """Load a model; its precision lies in the file.
+    """Load a model; the file determines its precision.
 
     Args:
         path: an ONNX file.
-        device: where to compute; a GPU needs onnxruntime-gpu.
-        threads: that compute one batch, on the CPU.
-        precision: is not asked.
+        device: device of the model; a GPU needs onnxruntime-gpu.
+        threads: threads of the CPU for one batch.
+        precision: not used.
 
     Raises:
-        EngineMissing: ONNX Runtime is not installed, or not for the device.
+        EngineMissing: ONNX Runtime is not installed, or does not support the device.
         RuntimeError: the file is damaged, or has not one input and one output.
     """
     onnxruntime = import_onnxruntime()
@@ -34,13 +34,13 @@ def load(path: Path, device: torch.device, threads: int, precision: str) -> Onnx
     providers = [(provider, {"device_id": device.index or 0})] if device.type == "cuda" else [provider]
     try:
         session = onnxruntime.InferenceSession(str(path), _options(onnxruntime, threads), providers=providers)
-    except Exception as error:  # its errors have no common class but this
+    except Exception as error:  # this is the only common class of its errors
         raise damaged("onnxruntime", path.name, error) from error
     return OnnxModel(session, path.name, device)
 
 
 def import_onnxruntime() -> Any:
-    """Import ONNX Runtime without its telemetry, which it has on Linux too since 1.29, and starts when it is imported.
+    """Import ONNX Runtime without its telemetry. Since 1.29 telemetry starts on Linux too, at the import.
 
     Raises:
         EngineMissing: it is not installed.
@@ -65,7 +65,7 @@ class OnnxModel:
         self._device = device
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Run a batch; on the CPU its memory is read in place, and the result has its own."""
+        """Run a batch; on the CPU it is read in place, and the result has its own memory."""
         array = batch.detach().contiguous().cpu().numpy()
         (result,) = self._session.run(None, {self._input: array})
         return torch.from_numpy(result).to(self._device)
@@ -77,7 +77,7 @@ def _options(onnxruntime: Any, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     if processor.overflows_in_int8():
-        # Kernels that add exactly. Where there is VNNI it would take those that are slower, for nothing.
+        # Kernels that add exactly. With VNNI this would only select slower ones.
         options.add_session_config_entry("session.x64quantprecision", "1")
     # Idle threads would take the cores from decoding, from other workers and from the frontend.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

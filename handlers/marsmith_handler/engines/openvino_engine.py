@@ -18,7 +18,7 @@ from marsmith_handler.graph_checks import value_checks
 # Shapes of one row that are kept compiled; a classifier needs one.
 MOST_SHAPES = 8
 PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
-# What OpenVINO calls the precisions that a processor may lack; there it computes in float32, without a word.
+# OpenVINO's names of the precisions that a processor may lack; it then computes in float32 without a message.
 _CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 
 
@@ -28,12 +28,13 @@ def load(path: Path, device: torch.device, threads: int, precision: str) -> Open
     Args:
         path: TorchScript (``.pt``), ONNX (``.onnx``) or IR (``.xml``, with its ``.bin`` beside it).
         device: the CPU; others are not supported.
-        threads: that compute one batch.
-        precision: what convolutions compute in, where the processor can; layers that the file has quantised stay so.
+        threads: threads for one batch.
+        precision: precision of convolutions, if the processor supports it; layers that are quantised in the file stay
+            quantised.
 
     Raises:
         EngineMissing: OpenVINO is not installed, the device is a GPU, int8 overflows on this processor, or the file
-            checks values, which OpenVINO would not do.
+            checks values, which OpenVINO would drop.
         RuntimeError: the file is damaged, or has not one input and one output.
     """
     if device.type != "cpu":
@@ -44,13 +45,13 @@ def load(path: Path, device: torch.device, threads: int, precision: str) -> Open
 
 
 def computed_precision(precision: str, capabilities: Collection[str]) -> str:
-    """Return what convolutions compute in on a processor with these capabilities, named as OpenVINO names them."""
+    """Return the precision of convolutions on a processor with these capabilities, which have OpenVINO's names."""
     needed = _CAPABILITIES.get(precision)
     return precision if needed is None or needed in capabilities else "float32"
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry: its converter, which would send usage to its makers, then has a stub.
+    """Import OpenVINO without its telemetry: its converter, which reports its use, gets a stub.
 
     Raises:
         EngineMissing: it is not installed.
@@ -64,12 +65,12 @@ def import_openvino() -> Any:
 
 
 class OpenVinoModel:
-    """A model that is compiled for each shape of a row that comes, with any number of rows.
+    """A model that is compiled for each new shape of a row, with any number of rows.
 
-    With the batch alone dynamic it is as fast as with nothing dynamic, and faster than with all of it.
+    With only the batch dynamic it is as fast as with nothing dynamic, and faster than with all axes dynamic.
 
     Attributes:
-        precision: what convolutions really compute in.
+        precision: precision in which convolutions compute.
     """
 
     def __init__(self, openvino: Any, path: Path, threads: int, precision: str) -> None:
@@ -81,7 +82,7 @@ class OpenVinoModel:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
-            # Workers know nothing of each other: pinned, they would all sit on the first cores.
+            # Workers do not coordinate: with pinning, all of them would run on the first cores.
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS[self.precision],
         }
@@ -90,7 +91,7 @@ class OpenVinoModel:
         self._model = self._read()
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Run a batch; its memory is read in place, the result has its own."""
+        """Run a batch; it is read in place, and the result has its own memory."""
         array = batch.detach().contiguous().numpy()
         key = (array.shape[1:], array.dtype)
         request = self._requests.get(key)

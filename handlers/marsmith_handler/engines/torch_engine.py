@@ -14,11 +14,11 @@ from marsmith_handler.graph_checks import absent_device
 
 
 def load(path: Path, device: torch.device, threads: int, precision: str) -> Any:  # noqa: ARG001
-    """Load a TorchScript file for inference; threads are torch's own number, and its precision lies in the file.
+    """Load a TorchScript file for inference. It uses torch's threads, and the file determines the precision.
 
     Raises:
-        RuntimeError: it is no TorchScript file, or a damaged one, it names a device that is not here, or its int8 would
-            overflow on this processor.
+        RuntimeError: it is not a TorchScript file, it is damaged, it names a device that this machine lacks, or its
+            int8 would overflow on this processor.
     """
     module = read(path, device, precision)
     if absent := absent_device(module):
@@ -30,10 +30,10 @@ def load(path: Path, device: torch.device, threads: int, precision: str) -> Any:
 
 
 def read(path: Path, device: torch.device, precision: str) -> Any:
-    """Read a TorchScript file that another engine may run: it need not be one that torch can run here.
+    """Read a TorchScript file for another engine; torch need not be able to run it here.
 
     Raises:
-        RuntimeError: it is no TorchScript file, or a damaged one, or its int8 would overflow on this processor.
+        RuntimeError: it is not a TorchScript file, it is damaged, or its int8 would overflow on this processor.
     """
     if precision == "int8" and device.type == "cpu" and processor.overflows_in_int8():
         raise RuntimeError(
@@ -41,7 +41,7 @@ def read(path: Path, device: torch.device, precision: str) -> Any:
             " engine onnxruntime, or in another precision"
         )
     with warnings.catch_warnings():
-        # Newer torch deprecates TorchScript, in the log of every worker; it is what this archive holds.
+        # Newer torch writes a deprecation warning for TorchScript into the log of every worker.
         warnings.simplefilter("ignore")
         try:
             return torch.jit.load(str(path), map_location=device).eval()

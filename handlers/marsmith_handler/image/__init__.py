@@ -1,1 +1,1 @@
-"""Pictures: which files are read, and how their pixels become what a model takes."""
+"""Pictures: decoding of files to the tensors that a model takes."""

@@ -1,12 +1,12 @@
-"""From the bytes of a picture to the uint8 tensor that an image model takes.
+"""Decoding of pictures to the uint8 tensor that an image model takes.
 
-The pixels are those of the reference, which is what torchvision users train and validate with, within 1/255: open with
+The pixels are those of the reference, with which torchvision users train and validate, within 1/255: open with
 Pillow, turn upright (``ImageOps.exif_transpose``), ``convert("RGB")`` (which drops alpha), ``Resize`` with antialiasing
-and ``CenterCrop`` on the Pillow image. One correction: 16-bit gray keeps its upper byte, where ``convert`` clips it.
+and ``CenterCrop`` on the Pillow image. One correction: 16-bit gray keeps its upper byte, which ``convert`` would clip.
 
-JPEG goes through torchvision's decoder where it exists: a quarter faster than Pillow's, with equal pixels. Everything
-else goes through Pillow. In particular PNG: torchvision's decoder ends the process on some files with one flipped bit
-(seen with 0.29.2), and with it all neighbours of the request.
+torchvision's decoder reads JPEG if it exists: it is a quarter faster than Pillow's, with equal pixels. Pillow reads all
+other formats. For PNG torchvision's decoder would end the process on some files with one flipped bit (seen with
+0.29.2), and so fail the whole batch.
 """
 
 from __future__ import annotations
@@ -54,27 +54,27 @@ def decode_image(
 ) -> torch.Tensor:
     """Decode a picture, turn it upright, resize its shorter side and crop its centre.
 
-    Reads JPEG, PNG, WebP, GIF and TIFF (first frame or page), BMP, and AVIF where Pillow has it. Safe to call from
+    Reads JPEG, PNG, WebP, GIF and TIFF (first frame or page), BMP, and AVIF if Pillow has it. Safe to call from
     several threads; most of the time is spent outside the interpreter lock.
 
     Args:
-        body: the file, whole.
+        body: content of the file.
         resize: length of the shorter side after resizing, in pixels.
-        crop: height and width of the centre that is kept, in pixels; where the resized picture is smaller, black is
-            added around it, as torchvision's ``CenterCrop`` does.
+        crop: height and width of the centre that is kept, in pixels; a smaller picture is padded with black, as
+            torchvision's ``CenterCrop`` does.
         interpolation: ``bilinear`` or ``bicubic``, both with antialiasing.
-        max_pixels: the most pixels of the picture, and of its resized form; ``None``: 50 million of a baseline JPEG,
-            12.5 million of any other picture and of a resized one.
-        max_bytes: the most bytes of the file; ``None`` for no limit.
-        dct_scaling: decode a large JPEG at 1/2, 1/4 or 1/8 of its size where the shorter side stays at least twice
+        max_pixels: maximum number of pixels of the picture, and of its resized form; ``None``: 50 million
+            for a baseline JPEG, 12.5 million for any other picture and a resized one.
+        max_bytes: maximum size of the file; ``None``: no limit.
+        dct_scaling: decode a large JPEG at 1/2, 1/4 or 1/8 of its size if the shorter side stays at least twice
             ``resize``. Faster; the pixels then differ from the reference (see docs/explanation/images.md).
 
     Returns:
         uint8 tensor (3, height, width), RGB, contiguous.
 
     Raises:
-        ItemError: 400 empty, truncated or broken; 413 over a limit; 415 not a known format; 422 a picture that has no
-            usable form: no pixels, far too long for its width, or numbers without a defined range.
+        ItemError: 400 empty, truncated or broken; 413 over a limit; 415 not a known format; 422 not usable:
+            no pixels, far too long for its width, or numbers without a defined range.
     """
     image = open_image(body, max_pixels=max_pixels, max_bytes=max_bytes)
     height, width = _resized(image.height, image.width, resize, max_pixels or MAX_COPIED_PIXELS)
@@ -121,15 +121,15 @@ def _decode(image: ImageFile.ImageFile, body: bytes | bytearray | memoryview, sh
 
 
 def _scale_while_decoding(image: Image.Image, shorter_side: int) -> bool:
-    """Let libjpeg decode at 1/2, 1/4 or 1/8 while the shorter side keeps ``shorter_side``; tell whether it will."""
+    """Let libjpeg decode at 1/2, 1/4 or 1/8 while the shorter side keeps ``shorter_side``; return whether it will."""
     return min(image.size) >= 2 * shorter_side and image.draft(image.mode, (shorter_side, shorter_side)) is not None
 
 
 def _decode_with_torchvision(body: bytes | bytearray | memoryview) -> torch.Tensor | None:
-    """Pixels of a gray or colour JPEG; ``None`` where torchvision declines, so that Pillow has the last word.
+    """Pixels of a gray or colour JPEG; ``None`` if torchvision declines: then Pillow decides.
 
-    The operator is called directly: torchvision.io, which wraps it, takes long to import and warns since 0.29 that it
-    will go.
+    The operator is called directly: torchvision.io, which wraps it, takes long to import, and warns since 0.29 that it
+    will be removed.
     """
     data = body if isinstance(body, bytearray) else bytearray(body)  # torch warns about memory that is read-only
     try:
@@ -143,23 +143,23 @@ def _decode_with_pillow(image: ImageFile.ImageFile, kind: str) -> torch.Tensor:
     hush_pillow()
     try:
         image.load()
-        # Pillow's WebP and AVIF keep their pixels twice more: in the decoder, and in the file that they read from.
+        # Pillow's WebP and AVIF keep two more copies of the pixels: in the decoder, and in the file object.
         image.fp = None
         vars(image).pop("_decoder", None)
-        image.info.pop("transparency", None)  # convert would warn about it, or carry it along; alpha is dropped here
+        image.info.pop("transparency", None)  # convert would warn about it, or keep it; alpha is dropped here
         eight = _eight_bits(image, kind)
         pixels = np.array(eight if eight.mode == "RGB" else eight.convert("RGB"))
     except (Image.DecompressionBombError, MemoryError) as exc:
         raise ContentTooLarge(f"the {kind} picture takes more memory than this server has for it") from exc
     except ItemError:
         raise
-    except Exception as exc:  # on broken files Pillow's decoders raise what they stumble over: OSError, SyntaxError ...
+    except Exception as exc:  # Pillow's decoders raise many types: OSError, SyntaxError ...
         raise BadRequest(f"the {kind} picture is truncated or broken") from exc
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _eight_bits(image: Image.Image, kind: str) -> Image.Image:
-    """Bring 16-bit gray to 8 bits by its upper byte; refuse integers and floats, whose white nobody knows."""
+    """Convert 16-bit gray to 8 bits by its upper byte; refuse integers and floats, whose range is not defined."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -170,14 +170,14 @@ def _eight_bits(image: Image.Image, kind: str) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF or XMP orientation, 1 to 8; 1 where it is missing or broken, because the pixels are still good.
+    """The EXIF or XMP orientation, 1 to 8; 1 if it is missing or broken, because the pixels are still good.
 
-    Read after the pixels: Pillow turns TIFF while loading, and takes the tag away.
+    Read after the pixels: Pillow turns TIFF while loading, and removes the tag.
     """
     hush_pillow()
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # broken EXIF makes Pillow's parser raise what it stumbles over
+    except Exception:  # for broken EXIF Pillow's parser raises many types
         return 1
     return orientation if isinstance(orientation, int) and orientation in _TURNS else 1
 
@@ -191,8 +191,8 @@ def _fit(
 ) -> torch.Tensor:
     """Resize to ``size`` (of the picture as stored), turn upright and crop."""
     transposed, flipped = _TURNS.get(orientation, (False, ()))
-    # Turning the small picture is cheaper, and with bilinear filters the same. Bicubic ones overshoot and are cut off
-    # between the two directions, so that their order shows (up to 6 / 255): there the large picture is turned.
+    # Turning the small picture is cheaper, and with bilinear filters gives the same. Bicubic filters overshoot and are
+    # clipped between the two directions, so the order matters (up to 6 / 255): then the large picture is turned.
     early = transposed and interpolation == "bicubic"
     if early:
         pixels = pixels.permute(2, 1, 0).contiguous().permute(2, 0, 1)
@@ -209,15 +209,14 @@ def _resize(pixels: torch.Tensor, size: tuple[int, int], interpolation: str) -> 
     """Resize to height and width as torchvision's ``resize`` does, with antialiasing."""
     if pixels.shape[1:] == size:
         return pixels
-    # In a batch of one, torch takes channels that lie side by side for such that do not, unless the first stride says
-    # otherwise: https://github.com/pytorch/pytorch/issues/68430
+    # In a batch of one, torch does not recognise channels-last memory unless the first stride shows it: https://github.com/pytorch/pytorch/issues/68430
     batch = pixels.as_strided((1, *pixels.shape), (pixels.numel(), *pixels.stride()))
     resized: torch.Tensor = interpolate(batch, size, mode=interpolation, align_corners=False, antialias=True)
     return resized[0]
 
 
 def _crop_centre(pixels: torch.Tensor, crop: tuple[int, int]) -> torch.Tensor:
-    """Keep the centre, on black where the picture is smaller; odd differences are split as torchvision splits them."""
+    """Keep the centre, on black if the picture is smaller; odd differences are split as torchvision splits them."""
     low = [max(0, wanted - there) for wanted, there in zip(crop, pixels.shape[1:], strict=True)]
     if any(low):
         height, width = low

@@ -1,6 +1,6 @@
-"""Which picture a body holds, and how large it is: judged from its first bytes and its header, before any pixel.
+"""Format and size of a picture, from its first bytes and its header, before any pixel is decoded.
 
-The content type that a client sends is ignored: browsers and scripts get it wrong too often, and the bytes tell.
+The content type that a client sends is ignored, because it is often wrong; the bytes decide.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from marsmith_handler.file_pieces import MAX_PIECES, in_too_many_pieces
 
 # The largest phone pictures in common use (8160 x 6120); 150 MB when a baseline JPEG is decoded.
 MAX_PIXELS = 50_000_000
-# Of every other form: Pillow and a progressive JPEG hold several copies of it at once, up to 200 MB (4032 x 3024 fits).
+# Of every other format: Pillow and a progressive JPEG keep several copies at once, up to 200 MB (4032 x 3024 fits).
 MAX_COPIED_PIXELS = 12_500_000
 MAX_STRIPS = 65_536
 MAX_SCANS_OF_LARGEST = 20
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# Importing a plugin registers it. Left to itself, Pillow imports all seventy when it meets its first WebP.
+# Importing a plugin registers it. By default Pillow imports all seventy at the first WebP.
 for _plugin in ("Jpeg", "Mpo", "Png", "WebP", "Gif", "Bmp", "Tiff", "Avif"):
     with contextlib.suppress(ImportError):  # Pillow before 11.3 has no AVIF
         importlib.import_module(f"PIL.{_plugin}ImagePlugin")
@@ -44,7 +44,7 @@ _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 def sniff(head: bytes) -> str | None:
-    """Name the format that the first bytes of a body announce.
+    """Return the format of a body, from its first bytes.
 
     Args:
         head: the first 64 bytes, or all of a shorter body.
@@ -56,19 +56,19 @@ def sniff(head: bytes) -> str | None:
 
 
 def available_formats() -> tuple[str, ...]:
-    """The formats that the Pillow of this environment decodes; AVIF and WebP are parts that it may lack."""
+    """The formats that the Pillow of this environment decodes; AVIF and WebP may be missing."""
     return tuple(name for name in _FORMATS if name not in ("AVIF", "WEBP") or _has_codec(name.lower()))
 
 
 def open_image(
     body: bytes | bytearray | memoryview, *, max_pixels: int | None, max_bytes: int | None
 ) -> ImageFile.ImageFile:
-    """Read the header of a picture and judge it; no pixel is decoded yet.
+    """Read and check the header of a picture; no pixel is decoded.
 
     Args:
         body: the file.
-        max_pixels: the most pixels (width times height) that the picture may have; ``None``: ``usual_pixels``.
-        max_bytes: the most bytes that the file may have; ``None`` for no limit.
+        max_pixels: maximum number of pixels (width times height); ``None``: ``usual_pixels``.
+        max_bytes: maximum size of the file; ``None``: no limit.
 
     Returns:
         The image, not loaded, with at least one pixel and at most ``max_pixels``.
@@ -91,16 +91,16 @@ def open_image(
 
 
 def usual_pixels(image: Image.Image) -> int:
-    """Return the most pixels that a picture of this format may have if no setting says otherwise."""
+    """Return the default maximum number of pixels of this format."""
     is_baseline = image.format in ("JPEG", "MPO") and not image.info.get("progressive")
     return MAX_PIXELS if is_baseline else MAX_COPIED_PIXELS
 
 
 def hush_pillow() -> None:
-    """Keep Pillow's warnings about odd files off the worker's log; what matters in them is judged here.
+    """Keep Pillow's warnings about unusual files out of the worker's log; this module checks what matters.
 
-    ``warnings.catch_warnings`` swaps process-wide state and so is wrong where several threads decode: one filter,
-    for warnings that Pillow's own modules raise, stays in front instead.
+    ``warnings.catch_warnings`` changes process-wide state, which is wrong if several threads decode. So one filter for
+    warnings of Pillow's own modules stays installed instead.
     """
     if warnings.filters[:1] != [_PILLOW_WARNINGS]:
         warnings.filterwarnings("ignore", category=Warning, module=r"PIL\.")
@@ -126,9 +126,7 @@ def _read_header(data: memoryview, kind: str) -> ImageFile.ImageFile:
         return Image.open(io.BytesIO(data), formats=(kind,))
     except (Image.DecompressionBombError, MemoryError) as exc:
         raise ContentTooLarge(f"the {kind} header announces more than this server decodes") from exc
-    except (
-        Exception
-    ) as exc:  # on broken files Pillow's parsers raise what they stumble over: KeyError, struct.error ...
+    except Exception as exc:  # Pillow's parsers raise many types: KeyError, struct.error ...
         raise BadRequest(f"the {kind} header is truncated or broken") from exc
 
 
@@ -141,7 +139,7 @@ def _check_extent(image: Image.Image, kind: str, max_pixels: int) -> None:
 
 
 def _check_work(image: ImageFile.ImageFile, kind: str, data: memoryview, max_pixels: int) -> None:
-    """Refuse small files that are made to cost long: their pixels are few, their passes over them are many."""
+    """Refuse small files that take long to decode: few pixels, but many passes over them."""
     if len(image.tile) > MAX_STRIPS:
         raise ContentTooLarge(
             f"the {kind} picture is cut into {len(image.tile)} pieces, more than the {MAX_STRIPS} allowed"
@@ -153,7 +151,7 @@ def _check_work(image: ImageFile.ImageFile, kind: str, data: memoryview, max_pix
 
 
 def _check_png_data(data: memoryview) -> None:
-    """Compare the CRC of the compressed pixels, which Pillow skips: a download that stopped leaves zeros there."""
+    """Compare the CRC of the compressed pixels, which Pillow skips: a stopped download may leave zeros there."""
     position = 8
     while position + 12 <= data.nbytes:
         length, kind = struct.unpack_from(">I4s", data, position)

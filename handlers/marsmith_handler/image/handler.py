@@ -1,4 +1,4 @@
-"""What the handlers for images have in common: how a request becomes a tensor, and how many pixels it may hold."""
+"""Base class of the image handlers: decodes requests to tensors and limits their pixels."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class ImageHandler(BaseHandler):
 
 
 def check_pixels(requests: Sequence[Request], *, max_pixels: int | None, together: int | None) -> None:
-    """Refuse pictures that have too many pixels together; raises ContentTooLarge.
+    """Raise ContentTooLarge if pictures have too many pixels together.
 
     Args:
-        requests: one picture each; one that cannot be opened is passed over here, and named when it is decoded.
-        max_pixels: of each, as the decoders take it.
-        together: the most pixels of all of them; the setting ``max_request_pixels``. None: as many as one picture may
-            have; without ``max_pixels`` a pixel counts the more, the fewer of its format one picture may have.
+        requests: one picture each; one that cannot be opened is skipped here: decoding raises its error.
+        max_pixels: maximum of each picture; see ``open_image``.
+        together: maximum of all pictures; the setting ``max_request_pixels``. None: as many as one picture may have.
+            Without ``max_pixels`` each picture counts as its share of the maximum for its format.
     """
     most = max(MAX_PIXELS, max_pixels or 0) if together is None else together
     weighed = together is None and max_pixels is None

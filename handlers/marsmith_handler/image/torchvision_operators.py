@@ -1,8 +1,8 @@
 """torchvision's compiled operators, without the package around them.
 
-Decoding JPEG takes one operator, and detectors in TorchScript take others (``torchvision::nms``). ``import
-torchvision`` brings all models and transforms along, and with them torch's compiler: more than a second in each worker
-that starts, as much as torch itself (docs/explanation/images.md).
+Decoding JPEG needs one operator, and detectors in TorchScript need others (``torchvision::nms``). ``import
+torchvision`` also imports all models and transforms, and torch's compiler. That takes more than a second in each new
+worker, as long as torch itself (docs/explanation/images.md).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["load_torchvision_operators"]
 
 
 def load_torchvision_operators() -> None:
-    """Register torchvision's operators with torch; importing torchvision before or after it does no harm.
+    """Register torchvision's operators with torch. torchvision may be imported before or after it.
 
-    Without those for images, where their libraries are missing, Pillow decodes.
+    If the libraries of the image operators are missing, Pillow decodes.
 
     Raises:
         ImportError: torchvision is not installed.
@@ -31,5 +31,5 @@ def load_torchvision_operators() -> None:
             with suppress(OSError):
                 torch.ops.load_library(library)
     if not hasattr(torch.ops.torchvision, "nms"):
-        # A build that keeps them elsewhere knows where, and a broken one says what is wrong.
+        # A build with another location finds them itself, and a broken build raises its own error.
         import torchvision  # noqa: F401

@@ -1,1 +1,1 @@
-"""Tensors: their formats on the wire, and the inputs of a module by name."""
+"""Tensors: file formats, and the inputs of a module by name."""

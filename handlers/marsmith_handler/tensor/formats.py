@@ -1,4 +1,4 @@
-"""Tensors as bytes: ``.npy`` and safetensors, read without trusting what the header claims."""
+"""Tensors as bytes: ``.npy`` and safetensors, with all claims of the header checked."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ SAFETENSORS_DTYPES = {
 DTYPE_NAMES = {np.dtype(code): name for name, code in SAFETENSORS_DTYPES.items()}
 
 
-# Of tensors in one file: each costs time and memory, however small it is.
+# Tensors in one file: each costs time and memory, even a small one.
 MAX_TENSORS = 1000
 MAX_AXES = 32
 
 
 def array_of(raw: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Return the numbers that bytes hold, in memory of its own and in the machine's byte order.
+    """Return the numbers in bytes as an array with its own memory, in the machine's byte order.
 
     Raises:
-        ValueError: they do not fit the shape; a truth value is neither 0 nor 1.
+        ValueError: they do not fit the shape, or a truth value is neither 0 nor 1.
     """
     if dtype.kind == "b" and np.frombuffer(raw, np.uint8).max(initial=0) > 1:
         raise ValueError("a truth value is neither 0 nor 1")
-    # A copy: what came over the wire cannot be written to, and torch wants it to be.
+    # A copy: the received bytes are read-only, and torch needs writable memory.
     return np.frombuffer(raw, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def read_npy(body: bytes | bytearray) -> np.ndarray[Any, Any]:
-    """Read one array of numbers from ``.npy``, any version; its memory is its own.
+    """Read one array of numbers from ``.npy``, any version; it has its own memory.
 
     Raises:
-        ItemError: 400 it is damaged, or its header claims more than there is; 415 it holds no plain numbers.
+        ItemError: 400 it is damaged, or shorter than its header claims; 415 it does not contain plain numbers.
     """
     stream = BytesIO(body)
     try:
@@ -55,7 +55,7 @@ def read_npy(body: bytes | bytearray) -> np.ndarray[Any, Any]:
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[major]
         shape, fortran_order, dtype = read_header(stream)
     except Exception as error:
-        # The header is parsed as Python source; numpy lets through whatever its parser raises.
+        # The header is parsed as Python source; numpy passes on any exception of the parser.
         raise BadRequest(f"not a .npy file: {type(error).__name__}") from None
     if dtype.kind not in "biuf":
         raise UnsupportedMediaType(f"the .npy file holds {dtype}, not numbers")
@@ -79,7 +79,7 @@ def read_safetensors(body: bytes | bytearray) -> dict[str, np.ndarray[Any, Any]]
     """Read named arrays from safetensors.
 
     Raises:
-        ItemError: 400 it is damaged; 415 it holds a dtype that numpy does not have.
+        ItemError: 400 it is damaged; 415 it has a dtype that numpy lacks.
     """
     try:
         (length,) = struct.unpack_from("<Q", body)
@@ -112,7 +112,7 @@ def _read_entries(data: memoryview, entries: Mapping[str, Any]) -> dict[str, np.
     for name, entry in entries.items():
         arrays[name] = _read_entry(data, entry)
         room -= arrays[name].nbytes
-        # Each has memory of its own: tensors that share bytes could fill the machine's.
+        # Each has its own memory: tensors that share bytes could fill the machine's memory.
         if room < 0:
             raise ValueError("tensors share bytes")
     return arrays

@@ -1,4 +1,4 @@
-"""What a module with several inputs takes, by name, and how a request gives it."""
+"""Inputs of a module by name, and their values in a request."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from marsmith_handler.exact_numbers import exact_tensor, numbers_of
 
 @dataclass(frozen=True)
 class TensorInput:
-    """One input of a module, as one row of a batch has it.
+    """One input of a module, for one row of a batch.
 
     Attributes:
-        name: of the input.
-        dtype: what the module takes.
-        shape: without the batch axis; None stands for any length.
+        name: name of the input.
+        dtype: dtype that the module takes.
+        shape: shape without the batch axis; None: any length.
     """
 
     name: str
@@ -32,15 +32,15 @@ class TensorInput:
         """Read an entry of ``inputs`` in the settings.
 
         Raises:
-            RuntimeError: its dtype is none of torch's.
+            RuntimeError: torch has no such dtype.
         """
         return cls(str(entry["name"]), dtype_named(entry["dtype"], "inputs"), tuple(entry["shape"]))
 
     def read(self, value: Any) -> torch.Tensor:
-        """Turn what a request holds under this name into the tensor that the module takes.
+        """Convert the value of a request under this name to the tensor that the module takes.
 
         Raises:
-            ItemError: 400 not numbers; 422 another shape, or numbers that the dtype cannot hold.
+            ItemError: 400 not numbers; 422 another shape, or numbers that the dtype cannot represent.
         """
         array = value if isinstance(value, np.ndarray) else numbers_of(value, repr(self.name))
         if len(array.shape) != len(self.shape) or any(
@@ -51,12 +51,12 @@ class TensorInput:
         return exact_tensor(array, self.dtype, repr(self.name))
 
     def zeros(self) -> torch.Tensor:
-        """Return a row to warm up with; axes of any length are 8 long."""
+        """Return a row for warming up; axes of any length have 8 elements."""
         return torch.zeros([8 if size is None else size for size in self.shape], dtype=self.dtype)
 
 
 def dtype_named(name: Any, key: str) -> torch.dtype:
-    """Return torch's dtype of a name; raises RuntimeError, naming the settings' key, where there is none."""
+    """Return torch's dtype of a name; raises RuntimeError, which names the key of the settings, if there is none."""
     dtype = getattr(torch, str(name), None)
     if isinstance(dtype, torch.dtype) and not dtype.is_complex:
         return dtype
@@ -64,7 +64,7 @@ def dtype_named(name: Any, key: str) -> torch.dtype:
 
 
 def read_row(inputs: Sequence[TensorInput], given: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
-    """Return one tensor an input, in the order of ``inputs``.
+    """Return one tensor for each input, in the order of ``inputs``.
 
     Raises:
         ItemError: 400 or 422, naming the input.
@@ -79,7 +79,7 @@ def read_row(inputs: Sequence[TensorInput], given: Mapping[str, Any]) -> tuple[t
 
 
 def group_key(row: Sequence[torch.Tensor]) -> tuple[Any, ...]:
-    """Return what two rows must have in common to be stacked."""
+    """Return the properties that must be equal for two rows to be stacked."""
     return tuple((tensor.dtype, tensor.shape) for tensor in row)
 
 

@@ -1,1 +1,1 @@
-"""Text: how much of it is taken, and how it becomes tokens."""
+"""Text: limits, and conversion to tokens."""

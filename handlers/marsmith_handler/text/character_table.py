@@ -1,7 +1,7 @@
-"""What ``str.translate`` puts for each character, found out when it is first met.
+"""Table for ``str.translate`` that is filled when a character first occurs.
 
-A text is changed one character at a time here, on purpose: ``unicodedata.normalize`` sorts the marks that follow each
-other, which takes it quadratic time, 8 seconds for a text of 100,000 marks.
+Texts are converted one character at a time on purpose: ``unicodedata.normalize`` sorts consecutive marks in quadratic
+time, which takes 8 seconds for a text of 100,000 marks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ MOST_CHARACTERS_KNOWN = 50_000  # in each table; a few megabytes
 
 
 class CharacterTable(dict[int, str]):
-    """A table for ``str.translate`` that asks a function once for each character, because many texts have the same."""
+    """A table for ``str.translate`` that calls a function once for each character."""
 
     def __init__(self, replacement: Callable[[str], str]) -> None:
         super().__init__()

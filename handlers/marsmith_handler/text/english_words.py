@@ -1,8 +1,8 @@
-"""English text to words, exactly as TorchServe's own text classifier cleans it: its models expect just these.
+"""English text to words, exactly as TorchServe's own text classifier cleans it, because models are trained on them.
 
-Tags and entities go, contractions are spelled out, accents and punctuation go. Three oddities of the original are kept,
-because a model meets them: contractions are found inside longer words, "ain't" becomes "as not", and the second half of
-a double one stays ("couldn't've" becomes "could notve").
+Tags, entities, accents and punctuation are removed, and contractions are expanded. Three errors of the original are
+kept, because models are trained with them: contractions are found inside longer words, "ain't" becomes "as not", and
+the second half of a double one stays ("couldn't've" becomes "could notve").
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ def words_of(text: str) -> list[str]:
 
 
 def ngrams_of(words: list[str], longest: int) -> Iterator[str]:
-    """Give the words, then every two that follow each other, and so on up to ``longest``."""
+    """Yield the words, then all pairs of consecutive words, and so on up to ``longest`` words."""
     for length in range(1, longest + 1):
         for start in range(len(words) - length + 1):
             yield " ".join(words[start : start + length])
 
 
 def _without_tags(line: str) -> str:
-    # After the last ">" no tag can end: looking for one from every "<" there would take quadratic time.
+    # After the last ">" no tag can end: a search from every "<" there would take quadratic time.
     head, end, tail = line.rpartition(">")
     return _TAGS_AND_ENTITIES.sub("", head + end) + _ENTITIES.sub("", tail)
 
 
 def _plain(character: str) -> str:
-    """Return what a character has of ASCII, in lower case, without punctuation."""
+    """Return the ASCII letters and digits of a character, in lower case, without punctuation."""
     decomposed = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode("ascii")
     return "".join(part for part in decomposed if part not in string.punctuation).lower()
 

@@ -1,4 +1,4 @@
-"""The text of a request, judged before any work is done on it."""
+"""The text of a request, checked before it is processed."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from marsmith_handler.errors import ContentTooLarge, ItemError, UnprocessableContent
 from marsmith_handler.request import Request, check_total
 
-# Some forty pages: far more than the models here read.
+# About forty pages: much more than these models read.
 MAX_CHARACTERS = 100_000
-# Whatever characters they are, so many are cut into words in a second.
+# So many characters of any kind are split into words in a second.
 MAX_REQUEST_CHARACTERS = 500_000
-_CONTINUATIONS = bytes(range(0x80, 0xC0))  # the bytes of UTF-8 that begin no character
+_CONTINUATIONS = bytes(range(0x80, 0xC0))  # UTF-8 bytes that do not begin a character
 
 
 @dataclass(frozen=True)
 class TextLimits:
-    """How much text one request may hold.
+    """Limits on the text of one request.
 
     Attributes:
-        characters: of each text; the setting ``max_characters``.
-        together: characters of all texts; the setting ``max_request_characters``.
+        characters: maximum for each text; the setting ``max_characters``.
+        together: maximum for all texts; the setting ``max_request_characters``.
     """
 
     characters: int
@@ -37,7 +37,7 @@ class TextLimits:
         return cls(characters, int(config.get("max_request_characters", most)))
 
     def check_together(self, requests: Sequence[Request]) -> None:
-        """Refuse texts that are too long together; raises ContentTooLarge."""
+        """Raise ContentTooLarge if texts are too long together."""
         check_total(map(_characters, requests), self.together, "characters", "max_request_characters")
 
 
@@ -48,7 +48,7 @@ def read_text(request: Request, max_characters: int) -> str:
         ItemError: 400 not UTF-8; 413 longer than ``max_characters``; 415 not text; 422 blank.
     """
     payload = request.payload
-    # No character takes more than four bytes: what is far too long is not even decoded.
+    # A character has at most four bytes: a text that is far too long is not decoded.
     if isinstance(payload, bytes | bytearray) and len(payload) > 4 * max_characters:
         raise ContentTooLarge(f"the text has {len(payload)} bytes, too many for max_characters ({max_characters})")
     text = request.as_text()
@@ -60,7 +60,7 @@ def read_text(request: Request, max_characters: int) -> str:
 
 
 def _characters(request: Request) -> int:
-    """Count the characters of a text; what is not a text has none, and is named when it is read."""
+    """Return the number of characters of a text; 0 for anything else: reading it raises the error."""
     with suppress(ItemError):
         payload = request.payload
         if isinstance(payload, bytes | bytearray):

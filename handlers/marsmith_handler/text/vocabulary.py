@@ -1,4 +1,4 @@
-"""Vocabularies: the number of each token, from the files that tokenizers and TorchServe's text handlers come with."""
+"""Vocabularies: the number of each token, from files of tokenizers and of TorchServe's text handlers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_vocabulary(file: Path) -> Mapping[str, int]:
         file: ``.txt`` with one token a line, numbered from 0; ``.json`` or ``.pt`` (saved by torch) with a mapping.
 
     Raises:
-        RuntimeError: the file does not exist, or holds something else.
+        RuntimeError: the file does not exist, or has other content.
     """
     if not file.is_file():
         raise RuntimeError(f"the archive has no {file.name}: name the vocabulary among its extra files")
@@ -27,7 +27,7 @@ def read_vocabulary(file: Path) -> Mapping[str, int]:
             vocabulary = json.loads(file.read_text(encoding="utf-8"))
         else:
             vocabulary = torch.load(file, weights_only=True)
-    # UnpicklingError, where a .pt file holds an object of a class, is none of the usual kinds.
+    # A .pt file with an object of a class raises UnpicklingError, which has no common base class with the others.
     except Exception as error:
         raise RuntimeError(f"{file.name} holds no mapping from token to number: {_advice(file, error)}") from None
     if not isinstance(vocabulary, Mapping) or not all(isinstance(number, int) for number in vocabulary.values()):

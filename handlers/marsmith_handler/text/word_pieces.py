@@ -1,8 +1,8 @@
-"""WordPiece, the tokenizer of BERT and its kin: text to pieces of words, by the ``vocab.txt`` of the model.
+"""WordPiece, the tokenizer of BERT and similar models: text to pieces of words from the model's ``vocab.txt``.
 
-The pieces are those of the library ``tokenizers`` with BERT's uncased settings, but for two things: names of special
-tokens in a text, such as ``[SEP]``, are ordinary characters here, so that a request cannot forge the model's markers;
-and characters are judged by Python's Unicode tables, which know some newer marks of punctuation.
+The pieces are those of the library ``tokenizers`` with BERT's uncased settings, with two differences. Names of special
+tokens in a text, such as ``[SEP]``, are ordinary characters here, so a request cannot insert the model's markers. And
+characters are classified by Python's Unicode tables, which have some newer punctuation.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _IDEOGRAPHS = (
 
 
 class WordPieces:
-    """Cuts text into the numbers of its pieces, between ``[CLS]`` and ``[SEP]``."""
+    """Converts text to the numbers of its pieces, between ``[CLS]`` and ``[SEP]``."""
 
     def __init__(self, vocabulary: Mapping[str, int], *, max_tokens: int, lower_case: bool = True) -> None:
-        # With what pieces begin with, which has no number: no further than that a piece is looked for.
+        # Prefixes of pieces too, without a number: the search for a longer piece stops after them.
         self._known: dict[str, int | None] = dict.fromkeys(_beginnings(vocabulary))
         self._known.update(vocabulary)
         self._room = max_tokens - 2
@@ -38,9 +38,9 @@ class WordPieces:
         self._begin, self._end, self._unknown = (vocabulary[token] for token in ("[CLS]", "[SEP]", "[UNK]"))
 
     def numbers_of(self, text: str) -> list[int]:
-        """Return the numbers of the pieces of a text; of a long one, those of its beginning."""
+        """Return the numbers of the pieces of a text; of a long text, those of its beginning."""
         numbers: list[int] = []
-        # Each word gives one piece at least.
+        # Each word has at least one piece.
         for word in words_of(text, lower_case=self._lower_case, most=self._room):
             numbers += self._pieces_of(word)
             if len(numbers) >= self._room:
@@ -48,7 +48,7 @@ class WordPieces:
         return [self._begin, *numbers[: self._room], self._end]
 
     def _pieces_of(self, word: str) -> list[int]:
-        """Cut a word into the longest pieces that the vocabulary has, from its beginning on."""
+        """Split a word into the longest pieces of the vocabulary, from its beginning."""
         if len(word) > MAX_WORD:
             return [self._unknown]
         pieces, start = [], 0
@@ -76,21 +76,21 @@ def _beginnings(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def words_of(text: str, *, lower_case: bool, most: int = -1) -> list[str]:
-    """Return words, marks of punctuation and ideographs, one by one; lower case goes with losing the accents.
+    """Return words, punctuation marks and ideographs, one by one.
 
     Args:
-        text: what to cut.
-        lower_case: whether the model knows small letters only.
-        most: how many to return, of the beginning; -1: all.
+        text: text to split.
+        lower_case: whether to convert to lower case and remove accents.
+        most: maximum number, from the beginning; -1: all.
     """
     text = text.translate(_SPACED_WITHOUT_ACCENTS).lower() if lower_case else text.translate(_SPACED)
     words = text.translate(_PUNCTUATION_APART).split(maxsplit=most)
-    # What is left of the text stands behind the last one.
+    # The rest of the text follows the last one.
     return words if most < 0 else words[:most]
 
 
 def _spaced(character: str) -> str:
-    """Return a character, spaced where it is a word by itself; a space for any white one; nothing for a control."""
+    """Return a character, with spaces if it is a word; a space for white space; nothing for a control character."""
     if character in "\t\n\r":
         return " "
     category = unicodedata.category(character)
@@ -114,7 +114,7 @@ def _is_ideograph(code: int) -> bool:
 
 
 def _is_punctuation(character: str) -> bool:
-    # Of ASCII, also signs that Unicode does not count as punctuation, such as "$" and "~".
+    # In ASCII, also signs that Unicode does not count as punctuation, such as "$" and "~".
     if character.isascii():
         return character.isprintable() and not character.isalnum()
     return unicodedata.category(character).startswith("P")

@@ -15,7 +15,7 @@ from marsmith.archive.zip_layout import Header
 from marsmith.archive.zip_writer import Entry, end_records
 
 
-def zip_oddities(file: BinaryIO, size: int, entries: Sequence[Header]) -> list[str]:
+def zip_layout_problems(file: BinaryIO, size: int, entries: Sequence[Header]) -> list[str]:
     """Return where a zip differs from the canonical layout, with the member.
 
     Args:
@@ -38,7 +38,7 @@ def zip_oddities(file: BinaryIO, size: int, entries: Sequence[Header]) -> list[s
             problems.append(f"member {entry.name!r}: its local header is not the one that marsmith writes")
         if entry.descriptor_size:
             problems.append(f"member {entry.name!r}: it was streamed, with its sizes after its content")
-    return problems + _end_oddities(file, size, entries)
+    return problems + _end_problems(file, size, entries)
 
 
 def canonical_order(names: Sequence[str]) -> list[str]:
@@ -46,7 +46,7 @@ def canonical_order(names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: (name != manifest.FILE_NAME, name == sums.FILE_NAME, name))
 
 
-def _end_oddities(file: BinaryIO, size: int, entries: Sequence[Header]) -> list[str]:
+def _end_problems(file: BinaryIO, size: int, entries: Sequence[Header]) -> list[str]:
     """Compare the central directory, entry by entry, and the end records."""
     position = start = entries[-1].end if entries else 0
     for entry in entries:

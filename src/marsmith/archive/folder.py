@@ -67,7 +67,7 @@ class FolderSource:
             with self.open_member(name) as file:
                 yield name, file
 
-    def oddities(self) -> list[str]:
+    def layout_problems(self) -> list[str]:
         """Return nothing: a folder has no structure beyond its files."""
         return []
 

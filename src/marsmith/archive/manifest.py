@@ -61,7 +61,7 @@ class Manifest:
         marsmith: marsmith's own key, ``{"formatVersion": 1}``; None in an archive of another tool.
         extra: further fields at the top level.
         model_extra: further fields of ``model``.
-        oddities: invalid values that TorchServe reads nevertheless; one sentence each.
+        noncanonical: invalid values that TorchServe reads nevertheless; one sentence each.
     """
 
     model_name: str
@@ -78,7 +78,7 @@ class Manifest:
     marsmith: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     model_extra: Mapping[str, Any] = field(default_factory=dict)
-    oddities: tuple[str, ...] = field(default=(), compare=False)
+    noncanonical: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def format_version(self) -> int | None:
@@ -91,8 +91,8 @@ def parse_manifest(text: str, source: str = FILE_NAME) -> Manifest:
     """Parse a manifest.
 
     For every manifest m, ``parse_manifest(render_manifest(m)) == m``. Some invalid values are accepted by TorchServe (a
-    number instead of a text, no runtime, no version). They are parsed as TorchServe does, and listed among the
-    oddities.
+    number instead of a text, no runtime, no version). They are parsed as TorchServe does, and listed in
+    ``noncanonical``.
 
     Raises:
         FormatError: the text is not JSON, a key occurs twice, a required field is missing or empty, or a value has the
@@ -103,9 +103,9 @@ def parse_manifest(text: str, source: str = FILE_NAME) -> Manifest:
     if not isinstance(model, dict):
         raise FormatError(source, ["the field 'model' is missing or not an object"])
     problems: list[str] = []
-    oddities: list[str] = []
-    top = _take(data, _TOP_KEYS, "", problems, oddities)
-    inner = _take(model, _MODEL_KEYS, "model.", problems, oddities)
+    noncanonical: list[str] = []
+    top = _take(data, _TOP_KEYS, "", problems, noncanonical)
+    inner = _take(model, _MODEL_KEYS, "model.", problems, noncanonical)
     if not problems and top["runtime"] not in RUNTIMES:
         problems.append(f"runtime: {top['runtime']!r} is not one of {', '.join(RUNTIMES)}")
     if problems:
@@ -114,7 +114,7 @@ def parse_manifest(text: str, source: str = FILE_NAME) -> Manifest:
     known_model = {key for _, key in _MODEL_KEYS}
     extra = {key: value for key, value in data.items() if key not in known_top}
     model_extra = {key: value for key, value in model.items() if key not in known_model}
-    return Manifest(**top, **inner, extra=extra, model_extra=model_extra, oddities=tuple(oddities))
+    return Manifest(**top, **inner, extra=extra, model_extra=model_extra, noncanonical=tuple(noncanonical))
 
 
 def render_manifest(manifest: Manifest) -> str:
@@ -182,7 +182,7 @@ def _take(
     keys: tuple[tuple[str, str], ...],
     prefix: str,
     problems: list[str],
-    oddities: list[str],
+    noncanonical: list[str],
 ) -> dict[str, Any]:
     """Return the known fields by their Python names, and add problems to ``problems``."""
     taken: dict[str, Any] = {}
@@ -190,11 +190,11 @@ def _take(
         value = data.get(key)
         kind: type = dict if key in _MAPPINGS else str
         if kind is str and (text := _text_of(value)) is not None:
-            oddities.append(f"{prefix}{key} is {text} without quotes, instead of a text")
+            noncanonical.append(f"{prefix}{key} is {text} without quotes, instead of a text")
             value = text
         if value is None and key in _DEFAULTS and not (key == "runtime" and key in data):
             value = _DEFAULTS[key]
-            oddities.append(f"{prefix}{key} is missing, and TorchServe uses {value}")
+            noncanonical.append(f"{prefix}{key} is missing, and TorchServe uses {value}")
         if value is None:
             if key in _REQUIRED or key in _DEFAULTS:
                 problems.append(f"the field '{prefix}{key}' is missing")

@@ -132,7 +132,7 @@ class MemberSource(Protocol):
     def walk(self) -> Iterator[tuple[str, BinaryIO]]:
         """Yield every member with its content in one pass; each stream is valid until the next one is yielded."""
 
-    def oddities(self) -> list[str]:
+    def layout_problems(self) -> list[str]:
         """Return where the structure differs from marsmith's own."""
 
 

@@ -127,9 +127,9 @@ class Archive:
         """Yield every member with its content in one pass; each stream is valid until the next one is yielded."""
         return self._source.walk()
 
-    def oddities(self) -> list[str]:
+    def layout_problems(self) -> list[str]:
         """Return where the structure differs from marsmith's own; always empty for folders and ``.tar.gz``."""
-        return self._source.oddities()
+        return self._source.layout_problems()
 
     def extract(self, folder: Path | str) -> Path:
         """Unpack into a folder that does not exist or is empty, atomically.

@@ -71,7 +71,7 @@ class TarSource:
                 if not header.is_folder:
                     yield self._inner(header.name), stream
 
-    def oddities(self) -> list[str]:
+    def layout_problems(self) -> list[str]:
         """Return nothing: compressed bytes are not unique for a content, so they cannot be compared."""
         return []
 

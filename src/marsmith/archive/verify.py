@@ -115,7 +115,7 @@ def _results(name: str, problems: Iterable[str], good: str) -> list[Check]:
 
 def _structure(archive: Archive) -> list[Check]:
     """Compare every header byte of an archive of ours; ``Archive.open`` has refused dangerous structures."""
-    problems = archive.oddities() if archive.is_ours else []
+    problems = archive.layout_problems() if archive.is_ours else []
     if archive.is_ours and archive.sums is None:
         problems.append(f"{sums_format.FILE_NAME} is missing")
     if archive.is_ours and archive.manifest.marsmith is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
-from marsmith.archive.canonical_zip import zip_oddities
+from marsmith.archive.canonical_zip import zip_layout_problems
 from marsmith.archive.member_stream import MemberStream, identity, open_unchanged
 from marsmith.archive.members import (
     CHUNK_BYTES,
@@ -97,10 +97,10 @@ class ZipSource:
             for name, info in self._members.items():
                 yield name, MemberStream(file, self._path, info, self._by_name[name].data_offset).buffered()
 
-    def oddities(self) -> list[str]:
+    def layout_problems(self) -> list[str]:
         """Return where the structure differs from marsmith's own."""
         with open_unchanged(self._path, self._identity) as file:
-            return zip_oddities(file, self._identity.size, self._entries)
+            return zip_layout_problems(file, self._identity.size, self._entries)
 
 
 def _info(entry: Header) -> MemberInfo:

@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.cli.export_table import export_progress
     from marsmith.project import find_project
 
-    wish = OptimizeOptions(args.precision, args.engine, args.version, args.output, args.examples, args.force)
+    options = OptimizeOptions(args.precision, args.engine, args.version, args.output, args.examples, args.force)
     with export_progress() as progress:
-        done = optimize(find_project(), args.archive, wish, progress=progress)
+        done = optimize(find_project(), args.archive, options, progress=progress)
     for text in done.notes:
         note(text)
     if args.report:

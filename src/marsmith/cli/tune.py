@@ -25,7 +25,7 @@ from marsmith.project import Project, find_project
 if TYPE_CHECKING:
     from marsmith.inputs import Input
     from marsmith.loadtest.tune.search import Trial
-    from marsmith.loadtest.tune.tune import Tuning, Wanted
+    from marsmith.loadtest.tune.tune import TuneOptions, Tuning
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     from marsmith.loadtest.tune.tune import tune
 
     project = find_project()
-    wanted = _wanted(args, project)
+    options = _options(args, project)
     with _steps() as on_step:
-        tuning = tune(project, wanted, on_step)
+        tuning = tune(project, options, on_step)
     if args.json:
         print_json(_record(tuning))
     else:
@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
     return 0 if tuning.is_met else 1
 
 
-def _wanted(args: argparse.Namespace, project: Project) -> Wanted:
+def _options(args: argparse.Namespace, project: Project) -> TuneOptions:
     from marsmith.config.model_spec import load_spec
     from marsmith.loadtest.bench import read_inputs
-    from marsmith.loadtest.tune.tune import Wanted
+    from marsmith.loadtest.tune.tune import TuneOptions
     from marsmith.machine import usable_cores
 
     model = _model(args.targets)
@@ -79,7 +79,7 @@ def _wanted(args: argparse.Namespace, project: Project) -> Wanted:
         raise UsageError("no latency limit: neither --p99-ms nor service_level in the spec", tip="add --p99-ms 50")
     paths = [_built(project, spec.name, spec.version)] if spec else [Path(target) for target in args.targets]
     inputs = read_inputs(args.input, Path.cwd()) or _examples(paths[0])
-    return Wanted(
+    return TuneOptions(
         archives=tuple(paths),
         inputs=tuple(inputs),
         p99_ms=p99_ms,
@@ -130,14 +130,14 @@ def _steps() -> Iterator[Callable[[str], None]]:
 
 
 def _print(tuning: Tuning) -> None:
-    limit = tuning.wanted.p99_ms
+    limit = tuning.options.p99_ms
     rows = [_row(trial, limit) for trial in sorted(tuning.trials, key=lambda trial: -trial.score(limit))]
     print_table(("workers", "threads", "batch", "delay ms", "seconds", "answers/s", "p99 ms", "score", ""), rows)
     print()
     print(f"chosen: {tuning.chosen.setup}")
     if tuning.held:
         print(f"holds p99 <= {limit:g} ms up to {tuning.held_rps:.0f} requests/s (p99 {tuning.held.p99_ms:.1f} ms)")
-    rate = f"at {tuning.wanted.rps:g} requests/s: " if tuning.at_rps else ""
+    rate = f"at {tuning.options.rps:g} requests/s: " if tuning.at_rps else ""
     print("\n".join(f"{rate}{line}" for line in tuning.verdict.lines()))
     if not tuning.is_met:
         print("what would hold it:")
@@ -161,11 +161,11 @@ def _block_lines(tuning: Tuning) -> list[str]:
 
 
 def _record(tuning: Tuning) -> dict[str, Any]:
-    limit = tuning.wanted.p99_ms
+    limit = tuning.options.p99_ms
     return {
-        "archives": [str(path) for path in tuning.wanted.archives],
+        "archives": [str(path) for path in tuning.options.archives],
         "p99Ms": limit,
-        "rps": tuning.wanted.rps,
+        "rps": tuning.options.rps,
         "met": tuning.is_met,
         "verdict": tuning.verdict.record(),
         "heldRps": round(tuning.held_rps, 2),
@@ -195,7 +195,7 @@ def _record(tuning: Tuning) -> dict[str, Any]:
 def _plot(tuning: Tuning, path: Path) -> None:
     from marsmith.loadtest.tune.plot import plot_trials
 
-    plot_trials(tuning.trials, tuning.wanted.p99_ms, path)
+    plot_trials(tuning.trials, tuning.options.p99_ms, path)
     note(f"drew {path}")
 
 

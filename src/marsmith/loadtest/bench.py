@@ -22,7 +22,7 @@ from marsmith.loadtest.driver import Check, Kind, LoadRun, arrivals, closed_loop
 from marsmith.loadtest.grpc import GrpcConnection, GrpcRequests
 from marsmith.loadtest.http import HttpConnection, HttpTarget
 from marsmith.loadtest.measurement import Measurement, measure
-from marsmith.loadtest.outbox import Outbox
+from marsmith.loadtest.shared_requests import SharedRequests
 from marsmith.names import check_model_name, check_named_version
 from marsmith.run_state import RunState
 
@@ -129,16 +129,16 @@ async def connections_to(target: Target) -> AsyncIterator[OpenConnection]:
 
 
 async def _http_connections(target: HttpTarget, tokens: AsyncTokens | None) -> OpenConnection:
-    outbox = await Outbox.open(target.messages, tokens, target.deadline_s)
-    return lambda: HttpConnection.open(target, outbox)
+    shared = await SharedRequests.open(target.messages, tokens, target.deadline_s)
+    return lambda: HttpConnection.open(target, shared)
 
 
 async def _grpc_connections(target: GrpcRequests, tokens: AsyncTokens | None) -> OpenConnection:
-    outbox = await Outbox.open(GrpcConnection.metadata, tokens, target.deadline_s)
+    shared = await SharedRequests.open(GrpcConnection.metadata, tokens, target.deadline_s)
     messages = target.messages()
 
     async def open_channel() -> GrpcConnection:
-        return GrpcConnection(target, messages, outbox)
+        return GrpcConnection(target, messages, shared)
 
     return open_channel
 

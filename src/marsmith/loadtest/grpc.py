@@ -21,7 +21,7 @@ from marsmith.client.http import HttpReply
 from marsmith.client.tokens import TokenAccess
 from marsmith.errors import ConnectionFailedError, DeadlineError
 from marsmith.loadtest.connection import OK, TOKEN_REFUSED, Answer, answer_of
-from marsmith.loadtest.outbox import Outbox
+from marsmith.loadtest.shared_requests import SharedRequests
 
 # By default gRPC channels of a process share one connection; here each channel needs its own.
 _OF_ITS_OWN = (("grpc.use_local_subchannel_pool", 1),)
@@ -59,7 +59,7 @@ Metadata = tuple[tuple[str, str], ...]
 class GrpcConnection:
     """A gRPC channel with a connection of its own."""
 
-    def __init__(self, requests: GrpcRequests, messages: Sequence[bytes], outbox: Outbox[Metadata]) -> None:
+    def __init__(self, requests: GrpcRequests, messages: Sequence[bytes], shared: SharedRequests[Metadata]) -> None:
         """Create a channel; it connects at the first call.
 
         Raises:
@@ -73,7 +73,7 @@ class GrpcConnection:
         self._parse = message_class("PredictionResponse").FromString
         self._address, self._deadline_s = requests.target.address, requests.deadline_s
         self._messages = messages
-        self._outbox = outbox
+        self._shared = shared
 
     @classmethod
     def metadata(cls, token: str | None) -> Metadata:
@@ -85,11 +85,11 @@ class GrpcConnection:
         answer = await self._send(body, self._deadline_s)
         if answer.verdict != TOKEN_REFUSED:
             return answer
-        return await self._outbox.again(answer, lambda left_s: self._send(body, left_s), self._deadline_s)
+        return await self._shared.again(answer, lambda left_s: self._send(body, left_s), self._deadline_s)
 
     async def _send(self, body: int, deadline_s: float) -> Answer:
         try:
-            reply = await self._call(self._messages[body], metadata=self._outbox.content, timeout=deadline_s)
+            reply = await self._call(self._messages[body], metadata=self._shared.content, timeout=deadline_s)
         except self._grpc.RpcError as error:
             return _judged(self._address, error, deadline_s)
         prediction: bytes = self._parse(reply).prediction

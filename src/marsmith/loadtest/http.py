@@ -19,7 +19,7 @@ from marsmith.client.http import HttpReply, check_address, missed, no_address, s
 from marsmith.client.tokens import TokenAccess
 from marsmith.errors import ConnectionFailedError
 from marsmith.loadtest.connection import OK, TOKEN_REFUSED, Answer, answer_of
-from marsmith.loadtest.outbox import Outbox
+from marsmith.loadtest.shared_requests import SharedRequests
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
@@ -88,23 +88,23 @@ class HttpTarget:
 class HttpConnection(asyncio.Protocol):
     """One connection to an HTTP server; it reconnects if the server has closed it."""
 
-    def __init__(self, target: HttpTarget, outbox: Outbox[list[bytes]]) -> None:
+    def __init__(self, target: HttpTarget, shared: SharedRequests[list[bytes]]) -> None:
         self._target = target
-        self._outbox = outbox
+        self._shared = shared
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._waiting: asyncio.Future[Answer] | None = None
         self._lost = asyncio.Event()
 
     @classmethod
-    async def open(cls, target: HttpTarget, outbox: Outbox[list[bytes]]) -> HttpConnection:
+    async def open(cls, target: HttpTarget, shared: SharedRequests[list[bytes]]) -> HttpConnection:
         """Connect.
 
         Raises:
             ConnectionFailedError: the server does not accept connections.
             DeadlineError: the connection was not established in time.
         """
-        connection = cls(target, outbox)
+        connection = cls(target, shared)
         try:
             await asyncio.wait_for(connection._connect(), target.deadline_s)
         except TimeoutError:
@@ -118,7 +118,7 @@ class HttpConnection(asyncio.Protocol):
         answer = await self._send(body, self._target.deadline_s)
         if answer.verdict != TOKEN_REFUSED:
             return answer
-        return await self._outbox.again(answer, lambda left_s: self._send(body, left_s), self._target.deadline_s)
+        return await self._shared.again(answer, lambda left_s: self._send(body, left_s), self._target.deadline_s)
 
     async def _send(self, body: int, deadline_s: float) -> Answer:
         try:
@@ -136,7 +136,7 @@ class HttpConnection(asyncio.Protocol):
         # measured.
         deadline = loop.call_later(deadline_s, self._give_up)
         try:
-            self._transport.write(self._outbox.content[body])
+            self._transport.write(self._shared.content[body])
             return await self._waiting
         finally:
             deadline.cancel()

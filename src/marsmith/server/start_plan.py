@@ -75,7 +75,7 @@ def plan_start(
         return StartPlan(flight, Serving(flight.selection.served), {}, flight.selection.left_out)
     plan = _plan(flight, _with_remembered(project, flight, remembered.state), remembered.state)
     _refuse_to_serve_nothing(plan, strict=strict)
-    odd = [f"{each.path.name}: {text}" for each in plan.serving.archives for text in each.manifest.oddities]
+    odd = [f"{each.path.name}: {text}" for each in plan.serving.archives for text in each.manifest.noncanonical]
     for note in filter(None, (remembered.note, *map(str, plan.left_out), *odd, *plan.serving.notes)):
         if on_note:
             on_note(note)

@@ -76,14 +76,14 @@ def test_a_streamed_zip_is_read_served_with_a_warning_and_made_clean(tmp_path: P
     old = streamed(tmp_path / "old.mar", manifest)
     archive = Archive.open(old)
     assert archive.read("h.py") == HANDLER
-    assert any("streamed" in oddity for oddity in archive.oddities())
+    assert any("streamed" in problem for problem in archive.layout_problems())
     selection = select(load_items(tmp_path, "all"))
     assert [stored.version for stored in selection.served] == [("m", "1.0")]
-    assert len(selection.served[0].manifest.oddities) == 2
+    assert len(selection.served[0].manifest.noncanonical) == 2
     new = Archive.open(repack(old).path)
-    assert new.oddities() == []
+    assert new.layout_problems() == []
     assert new.read("h.py") == HANDLER
-    assert new.manifest.oddities == ()
+    assert new.manifest.noncanonical == ()
     assert (new.manifest.model_version, new.manifest.runtime, new.manifest.extra) == ("1.0", "python", {"by": "them"})
 
 

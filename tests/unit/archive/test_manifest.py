@@ -100,17 +100,17 @@ def test_a_version_that_is_not_a_text_is_read_as_torchserve_reads_it(written: st
     text = json.dumps(json.loads(STOCK) | {"model": {**json.loads(STOCK)["model"], "modelVersion": "HERE"}})
     manifest = parse_manifest(text.replace('"HERE"', written))
     assert manifest.model_version == version
-    assert len(manifest.oddities) == 1
-    assert "modelVersion" in manifest.oddities[0]
+    assert len(manifest.noncanonical) == 1
+    assert "modelVersion" in manifest.noncanonical[0]
     clean = parse_manifest(render_manifest(manifest))
     assert clean == manifest
-    assert clean.oddities == ()
+    assert clean.noncanonical == ()
 
 
 def test_what_torchserve_fills_in_is_filled_in_and_a_runtime_that_is_null_is_none() -> None:
     manifest = parse_manifest('{"model": {"modelName": "a", "handler": "h.py"}, "createdOn": null, "extra": 1.50}')
     assert (manifest.runtime, manifest.model_version, manifest.created_on) == ("python", "1.0", None)
-    assert len(manifest.oddities) == 2
+    assert len(manifest.noncanonical) == 2
     with pytest.raises(FormatError, match="'runtime' is missing"):
         parse_manifest('{"model": {"modelName": "a", "handler": "h.py"}, "runtime": null}')
 

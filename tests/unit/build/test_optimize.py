@@ -122,8 +122,8 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def optimized(project: Project, stock: Path, photos: Path) -> Optimized:
     # So small a module may be slower there: how long it takes here and now must not decide.
-    wish = OptimizeOptions(precision="float32", engine="openvino", examples=photos, must_be_faster=False)
-    return optimize(project, stock, wish, effort=QUICK)
+    options = OptimizeOptions(precision="float32", engine="openvino", examples=photos, must_be_faster=False)
+    return optimize(project, stock, options, effort=QUICK)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -164,8 +164,8 @@ def test_a_module_that_checks_values_stays_torchscript_and_checks_them(
     """White is 2.6 after normalising: the old archive refuses it, and so must the new one."""
     torch.manual_seed(0)
     old = pack(tmp_path, scripted(Checked(), tmp_path / "net.pt"))
-    wish = OptimizeOptions(precision="float32", examples=photos, version="2.0", must_be_faster=False)
-    done = optimize(project, old, wish, effort=QUICK)
+    options = OptimizeOptions(precision="float32", examples=photos, version="2.0", must_be_faster=False)
+    done = optimize(project, old, options, effort=QUICK)
     assert done.form == BASE
     reasons = {one["form"]: one["reason"] for one in done.report["candidates"] if one["verdict"] != "passed"}
     assert "would drop what model.pt raises for some inputs (overexposed)" in reasons["torchscript/float32/openvino"]

@@ -21,7 +21,7 @@ from marsmith.loadtest.connection import Answer, Connection
 from marsmith.loadtest.driver import LatencySample, LoadRun, arrivals, closed_loop, open_loop
 from marsmith.loadtest.http import HttpConnection, HttpTarget, read_reply
 from marsmith.loadtest.measurement import Measurement, histogram, measure, quantile
-from marsmith.loadtest.outbox import Outbox
+from marsmith.loadtest.shared_requests import SharedRequests
 from marsmith.loadtest.verdict import judge
 
 Respond = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
@@ -67,8 +67,8 @@ async def _echo(body: bytes, writer: asyncio.StreamWriter) -> None:
 
 
 def _opener(target: HttpTarget) -> Callable[[], Awaitable[Connection]]:
-    outbox = Outbox(target.messages, None, None)
-    return lambda: HttpConnection.open(target, outbox)
+    shared = SharedRequests(target.messages, None, None)
+    return lambda: HttpConnection.open(target, shared)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_reply_that_never_comes_is_a_timeout_and_its_connection_is_not_used_ag
     async def scenario() -> None:
         async with Server(silent) as server:
             target = HttpTarget(f"http://127.0.0.1:{server.port}/", [b"a"], ["text/plain"], deadline_s=0.05)
-            lane = await HttpConnection.open(target, Outbox(target.messages, None, None))
+            lane = await HttpConnection.open(target, SharedRequests(target.messages, None, None))
             assert (await lane.call(0)).verdict == "timeout"
             await asyncio.sleep(0.01)
             assert (await lane.call(0)).verdict == "timeout"

@@ -31,7 +31,7 @@ from marsmith.loadtest.tune.search import (
     pareto_front,
 )
 from marsmith.loadtest.tune.setup import Placement, ServiceTime, Setup, placements, setups
-from marsmith.loadtest.tune.tune import Tuning, Wanted, advice, tune
+from marsmith.loadtest.tune.tune import TuneOptions, Tuning, advice, tune
 from marsmith.loadtest.tune.variant import VariantMaker, changed_config
 from support.live_server import make_project, tiny_archive
 from support.projects import REPOSITORY
@@ -327,10 +327,10 @@ def test_a_config_without_our_block_gets_one() -> None:
 
 
 def _tuning(**changed: Any) -> Tuning:
-    wanted = Wanted((Path("a.mar"),), (), p99_ms=50, rps=400, minutes=1, cores=2)
+    options = TuneOptions((Path("a.mar"),), (), p99_ms=50, rps=400, minutes=1, cores=2)
     times = {ONE: ServiceTime({1: 0.006, 8: 0.036})}
     values: dict[str, Any] = {"times": times, "chosen": _trial(_setup(), 150, 45), "held_rps": 100.0, **changed}
-    return Tuning(wanted, predictions=(), trials=(), held=None, at_rps=None, seconds=1, **values)
+    return Tuning(options, predictions=(), trials=(), held=None, at_rps=None, seconds=1, **values)
 
 
 def test_a_level_that_cannot_be_met_gets_an_honest_answer() -> None:
@@ -360,7 +360,7 @@ def test_the_trials_are_drawn(tmp_path: Path, suffix: str) -> None:
 def test_on_a_real_server_batches_win_where_they_are_cheap(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     archive = tiny_archive(tmp_path / "sleepy.mar", name="sleepy", handler=SLEEPY)
-    wanted = Wanted(
+    options = TuneOptions(
         archives=(archive,),
         inputs=(Input("x", None, b"x", "text/plain"),),
         p99_ms=200,
@@ -372,7 +372,7 @@ def test_on_a_real_server_batches_win_where_they_are_cheap(tmp_path: Path) -> No
         most_trials=2,
     )
     steps: list[str] = []
-    tuning = tune(project, wanted, steps.append)
+    tuning = tune(project, options, steps.append)
     (only,) = tuning.times.values()
     assert 0.01 < only(1) < only(8) < 1
     assert tuning.predictions[0].setup.batch_size == 8

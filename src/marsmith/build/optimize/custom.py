@@ -41,16 +41,16 @@ def custom_module(task: Task) -> NewModule:
     from marsmith.build.optimize.module import export_module
 
     old = task.old
-    if task.wish.engine not in (AUTO, "torch"):
+    if task.options.engine not in (AUTO, "torch"):
         raise UsageError(
-            f"{old.manifest.handler} loads the serialized file with torch: it cannot run {task.wish.engine}",
+            f"{old.manifest.handler} loads the serialized file with torch: it cannot run {task.options.engine}",
             tip="leave out --engine; other engines come with our handler, from a spec",
         )
     found = export_module(
         old.serialized_file,
         _inputs(task),
         task.scratch / "module",
-        precision=task.wish.precision,
+        precision=task.options.precision,
         batch_size=task.config.serving.batch_size,
         threads=max(1, Machine.here().cores // task.config.serving.min_workers),
         effort=task.effort,
@@ -78,7 +78,7 @@ def _inputs(task: Task) -> ModuleInputs:
     from marsmith.build.optimize.module_inputs import module_inputs
     from marsmith.export.crops import CALIBRATION_SEED, TUNING_SEED, VALIDATION_SEED
 
-    sets, quantised = task.photos.sets, task.wish.precision in (AUTO, "int8")
+    sets, quantised = task.photos.sets, task.options.precision in (AUTO, "int8")
     # Without int8 two images are enough for tracing.
     calibration = _crops(sets.calibration, _CALIBRATION if quantised else 2, CALIBRATION_SEED)
     tuning = _crops(sets.calibration, _TUNING if quantised else 0, TUNING_SEED)
@@ -132,7 +132,7 @@ def _lock(task: Task, found: ModuleFound, chosen: Candidate) -> ExportLock:
             "chosen": chosen.form,
             "why": f"the fastest with the archive's own handler, {chosen.speedup:.3g} times the archive's own module",
             "fits": {
-                "export": locks.digest_of({"precision": task.wish.precision, "engine": task.wish.engine}),
+                "export": locks.digest_of({"precision": task.options.precision, "engine": task.options.engine}),
                 "recipe": module,
                 "images": locks.digest_of(images),
                 "weights": _weights(task),

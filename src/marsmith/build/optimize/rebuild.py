@@ -63,14 +63,14 @@ class Optimized:
 
 
 def optimize(
-    project: Project, old: Path, wish: OptimizeOptions, *, effort: Effort = USUAL_EFFORT, progress: Progress = SILENT
+    project: Project, old: Path, options: OptimizeOptions, *, effort: Effort = USUAL_EFFORT, progress: Progress = SILENT
 ) -> Optimized:
     """Make a faster archive from one of torch-model-archiver with a TorchScript image classifier.
 
     Args:
         project: project with the handlers that replace the stock one.
         old: a ``.mar``, a ``.tar.gz`` or a folder; it is not changed.
-        wish: the options.
+        options: the options.
         effort: duration of the timing.
         progress: callbacks for the progress.
 
@@ -84,14 +84,14 @@ def optimize(
     """
     archive, folder = opened(old, admission_policy(project)), temporary_folder("marsmith-")
     with archive as source, folder as place, inductor_folder(place / "inductor"):
-        version = wish.version or source.manifest.model_version + VERSION_SUFFIX
-        target = wish.output or old.resolve().parent / archive_file_name(source.manifest.model_name, version)
-        _check_target(target, old, wish)
+        version = options.version or source.manifest.model_version + VERSION_SUFFIX
+        target = options.output or old.resolve().parent / archive_file_name(source.manifest.model_name, version)
+        _check_target(target, old, options)
         config = new_config(source.config, stock=source.is_stock, cores=Machine.here().cores)
         (place / "photos").mkdir()
-        photos = choose_photos(wish.examples, source.examples(), place / "photos")
+        photos = choose_photos(options.examples, source.examples(), place / "photos")
         progress.step(f"measuring with {photos.source}")
-        task = Task(project, source, config, photos, wish, version, place, effort, progress)
+        task = Task(project, source, config, photos, options, version, place, effort, progress)
         module = _module(task)
         return _assembled(task, module, target, files.sha256(old) if old.is_file() else None)
 
@@ -100,10 +100,10 @@ def _module(task: Task) -> NewModule:
     return stock_module(task) if task.old.is_stock else custom_module(task)
 
 
-def _check_target(target: Path, old: Path, wish: OptimizeOptions) -> None:
+def _check_target(target: Path, old: Path, options: OptimizeOptions) -> None:
     if target.resolve() == old.resolve():
         raise UsageError("the new archive would replace the old one", tip="--output FILE takes another name")
-    if target.exists() and not wish.force:
+    if target.exists() and not options.force:
         raise BuildError(f"{target} already exists", tip="--force replaces it, --output FILE takes another name")
     if not target.parent.is_dir():
         raise BuildError(f"{target.parent}: no such folder", tip=f"mkdir -p {target.parent}")
@@ -130,7 +130,7 @@ def _assembled(task: Task, module: NewModule, target: Path, old_digest: str | No
     members += environment_members(task.name, task.version, module.environment, members)
     task.progress.step(f"writing {target}")
     accept = guard(target, ModelVersion(task.name, task.version))
-    digest = write_archive(manifest, members, target, force=task.wish.force, accept=accept)
+    digest = write_archive(manifest, members, target, force=task.options.force, accept=accept)
     return Optimized(target, digest, module.form, report, module.lock, agreement, _notes(task))
 
 

@@ -103,12 +103,12 @@ def _scratch_project(task: Task, handlers: Path) -> Project:
 
 
 def _spec(task: Task) -> ModelSpec:
-    sets, wish = task.photos.sets, task.wish
+    sets, options = task.photos.sets, task.options
     block = {
         "recipe": "export/old_archive.py",
-        "precision": wish.precision,
-        "engine": wish.engine,
-        "gate": {"must_be_faster": wish.must_be_faster},
+        "precision": options.precision,
+        "engine": options.engine,
+        "gate": {"must_be_faster": options.must_be_faster},
         "calibration": [str(path) for path in dict.fromkeys([*sets.calibration, *sets.validation])],
     }
     try:

@@ -75,7 +75,7 @@ class Task:
         old: the old archive.
         config: the new model config.
         photos: photos to measure and validate with.
-        wish: the options.
+        options: the options.
         version: version of the new archive.
         scratch: an empty folder.
         effort: duration of the timing.
@@ -86,7 +86,7 @@ class Task:
     old: OldArchive
     config: NewConfig
     photos: Photos
-    wish: OptimizeOptions
+    options: OptimizeOptions
     version: str
     scratch: Path
     effort: Effort

@@ -89,7 +89,7 @@ def _opened(
     path: Path, archive: Archive, cores: int, root: Path, *, installs_requirements: bool
 ) -> Iterator[LintResult]:
     manifest = archive.manifest
-    for text in manifest.oddities:
+    for text in manifest.noncanonical:
         yield found("MS507", path, 1, text, "marsmith repack writes it as it should be")
     yield from check_names(path, manifest.model_name, manifest.model_version, 1, 1)
     if manifest.config_file:

@@ -42,7 +42,7 @@ QUEUE_S = 2.0
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TuneOptions:
     """What to tune, and the limits to meet.
 
     Attributes:
@@ -72,7 +72,7 @@ class Tuning:
     """Result of a tuning.
 
     Attributes:
-        wanted: the options.
+        options: the options.
         times: batch times of each placement that loads.
         predictions: every set-up, best first.
         trials: trials on the server, in order.
@@ -85,7 +85,7 @@ class Tuning:
         advice: what to change to meet a limit that is not met.
     """
 
-    wanted: Wanted
+    options: TuneOptions
     times: dict[Placement, ServiceTime]
     predictions: tuple[LoadPrediction, ...]
     trials: tuple[Trial, ...]
@@ -105,9 +105,9 @@ class Tuning:
     @property
     def verdict(self) -> Verdict:
         """The verdict on the limit and the requested rate."""
-        limit = self.wanted.p99_ms
+        limit = self.options.p99_ms
         if self.at_rps:
-            return judge(self.at_rps, p99_ms=limit, rps=self.wanted.rps, seconds=self.verify_s)
+            return judge(self.at_rps, p99_ms=limit, rps=self.options.rps, seconds=self.verify_s)
         if self.held:
             return judge(self.held, p99_ms=limit)
         return Verdict((VerdictLine("p99Ms", limit, self.chosen.p99_ms, held=False),), targets=True)
@@ -129,7 +129,7 @@ class Tuning:
         return {"threads": self.chosen.setup.placement.threads}
 
 
-def tune(project: Project, wanted: Wanted, on_step: Callable[[str], None] = lambda _: None) -> Tuning:
+def tune(project: Project, options: TuneOptions, on_step: Callable[[str], None] = lambda _: None) -> Tuning:
     """Tune on a separate server. A running server is not changed, but competes for the cores.
 
     Raises:
@@ -138,16 +138,16 @@ def tune(project: Project, wanted: Wanted, on_step: Callable[[str], None] = lamb
     """
     begun = time.monotonic()
     policy = admission_policy(project)
-    for warning in (text for path in wanted.archives for text in admit(path, policy).warnings):
+    for warning in (text for path in options.archives for text in admit(path, policy).warnings):
         on_step(warning)
     with temporary_folder("marsmith-tune-") as scratch:
-        makers = [VariantMaker(path, _made(scratch / str(index))) for index, path in enumerate(wanted.archives)]
-        times = _service_times(wanted, makers, scratch, on_step)
+        makers = [VariantMaker(path, _made(scratch / str(index))) for index, path in enumerate(options.archives)]
+        times = _service_times(options, makers, scratch, on_step)
         on_step("predicting every set-up")
-        predictions = predict(setups(times, wanted.batch_sizes, wanted.delays_ms), times, wanted.p99_ms)
-        left_s = wanted.minutes * 60 - (time.monotonic() - begun)
+        predictions = predict(setups(times, options.batch_sizes, options.delays_ms), times, options.p99_ms)
+        left_s = options.minutes * 60 - (time.monotonic() - begun)
         with scratch_server(project) as server:
-            return _on_server(wanted, server, makers, times, predictions, begun, left_s, on_step)
+            return _on_server(options, server, makers, times, predictions, begun, left_s, on_step)
 
 
 def _made(folder: Path) -> Path:
@@ -156,15 +156,15 @@ def _made(folder: Path) -> Path:
 
 
 def _service_times(
-    wanted: Wanted, makers: Sequence[VariantMaker], scratch: Path, on_step: Callable[[str], None]
+    options: TuneOptions, makers: Sequence[VariantMaker], scratch: Path, on_step: Callable[[str], None]
 ) -> dict[Placement, ServiceTime]:
     times: dict[Placement, ServiceTime] = {}
     reasons = []
-    for placement in placements(wanted.cores, len(makers)):
+    for placement in placements(options.cores, len(makers)):
         on_step(f"measuring batches: {_words(placement, makers)}")
         try:
             times[placement] = measure_service_time(
-                makers[placement.archive], placement, wanted.inputs, wanted.batch_sizes, scratch
+                makers[placement.archive], placement, options.inputs, options.batch_sizes, scratch
             )
         except MarsmithError as error:
             reasons.append(f"{_words(placement, makers)}: {error.message}")
@@ -179,7 +179,7 @@ def _words(placement: Placement, makers: Sequence[VariantMaker]) -> str:
 
 
 def _on_server(
-    wanted: Wanted,
+    options: TuneOptions,
     server: Project,
     makers: Sequence[VariantMaker],
     times: dict[Placement, ServiceTime],
@@ -189,19 +189,19 @@ def _on_server(
     on_step: Callable[[str], None],
 ) -> Tuning:
     rate = first_rate(predictions, times)
-    plan = schedule(wanted.minutes, left_s=left_s, rate=rate, setups=len(predictions))
-    live = LiveTrials(server, makers, wanted.inputs)
+    plan = schedule(options.minutes, left_s=left_s, rate=rate, setups=len(predictions))
+    live = LiveTrials(server, makers, options.inputs)
 
     def attempt(setup: Setup, offer: TrialLoad) -> Trial:
         on_step(f"trying {setup} at {offer.rate:.3g} requests per second, {offer.seconds:.3g} s")
         return live.attempt(setup, offer)
 
     try:
-        chosen_from = most_promising(predictions, wanted.most_trials or plan.trials)
+        chosen_from = most_promising(predictions, options.most_trials or plan.trials)
         on_step("warming the server up")
         live.warm_up(chosen_from[0], plan.warm_up_s)
-        trials = halve(chosen_from, attempt, p99_ms=wanted.p99_ms, rate=rate, seconds=plan.trial_s, on_done=live.drop)
-        winner = best(trials, wanted.p99_ms)
+        trials = halve(chosen_from, attempt, p99_ms=options.p99_ms, rate=rate, seconds=plan.trial_s, on_done=live.drop)
+        winner = best(trials, options.p99_ms)
         if winner is None:
             raise ServerError("no set-up answered: " + "; ".join({trial.reason for trial in trials}))
 
@@ -211,31 +211,31 @@ def _on_server(
 
         def held_at(rate: float) -> Measurement | None:
             measured = at(rate)
-            return measured if measured.holds(wanted.p99_ms) else None
+            return measured if measured.holds(options.p99_ms) else None
 
         live.register(winner.setup)
-        start = next_rate(winner.requests_per_second, winner, wanted.p99_ms)
+        start = next_rate(winner.requests_per_second, winner, options.p99_ms)
         held_rps, held = largest_rate(
             lambda rate: majority_of_three(lambda: held_at(rate)), start, steps=VERIFYING_RATES
         )
-        at_rps = at(wanted.rps) if wanted.rps else None
+        at_rps = at(options.rps) if options.rps else None
     finally:
         live.close()
     seconds = time.monotonic() - begun
-    tuning = Tuning(wanted, times, predictions, trials, winner, held_rps, held, at_rps, seconds, plan.verify_s)
+    tuning = Tuning(options, times, predictions, trials, winner, held_rps, held, at_rps, seconds, plan.verify_s)
     return tuning if tuning.is_met else Tuning(**{**vars(tuning), "advice": advice(tuning)})
 
 
 def advice(tuning: Tuning) -> tuple[str, ...]:
     """Return suggestions to meet a limit that is not met."""
-    wanted, one = tuning.wanted, min(time_of(1) for time_of in tuning.times.values()) * 1000
-    if one > wanted.p99_ms:
+    options, one = tuning.options, min(time_of(1) for time_of in tuning.times.values()) * 1000
+    if one > options.p99_ms:
         faster = "a faster form does (marsmith export --precision auto --engine auto), or a smaller model or input"
-        return (f"a request alone takes {one:.0f} ms in the worker: no set-up holds {wanted.p99_ms:g} ms; {faster}",)
+        return (f"a request alone takes {one:.0f} ms in the worker: no set-up holds {options.p99_ms:g} ms; {faster}",)
     lines = []
-    if wanted.rps and tuning.held_rps:
-        cores = math.ceil(wanted.cores * wanted.rps / tuning.held_rps)
-        lines.append(f"about {cores} cores like these {wanted.cores} for {wanted.rps:g} requests per second")
+    if options.rps and tuning.held_rps:
+        cores = math.ceil(options.cores * options.rps / tuning.held_rps)
+        lines.append(f"about {cores} cores like these {options.cores} for {options.rps:g} requests per second")
     most = max(time.most_per_second * placement.workers for placement, time in tuning.times.items())
     lines.append(f"a faster form of the model: its workers reach {most:.0f} items per second at most, without a server")
     if tuning.chosen.p99_ms:

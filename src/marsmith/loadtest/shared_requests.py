@@ -16,7 +16,7 @@ from marsmith.loadtest.connection import TOKEN_REFUSED, Answer
 Content = TypeVar("Content")
 
 
-class Outbox(Generic[Content]):
+class SharedRequests(Generic[Content]):
     """The requests that all connections send, with the current token.
 
     Attributes:
@@ -33,7 +33,7 @@ class Outbox(Generic[Content]):
     @classmethod
     async def open(
         cls, write: Callable[[str | None], Content], tokens: Tokens | None, deadline_s: float
-    ) -> Outbox[Content]:
+    ) -> SharedRequests[Content]:
         """Get a token, if the server requires one, and build the requests.
 
         Args:
