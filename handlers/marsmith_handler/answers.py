@@ -3,8 +3,7 @@
 JSON is compared value by value, and numbers within a tolerance. The same holds for numbers in text, ``.npy`` and
 safetensors. Images are compared by their pixels. Other bytes are compared by their digest.
 
-The same file is in ``handlers/`` and in ``marsmith/archive/``, because a worker's Python has no marsmith. A test keeps
-the two equal.
+The file is in ``handlers/``, because a worker's Python has no marsmith; ``marsmith/archive/`` has a link to it.
 """
 
 from __future__ import annotations

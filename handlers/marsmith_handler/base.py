@@ -25,7 +25,7 @@ from marsmith_handler.freed_memory import keep_freed_memory
 from marsmith_handler.gathered_lines import gather_metric_lines
 from marsmith_handler.isolation import infer_isolated
 from marsmith_handler.metrics import StageClock, StageMetrics
-from marsmith_handler.prediction_log import PredictionLog, prediction_of
+from marsmith_handler.prediction_log import PredictionLog, Served
 from marsmith_handler.replies import Reply, encode_reply, error_reply, limited
 from marsmith_handler.request import Request
 from marsmith_handler.settings import HandlerSettings, read_settings
@@ -240,8 +240,7 @@ class BaseHandler:
     def _observe(self, context: Any) -> None:
         self._metrics = StageMetrics.of(context.metrics, self.model_name, self.model_version)
         gather_metric_lines()
-        log = self.settings.prediction_log
-        self._prediction_log = PredictionLog.of(log) if log else None
+        self._prediction_log = PredictionLog.of(self.settings.prediction_log, self.model_name)
 
     # Answering ------------------------------------------------------------------------------------------------------
 
@@ -322,6 +321,7 @@ class BaseHandler:
         self._metrics.emit({**clock.seconds, **counts})
         if self._prediction_log is None:
             return
+        handler_ms = sum(clock.seconds.values()) * 1000
+        served = Served(self.model_name, self.model_version, handler_ms, len(slots))
         for slot, reply in zip(slots, replies, strict=True):
-            if self._prediction_log.wants(slot.header("x-request-id") or slot.request_id):
-                self._prediction_log.write(prediction_of(slot, reply, self.model_name, self.model_version))
+            self._prediction_log.add(slot, reply, served)

@@ -9,6 +9,7 @@ from typing import Any
 
 from marsmith_handler.envelope import Envelope, identity, open_envelope
 from marsmith_handler.errors import BadRequest, ContentTooLarge, DeadlineExceeded, ItemError
+from marsmith_handler.marks import Marks, take_marks
 from marsmith_handler.request import Request
 from marsmith_handler.settings import HandlerSettings
 
@@ -20,12 +21,13 @@ class Slot:
     Attributes:
         index: position in the batch.
         request_id: TorchServe's id of the request.
-        fields: from TorchServe: form fields, or ``body`` alone.
+        fields: from TorchServe: form fields, or ``body`` alone; without marks.
         headers: from TorchServe.
         envelope: the requests in it; None until it is opened.
         items: results of ``decode``, one for each request.
         results: results of ``infer``, one for each item.
         failure: its error; None if there is none.
+        marks: what is said about the request beside it; none if nothing is.
     """
 
     index: int
@@ -36,6 +38,10 @@ class Slot:
     items: list[Any] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
     failure: ItemError | None = None
+    marks: Marks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fields, self.marks = take_marks(self.fields, self.headers)
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -76,6 +82,7 @@ class Slot:
         envelope = open_envelope(self.fields, self.headers, settings.max_items)
         _check_sizes(envelope.requests, settings.max_body_bytes)
         self.envelope = envelope
+        self.marks = envelope.marks or self.marks
 
     def check_deadline(self, settings: HandlerSettings) -> None:
         """Raise DeadlineExceeded if the sender does not wait for the reply any more.

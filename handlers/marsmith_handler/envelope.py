@@ -27,6 +27,7 @@ from typing import Any, Literal
 from marsmith_handler import kserve_v2
 from marsmith_handler.bounded_json import parse_json
 from marsmith_handler.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
+from marsmith_handler.marks import Marks
 from marsmith_handler.request import PAYLOAD_KEYS, Request, check_count, kind, unwrapped
 from marsmith_handler.settings import HandlerSettings
 from marsmith_handler.worker_messages import TOO_MANY_FIELDS
@@ -38,11 +39,19 @@ VAGUE_TYPES = frozenset({"", "application/octet-stream", "text/plain"})
 
 @dataclass(frozen=True)
 class Envelope:
-    """The requests in one HTTP request, and the form of the reply."""
+    """The requests in one HTTP request, and the form of the reply.
+
+    Attributes:
+        form: see the module.
+        requests: for the model.
+        v2_id: id that the sender of a KServe v2 request gave it; None: none.
+        marks: what the id carried besides; None: nothing.
+    """
 
     form: Literal["one", "many", "v1", "v2"]
     requests: tuple[Request, ...]
     v2_id: str | None = None
+    marks: Marks | None = None
 
 
 def open_envelope(
@@ -73,7 +82,7 @@ def open_envelope(
     length = plain.get(kserve_v2.V2_JSON_LENGTH)
     if length is not None and isinstance(parts[0].body, bytes | bytearray):
         value, requests = kserve_v2.split_binary(parts[0], parts[0].body, length, max_items)
-        return Envelope("v2", requests, v2_id=kserve_v2.id_of(value))
+        return Envelope("v2", requests, *kserve_v2.id_of(value))
     return _open_part(parts[0], max_items)
 
 
@@ -116,7 +125,7 @@ def _open_part(part: Request, max_items: int) -> Envelope:
             return Envelope("v1", _each(part, value["instances"], "instances", max_items))
         if kserve_v2.looks_like_v2(value):
             requests = kserve_v2.requests_of(part, value["inputs"], max_items)
-            return Envelope("v2", requests, v2_id=kserve_v2.id_of(value))
+            return Envelope("v2", requests, *kserve_v2.id_of(value))
     value = unwrapped(value)
     # A list of numbers, or of lists, is one tensor; a list of texts or objects is several requests.
     if isinstance(value, list) and (not value or all(isinstance(item, str | Mapping) for item in value)):

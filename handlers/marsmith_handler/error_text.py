@@ -3,8 +3,7 @@
 The first line is often not informative: a TorchScript traceback has its cause at the end, and OpenVINO begins with
 source locations.
 
-The same file is in ``handlers/`` and in ``marsmith/``, because a worker's Python has no marsmith. A test keeps the two
-equal.
+The file is in ``handlers/``, because a worker's Python has no marsmith; ``marsmith/`` has a link to it.
 """
 
 from __future__ import annotations

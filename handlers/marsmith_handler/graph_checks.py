@@ -3,8 +3,7 @@
 A rewritten graph has lost its checks silently: a trace keeps the branch that it took, and OpenVINO keeps the one that
 does not raise. Checks of the number of axes of a tensor are not included, because a rewritten graph has them too.
 
-The same file is in ``handlers/`` and in ``marsmith/``, because a worker's Python has no marsmith. A test keeps the two
-equal.
+The file is in ``handlers/``, because a worker's Python has no marsmith; ``marsmith/export/tracing/`` has a link to it.
 """
 
 from __future__ import annotations

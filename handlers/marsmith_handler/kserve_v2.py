@@ -9,6 +9,7 @@ import numpy as np
 
 from marsmith_handler.bounded_json import parse_json
 from marsmith_handler.errors import BadRequest, ContentTooLarge, UnsupportedMediaType
+from marsmith_handler.marks import Marks, take_marked_id
 from marsmith_handler.request import Request, check_count, kind, unwrapped
 from marsmith_handler.tensor.formats import MAX_AXES, array_of
 
@@ -30,10 +31,11 @@ def looks_like_v2(value: Mapping[str, Any]) -> bool:
     return isinstance(inputs, list) and all(isinstance(one, Mapping) and "datatype" in one for one in inputs)
 
 
-def id_of(value: Mapping[str, Any]) -> str | None:
-    """Return the id that the sender has given the request; None if it gave none; raises BadRequest."""
+def id_of(value: Mapping[str, Any]) -> tuple[str | None, Marks | None]:
+    """Return the sender's id of the request, and the marks that it carries; None for none; raises BadRequest."""
     given = value.get("id")
-    return _name("id", given) if isinstance(given, str) and given.strip() else None
+    own, marks = take_marked_id(given) if isinstance(given, str) else ("", None)
+    return _name("id", own) if own.strip() else None, marks
 
 
 def requests_of(part: Request, inputs: list[Mapping[str, Any]], max_items: int) -> tuple[Request, ...]:

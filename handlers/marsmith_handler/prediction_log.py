@@ -1,99 +1,164 @@
 """A sampled log of predictions, as JSON lines of bounded size, for drift detection and comparisons of versions.
 
-Fields: ``time`` (seconds since the epoch), ``request_id``, ``model``, ``version``, ``status``, ``input_sha256``,
-``input_bytes``, ``items`` (summary statistics of each decoded item), ``reply``.
+Fields of a line, schema 2:
+
+==================  ==================================================================================================
+``schema``          2
+``time``            of the reply, in seconds since the epoch
+``key``             the same for the same request at all versions; see ``key_of``
+``key_from``        ``x-request-id``, ``id`` (of the Open Inference Protocol) or ``input``
+``request_id``      TorchServe's own
+``model``           and ``version``, as in the manifest
+``shadow``          whether the request is a copy, whose reply nobody waits for
+``status``          of the reply
+``handler_ms``      time of the handler for the batch that held the request; ``batch`` is the number of requests in it
+``input_sha256``    and ``input_bytes``: of the body; of canonical JSON where TorchServe has parsed it
+``items``           shape, mean and standard deviation of each decoded item
+``reply``           the reply, if it is JSON of at most ``LARGEST_REPLY`` bytes; else null
+``reply_sha256``    and ``reply_bytes``: of the reply
+``worker``          pid of the worker; ``dropped``: lines that it has dropped until then, because too many waited
+==================  ==================================================================================================
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from marsmith_handler.batch import Slot
-from marsmith_handler.devices import as_tensor
+from marsmith_handler.log_writer import LogWriter
+from marsmith_handler.marks import REQUEST_ID
 from marsmith_handler.replies import JSON_TYPE, Reply
 from marsmith_handler.settings import PredictionLogSettings
 
-logger = logging.getLogger(__name__)
+SCHEMA = 2
+LARGEST_REPLY = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Served:
+    """What served a batch: the version, and how.
+
+    Attributes:
+        model: name in the manifest.
+        version: version in the manifest.
+        handler_ms: time of the handler, in milliseconds.
+        batch: number of requests in the batch.
+    """
+
+    model: str
+    version: str
+    handler_ms: float
+    batch: int
 
 
 class PredictionLog:
-    """Appends records to a file that all workers of the machine may share."""
+    """Decides which requests are logged, and hands them to the thread that writes; never makes a reply wait."""
 
-    def __init__(self, path: Path, sample: float, max_bytes: int) -> None:
-        self.path = path
+    def __init__(self, sample: float, writer: LogWriter) -> None:
         self._sample = sample
-        self._max_bytes = max_bytes
-        self._complained = False
+        self._writer = writer
 
     @classmethod
-    def of(cls, settings: PredictionLogSettings) -> PredictionLog:
-        """Open the log of the settings.
+    def of(cls, settings: PredictionLogSettings | None, model: str) -> PredictionLog | None:
+        """Open the log that the settings name; without settings, the one that single requests may ask for.
+
+        Returns:
+            None without settings if the folder of TorchServe's logs is not known.
 
         Raises:
-            RuntimeError: the path is relative and the folder of TorchServe's logs is not known. A worker's own folder
-                is the unpacked archive, which must not change.
+            RuntimeError: the settings' path is relative, and the folder of TorchServe's logs is not known. A worker's
+                own folder is the unpacked archive, which must not change.
         """
+        folder = os.environ.get("LOG_LOCATION")
+        if settings is None:
+            if not folder or not model:
+                return None
+            settings = PredictionLogSettings(f"predictions/{model}.jsonl", sample=0.0)
         path = Path(settings.path)
         if not path.is_absolute():
-            folder = os.environ.get("LOG_LOCATION")
             if not folder:
                 raise RuntimeError(
                     f"prediction_log.path {settings.path!r} is relative, and LOG_LOCATION does not say where "
                     "TorchServe's logs lie: write an absolute path"
                 )
             path = Path(folder).resolve() / path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return cls(path, settings.sample, settings.max_bytes)
+        return cls(settings.sample, LogWriter(path, settings.max_bytes))
 
-    def wants(self, request_id: str) -> bool:
-        """Return whether to log a request. Its id decides, so two versions log the same of the same requests."""
-        number = int.from_bytes(hashlib.sha256(request_id.encode("utf-8", "replace")).digest()[:8], "big")
-        return number < self._sample * 2**64
+    def wants(self, slot: Slot) -> bool:
+        """Decide by the request's key, so that two versions that get the same request log the same ones."""
+        if slot.marks.log or self._sample >= 1:
+            return True
+        # The digest of a body costs time: no request pays for a log that samples nothing.
+        return self._sample > 0 and is_sampled(key_of(slot)[0], self._sample)
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Append a record. If the log cannot be written, a warning says so once; requests do not fail."""
-        try:
-            line = json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n"
-            self._append(line)
-        except (OSError, ValueError, TypeError) as error:
-            if not self._complained:
-                logger.warning("the prediction log cannot be written: %s", ascii(str(error)))
-            self._complained = True
+    def add(self, slot: Slot, reply: Reply, served: Served) -> None:
+        """Log a request that was answered, if it is wanted."""
+        if slot.asks("describe") or not self.wants(slot):
+            return
+        now = time.time()
 
-    def _append(self, line: bytes) -> None:
-        # Opened again each time: another worker may have moved the file meanwhile.
-        with self.path.with_name(self.path.name + ".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            size = self.path.stat().st_size if self.path.exists() else 0
-            if size and size + len(line) > self._max_bytes:
-                self.path.replace(self.path.with_name(self.path.name + ".1"))
-            with self.path.open("ab") as file:
-                file.write(line)
+        def line(dropped: int) -> bytes:
+            record = prediction_of(slot, reply, served, now) | {"worker": os.getpid(), "dropped": dropped}
+            return json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n"
+
+        held = sum(len(value) for value in slot.fields.values() if isinstance(value, bytes | bytearray | str))
+        self._writer.add(line, held + len(reply.body) + sum(int(getattr(item, "nbytes", 0)) for item in slot.items))
+
+    def flush(self) -> None:
+        """Wait until all lines are written."""
+        self._writer.flush()
 
 
-def prediction_of(slot: Slot, reply: Reply, model: str, version: str) -> dict[str, Any]:
-    """Describe one answered request."""
+def is_sampled(key: str, sample: float) -> bool:
+    """Return whether a key belongs to a share (0 to 1) of all keys; a key of a share belongs to each larger share."""
+    number = int.from_bytes(hashlib.sha256(key.encode("utf-8", "replace")).digest()[:8], "big")
+    return number < sample * 2**64
+
+
+def key_of(slot: Slot) -> tuple[str, str]:
+    """Return what is the same for a request at all versions, and where it is from.
+
+    TorchServe's own id is not: it gives each copy of a request another one.
+    """
+    if slot.marks.request_id:
+        return slot.marks.request_id, REQUEST_ID
+    if slot.envelope is not None and slot.envelope.v2_id:
+        return slot.envelope.v2_id, "id"
+    return digest_of(slot.fields)[0], "input"
+
+
+def prediction_of(slot: Slot, reply: Reply, served: Served, now: float) -> dict[str, Any]:
+    """Describe one answered request; ``now`` is in seconds since the epoch."""
     digest, size = digest_of(slot.fields)
+    key, source = key_of(slot)
+    is_readable = reply.content_type == JSON_TYPE and len(reply.body) <= LARGEST_REPLY
     return {
-        "time": round(time.time(), 3),
+        "schema": SCHEMA,
+        "time": round(now, 3),
+        "key": key,
+        "key_from": source,
         "request_id": slot.request_id,
-        "model": model,
-        "version": version,
+        "model": served.model,
+        "version": served.version,
+        "shadow": slot.marks.shadow,
         "status": reply.status,
+        "handler_ms": round(served.handler_ms, 3),
+        "batch": served.batch,
         "input_sha256": digest,
         "input_bytes": size,
         "items": [summary_of(item) for item in slot.items],
-        "reply": json.loads(reply.body) if reply.content_type == JSON_TYPE else None,
+        "reply": json.loads(reply.body) if is_readable else None,
+        "reply_sha256": hashlib.sha256(reply.body).hexdigest(),
+        "reply_bytes": len(reply.body),
     }
 
 
@@ -109,14 +174,24 @@ def digest_of(fields: Mapping[str, Any]) -> tuple[str, int]:
 
 def summary_of(item: Any) -> dict[str, Any]:
     """Return shape, mean and standard deviation of a tensor or numpy array of numbers; empty for anything else."""
+    array = _as_array(item)
+    if array is None or array.dtype.kind not in "biuf" or array.size == 0:
+        return {}
+    # numpy: torch's threads belong to the model, and this runs beside it.
+    mean, deviation = np.mean(array, dtype=np.float64), np.std(array, dtype=np.float64)
+    return {"shape": list(array.shape), "mean": round(float(mean), 6), "std": round(float(deviation), 6)}
+
+
+def _as_array(item: Any) -> np.ndarray[Any, Any] | None:
+    if isinstance(item, np.ndarray):
+        return item
     import torch
 
-    if isinstance(item, np.ndarray) and item.dtype.kind in "biuf":
-        item = as_tensor(item)
-    if not isinstance(item, torch.Tensor) or item.numel() == 0:
-        return {}
-    deviation, mean = torch.std_mean(item.to(torch.float32), correction=0)
-    return {"shape": list(item.shape), "mean": round(float(mean), 6), "std": round(float(deviation), 6)}
+    if not isinstance(item, torch.Tensor):
+        return None
+    # numpy has no bfloat16.
+    exact = item.detach().cpu()
+    return (exact.float() if exact.dtype == torch.bfloat16 else exact).numpy()
 
 
 def _as_bytes(value: Any) -> bytes:

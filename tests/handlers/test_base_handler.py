@@ -162,44 +162,6 @@ def test_stage_times_are_sent_once_a_batch_where_the_metrics_file_declares_them(
     )
 
 
-def test_the_prediction_log_holds_sampled_requests_and_stays_within_its_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = tmp_path / "logs" / "predictions.jsonl"
-    worker = shouting(tmp_path, monkeypatch, prediction_log={"path": str(log), "sample": 1.0, "max_bytes": 4000})
-    for _ in range(20):
-        worker.send(b"word", b"odd")
-    assert log.stat().st_size <= 4000
-    assert log.with_name("predictions.jsonl.1").stat().st_size <= 4000
-    first, second = (json.loads(line) for line in log.read_text().splitlines()[-2:])
-    assert first["input_sha256"] == "98c1eb4ee93476743763878fcb96a25fbc9a175074d64004779ecb5242f645e6"
-    assert (first["model"], first["version"], first["reply"], first["input_bytes"]) == (
-        "tiny",
-        "1.0",
-        {"word": "WORD"},
-        4,
-    )
-    assert (second["status"], second["reply"]["type"]) == (422, "UnprocessableContent")
-
-
-def test_a_prediction_log_that_cannot_be_written_hurts_no_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = tmp_path / "logs" / "predictions.jsonl"
-    worker = shouting(tmp_path, monkeypatch, prediction_log={"path": str(log), "sample": 1.0})
-    log.mkdir()
-    assert words(worker, "a") == ["A"]
-
-
-def test_two_versions_sample_the_same_requests() -> None:
-    from marsmith_handler.prediction_log import PredictionLog
-
-    logs = [PredictionLog(Path("x"), 0.25, 100) for _ in range(2)]
-    chosen = [[request for request in map(str, range(1000)) if log.wants(request)] for log in logs]
-    assert chosen[0] == chosen[1]
-    assert 200 < len(chosen[0]) < 300
-
-
 def test_wrong_settings_are_refused_together_with_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match=r"environment is 'maybe'.*max_items is 0.*prediction_log"):
         shouting(tmp_path, monkeypatch, environment="maybe", max_items=0, prediction_log={"sample": 1})

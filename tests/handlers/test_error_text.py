@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from marsmith import error_text as ours
 from marsmith.cli import main
 from marsmith.errors import ExportError
 from marsmith.export.recipes.torchscript import load_module
@@ -24,14 +23,8 @@ from marsmith_handler import engines
 from marsmith_handler.error_text import MOST_CHARACTERS, typed_line, useful_line
 from marsmith_handler.graph_checks import absent_device
 from support.handler_fixtures import Worker, write_manifest
-from support.projects import REPOSITORY
 
 CPU = torch.device("cpu")
-
-
-def test_workers_and_marsmith_read_errors_by_the_same_text() -> None:
-    theirs = REPOSITORY / "handlers" / "marsmith_handler" / "error_text.py"
-    assert theirs.read_bytes() == Path(ours.__file__).read_bytes()
 
 
 class Raises(nn.Module):

@@ -15,7 +15,6 @@ import torch
 
 import marsmith_handler
 from marsmith_handler.devices import as_tensor, stack_on
-from marsmith_handler.prediction_log import summary_of
 from support.handler_fixtures import Worker, write_manifest, write_model
 from support.projects import REPOSITORY
 
@@ -101,9 +100,3 @@ def test_decode_and_infer_may_give_numpy_arrays(tmp_path: Path, infer: str, monk
 def test_any_array_of_numbers_becomes_the_same_tensor(array: Any) -> None:
     assert as_tensor(array).tolist() == array.tolist()
     assert stack_on([array, array], torch.device("cpu")).tolist() == [array.tolist()] * 2
-
-
-def test_the_prediction_log_describes_arrays_as_it_describes_tensors() -> None:
-    array = np.arange(4, dtype=np.uint8)
-    assert summary_of(array) == summary_of(torch.from_numpy(array)) == {"shape": [4], "mean": 1.5, "std": 1.118034}
-    assert summary_of(np.array(["text"])) == summary_of(np.array([])) == {}

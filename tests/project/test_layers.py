@@ -28,6 +28,15 @@ def test_handlers_never_import_marsmith(path: Path) -> None:
     assert not any(name.split(".")[0] == "marsmith" for name in _imports(path))
 
 
+def test_what_workers_and_marsmith_both_need_is_one_file() -> None:
+    library, source = REPOSITORY / "handlers" / "marsmith_handler", REPOSITORY / "src"
+    links = {path.resolve() for path in source.rglob("*.py") if path.is_symlink()}
+    assert links == {library / name for name in ("answers.py", "error_text.py", "graph_checks.py")}
+    files = [path.read_bytes() for path in (*library.rglob("*.py"), *source.rglob("*.py")) if not path.is_symlink()]
+    filled = [content for content in files if content]
+    assert len(filled) == len(set(filled))
+
+
 def test_every_public_name_exists_and_importing_the_package_imports_no_torch() -> None:
     assert all(getattr(marsmith, name) is not None for name in marsmith.__all__)
     probe = "import sys, marsmith; assert 'torch' not in sys.modules and 'requests' not in sys.modules"

@@ -17,10 +17,8 @@ from marsmith.config.form import BASE, Form
 from marsmith.errors import ExportError
 from marsmith.export.classifier import ImageModule
 from marsmith.export.serialize import serialize
-from marsmith.export.tracing import graph_checks as ours
 from marsmith.export.tracing.checks import check_eager, check_exported, reason_against_branches
 from marsmith_handler import engines, graph_checks
-from support.projects import REPOSITORY
 
 SIZE = (8, 8)
 
@@ -120,11 +118,6 @@ def raises(module: Any, images: torch.Tensor) -> bool:
     except Exception:
         return True
     return False
-
-
-def test_workers_and_marsmith_look_for_checks_with_the_same_text() -> None:
-    theirs = REPOSITORY / "handlers" / "marsmith_handler" / "graph_checks.py"
-    assert theirs.read_bytes() == Path(ours.__file__).read_bytes()
 
 
 @pytest.mark.parametrize("kind", [*BY_VALUE, OfAShape])

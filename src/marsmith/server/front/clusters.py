@@ -21,6 +21,8 @@ STABLE_LISTENER = "stable"
 _UNLIMITED = 1_000_000
 # A copy that does not get one of these places at once is dropped, and counted by Envoy.
 SHADOW_REQUESTS = 8
+# A path without a socket: TorchServe's old port could belong to another process meanwhile.
+_NOBODY = "nobody.sock"
 _TYPE = "type.googleapis.com/"
 _PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CODEC = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
@@ -31,11 +33,12 @@ class Upstream:
     """TorchServe behind the front.
 
     Attributes:
-        rest_port: port of its inference API over REST.
-        grpc_port: port of its inference API over gRPC.
+        rest_port: port of its inference API over REST; 0: it does not run, and requests wait.
+        grpc_port: port of its inference API over gRPC; 0 as well.
         max_request_bytes: the largest request that it takes.
         host: its address.
         filters: further filters of Envoy's, for each request on its way to TorchServe.
+        certificate: SHA-256 in hex of the certificate that its gRPC presents; None without TLS. REST has none here.
     """
 
     rest_port: int
@@ -43,10 +46,12 @@ class Upstream:
     max_request_bytes: int = 6_553_500
     host: str = "127.0.0.1"
     filters: tuple[Json, ...] = ()
+    certificate: str | None = None
 
-    def port(self, api: Api) -> int:
-        """Return the port of an API."""
-        return self.rest_port if api == "rest" else self.grpc_port
+    def address(self, api: Api) -> Json:
+        """Return the address of an API."""
+        port = self.rest_port if api == "rest" else self.grpc_port
+        return {"socket_address": {"address": self.host, "port_value": port}} if port else {"pipe": {"path": _NOBODY}}
 
     @property
     def buffer_bytes(self) -> int:
@@ -102,7 +107,6 @@ def _of_versions(upstream: Upstream, traffic: Traffic) -> Iterator[Json]:
 
 
 def _cluster(upstream: Upstream, name: str, api: Api, *filters: Json) -> Json:
-    address = {"socket_address": {"address": upstream.host, "port_value": upstream.port(api)}}
     return {
         "@type": f"{_TYPE}envoy.config.cluster.v3.Cluster",
         "name": name,
@@ -111,9 +115,22 @@ def _cluster(upstream: Upstream, name: str, api: Api, *filters: Json) -> Json:
         "connect_timeout": "1s",
         "per_connection_buffer_limit_bytes": upstream.buffer_bytes,
         "circuit_breakers": _limits(_UNLIMITED),
-        "load_assignment": {"cluster_name": name, "endpoints": [_place(0, address)]},
+        "load_assignment": {"cluster_name": name, "endpoints": [_place(0, upstream.address(api))]},
         "typed_extension_protocol_options": {_PROTOCOL: _protocol(api, (*filters, *upstream.filters))},
+        **(_tls(upstream.certificate) if api == "grpc" and upstream.certificate else {}),
     }
+
+
+def _tls(certificate: str) -> Json:
+    """Return TLS that trusts exactly one certificate: TorchServe has one switch for the TLS of both gRPC APIs."""
+    context = {
+        "@type": f"{_TYPE}envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": {
+            "alpn_protocols": ["h2"],
+            "validation_context": {"verify_certificate_hash": [certificate]},
+        },
+    }
+    return {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
 
 
 def _protocol(api: Api, filters: tuple[Json, ...]) -> Json:

@@ -1,4 +1,4 @@
-"""The front of one project: prepared before TorchServe starts, opened when it is ready, held while it restarts."""
+"""The front of one project: prepared before TorchServe starts, opened when it is ready, held while it is away."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from marsmith.client.tokens import read_key_file
 from marsmith.config.server_config import ListenAddress
 from marsmith.errors import FrontError
 from marsmith.project import Project
-from marsmith.run_state import Backend, RunState
-from marsmith.server.front import admin, process
+from marsmith.run_state import RunState
+from marsmith.server.front import admin, clusters, process, routes
 from marsmith.server.front.bootstrap import CLUSTERS_FILE, FILE_NAME, ROUTES_FILE, Listening, bootstrap
+from marsmith.server.front.clusters import Upstream
 from marsmith.server.front.ports import LOOPBACK, free_ports
 from marsmith.server.front.process import FrontProcess, Starter
-from marsmith.server.front.stable import stable_clusters, stable_routes
+from marsmith.server.front.resources import write_resources
 from marsmith.server.front.tokens import Tokens, parse_tokens, render_tokens, token_filter
-from marsmith.server.front.upstream import TOKEN_FILTER, TOKENS_FILE, Upstream
-from marsmith.server.front.xds import write_resources
+from marsmith.server.front.traffic import Traffic
+from marsmith.server.front.upstream import TOKEN_FILTER, TOKENS_FILE, keep_upstream, upstream_of
 
 _TOKENS = "tokens.json"
 _ACCEPTED_S = 10.0
@@ -63,13 +64,13 @@ class Front:
         process.find_envoy()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
-        upstream = self._upstream(config, None)
+        upstream = upstream_of(self.folder, config, None)
         metrics = ListenAddress("front_metrics_port", "http", LOOPBACK, metrics_port or free_ports(1)[0])
-        content = bootstrap(self.folder, Listening.of(config, metrics), upstream.max_request_bytes)
+        content = bootstrap(self.folder, Listening.of(config, metrics), upstream)
         files.write_atomically(self.folder / FILE_NAME, json.dumps(content, indent=1) + "\n", mode=0o600)
         self._write_tokens(self._tokens())
-        write_resources(self.folder / CLUSTERS_FILE, stable_clusters(upstream))
-        write_resources(self.folder / ROUTES_FILE, [stable_routes(upstream)])
+        self._lead_to(upstream)
+        write_resources(self.folder / ROUTES_FILE, [routes.render(Traffic(), upstream)])
         process.check_configuration(self.folder)
 
     def open(self, config: Mapping[str, str], state: RunState, starter: Starter) -> None:
@@ -87,14 +88,14 @@ class Front:
         if self.process is not None:
             # The token first: TorchServe would refuse a request with the token of the one before it.
             admin.wait_for_version(self.folder, _TOKENS_VERSION, tokens, deadline_s=_ACCEPTED_S)
-        clusters = self._lead_to(config, state.backend)
+        accepted = self._lead_to(upstream_of(self.folder, config, state.backend))
         if self.process is None:
             process.start(self.folder, starter)
-        admin.wait_for_version(self.folder, _CLUSTERS_VERSION, clusters, deadline_s=_ACCEPTED_S)
+        admin.wait_for_version(self.folder, _CLUSTERS_VERSION, accepted, deadline_s=_ACCEPTED_S)
 
     def hold(self, config: Mapping[str, str]) -> None:
         """Let requests wait: TorchServe has ended, and its port may belong to another process by now."""
-        self._lead_to(config, None)
+        self._lead_to(upstream_of(self.folder, config, None))
 
     def close(self, timeout_s: float) -> bool:
         """End Envoy, and return whether it ran. Its files are kept for the next start."""
@@ -106,19 +107,25 @@ class Front:
             with suppress(FrontError):
                 admin.ask(self.folder, "/drain_listeners", method="POST")
 
+    def notice_new_token(self, state: RunState) -> None:
+        """Take over a token that was requested since, which makes earlier ones invalid.
+
+        Raises:
+            AuthorizationError, FormatError: the key file cannot be read.
+        """
+        known = self._tokens()
+        changed = known.after_renewal(read_key_file(state.key_file).inference, datetime.now(UTC))
+        if changed.current != known.current:
+            self._write_tokens(changed)
+
     def forget_tokens(self) -> None:
         """Remove the accepted tokens: the server is stopped on purpose."""
         for name in (_TOKENS, TOKENS_FILE):
             (self.folder / name).unlink(missing_ok=True)
 
-    def _lead_to(self, config: Mapping[str, str], backend: Backend | None) -> str:
-        return write_resources(self.folder / CLUSTERS_FILE, stable_clusters(self._upstream(config, backend)))
-
-    def _upstream(self, config: Mapping[str, str], backend: Backend | None) -> Upstream:
-        try:
-            return Upstream.of(self.folder, config, backend)
-        except (OSError, ValueError) as error:
-            raise FrontError(f"cannot read the certificate {config['certificate_file']}: {error}") from None
+    def _lead_to(self, upstream: Upstream) -> str:
+        keep_upstream(self.folder, upstream)
+        return write_resources(self.folder / CLUSTERS_FILE, clusters.render(upstream, Traffic()))
 
     def _know_new_tokens(self, state: RunState) -> str:
         known = self._tokens()

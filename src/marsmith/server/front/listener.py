@@ -6,6 +6,7 @@ from pathlib import Path
 
 from marsmith.server.front import routes, scripts
 from marsmith.server.front.clusters import STABLE_LISTENER, Upstream
+from marsmith.server.front.resources import source_of
 from marsmith.server.front.scripts import Json
 from marsmith.server.front.traffic import OWN_PREFIXES
 
@@ -13,7 +14,11 @@ _TYPE = "type.googleapis.com/"
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ROUTER: Json = {
     "name": "envoy.filters.http.router",
-    "typed_config": {"@type": f"{_TYPE}envoy.extensions.filters.http.router.v3.Router"},
+    "typed_config": {
+        "@type": f"{_TYPE}envoy.extensions.filters.http.router.v3.Router",
+        # Replies stay as TorchServe gives them.
+        "suppress_envoy_headers": True,
+    },
 }
 # Enough for a UUID or a trace id; a client may send anything.
 _LONGEST_ID = 256
@@ -57,8 +62,7 @@ def connection_options(access_log: Path) -> Json:
 
 def route_source(file: Path) -> Json:
     """Return where a connection manager gets its routes: from the file, and anew each time it is replaced."""
-    source = {"path": str(file), "watched_directory": {"path": str(file.parent)}}
-    return {"route_config_name": routes.ROUTES, "config_source": {"path_config_source": source}}
+    return {"route_config_name": routes.ROUTES, "config_source": source_of(file)}
 
 
 def second_attempts(upstream: Upstream) -> Json:

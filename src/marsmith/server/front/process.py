@@ -34,6 +34,9 @@ _START_S = 30.0
 _LOOK_S = 0.02
 # One thread passes thousands of requests a second, more than TorchServe answers.
 _THREADS = 2
+# A rollout reads the log of answers as they come.
+_FLUSH_MS = 50
+_UMASK = 0o077
 
 Starter = Callable[..., subprocess.Popen[Any]]
 
@@ -78,7 +81,8 @@ def check_configuration(folder: Path) -> None:
     """
     command = [str(find_envoy()), "--mode", "validate", "--config-path", BOOTSTRAP, "--log-level", "error"]
     try:
-        result = child_processes.run(command, _START_S, cwd=folder, text=True, errors="replace")
+        # It creates the log of answers already.
+        result = child_processes.run(command, _START_S, cwd=folder, umask=_UMASK, text=True, errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         raise FrontError(f"Envoy does not run: {error}", tip=TIP) from None
     if result.returncode != 0:
@@ -101,6 +105,7 @@ def start(folder: Path, starter: Starter) -> FrontProcess:
     (folder / ADMIN_SOCKET).unlink(missing_ok=True)
     command = [str(find_envoy()), "--config-path", BOOTSTRAP, "--disable-hot-restart"]
     command += ["--concurrency", str(_THREADS), "--log-level", "warning"]
+    command += ["--file-flush-interval-msec", str(_FLUSH_MS)]
     with (folder / LOG).open("ab") as log:
         (folder / LOG).chmod(0o600)
         begin = log.tell()
@@ -111,7 +116,7 @@ def start(folder: Path, starter: Starter) -> FrontProcess:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            umask=0o077,
+            umask=_UMASK,
         )
     processes.remember_child(child)
     try:

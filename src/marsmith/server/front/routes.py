@@ -29,10 +29,11 @@ _SAMPLE_SEED = 1
 # TorchServe ends a request that takes too long itself. It closes streams between their parts no sooner.
 _PATIENCE = {"timeout": "0s", "idle_timeout": "3600s"}
 # While Java restarts, connections are refused. A 503 is TorchServe's full queue: never sent again.
+# About a minute, because each pause is a random part of its interval: Java and its workers take several seconds.
 _UNTIL_BACK: Json = {
     "retry_on": "connect-failure,reset,refused-stream",
-    "num_retries": 30,
-    "retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"},
+    "num_retries": 240,
+    "retry_back_off": {"base_interval": "0.25s", "max_interval": "0.5s"},
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
 Json = dict[str, Any]
-_LUA = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
+LUA = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
 
 
 def names_models(name: str) -> Json:
@@ -32,6 +33,18 @@ def names_version(version: str | None, *, shielded: bool) -> Json:
     return _filter("marsmith.version", f"{lines}{_file('message')}\n{_file('upstream')}")
 
 
+def sets_token(name: str, current: str, earlier: Mapping[str, int]) -> Json:
+    """Return the filter that replaces an earlier token by the current one.
+
+    Args:
+        name: name of the filter.
+        current: the token that TorchServe accepts; empty if there is none.
+        earlier: expiry of each earlier token, in seconds since the epoch.
+    """
+    entries = "".join(f"  [{lua_text(token)}] = {expires},\n" for token, expires in earlier.items())
+    return _filter(name, f"local CURRENT = {lua_text(current)}\nlocal EARLIER = {{\n{entries}}}\n{_file('tokens')}")
+
+
 def lua_text(text: str) -> str:
     """Return a text as Lua writes it: every byte but letters and digits as a number."""
     plain = (chr(byte) if chr(byte).isascii() and chr(byte).isalnum() else f"\\{byte:03d}" for byte in text.encode())
@@ -39,7 +52,7 @@ def lua_text(text: str) -> str:
 
 
 def _filter(name: str, source: str) -> Json:
-    return {"name": name, "typed_config": {"@type": _LUA, "default_source_code": {"inline_string": source}}}
+    return {"name": name, "typed_config": {"@type": LUA, "default_source_code": {"inline_string": source}}}
 
 
 @cache

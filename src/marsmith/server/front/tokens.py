@@ -10,15 +10,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 from marsmith.client.tokens import Token
-from marsmith.server.front.upstream import LUA, TOKEN_FILTER
-from marsmith.server.front.xds import typed
+from marsmith.server.front import scripts
+from marsmith.server.front.scripts import Json
+from marsmith.server.front.upstream import TOKEN_FILTER
 
-_SCRIPT = Path(__file__).parent / "lua" / "tokens.lua"
 # A token without an expiry; later than any clock here.
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -49,16 +46,11 @@ class Tokens:
         return self.after_restart(made, now)
 
 
-def token_filter(tokens: Tokens) -> dict[str, Any]:
+def token_filter(tokens: Tokens) -> Json:
     """Return the filter that replaces an earlier token by the current one."""
-    current = tokens.current.value if tokens.current else ""
-    earlier = "".join(f"  [{_lua(key)}] = {int(expires.timestamp())},\n" for key, expires in tokens.earlier.items())
-    script = f"local CURRENT = {_lua(current)}\nlocal EARLIER = {{\n{earlier}}}\n{_script()}"
-    return typed(
-        "envoy.config.core.v3.TypedExtensionConfig",
-        name=TOKEN_FILTER,
-        typed_config=typed(LUA, default_source_code={"inline_string": script}),
-    )
+    earlier = {token: int(expires.timestamp()) for token, expires in tokens.earlier.items()}
+    content = scripts.sets_token(TOKEN_FILTER, tokens.current.value if tokens.current else "", earlier)
+    return {"@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig", **content}
 
 
 def render_tokens(tokens: Tokens) -> str:
@@ -90,13 +82,3 @@ def _text(when: datetime | None) -> str | None:
 
 def _instant(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
-
-
-def _lua(text: str) -> str:
-    """Return a literal of Lua; every character that is special in one is written as its number."""
-    return '"' + "".join(each if each.isalnum() else f"\\{ord(each):03}" for each in text) + '"'
-
-
-@cache
-def _script() -> str:
-    return _SCRIPT.read_text(encoding="ascii")

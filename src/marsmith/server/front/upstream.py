@@ -1,127 +1,101 @@
-"""TorchServe as Envoy sees it: private addresses, the largest request, and the filter that sets the token."""
+"""The TorchServe that the front leads to: read from the server config, and kept in ``upstream.json``."""
 
 from __future__ import annotations
 
 import hashlib
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from marsmith.client.hosts import host_of
+from marsmith import files, state_files
 from marsmith.config.server_config import addresses
 from marsmith.config.server_keys import KEY_TYPES, number
+from marsmith.errors import FormatError, FrontError
 from marsmith.run_state import Backend
-from marsmith.server.front.xds import extension, type_url, typed, watched
+from marsmith.server.front.clusters import Upstream
+from marsmith.server.front.resources import source_of
+from marsmith.server.front.scripts import LUA, Json
 
-Api = Literal["rest", "grpc"]
-APIS: tuple[Api, ...] = ("rest", "grpc")
+FILE_NAME = "upstream.json"
 TOKEN_FILTER = "marsmith.tokens"  # noqa: S105 - the name of a filter
 TOKENS_FILE = "ecds.json"
-LUA = "envoy.extensions.filters.http.lua.v3.Lua"
 
-_HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_LIMITED = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
-# The requests that wait while TorchServe restarts; Envoy's default of 3 retries would refuse the fourth.
-_MAX_REQUESTS = 4096
-# A path without a socket: TorchServe's old port could belong to another process meanwhile.
-_NOBODY = "nobody.sock"
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Upstream:
-    """TorchServe behind the front.
+class _Kept:
+    """What ``upstream.json`` has; fields as in ``Upstream``."""
 
-    Attributes:
-        backend: its private addresses; None: it does not run, and requests wait.
-        max_request_bytes: largest body that is kept for a repetition.
-        filters: filters for each attempt.
-        certificate: SHA-256 in hex of the certificate that TorchServe's gRPC presents; None without TLS.
-    """
-
-    backend: Backend | None
+    rest_port: int
+    grpc_port: int
     max_request_bytes: int
-    filters: tuple[Mapping[str, Any], ...] = ()
-    certificate: str | None = None
-
-    @classmethod
-    def of(cls, folder: Path, config: Mapping[str, str], backend: Backend | None) -> Upstream:
-        """Return the TorchServe of an effective server config.
-
-        Args:
-            folder: folder of the front's files.
-            config: the effective server config.
-            backend: its private addresses; None: it does not run.
-
-        Raises:
-            OSError: the certificate cannot be read.
-            ValueError: it is not a certificate in PEM.
-        """
-        default = KEY_TYPES["max_request_size"].default
-        largest = number(config.get("max_request_size", default)) or int(default)
-        secure = addresses(config).grpc_inference.is_secure
-        certificate = _digest_of(Path(config["certificate_file"])) if secure else None
-        return cls(backend, largest, (_token_filter(folder),), certificate)
-
-    def cluster(self, name: str, api: Api, filters: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-        """Return a cluster of TorchServe.
-
-        Args:
-            name: name of the cluster.
-            api: the API.
-            filters: filters for each attempt, before those of every cluster.
-        """
-        endpoint = {"endpoint": {"address": self.address(api)}}
-        return typed(
-            "envoy.config.cluster.v3.Cluster",
-            name=name,
-            type="STATIC",
-            connect_timeout="1s",
-            per_connection_buffer_limit_bytes=self.max_request_bytes,
-            circuit_breakers={"thresholds": [dict.fromkeys(_LIMITED, _MAX_REQUESTS)]},
-            load_assignment={"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
-            typed_extension_protocol_options={_HTTP: self._protocol(api, filters)},
-            **self.tls(api),
-        )
-
-    def address(self, api: Api) -> dict[str, Any]:
-        """Return the address of an API. While TorchServe does not run, it refuses connections."""
-        if self.backend is None:
-            return {"pipe": {"path": _NOBODY}}
-        where = self.backend.inference.partition("//")[2] if api == "rest" else self.backend.grpc_inference
-        return {"socket_address": {"address": host_of(where), "port_value": int(where.rpartition(":")[2])}}
-
-    def tls(self, api: Api) -> dict[str, Any]:
-        """Return the fields of a cluster for gRPC over TLS, which trusts exactly the server's own certificate.
-
-        TorchServe has one switch for both gRPC APIs, and the management API keeps its public address.
-        """
-        if api != "grpc" or self.certificate is None:
-            return {}
-        validation = {"verify_certificate_hash": [self.certificate]}
-        context = typed(
-            "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            common_tls_context={"alpn_protocols": ["h2"], "validation_context": validation},
-        )
-        return {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
-
-    def _protocol(self, api: Api, filters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        options = "http_protocol_options" if api == "rest" else "http2_protocol_options"
-        kind = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
-        codec = extension("envoy.filters.http.upstream_codec", kind)
-        chain = [*filters, *self.filters, codec]
-        return typed(_HTTP, explicit_http_config={options: {}}, http_filters=chain)
+    certificate: str | None
 
 
-def _token_filter(folder: Path) -> dict[str, Any]:
-    """Return the filter that sets the token; its content is in a file of its own."""
-    source = {"config_source": watched(folder / TOKENS_FILE), "type_urls": [type_url(LUA)]}
+def upstream_of(folder: Path, config: Mapping[str, str], backend: Backend | None) -> Upstream:
+    """Return the TorchServe of an effective server config.
+
+    Args:
+        folder: folder of the front's files.
+        config: the effective server config.
+        backend: its private addresses; None: it does not run.
+
+    Raises:
+        FrontError: the certificate of gRPC cannot be read.
+    """
+    default = KEY_TYPES["max_request_size"].default
+    largest = number(config.get("max_request_size", default)) or int(default)
+    secure = addresses(config).grpc_inference.is_secure
+    certificate = _digest_of(Path(config.get("certificate_file", ""))) if secure else None
+    ports = (_port(backend.inference), _port(backend.grpc_inference)) if backend else (0, 0)
+    return Upstream(*ports, largest, filters=(token_filter_of(folder),), certificate=certificate)
+
+
+def keep_upstream(folder: Path, upstream: Upstream) -> None:
+    """Write ``upstream.json``, for those who change the routes."""
+    ports = (upstream.rest_port, upstream.grpc_port)
+    kept = _Kept(*ports, upstream.max_request_bytes, upstream.certificate)
+    files.write_atomically(folder / FILE_NAME, state_files.render(kept, _FORMAT), mode=0o600)
+
+
+def current_upstream(folder: Path) -> Upstream:
+    """Return the TorchServe that the front leads to now.
+
+    Raises:
+        FrontError: there is no front, or its file is damaged.
+    """
+    path = folder / FILE_NAME
+    try:
+        kept = state_files.parse(_Kept, path.read_text(encoding="utf-8"), str(path), version=_FORMAT)
+    except FileNotFoundError:
+        raise FrontError("the server runs without the front", tip="marsmith serve --front envoy") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FrontError(f"{path} cannot be read: {error}", tip="marsmith stop, marsmith serve") from None
+    except FormatError as error:
+        raise FrontError(f"{path} is damaged: {error.message}", tip="marsmith stop, marsmith serve") from None
+    ports = (kept.rest_port, kept.grpc_port)
+    filters = (token_filter_of(folder),)
+    return Upstream(*ports, kept.max_request_bytes, filters=filters, certificate=kept.certificate)
+
+
+def token_filter_of(folder: Path) -> Json:
+    """Return the filter that sets the token of each attempt; its content is in a file of its own."""
+    source = {"config_source": source_of(folder / TOKENS_FILE), "type_urls": [LUA]}
     return {"name": TOKEN_FILTER, "config_discovery": source}
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def _digest_of(certificate_file: Path) -> str:
     """Return the SHA-256 of the first certificate of a file in PEM."""
-    text, last = certificate_file.read_text(encoding="ascii"), "-----END CERTIFICATE-----"
-    first = text[text.index("-----BEGIN CERTIFICATE-----") : text.index(last) + len(last)]
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest()
+    last = "-----END CERTIFICATE-----"
+    try:
+        text = certificate_file.read_text(encoding="ascii")
+        first = text[text.index("-----BEGIN CERTIFICATE-----") : text.index(last) + len(last)]
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest()
+    except (OSError, ValueError) as error:
+        raise FrontError(f"cannot read the certificate {certificate_file}: {error}") from None

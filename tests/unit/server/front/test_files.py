@@ -6,6 +6,7 @@ import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,11 +18,12 @@ from marsmith.config.server_config import ListenAddress, addresses
 from marsmith.errors import FrontError
 from marsmith.run_state import Backend
 from marsmith.server.front.bootstrap import Listening, bootstrap
+from marsmith.server.front.clusters import Upstream, render
 from marsmith.server.front.ports import private_config, shared_with_inference
-from marsmith.server.front.stable import stable_clusters, stable_routes
+from marsmith.server.front.resources import render_resources
 from marsmith.server.front.tokens import Tokens, parse_tokens, render_tokens, token_filter
-from marsmith.server.front.upstream import Upstream
-from marsmith.server.front.xds import render_resources
+from marsmith.server.front.traffic import Traffic
+from marsmith.server.front.upstream import current_upstream, keep_upstream, upstream_of
 from support.projects import REPOSITORY
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "front"
@@ -49,15 +51,19 @@ def listening(**config: str) -> Listening:
     return Listening.of(config, METRICS)
 
 
+def clusters_of(upstream: Upstream) -> dict[str, Any]:
+    return {each["name"]: each for each in render(upstream, Traffic())}
+
+
 def test_the_bootstrap_is_the_golden_one() -> None:
-    golden("bootstrap.json", bootstrap(FOLDER, listening(), 16_777_216))
+    golden("bootstrap.json", bootstrap(FOLDER, listening(), Upstream(1, 2, 16_777_216)))
 
 
 def test_tls_ends_at_the_listeners_that_the_server_config_names(tmp_path: Path) -> None:
     key, certificate = write_pair(tmp_path, make_pair())
     config = {"inference_address": "https://0.0.0.0:8443", "enable_grpc_ssl": "true"}
     config |= {"private_key_file": str(key), "certificate_file": str(certificate)}
-    rest, grpc, metrics = bootstrap(FOLDER, listening(**config), 1)["static_resources"]["listeners"]
+    rest, grpc, _, metrics = bootstrap(FOLDER, listening(**config), Upstream(1, 2))["static_resources"]["listeners"]
     for listener, protocol in ((rest, "http/1.1"), (grpc, "h2")):
         [chain] = listener["filter_chains"]
         context = chain["transport_socket"]["typed_config"]["common_tls_context"]
@@ -68,40 +74,40 @@ def test_tls_ends_at_the_listeners_that_the_server_config_names(tmp_path: Path) 
     assert "transport_socket" not in metrics["filter_chains"][0]
     assert rest["address"]["socket_address"] == {"address": "0.0.0.0", "port_value": 8443}
     # Behind the front REST has no TLS; gRPC has, because TorchServe switches both of its gRPC APIs at once.
-    to_rest, to_grpc = stable_clusters(Upstream.of(FOLDER, config, BACKEND))
-    assert "transport_socket" not in to_rest
+    by_name = clusters_of(upstream_of(FOLDER, config, BACKEND))
+    assert "transport_socket" not in by_name["stable/rest"]
+    to_grpc = by_name["stable/grpc"]
     context = to_grpc["transport_socket"]["typed_config"]["common_tls_context"]
     assert len(context["validation_context"]["verify_certificate_hash"][0]) == 64
 
 
 def test_a_host_that_nobody_knows_is_named() -> None:
     with pytest.raises(FrontError, match=r"cannot listen at nowhere\.invalid:80 \(inference_address\)"):
-        bootstrap(FOLDER, listening(inference_address="http://nowhere.invalid"), 1)
+        bootstrap(FOLDER, listening(inference_address="http://nowhere.invalid"), Upstream(1, 2))
 
 
 def test_an_address_that_is_a_name_is_resolved_because_envoy_takes_only_numbers() -> None:
-    rest, _, _ = bootstrap(FOLDER, listening(inference_address="http://localhost:8080"), 1)["static_resources"][
-        "listeners"
-    ]
+    rendered = bootstrap(FOLDER, listening(inference_address="http://localhost:8080"), Upstream(1, 2))
+    rest = rendered["static_resources"]["listeners"][0]
     assert rest["address"]["socket_address"]["address"] in {"127.0.0.1", "::1"}
 
 
-def test_clusters_and_routes_are_the_golden_ones() -> None:
-    upstream = Upstream.of(FOLDER, {"max_request_size": "16777216"}, BACKEND)
-    golden("clusters.json", stable_clusters(upstream))
-    golden("routes.json", stable_routes(upstream))
-
-
-def test_while_torchserve_is_down_its_address_is_one_that_no_other_process_can_take() -> None:
-    for cluster in stable_clusters(Upstream.of(FOLDER, {}, None)):
+def test_while_torchserve_is_away_its_address_is_one_that_no_other_process_can_take() -> None:
+    for cluster in clusters_of(upstream_of(FOLDER, {}, None)).values():
         [place] = cluster["load_assignment"]["endpoints"]
         assert place["lb_endpoints"][0]["endpoint"]["address"] == {"pipe": {"path": "nobody.sock"}}
 
 
-def test_a_503_is_no_reason_to_send_a_request_again() -> None:
-    [host] = stable_routes(Upstream.of(FOLDER, {}, BACKEND))["virtual_hosts"]
-    for route in host["routes"]:
-        assert route["route"]["retry_policy"]["retry_on"] == "connect-failure,reset,refused-stream"
+def test_who_changes_the_routes_finds_the_torchserve_that_the_front_leads_to(tmp_path: Path) -> None:
+    upstream = upstream_of(tmp_path, {"max_request_size": "16777216"}, BACKEND)
+    assert (upstream.rest_port, upstream.grpc_port, upstream.max_request_bytes) == (10001, 10002, 16_777_216)
+    with pytest.raises(FrontError, match="runs without the front"):
+        current_upstream(tmp_path)
+    keep_upstream(tmp_path, upstream)
+    assert current_upstream(tmp_path) == upstream
+    (tmp_path / "upstream.json").write_text("{}")
+    with pytest.raises(FrontError, match=r"upstream\.json is damaged"):
+        current_upstream(tmp_path)
 
 
 def test_equal_content_has_an_equal_version_and_other_content_another_one() -> None:
