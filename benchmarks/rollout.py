@@ -69,8 +69,7 @@ minutes on average. Shared outage: 80% of all requests fail for a minute, every 
 
 Events of one user are not independent. If one in a hundred of 2,000 users sends 50 requests that fail on any version,
 and each of these requests counts, a version goes back from itself in {unthinned:.1%} of the runs. At most one event of
-each user counts, and
-then it is {thinned:.1%}.
+each user counts, and then it is {thinned:.1%}.
 
 ## How soon a fault is found
 
