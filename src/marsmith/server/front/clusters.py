@@ -27,6 +27,11 @@ _TYPE = "type.googleapis.com/"
 _PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CODEC = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 
+_PLAIN: Json = {
+    "name": "envoy.transport_sockets.raw_buffer",
+    "typed_config": {"@type": f"{_TYPE}envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"},
+}
+
 
 @dataclass(frozen=True)
 class Upstream:
@@ -147,8 +152,18 @@ def _place(priority: int, address: Json) -> Json:
 def _with_second_place(cluster: Json) -> Json:
     """Send second attempts where requests of the default version begin: they get its patience, and one attempt here."""
     internal = {"envoy_internal_address": {"server_listener_name": STABLE_LISTENER}}
-    first = cluster["load_assignment"]
-    return {**cluster, "load_assignment": {**first, "endpoints": [*first["endpoints"], _place(1, internal)]}}
+    (first,), second = cluster["load_assignment"]["endpoints"], _place(1, internal)
+    tls = cluster.get("transport_socket")
+    if tls is not None:
+        # There is no TLS on the way through the front itself.
+        mark = {"filter_metadata": {"envoy.transport_socket_match": {"tls": True}}}
+        first = {**first, "lb_endpoints": [{**each, "metadata": mark} for each in first["lb_endpoints"]]}
+        cluster = {key: value for key, value in cluster.items() if key != "transport_socket"}
+        cluster["transport_socket_matches"] = [
+            {"name": "tls", "match": {"tls": True}, "transport_socket": tls},
+            {"name": "plain", "match": {}, "transport_socket": _PLAIN},
+        ]
+    return {**cluster, "load_assignment": {**cluster["load_assignment"], "endpoints": [first, second]}}
 
 
 def _limits(count: int) -> Json:

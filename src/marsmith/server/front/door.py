@@ -15,15 +15,14 @@ from marsmith.config.server_config import ListenAddress
 from marsmith.errors import FrontError
 from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.server.front import admin, clusters, process, routes
-from marsmith.server.front.bootstrap import CLUSTERS_FILE, FILE_NAME, ROUTES_FILE, Listening, bootstrap
-from marsmith.server.front.clusters import Upstream
+from marsmith.server.front import admin, process
+from marsmith.server.front.bootstrap import FILE_NAME, Listening, bootstrap
+from marsmith.server.front.files import lead_to, write
 from marsmith.server.front.ports import LOOPBACK, free_ports
 from marsmith.server.front.process import FrontProcess, Starter
 from marsmith.server.front.resources import write_resources
 from marsmith.server.front.tokens import Tokens, parse_tokens, render_tokens, token_filter
-from marsmith.server.front.traffic import Traffic
-from marsmith.server.front.upstream import TOKEN_FILTER, TOKENS_FILE, keep_upstream, upstream_of
+from marsmith.server.front.upstream import TOKEN_FILTER, TOKENS_FILE, upstream_of
 
 _TOKENS = "tokens.json"
 _ACCEPTED_S = 10.0
@@ -69,9 +68,7 @@ class Front:
         content = bootstrap(self.folder, Listening.of(config, metrics), upstream)
         files.write_atomically(self.folder / FILE_NAME, json.dumps(content, indent=1) + "\n", mode=0o600)
         self._write_tokens(self._tokens())
-        self._lead_to(upstream)
-        write_resources(self.folder / ROUTES_FILE, [routes.render(Traffic(), upstream)])
-        process.check_configuration(self.folder)
+        write(self.folder, upstream)
 
     def open(self, config: Mapping[str, str], state: RunState, starter: Starter) -> None:
         """Let requests through to a TorchServe that is ready, and start Envoy if it does not run.
@@ -88,14 +85,14 @@ class Front:
         if self.process is not None:
             # The token first: TorchServe would refuse a request with the token of the one before it.
             admin.wait_for_version(self.folder, _TOKENS_VERSION, tokens, deadline_s=_ACCEPTED_S)
-        accepted = self._lead_to(upstream_of(self.folder, config, state.backend))
+        accepted = lead_to(self.folder, upstream_of(self.folder, config, state.backend))
         if self.process is None:
             process.start(self.folder, starter)
         admin.wait_for_version(self.folder, _CLUSTERS_VERSION, accepted, deadline_s=_ACCEPTED_S)
 
     def hold(self, config: Mapping[str, str]) -> None:
         """Let requests wait: TorchServe has ended, and its port may belong to another process by now."""
-        self._lead_to(upstream_of(self.folder, config, None))
+        lead_to(self.folder, upstream_of(self.folder, config, None))
 
     def close(self, timeout_s: float) -> bool:
         """End Envoy, and return whether it ran. Its files are kept for the next start."""
@@ -122,10 +119,6 @@ class Front:
         """Remove the accepted tokens: the server is stopped on purpose."""
         for name in (_TOKENS, TOKENS_FILE):
             (self.folder / name).unlink(missing_ok=True)
-
-    def _lead_to(self, upstream: Upstream) -> str:
-        keep_upstream(self.folder, upstream)
-        return write_resources(self.folder / CLUSTERS_FILE, clusters.render(upstream, Traffic()))
 
     def _know_new_tokens(self, state: RunState) -> str:
         known = self._tokens()

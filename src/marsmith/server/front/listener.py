@@ -75,6 +75,7 @@ def second_attempts(upstream: Upstream) -> Json:
         "@type": f"{_TYPE}{_HCM}",
         "stat_prefix": STABLE_LISTENER,
         "route_config": {"name": STABLE_LISTENER, "virtual_hosts": [host]},
+        "server_header_transformation": "PASS_THROUGH",
         "generate_request_id": False,
         "preserve_external_request_id": True,
         "stream_idle_timeout": "0s",

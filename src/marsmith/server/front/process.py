@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -73,18 +74,25 @@ def find_envoy() -> Path:
     raise FrontError("front: envoy needs Envoy, which is not installed", tip=TIP)
 
 
-def check_configuration(folder: Path) -> None:
-    """Let Envoy check its bootstrap configuration, with the certificates, before it is needed.
+def check_configuration(folder: Path, content: Mapping[str, Any]) -> None:
+    """Let Envoy check a bootstrap configuration, with the certificates, before it is needed.
+
+    Args:
+        folder: folder of the front's files.
+        content: the configuration, with clusters and routes inside: for a check, Envoy does not read their files.
 
     Raises:
         FrontError: it refuses the configuration.
     """
-    command = [str(find_envoy()), "--mode", "validate", "--config-path", BOOTSTRAP, "--log-level", "error"]
-    try:
-        # It creates the log of answers already.
-        result = child_processes.run(command, _START_S, cwd=folder, umask=_UMASK, text=True, errors="replace")
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise FrontError(f"Envoy does not run: {error}", tip=TIP) from None
+    with child_processes.temporary_folder("marsmith-front-") as temporary:
+        file = temporary / BOOTSTRAP
+        file.write_text(json.dumps(content), encoding="utf-8")
+        command = [str(find_envoy()), "--mode", "validate", "--config-path", str(file), "--log-level", "error"]
+        try:
+            # It creates the log of answers already.
+            result = child_processes.run(command, _START_S, cwd=folder, umask=_UMASK, text=True, errors="replace")
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise FrontError(f"Envoy does not run: {error}", tip=TIP) from None
     if result.returncode != 0:
         raise FrontError(
             f"Envoy refuses its configuration: {_reason(result.stderr)}", tip=f"it is {folder / BOOTSTRAP}"

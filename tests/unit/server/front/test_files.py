@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,8 @@ from marsmith.server.front.resources import render_resources
 from marsmith.server.front.tokens import Tokens, parse_tokens, render_tokens, token_filter
 from marsmith.server.front.traffic import Traffic
 from marsmith.server.front.upstream import current_upstream, keep_upstream, upstream_of
-from support.projects import REPOSITORY
+from support.golden import golden, short
 
-GOLDEN = REPOSITORY / "tests" / "golden" / "front"
 FOLDER = Path("/project/.marsmith/run/front")
 BACKEND = Backend("http://127.0.0.1:10001", "127.0.0.1:10002")
 METRICS = ListenAddress("front_metrics_port", "http", "127.0.0.1", 8083)
@@ -38,15 +36,6 @@ TOKENS = st.builds(
 )
 
 
-def golden(name: str, rendered: object) -> None:
-    """Compare with a golden file; with MARSMITH_WRITE_GOLDEN it is written anew."""
-    text = json.dumps(rendered, indent=1) + "\n"
-    path = GOLDEN / name
-    if os.environ.get("MARSMITH_WRITE_GOLDEN"):
-        path.write_text(text)
-    assert text == path.read_text()
-
-
 def listening(**config: str) -> Listening:
     return Listening.of(config, METRICS)
 
@@ -56,7 +45,7 @@ def clusters_of(upstream: Upstream) -> dict[str, Any]:
 
 
 def test_the_bootstrap_is_the_golden_one() -> None:
-    golden("bootstrap.json", bootstrap(FOLDER, listening(), Upstream(1, 2, 16_777_216)))
+    golden("bootstrap.json", short(bootstrap(FOLDER, listening(), Upstream(1, 2, 16_777_216))))
 
 
 def test_tls_ends_at_the_listeners_that_the_server_config_names(tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from marsmith.server.front import clusters, routes, scripts
 from marsmith.server.front.clusters import Upstream
 from marsmith.server.front.traffic import WHOLE, Canary, Shadow, Sticky, Traffic
-from support.projects import REPOSITORY
+from support.golden import golden, short
 
-GOLDEN = REPOSITORY / "tests" / "golden" / "front"
 UPSTREAM = Upstream(18080, 17070)
 TRAFFICS = {
     "plain": Traffic(),
@@ -50,24 +49,13 @@ def walk(value: Any, key: str) -> Iterator[Any]:
             yield from walk(inner, key)
 
 
-def short(value: Any) -> Any:
-    """Return JSON with only the first lines of Lua, which are not in a file of their own."""
-    if isinstance(value, dict):
-        return {name: short(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [short(inner) for inner in value]
-    return value.partition("-- Messages")[0] if isinstance(value, str) else value
-
-
 @pytest.mark.parametrize("name", TRAFFICS)
 def test_the_files_are_the_golden_ones(name: str) -> None:
     rendered = {
         "rds": routes.render(TRAFFICS[name], UPSTREAM),
         "cds": [each for each in clusters.render(UPSTREAM, TRAFFICS[name]) if name == "plain" or "@" in each["name"]],
     }
-    text = json.dumps(short(rendered), indent=1) + "\n"
-    golden = GOLDEN / f"{name}.json"
-    assert text == golden.read_text(encoding="utf-8")
+    golden(f"{name}.json", short(rendered))
 
 
 @given(traffics, parts)
@@ -138,3 +126,22 @@ def test_a_text_in_lua_is_that_text(text: str) -> None:
         plain.append(int(written[at + 1 : at + 4]) if escaped else ord(written[at]))
         at += 4 if escaped else 1
     assert plain.decode() == text
+
+
+@given(traffics)
+def test_a_503_is_no_reason_to_send_a_request_again(traffic: Traffic) -> None:
+    for policy in walk(routes.render(traffic, UPSTREAM), "retry_policy"):
+        assert "5xx" not in policy["retry_on"]
+        assert "retriable_status_codes" not in policy
+
+
+def test_with_tls_a_second_attempt_still_finds_its_way_through_the_front() -> None:
+    rendered = clusters.render(replace(UPSTREAM, certificate="ab" * 32), TRAFFICS["canary"])
+    (cluster,) = [each for each in rendered if each["name"] == "canary/grpc/cats@2.0"]
+    assert "transport_socket" not in cluster
+    tls, plain = cluster["transport_socket_matches"]
+    assert tls["transport_socket"]["name"] == "envoy.transport_sockets.tls"
+    assert plain["transport_socket"]["name"] == "envoy.transport_sockets.raw_buffer"
+    first, second = cluster["load_assignment"]["endpoints"]
+    assert tls["match"] == first["lb_endpoints"][0]["metadata"]["filter_metadata"]["envoy.transport_socket_match"]
+    assert "metadata" not in second["lb_endpoints"][0]

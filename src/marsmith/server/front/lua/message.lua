@@ -1,9 +1,10 @@
 -- Messages of gRPC and protobuf as bytes.
--- PredictionsRequest and ModelInferRequest both have the model's name and version as fields 1 and 2.
+-- PredictionsRequest and ModelInferRequest both have the model's name and version as fields 1 and 2; field 3 is the map
+-- of inputs of the one, and the id of the other.
 
 local PREDICTIONS = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
 local MODEL_INFER = "/org.pytorch.serve.grpc.openinference.GRPCInferenceService/ModelInfer"
-local NAME, VERSION_FIELD, ID = 1, 2, 3
+local NAME, VERSION_FIELD, INPUT, ID = 1, 2, 3, 3
 local FRAME_BYTES = 5
 
 local function read_varint(bytes, at)

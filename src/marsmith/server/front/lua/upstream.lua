@@ -14,33 +14,33 @@ local function named_path(path)
   return "/predictions/" .. name .. "/" .. PATH_VERSION .. (string.match(path, "%?.*$") or "")
 end
 
--- gRPC handlers see no header, so that what they must know goes into the message.
-local function additions(path, bytes, request_id, log, named)
-  local added = named and text_field(VERSION_FIELD, VERSION) or ""
-  if not log or not request_id then return added end
-  if path == PREDICTIONS then
-    for _, name in ipairs({ "x-request-id", "x-marsmith-log" }) do
-      local value = name == "x-request-id" and request_id or log
-      added = added .. text_field(ID, text_field(1, name) .. text_field(2, value))
-    end
-  else
+-- gRPC handlers see no header: what marks a request goes into its message, as marsmith_handler.marks reads it.
+local function marks(headers, path, bytes)
+  local request_id, log = headers:get("x-request-id"), headers:get("x-marsmith-log")
+  if not log or not request_id then return "" end
+  if path == MODEL_INFER then
     local parsed, texts = pcall(texts_of, bytes)
-    if parsed and (texts[ID] or "") == "" then added = added .. text_field(ID, request_id) end
+    local own = parsed and texts[ID] or ""
+    return text_field(ID, "marsmith-log/" .. request_id .. "/" .. own)
+  end
+  local added = ""
+  for _, name in ipairs({ "x-request-id", "x-marsmith-log", "x-marsmith-shadow" }) do
+    local value = headers:get(name)
+    if value then added = added .. text_field(INPUT, text_field(1, name) .. text_field(2, value)) end
   end
   return added
 end
 
 local function extend(handle, path, named)
-  local headers = handle:headers()
-  local request_id, log = headers:get("x-request-id"), headers:get("x-marsmith-log")
-  if not named and not log then return end
+  if not named and not handle:headers():get("x-marsmith-log") then return end
   local body = handle:body()
   local bytes = message_of(body)
   if not bytes then return end
-  local added = additions(path, bytes, request_id, log, named)
-  if added == "" then return end
+  -- Headers from before body() are dead.
+  local headers = handle:headers()
+  local added = (named and text_field(VERSION_FIELD, VERSION) or "") .. marks(headers, path, bytes)
   body:setBytes(frame(#bytes - FRAME_BYTES + #added) .. string.sub(bytes, FRAME_BYTES + 1) .. added)
-  handle:headers():remove("content-length")
+  headers:remove("content-length")
 end
 
 function envoy_on_request(handle)

@@ -1,0 +1,148 @@
+"""What became of the requests of models in a rollout: the front's access log, one JSON line a request."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marsmith.server.front import admin
+
+_OLDER = ".1"
+# gRPC's codes of a server that failed, as the HTTP statuses 5xx; and NOT_FOUND, which a missing version gets.
+_GRPC_FAILURES = frozenset({2, 4, 5, 8, 13, 14})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request of a model whose requests are divided or copied, when it has ended.
+
+    Attributes:
+        at_s: when it came, in seconds since the epoch.
+        model: name of the model.
+        version: version that the first attempt was for; empty: the default version.
+        api: ``rest`` or ``grpc``.
+        share: the canary's share at that time, in ten-thousandths; 0 if the default version served it.
+        user: hash of the sticky key; empty if it had none.
+        request_id: the header ``x-request-id``.
+        status: HTTP status of the reply; 0: the client did not wait for it.
+        grpc_status: gRPC's code; None over REST.
+        item_status: status of an error inside of a reply that gRPC calls OK; 0 if there is none.
+        attempts: how many were made; 2 on a canary: the first one failed or took too long, and the default version
+            gave the reply.
+        duration_ms: from its first byte to the last one of its reply, in milliseconds.
+        copied_to: version that got a copy (``default``: the default one); empty: none.
+        flags: Envoy's response flags, such as ``UT``; ``-`` if there are none.
+    """
+
+    at_s: float
+    model: str
+    version: str
+    api: str
+    share: int
+    user: str
+    request_id: str
+    status: int
+    grpc_status: int | None
+    item_status: int
+    attempts: int
+    duration_ms: int
+    copied_to: str
+    flags: str
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether the client got any reply; if not, nothing follows from it."""
+        return self.status != 0
+
+    @property
+    def reply_failed(self) -> bool:
+        """Whether the reply that the client got is a failure of the server."""
+        if self.status >= 500 or self.item_status >= 500:
+            return True
+        return self.grpc_status in _GRPC_FAILURES
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether the reply says that the client is to blame (4xx)."""
+        return 400 <= (self.item_status or self.status) < 500
+
+    @property
+    def failed_on_canary_alone(self) -> bool:
+        """Whether it failed on the canary, and the default version has answered it (or nobody was asked again)."""
+        if not self.version:
+            return False
+        return not self.reply_failed if self.attempts > 1 else self.reply_failed
+
+    @property
+    def failed_on_both(self) -> bool:
+        """Whether it failed on the canary and then on the default version: no evidence against the canary."""
+        return bool(self.version) and self.attempts > 1 and self.reply_failed
+
+
+def read_answers(path: Path, offset: int) -> tuple[list[Answer], int]:
+    """Return the answers that were written since, and where to go on.
+
+    Args:
+        path: the log; it may not exist yet.
+        offset: what the last call returned; 0 for the whole log.
+
+    After ``rotate`` the rest of the older file comes first. A line that is not complete yet comes with the next call.
+    """
+    older = path.with_name(path.name + _OLDER)
+    if offset > _size(path):
+        rest, _ = _read(older, offset) if _size(older) >= offset else ([], 0)
+        found, offset = _read(path, 0)
+        return rest + found, offset
+    return _read(path, offset)
+
+
+def rotate(path: Path, max_bytes: int) -> bool:
+    """Begin a new log if this one is larger than ``max_bytes``, and return whether it was.
+
+    For the only reader of the log, directly after it has read it. Raises FrontError if Envoy does not answer.
+    """
+    if _size(path) <= max_bytes:
+        return False
+    path.replace(path.with_name(path.name + _OLDER))
+    admin.ask(path.parent, "/reopen_logs", method="POST")
+    return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _read(path: Path, offset: int) -> tuple[list[Answer], int]:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            whole = file.read()
+    except FileNotFoundError:
+        return [], 0
+    whole = whole[: whole.rfind(b"\n") + 1]
+    return [_answer(json.loads(line)) for line in whole.splitlines()], offset + len(whole)
+
+
+def _answer(line: dict[str, Any]) -> Answer:
+    draw, request_id = str(line["draw"] or ""), str(line["request_id"] or "")
+    return Answer(
+        at_s=float(line["at"]),
+        model=str(line["model"] or ""),
+        version=str(line["version"] or ""),
+        api=str(line["api"] or ""),
+        share=int(line["share"] or 0),
+        user="" if draw == request_id else draw,
+        request_id=request_id,
+        status=int(line["status"] or 0),
+        grpc_status=None if line["grpc_status"] is None else int(line["grpc_status"]),
+        item_status=int(line["item"] or 0),
+        attempts=int(line["attempts"] or 0),
+        duration_ms=int(line["duration_ms"] or 0),
+        copied_to=str(line["shadow"] or ""),
+        flags=str(line["flags"] or ""),
+    )
