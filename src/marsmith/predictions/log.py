@@ -1,0 +1,131 @@
+"""Read a prediction log: whole, or what has come since the last look. Workers write it while it is read."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from pydantic import TypeAdapter
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One logged request; ``handlers/marsmith_handler/prediction_log.py`` describes a line.
+
+    Attributes:
+        time: of the reply, in seconds since the epoch.
+        model: name of the model.
+        version: version that answered.
+        status: HTTP status of the reply.
+        input_sha256: digest of the body.
+        reply: the reply, if it is JSON and not too large; else None.
+        schema: 2, or 1 for the log of older handlers, which has only the fields above.
+        key: the same for the same request at all versions; of schema 1 the digest of its body.
+        reply_sha256: digest of the reply's bytes; empty: not logged.
+        reply_bytes: size of the reply.
+        handler_ms: time of the handler for the batch, in milliseconds; NaN: not logged.
+        shadow: whether nobody waited for the reply.
+        worker: pid of the worker.
+        dropped: lines that the worker had dropped until then.
+    """
+
+    time: float
+    model: str
+    version: str
+    status: int
+    input_sha256: str
+    reply: Any
+    schema: Literal[1, 2] = 1
+    key: str = ""
+    reply_sha256: str = ""
+    reply_bytes: int = 0
+    handler_ms: float = math.nan
+    shadow: bool = False
+    worker: int = 0
+    dropped: int = 0
+
+
+_LINE = TypeAdapter(Prediction)
+
+
+def read_line(line: bytes) -> Prediction:
+    """Parse one line.
+
+    Raises:
+        ValueError: it is damaged, or of a schema that this version of marsmith does not know.
+    """
+    found = _LINE.validate_json(line, strict=True)
+    if found.schema == 1:
+        return replace(found, key=found.input_sha256)
+    if not found.key:
+        raise ValueError("no key")
+    return found
+
+
+class LogFollower:
+    """Reads what has come to a log since the last look, also if a worker has moved the file aside meanwhile.
+
+    Attributes:
+        path: the log; ``<path>.1`` is what was moved aside.
+        damaged: lines that could not be read, until now.
+    """
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        """Begin with all that the log has, or with what comes from now on."""
+        self.path = path
+        self.damaged = 0
+        self._inode, self._offset = 0, 0
+        if from_end and path.exists():
+            found = path.stat()
+            self._inode, self._offset = found.st_ino, found.st_size
+
+    def read(self) -> list[Prediction]:
+        """Return the new predictions; a line without its end is left for the next time."""
+        found: list[Prediction] = []
+        for file in self._files():
+            with file:
+                found += self._parsed(self._lines(file))
+        return found
+
+    def _files(self) -> Iterator[BinaryIO]:
+        """Yield the files with something new, oldest first, each at the place of the last look."""
+        aside = self.path.with_name(self.path.name + ".1")
+        was_moved = _inode(self.path) != self._inode
+        for path in (aside, self.path) if was_moved else (self.path,):
+            try:
+                file = path.open("rb")
+            except OSError:
+                continue
+            found = os.fstat(file.fileno())
+            if found.st_ino != self._inode or found.st_size < self._offset:
+                self._inode, self._offset = found.st_ino, 0
+            file.seek(self._offset)
+            yield file
+
+    def _lines(self, file: BinaryIO) -> Iterator[bytes]:
+        rest = b""
+        while chunk := file.read(_CHUNK):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                self._offset += len(line) + 1
+                yield line
+
+    def _parsed(self, lines: Iterable[bytes]) -> Iterator[Prediction]:
+        for line in lines:
+            try:
+                yield read_line(line)
+            except ValueError:
+                self.damaged += 1
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
