@@ -50,6 +50,7 @@ VERBS = {
     "unregister": "unregister a version, after its requests are answered",
     "deploy": "bring a new version into service with no request lost, or restore the state before",
     "rollout": "show the rollouts of canaries, and pause, resume, promote or abort them",
+    "log": "show the logged predictions of a model, or compare those of two versions",
     "rollback": "go back to the version that was the default before",
     "bench": "put load on a model and measure latency, throughput and errors",
     "tune": "find the workers, threads and batching that hold a latency limit",

@@ -25,18 +25,33 @@ Compare = Callable[[Pair], Difference]
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of the handler for the batch of a request, in milliseconds; NaN if none was logged."""
+    """Time of the handler for the batch of a request.
 
-    p50_ms: float
-    p99_ms: float
+    Attributes:
+        percentiles_ms: from the first to the 99th, in milliseconds; empty if no time was logged.
+    """
+
+    percentiles_ms: tuple[float, ...]
 
     @classmethod
     def of(cls, values_ms: Sequence[float]) -> Latency:
-        """Return the quantiles of some values."""
+        """Return the percentiles of some values."""
         ordered = sorted(values_ms)
-        if not ordered:
-            return cls(math.nan, math.nan)
-        return cls(*(ordered[math.ceil(q * len(ordered)) - 1] for q in (0.5, 0.99)))
+        return cls(tuple(ordered[math.ceil(n * len(ordered) / 100) - 1] for n in range(1, 100)) if ordered else ())
+
+    @property
+    def p50_ms(self) -> float:
+        """The median; NaN if no time was logged."""
+        return self.percentiles_ms[49] if self.percentiles_ms else math.nan
+
+    @property
+    def p99_ms(self) -> float:
+        """The 99th percentile; NaN if no time was logged."""
+        return self.percentiles_ms[98] if self.percentiles_ms else math.nan
+
+    def record(self) -> dict[str, float]:
+        """Return it as a JSON object."""
+        return {"p50_ms": self.p50_ms, "p99_ms": self.p99_ms}
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ class Report:
         found |= {
             "failed": {"old": old, "new": new, "both": both},
             "alone": dict(zip(("old", "new"), self.alone, strict=True)),
-            "latency": {name: asdict(one) for name, one in zip(("old", "new"), self.latency, strict=True)},
+            "latency": {name: one.record() for name, one in zip(("old", "new"), self.latency, strict=True)},
             "flips": [{"old": was, "new": now, "count": count} for was, now, count in self.flips],
         }
         return {name: _known(value) for name, value in found.items()}

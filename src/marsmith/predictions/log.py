@@ -87,11 +87,13 @@ class LogFollower:
 
     def read(self) -> list[Prediction]:
         """Return the new predictions; a line without its end is left for the next time."""
-        found: list[Prediction] = []
+        return list(self.each())
+
+    def each(self) -> Iterator[Prediction]:
+        """Yield the new predictions one by one, for a log that is too large for memory."""
         for file in self._files():
             with file:
-                found += self._parsed(self._lines(file))
-        return found
+                yield from self._parsed(self._lines(file))
 
     def _files(self) -> Iterator[BinaryIO]:
         """Yield the files with something new, oldest first, each at the place of the last look."""

@@ -1,0 +1,106 @@
+"""``marsmith log``: what a model has answered, and how far two versions agree, as text, JSON and a page."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marsmith.cli import main
+from marsmith.project import Project
+from support.projects import copy_project
+
+CAT, DOG = {"cat": 0.9, "dog": 0.1}, {"cat": 0.2, "dog<b>": 0.8}
+
+
+def _line(key: str, version: str, reply: Any, **other: Any) -> str:
+    fields = {"schema": 2, "time": 1.5e9, "key": key, "model": "pets", "version": version, "status": 200}
+    fields |= {"input_sha256": key, "reply": reply, "reply_sha256": "x", "handler_ms": 12.5, "reply_bytes": 9}
+    return json.dumps({**fields, **other}) + "\n"
+
+
+@pytest.fixture
+def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = copy_project(tmp_path / "project")
+    log = project.run / "logs" / "predictions" / "pets.jsonl"
+    log.parent.mkdir(parents=True)
+    lines = [_line(f"r{n}", version, CAT) for n in range(30) for version in ("1.0", "2.0")]
+    lines += [_line("odd", "1.0", CAT), _line("odd", "2.0", DOG, handler_ms=99.0), "damaged\n"]
+    lines += [_line("other", "1.0", CAT, model="plants")]
+    log.write_text("".join(lines), encoding="utf-8")
+    monkeypatch.chdir(project.root)
+    return project
+
+
+def test_the_last_predictions_are_shown(logged: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["log", "pets", "-n", "2"]) == 0
+    shown = capsys.readouterr()
+    assert [line.split()[2:4] for line in shown.out.splitlines()[1:]] == [["odd", "1.0"], ["odd", "2.0"]]
+    assert "1 damaged lines" in shown.err
+    assert main(["log", "pets", "--version", "2.0", "-n", "100", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 31
+    assert (found[-1]["key"], found[-1]["reply"]) == ("odd", DOG)
+
+
+def test_two_versions_are_compared_as_text_json_and_a_page(
+    logged: Project, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["log", "pets", "--compare", "1.0", "2.0", "--html", str(page)]) == 0
+    shown = capsys.readouterr().out
+    assert "96.77% of 31" in shown
+    assert shown.splitlines()[-1].split() == ["cat", "dog<b>", "1"]
+    assert main(["log", "pets", "--compare", "1.0", "2.0", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["agreement"]["happened"] == 30
+    assert record["agreement"]["lower"] < 0.96 < record["agreement"]["upper"]
+    assert (record["pairs"], record["damaged"], record["latency"]["new"]["p99_ms"]) == (31, 1, 99.0)
+
+    text = page.read_text(encoding="utf-8")
+    charts = text.split("<svg")[1:]
+    assert len(charts) == 3
+    for chart in charts:
+        ElementTree.fromstring("<svg" + chart.partition("</svg>")[0] + "</svg>")
+    assert "dog&lt;b&gt;" in text
+    assert "<b>" not in text
+    assert "//" not in text.replace("http://www.w3.org/2000/svg", ""), "the page loads nothing"
+
+
+def test_the_handler_of_the_new_version_decides_if_it_compares(
+    logged: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (
+        "class PetsHandler:\n    def handle(self, data, context):\n        return data\n\n"
+        "    @staticmethod\n    def compare(old, new):\n        return True\n"
+    )
+    folder = logged.root / "handlers"
+    (folder / "pets_handler.py").write_text(source, encoding="utf-8")
+    assert main(["pack", "--model-name", "pets", "--version", "2.0", "--handler", str(folder / "pets_handler.py")]) == 0
+    Path("pets.mar").rename(logged.model_store / "pets-2.0.mar")
+    capsys.readouterr()
+    assert main(["log", "pets", "--compare", "1.0", "2.0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["agreement"]["happened"] == 31
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["plants"], "no prediction log"),
+        (["pets", "--html", "x.html"], "--html shows a comparison"),
+        (["pets", "--compare", "1.0", "1.0"], "with itself"),
+        (["pets", "--compare", "1.0", "3.0"], "no reply of pets 3.0"),
+        (["pets", "--compare", "1.0", "2/0"], "2/0"),
+        (["pets", "-n", "0"], "-n must be at least 1"),
+        (["../x"], "not a model name"),
+        (["pets", "--compare", "1.0", "2.0", "--html", "missing/x.html"], "cannot write missing/x.html"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(
+    logged: Project, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
+) -> None:
+    assert main(["log", *arguments]) == 2
+    assert problem in capsys.readouterr().err.splitlines()[0]
