@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from marsmith.errors import ServerError
-from marsmith.project import Project
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,3 @@ class NoFront:
     def answers(self, position: int) -> tuple[Sequence[Answer], int]:
         """Return no answers."""
         return (), position
-
-
-def front_of(project: Project) -> Front:  # noqa: ARG001
-    """Return the front of a project's server."""
-    return NoFront()

@@ -16,7 +16,6 @@ from marsmith.archive.store import examples_in
 from marsmith.client.blocking_client import Client
 from marsmith.client.http import Transport
 from marsmith.client.retries import NO_RETRIES
-from marsmith.deploy.front import front_of
 from marsmith.deploy.rollout.plan import (
     Remedy,
     Step,
@@ -35,6 +34,7 @@ from marsmith.deploy.rollout.store import Deployable, find, model_of
 from marsmith.deploy.rollout.targets import deploy_target, of_this_model, rollback_target, stored_archive
 from marsmith.deploy.rollout.watch import Observer
 from marsmith.deploy.traffic.canary import Canary
+from marsmith.deploy.traffic.envoy import front_of
 from marsmith.deploy.traffic.handover import (
     Strategy,
     await_driver,

@@ -12,18 +12,21 @@ from typing import Any
 
 import pytest
 
+from marsmith import run_state
 from marsmith.cli import main
 from marsmith.cli.status import _rollouts
 from marsmith.client.blocking_client import Client
-from marsmith.deploy.front import NoFront
+from marsmith.deploy.front import NoFront, Share
 from marsmith.deploy.rollout.plan import Situation, Target, plan
 from marsmith.deploy.rollout.site import ModelServer
 from marsmith.deploy.traffic import control, drive, handover, view
 from marsmith.deploy.traffic.canary import Canary
+from marsmith.deploy.traffic.envoy import front_of
 from marsmith.deploy.traffic.handover import check_possible, chosen_strategy, end_with_journal, refuse_while_watched
 from marsmith.deploy.traffic.state import Driver, RolloutFile
 from marsmith.errors import ServerError, SpecError, UsageError
 from marsmith.project import PROJECT_VARIABLE, Project
+from marsmith.run_state import Backend, RunState
 from marsmith.server import supervisor_state
 from marsmith.state.journal import JournalFile, Release
 from support.live_server import make_project, until
@@ -278,6 +281,9 @@ def test_the_duty_drives_each_rollout_in_a_thread_of_its_own_and_tries_again(
     for model in ("hung", "bad"):
         RolloutFile.of(project, model).write(replace(scene.state, model=model))
     RolloutFile.of(project, "over").write(replace(scene.state, model="over", phase="back"))
+    RolloutFile.of(project, "a-damaged").path.write_text("{")
+    # Its rollout ended while the server ran without the front, which has its share still.
+    scene.memory.shares["over"] = Share("2.0", 500, None, 1.0)
     began: list[str] = []
 
     def fake(project: Project, model: str, stop: threading.Event, tell: Any) -> None:
@@ -287,6 +293,7 @@ def test_the_duty_drives_each_rollout_in_a_thread_of_its_own_and_tries_again(
         stop.wait(60)
 
     monkeypatch.setattr(drive, "drive", fake)
+    monkeypatch.setattr(drive, "front_of", lambda project: scene.memory)
     monkeypatch.setattr(drive, "_LOOK_S", 0.0)
     monkeypatch.setattr(drive, "_AGAIN_S", 0.01)
     duty = drive.RolloutDuty(project, told.append)
@@ -299,7 +306,10 @@ def test_the_duty_drives_each_rollout_in_a_thread_of_its_own_and_tries_again(
     duty.close()
     assert sorted(set(began)) == ["bad", "echo", "hung"]
     assert (began.count("hung"), began.count("echo")) == (1, 1)
-    assert set(told) == {"rollout of bad: it is locked; it is tried again"}
+    assert scene.memory.shares == {}
+    damaged, locked = sorted(told)
+    assert locked == "rollout of bad: it is locked; it is tried again"
+    assert damaged.startswith("rollout of a-damaged: the state of a-damaged's rollout cannot be read")
 
 
 def test_a_server_without_a_front_gives_no_share() -> None:
@@ -312,3 +322,16 @@ def test_status_names_a_rollout_that_goes_on(scene: Scene) -> None:
     assert [state.model for state in _rollouts(scene.project)] == ["echo"]
     scene.file.write(replace(scene.state, phase="back"))
     assert _rollouts(scene.project) == []
+
+
+def test_the_front_of_a_server_is_envoy_if_it_runs_behind_one(scene: Scene) -> None:
+    project = scene.project
+    assert front_of(project).missing
+    state = RunState(1, 2.0, "a", "b", "c", "d", "e", project.run, tokens=True)
+    run_state.write(project, state)
+    assert front_of(project) == NoFront()
+    run_state.write(project, replace(state, backend=Backend("http://127.0.0.1:1", "127.0.0.1:2")))
+    front = front_of(project)
+    assert front.missing is None
+    # Nothing has divided requests yet.
+    assert (front.share_of("echo"), front.end_of_log(), front.answers(0)) == (None, 0, ([], 0))

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import closing
 
 from marsmith.client.blocking_client import Client
-from marsmith.deploy.front import Front, front_of
+from marsmith.deploy.front import Front
 from marsmith.deploy.rollout.site import ModelServer
 from marsmith.deploy.traffic.driver import CanaryDriver
+from marsmith.deploy.traffic.envoy import front_of
 from marsmith.deploy.traffic.lookout import ServerLookout
 from marsmith.deploy.traffic.state import RolloutFile
 from marsmith.errors import MarsmithError
@@ -73,6 +74,9 @@ class RolloutDuty:
         self._threads: dict[str, threading.Thread] = {}
         self._not_before: dict[str, float] = {}
         self._next_look = 0.0
+        # Models without a rollout whose requests all go to the default version.
+        self._plain: set[str] = set()
+        self._told: set[str] = set()
 
     def tick(self) -> None:
         """Begin to drive the rollouts that nobody drives."""
@@ -81,12 +85,11 @@ class RolloutDuty:
             return
         self._next_look = now + _LOOK_S
         for model in RolloutFile.models(self._project):
-            thread = self._threads.get(model)
-            if (thread and thread.is_alive()) or now < self._not_before.get(model, 0.0):
-                continue
-            state = RolloutFile.of(self._project, model).read()
-            if state and not state.is_over:
-                self._begin(model, now)
+            try:
+                self._look_at(model, now)
+            except MarsmithError as error:
+                # The other models' rollouts must go on.
+                self._tell_once(f"rollout of {model}: {error.message}")
 
     def close(self) -> None:
         """Stop driving. The rollouts stay as they are."""
@@ -95,7 +98,25 @@ class RolloutDuty:
         for thread in self._threads.values():
             thread.join(max(0.0, late - time.monotonic()))
 
+    def _look_at(self, model: str, now: float) -> None:
+        thread = self._threads.get(model)
+        if (thread and thread.is_alive()) or now < self._not_before.get(model, 0.0):
+            return
+        state = RolloutFile.of(self._project, model).read()
+        if state and not state.is_over:
+            self._begin(model, now)
+        elif model not in self._plain:
+            self._send_all_to_default(model)
+
+    def _send_all_to_default(self, model: str) -> None:
+        """Take away the share of a rollout that ended while the server ran without the front."""
+        front = front_of(self._project)
+        if front.share_of(model) is not None:
+            front.set_share(model, None)
+        self._plain.add(model)
+
     def _begin(self, model: str, now: float) -> None:
+        self._plain.discard(model)
         self._not_before[model] = now + _AGAIN_S
         thread = threading.Thread(target=self._drive, args=(model,), name=f"rollout {model}", daemon=True)
         self._threads[model] = thread
@@ -105,6 +126,11 @@ class RolloutDuty:
         try:
             drive(self._project, model, self._stop, self._tell)
         except MarsmithError as error:
-            self._tell(f"rollout of {model}: {error.message}; it is tried again")
+            self._tell_once(f"rollout of {model}: {error.message}; it is tried again")
         except Exception as error:  # another model's rollout must go on, whatever this one raises
-            self._tell(f"rollout of {model}: {error!r}; it is tried again")
+            self._tell_once(f"rollout of {model}: {error!r}; it is tried again")
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from marsmith.deploy.traffic.evidence import KINDS, Weighing
+from marsmith.deploy.traffic.evidence import Weighing
 from marsmith.deploy.traffic.state import RolloutState
 from marsmith.plots import plotted
 
@@ -17,16 +17,16 @@ def plot_rollout(state: RolloutState, path: Path) -> None:
         UsageError: the file has another suffix or cannot be written.
     """
     seconds = [moment.at_s - state.began_s for moment in state.timeline]
-    limit = Weighing(state).findings()[0].limit
     with plotted(path) as figure:
         shares, evidence = figure.subplots(2, 1, sharex=True)
         shares.step(seconds, [moment.share / 100 for moment in state.timeline], where="post")
         shares.set_ylabel(f"share of {state.version}, %")
         shares.set_ylim(bottom=0)
         shares.set_title(f"{state.model}: {state.version} instead of {state.stable}: {state.phase}")
-        for kind in KINDS:
-            evidence.plot(seconds, [moment.evidence.get(kind, 1.0) for moment in state.timeline], label=kind)
-        evidence.axhline(limit, linestyle="--", linewidth=1, color="grey", label=f"limit, {limit:g}")
+        for finding in Weighing(state).findings():
+            values = [moment.evidence.get(finding.kind, 1.0) for moment in state.timeline]
+            (line,) = evidence.plot(seconds, values, label=f"{finding.kind}, limit {finding.limit:.0f}")
+            evidence.axhline(finding.limit, linestyle="--", linewidth=1, color=line.get_color())
         evidence.set_yscale("log")
         evidence.set_ylabel("evidence")
         evidence.set_xlabel("seconds")

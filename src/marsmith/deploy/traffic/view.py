@@ -57,7 +57,7 @@ def summary(state: RolloutState) -> dict[str, Any]:
 
 def list_row(state: RolloutState) -> tuple[object, ...]:
     """Return the row of a rollout in the list."""
-    largest = max(Weighing(state).findings(), key=lambda finding: finding.evidence)
+    largest = max(Weighing(state).findings(), key=lambda finding: finding.evidence / finding.limit)
     return (
         *(state.model, state.version, state.stable, percent(state.share), state.phase),
         *(state.canary_tally.answers, f"{largest.evidence:.3g}", f"{largest.limit:.3g}", watched(state)),
