@@ -19,7 +19,7 @@ from marsmith import child_processes
 from marsmith.errors import FrontError
 from marsmith.run_state import Backend, RunState
 from marsmith.server.front import admin, process
-from marsmith.server.front.bootstrap import ADMIN_SOCKET
+from marsmith.server.front.bootstrap import ADMIN_SOCKET, ROUTES_FILE
 from marsmith.server.front.door import Front
 from marsmith.server.processes import processes_of
 from support.header_echo import HeaderEcho, header_echo
@@ -166,6 +166,13 @@ def test_after_sigkill_it_starts_again_from_its_files(place: Place) -> None:
 def test_a_configuration_that_envoy_refuses_is_found_before_the_start(place: Place) -> None:
     with pytest.raises(FrontError, match=r"Envoy refuses its configuration: .*nme"):
         process.check_configuration(place.front.folder, {"static_resources": {"listeners": [{"nme": "rest"}]}})
+
+
+def test_damaged_routes_do_not_prevent_a_start(place: Place) -> None:
+    (place.front.folder / ROUTES_FILE).write_text("{")
+    place.front.prepare(place.config)
+    place.open()
+    assert place.ask().status == 200
 
 
 def test_without_envoy_one_line_says_what_is_missing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

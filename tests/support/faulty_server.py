@@ -64,7 +64,9 @@ MODELS = {
 }
 
 
-def faulty_project(folder: Path, models: tuple[str, ...] = tuple(MODELS)) -> Project:
+def faulty_project(
+    folder: Path, models: tuple[str, ...] = tuple(MODELS), *, token_life_s: float = TOKEN_LIFE_S
+) -> Project:
     """Make a project that serves these models, each with the handler that does what a request asks of it."""
     archives = {}
     for name in models:
@@ -72,7 +74,7 @@ def faulty_project(folder: Path, models: tuple[str, ...] = tuple(MODELS)) -> Pro
         config = CONFIG.format(workers=workers, timeout=timeout, queue=queue)
         path = write_archive(folder, name, "1.0", handler=HANDLER, config=config)
         archives[path.name] = path
-    return make_project(folder / "project", archives, token_expiration_min=str(TOKEN_LIFE_S / 60))
+    return make_project(folder / "project", archives, token_expiration_min=str(token_life_s / 60))
 
 
 def command(**what: object) -> bytes:

@@ -42,16 +42,18 @@ def run(args: argparse.Namespace) -> int:
     """Print the configuration, and return 1 if a running server differs from it."""
     from marsmith.config.effective import server_settings
     from marsmith.config.server_config import read_server_config
+    from marsmith.server.front.settings import front_settings
 
     project = find_project()
+    front = front_settings(project)
     server = server_settings(project, read_server_config(project), os.environ)
     selection = _selection(project, server)
     versions = _versions(server, selection, args.model)
     differences = _differences(project, server, versions, args.model)
     if args.json:
-        print_json(_data(server, versions, selection.left_out, differences, args.model))
+        print_json(_data(front, server, versions, selection.left_out, differences, args.model))
     else:
-        _print(server, versions, selection.left_out, differences, args.model)
+        _print(front, server, versions, selection.left_out, differences, args.model)
     return int(bool(differences))
 
 
@@ -92,6 +94,7 @@ def _differences(
     from marsmith.config.server_config import FILE_NAME
     from marsmith.errors import NotRunningError
     from marsmith.server.differences import server_differences, version_differences
+    from marsmith.server.front.settings import front_differences
     from marsmith.server.status import server_status
 
     try:
@@ -103,17 +106,22 @@ def _differences(
     if model is not None:
         return found
     text = (project.run / FILE_NAME).read_text(encoding=ENCODING)
-    return [*server_differences(server, as_mapping(parse_properties(text))), *found]
+    differing = server_differences(server, as_mapping(parse_properties(text)))
+    return [*front_differences(project), *differing, *found]
 
 
 def _data(
+    front: Iterable[Setting],
     server: Mapping[str, Setting],
     versions: Iterable[VersionSettings],
     left_out: Iterable[LeftOut],
     differences: list[ParameterDifference] | None,
     model: str | None,
 ) -> dict[str, object]:
-    shown = {} if model else {"server": {key: _setting(setting) for key, setting in server.items()}}
+    shown: dict[str, object] = {}
+    if not model:
+        shown["front"] = {setting.key: _setting(setting) for setting in front}
+        shown["server"] = {key: _setting(setting) for key, setting in server.items()}
     return {
         **shown,
         "versions": [
@@ -136,6 +144,7 @@ def _setting(setting: Setting) -> dict[str, object]:
 
 
 def _print(
+    front: Iterable[Setting],
     server: Mapping[str, Setting],
     versions: Iterable[VersionSettings],
     left_out: Iterable[LeftOut],
@@ -143,6 +152,8 @@ def _print(
     model: str | None,
 ) -> None:
     if not model:
+        _print_settings("FRONT", front)
+        print()
         _print_settings("SERVER", server.values())
     for version in versions:
         print()

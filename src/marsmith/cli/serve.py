@@ -4,6 +4,7 @@
     marsmith serve --foreground    # attached, for systemd and containers; SIGTERM and Ctrl-C stop it
     marsmith serve --fresh         # forget the versions, defaults and workers of the server before
     marsmith serve --strict        # refuse to start where an archive would be left out
+    marsmith serve --front envoy   # Envoy in front of TorchServe: no request is lost if TorchServe restarts
 
 The versions of the previous server are served again, with its default versions and workers, and so is every new archive
 in the model store. Ports, Java, modules and archives are checked before the start. An archive that cannot be served is
@@ -50,6 +51,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="forget the versions, defaults and workers of the previous server"
     )
+    parser.add_argument(
+        "--front",
+        choices=("envoy", "none"),
+        help="what keeps the public address of the inference API, for this start (front in config/marsmith.yaml)",
+    )
     parser.add_argument("--strict", action="store_true", help="start only if no archive has to be left out")
     parser.add_argument(
         "--timeout",
@@ -87,7 +93,12 @@ def _in_background(project: Project, args: argparse.Namespace, policy: RestartPo
     try:
         with _progress(quiet=False) as on_progress:
             options = lifecycle.StartOptions(
-                timeout_s=args.timeout, fresh=args.fresh, strict=args.strict, on_progress=on_progress, on_note=note
+                timeout_s=args.timeout,
+                fresh=args.fresh,
+                strict=args.strict,
+                front=args.front,
+                on_progress=on_progress,
+                on_note=note,
             )
             lifecycle.start(project, options)
             if policy.limit != 0:
@@ -126,6 +137,7 @@ def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPo
         console=output.console,
         fresh=args.fresh,
         strict=args.strict,
+        front=args.front,
         supervised=True,
         on_progress=_reporting(manager, output.on_progress),
         on_note=output.tell,

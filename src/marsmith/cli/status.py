@@ -166,7 +166,23 @@ def _rollouts(project: Project) -> list[RolloutState]:
 
 
 def _fields(status: ServerStatus) -> dict[str, object]:
-    return {**status.addresses(), "pid": status.state.pid, "tokens": _on(status.state.tokens), **_about(status)}
+    return {
+        **status.addresses(),
+        **_front(status),
+        "pid": status.state.pid,
+        "tokens": _on(status.state.tokens),
+        **_about(status),
+    }
+
+
+def _front(status: ServerStatus) -> dict[str, object]:
+    """Return the front, and what is behind it."""
+    front = status.front
+    if front is None:
+        return {"front": "none"}
+    process = f"pid {front.pid}" if front.pid else "starts again"
+    behind = f"{front.inference}, gRPC {front.grpc_inference}"
+    return {"front": f"Envoy, {process}", "behind it": behind, "front metrics": front.metrics}
 
 
 def _about(status: ServerStatus) -> dict[str, str]:

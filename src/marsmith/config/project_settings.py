@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -14,6 +14,9 @@ from marsmith.archive.admit import Makers, Policy, Signatures
 from marsmith.errors import ConfigError, MarsmithError, ProjectError
 from marsmith.project import PROJECT_VARIABLE, Project, find_project
 from marsmith.strict_yaml import Strict
+
+FrontKind = Literal["envoy", "none"]
+LARGEST_PORT = 65_535
 
 
 def _not_empty(path: str) -> str:
@@ -31,11 +34,16 @@ class ProjectSettings(Strict):
         signatures: ``required`` refuses an archive that is not signed by a trusted key.
         trusted_keys: public keys in PEM, as paths relative to the project's root. A signature beside an archive must be
             by one of them, even if signatures are optional.
+        front: ``envoy`` puts Envoy in front of TorchServe, and it keeps the public address of the inference API.
+            ``none`` lets TorchServe listen there itself.
+        front_metrics_port: port of the front's own metrics on the loopback; 0: a free one at each start.
     """
 
     archives: Makers = "any"
     signatures: Signatures = "optional"
     trusted_keys: list[Annotated[str, AfterValidator(_not_empty)]] = Field(default_factory=list, validate_default=True)
+    front: FrontKind = "none"
+    front_metrics_port: int = Field(default=0, ge=0, le=LARGEST_PORT)
 
     @field_validator("trusted_keys")
     @classmethod

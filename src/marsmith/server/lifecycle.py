@@ -9,25 +9,28 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from marsmith import child_processes, files, run_state
+from marsmith.config.project_settings import FrontKind, load_settings
 from marsmith.config.properties import render_properties
 from marsmith.config.server_config import FILE_NAME as CONFIG_FILE
-from marsmith.config.server_config import addresses, uses_tokens
+from marsmith.config.server_config import addresses, started_with, uses_tokens
 from marsmith.config.tls import ca_file
-from marsmith.errors import FatalArchiveError, NotRunningError, PreflightError, ServerError
+from marsmith.errors import FatalArchiveError, MarsmithError, NotRunningError, PreflightError, ServerError
 from marsmith.files import LockedError
 from marsmith.project import Project
-from marsmith.run_state import RunState
+from marsmith.run_state import Backend, RunState
 from marsmith.server import launch, preflight, supervisor_state
 from marsmith.server import processes as server_process
 from marsmith.server import state as server_state
 from marsmith.server.class_sharing import ClassSharing, class_sharing
+from marsmith.server.front.door import Front
+from marsmith.server.front.ports import free_backend, private_config
 from marsmith.server.preflight import PreflightResult
 from marsmith.server.readiness import StartupStatus
 from marsmith.server.start_plan import StartPlan, models_argument, plan_restart, plan_start, without_fatal
@@ -40,6 +43,10 @@ STOP_TIMEOUT_S = 30.0
 
 # List of the classes that the server has loaded, as Java writes it; in the server's temporary folder.
 _CLASS_LIST = "classes.txt"
+# Server config of a TorchServe behind the front, in the run folder; `config.properties` has the public addresses.
+_PRIVATE_CONFIG = "torchserve.properties"
+# Time of Envoy to end by itself.
+_FRONT_ENDS_S = 5.0
 # Time of a supervisor, beyond that of the server, to notice the end and to clean up.
 _SUPERVISOR_GRACE_S = 10.0
 
@@ -53,6 +60,7 @@ class StartOptions:
         console: file descriptor for the server's log, besides its files; None: no copy.
         fresh: whether to forget what the previous server served, and to serve the store as it is.
         strict: whether to refuse a start that leaves out an archive of the store.
+        front: what is to be in front of TorchServe; None: what the project's settings say. A restart keeps it.
         supervised: whether this process stays and watches the server.
         outlives: whether the server stays when this process ends.
         on_progress: called several times a second with the progress of the start.
@@ -63,6 +71,7 @@ class StartOptions:
     console: int | None = None
     fresh: bool = False
     strict: bool = False
+    front: FrontKind | None = None
     supervised: bool = False
     outlives: bool = True
     on_progress: Callable[[StartupStatus], None] | None = None
@@ -90,11 +99,13 @@ def start(project: Project, options: StartOptions | None = None) -> RunState:
             if options.supervised:
                 supervisor_state.write(project, supervisor_state.of_this_process())
             remembered = Remembered(None) if options.fresh else served_file.load(project)
-            flight = preflight.check(project, remembered.state, strict=options.strict)
+            flight = preflight.check(project, remembered.state, strict=options.strict, front=options.front)
             plan = plan_start(project, flight, remembered, options.on_note, strict=options.strict)
             _report(options, plan.warnings)
             if options.fresh:
                 served_file.forget(project)
+            if flight.front == "envoy":
+                Front.of(project).prepare(flight.config, load_settings(project).front_metrics_port)
             state = _launch(project, plan, options)
     with _forgetting_failure(project):
         return _served(project, state, plan, options)
@@ -137,9 +148,21 @@ def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     with suppress(OSError):
         (project.run / STOPPING).touch()
     supervised = _end_supervisors(project, timeout_s)
+    front = Front.of(project)
+    front.drain()
     ran = _end(project, timeout_s)
     _forget(project)
+    front.forget_tokens()
     return ran or supervised
+
+
+def hold_requests(project: Project) -> None:
+    """Let the front keep requests until TorchServe, which has died, is ready again."""
+    front = Front.of(project)
+    if front.is_prepared:
+        # A restart leads the front to the new TorchServe in any case.
+        with suppress(MarsmithError, OSError):
+            front.hold(started_with(project))
 
 
 def clear_away(project: Project) -> None:
@@ -213,9 +236,8 @@ def _launch(project: Project, plan: StartPlan, options: StartOptions) -> RunStat
     flight = plan.flight
     temporary = launch.temporary_folder(project)
     logs = _prepare(project, temporary)
-    config_file = project.run / CONFIG_FILE
-    config_file.write_text(render_properties(flight.config), encoding="ascii")
-    config_file.chmod(0o600)
+    backend = free_backend() if flight.front == "envoy" else None
+    config_file = _write_config(project, flight.config, backend)
     sharing = _class_sharing(flight)
     sharing_options = sharing.start_options(temporary / _CLASS_LIST) if sharing else []
     command = launch.command(flight.java, flight.home, config_file, flight.config, temporary, sharing_options)
@@ -223,7 +245,7 @@ def _launch(project: Project, plan: StartPlan, options: StartOptions) -> RunStat
     environment = launch.environment(os.environ, project, temporary, console=options.console is not None)
     with (logs / "console.log").open("wb") as file:
         # Ctrl-C in the terminal reaches only marsmith, which then stops the server in order.
-        process = _starter(options)(
+        process = starter(options)(
             command,
             environment,
             cwd=project.run,
@@ -234,12 +256,22 @@ def _launch(project: Project, plan: StartPlan, options: StartOptions) -> RunStat
         )
     server_process.remember_child(process)
     try:
-        state = _state(project, plan, process.pid)
+        state = _state(project, plan, process.pid, backend)
         run_state.write(project, state)
     except BaseException:
         _end(project, 0.0)
         raise
     return state
+
+
+def _write_config(project: Project, config: Mapping[str, str], backend: Backend | None) -> Path:
+    """Write the server config, and return the file for TorchServe itself."""
+    contents = {CONFIG_FILE: config} | ({_PRIVATE_CONFIG: private_config(config, backend)} if backend else {})
+    for name, content in contents.items():
+        path = project.run / name
+        path.write_text(render_properties(content), encoding="ascii")
+        path.chmod(0o600)
+    return path
 
 
 def _served(project: Project, state: RunState, plan: StartPlan, options: StartOptions) -> RunState:
@@ -265,16 +297,19 @@ def _ready(project: Project, state: RunState, plan: StartPlan, options: StartOpt
         versions = starting.wait(options.timeout_s, options.on_progress)
         contents = {stored.version: server_state.content_of(stored.archive) for stored in starting.archives}
         server_state.remember(project, versions, plan.configured, contents)
+        state = replace(starting.state, ready=True)
+        if state.backend is not None:
+            Front.of(project).open(plan.flight.config, state, starter(options))
     except BaseException:
         _end(project, STOP_TIMEOUT_S)
         raise
-    state = replace(starting.state, ready=True)
     run_state.write(project, state)
     _share_classes(project, plan.flight, options)
     return state
 
 
-def _starter(options: StartOptions) -> Callable[..., subprocess.Popen[Any]]:
+def starter(options: StartOptions) -> Callable[..., subprocess.Popen[Any]]:
+    """Return the function that starts a process of the server."""
     return child_processes.start_detached if options.outlives else child_processes.start
 
 
@@ -289,7 +324,7 @@ def _share_classes(project: Project, flight: PreflightResult, options: StartOpti
     sharing = _class_sharing(flight)
     if sharing is not None:
         environment = launch.environment(os.environ, project, temporary, console=False)
-        sharing.make_in_background(temporary / _CLASS_LIST, environment, _starter(options))
+        sharing.make_in_background(temporary / _CLASS_LIST, environment, starter(options))
 
 
 def _prepare(project: Project, temporary: Path) -> Path:
@@ -304,7 +339,7 @@ def _prepare(project: Project, temporary: Path) -> Path:
     return logs
 
 
-def _state(project: Project, plan: StartPlan, pid: int) -> RunState:
+def _state(project: Project, plan: StartPlan, pid: int, backend: Backend | None) -> RunState:
     import psutil
 
     config = plan.flight.config
@@ -325,6 +360,7 @@ def _state(project: Project, plan: StartPlan, pid: int) -> RunState:
         tokens=uses_tokens(config),
         ca_file=ca_file(config),
         left_out=plan.left_out,
+        backend=backend,
     )
 
 
@@ -353,12 +389,14 @@ def _end(project: Project, timeout_s: float) -> bool:
 
 
 def _forget(project: Project) -> None:
-    """Remove the files of a running server: its state, tokens, sockets and unpacked archives."""
+    """End the front, and remove the files of a running server: its state, tokens, sockets and unpacked archives."""
+    Front.of(project).close(_FRONT_ENDS_S)
     run_state.remove(project)
     supervisor = supervisor_state.read(project)
     if supervisor is None or supervisor.pid == os.getpid():
         supervisor_state.remove(project)
     (project.run / "key_file.json").unlink(missing_ok=True)
+    (project.run / _PRIVATE_CONFIG).unlink(missing_ok=True)
     shutil.rmtree(launch.temporary_folder(project), ignore_errors=True)
     with suppress(FileNotFoundError):
         (project.run / STOPPING).unlink()

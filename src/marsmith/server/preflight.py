@@ -15,10 +15,13 @@ from typing import TypeVar
 from marsmith.archive.admit import ANY, Policy
 from marsmith.archive.store import load_items
 from marsmith.config import admission_policy
+from marsmith.config.project_settings import FrontKind, load_settings
 from marsmith.config.server_config import ListenAddress, addresses, effective_config, read_server_config, unknown_keys
 from marsmith.config.tls import tls_problems
 from marsmith.errors import MarsmithError, PreflightError
 from marsmith.project import Project
+from marsmith.server.front.ports import shared_with_inference
+from marsmith.server.front.process import find_envoy
 from marsmith.server.java import Java, find_java
 from marsmith.server.launch import torchserve_home
 from marsmith.server.selection import Selection, select
@@ -55,6 +58,7 @@ class PreflightResult:
         config: the effective server config.
         selection: archives that the server may load, and those that are left out.
         policy: the archives that the project admits.
+        front: what is in front of TorchServe.
     """
 
     java: Java
@@ -62,15 +66,19 @@ class PreflightResult:
     config: Mapping[str, str]
     selection: Selection
     policy: Policy = ANY
+    front: FrontKind = "none"
 
 
-def check(project: Project, before: ServerState | None = None, *, strict: bool = False) -> PreflightResult:
+def check(
+    project: Project, before: ServerState | None = None, *, strict: bool = False, front: FrontKind | None = None
+) -> PreflightResult:
     """Check all requirements of a start.
 
     Args:
         project: the project to serve.
         before: state of the previous server; None if there is none.
         strict: whether an archive that would be left out is a problem.
+        front: what is to be in front of TorchServe; None: what the project's settings say.
 
     Raises:
         PreflightError: there are problems; the message lists all of them.
@@ -88,10 +96,13 @@ def check(project: Project, before: ServerState | None = None, *, strict: bool =
     problems += missing_modules()
     if config:
         problems += _endpoint_problems(config)
+    front = front or (load_settings(project).front if policy else "none")
+    if config and front == "envoy":
+        problems += _front_problems(config)
     if problems or java is None or home is None or config is None or policy is None:
         raise refusal(problems)
     config.setdefault("initial_worker_port", str(_free_worker_port()))
-    return PreflightResult(java, home, config, selection, policy)
+    return PreflightResult(java, home, config, selection, policy, front)
 
 
 def unserved(selection: Selection) -> list[PreflightProblem]:
@@ -192,6 +203,22 @@ def _endpoint_problems(config: Mapping[str, str]) -> list[PreflightProblem]:
         return [PreflightProblem(error.message, error.tip or "")]
     busy = [problem for problem in map(busy_port, endpoints) if problem]
     return busy + [PreflightProblem(problem.message, problem.tip) for problem in tls_problems(config)]
+
+
+def _front_problems(config: Mapping[str, str]) -> list[PreflightProblem]:
+    """Find out what the front lacks."""
+    problems: list[PreflightProblem] = []
+    _collect(problems, find_envoy)
+    try:
+        shared = shared_with_inference(addresses(config))
+    except MarsmithError:
+        # It is reported with the addresses.
+        return problems
+    for each in shared:
+        message = f"{each.key} is {each.host}:{each.port}, the address of the inference API, which the front takes"
+        tip = f"give {each.key} another port in config.properties, or do without the front: marsmith serve --front none"
+        problems.append(PreflightProblem(message, tip))
+    return problems
 
 
 def _free_worker_port() -> int:

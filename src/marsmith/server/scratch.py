@@ -90,7 +90,7 @@ def _start(scratch: Project, config: Mapping[str, str]) -> None:
         own = scratch_config(scratch, config)
         scratch.server_config.write_text(render_properties(own), encoding="ascii")
         try:
-            lifecycle.start(scratch, lifecycle.StartOptions(outlives=False, strict=True))
+            lifecycle.start(scratch, lifecycle.StartOptions(outlives=False, strict=True, front="none"))
         except ServerError:
             # Our own processes have ended, so a port in use belongs to another process.
             if not tries_left or not any(map(busy_port, addresses(own).all())):

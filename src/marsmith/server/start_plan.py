@@ -11,12 +11,14 @@ from marsmith import run_state
 from marsmith.archive.admit import digest_of
 from marsmith.archive.store import LoadItem, StoredArchive, load_items, snapshot_items
 from marsmith.config import admission_policy
+from marsmith.config.project_settings import FrontKind
 from marsmith.config.server_config import started_with
 from marsmith.errors import FatalArchiveError, MarsmithError, PreflightError
 from marsmith.project import Project
 from marsmith.run_state import LeftOut
 from marsmith.server import launch
 from marsmith.server.configured import configured_parameters
+from marsmith.server.front.door import Front
 from marsmith.server.java import find_java
 from marsmith.server.placeholder import write_placeholder
 from marsmith.server.preflight import PreflightResult, refusal, unserved
@@ -93,7 +95,9 @@ def plan_restart(project: Project) -> StartPlan:
     if home is None:
         raise PreflightError("TorchServe is not installed any more", tip="pip install 'marsmith[serve]'")
     state = served_file.load(project).state
-    flight = PreflightResult(find_java(), home, started_with(project), Selection(), admission_policy(project))
+    front: FrontKind = "envoy" if Front.of(project).is_prepared else "none"
+    policy = admission_policy(project)
+    flight = PreflightResult(find_java(), home, started_with(project), Selection(), policy, front)
     _refuse_snapshot(project, flight, state)
     plan = _plan(flight, _with_remembered(project, flight, state), state, with_new=False)
     _refuse_to_serve_nothing(plan, strict=False)

@@ -15,6 +15,7 @@ from marsmith.errors import NotRunningError, ServerError
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server import lifecycle, supervisor_state
+from marsmith.server.front.door import Front
 from marsmith.server.placeholder import stands_in, still_left_out
 from marsmith.server.state import registered_versions
 from marsmith.server.supervisor_state import SupervisorState
@@ -22,6 +23,22 @@ from marsmith.state.served import Version
 
 if TYPE_CHECKING:
     from marsmith.client.management import Worker
+
+
+@dataclass(frozen=True)
+class FrontStatus:
+    """The front of a running server.
+
+    Attributes:
+        pid: process id of Envoy; None while it is being started again.
+        inference, grpc_inference: private addresses of TorchServe behind it, as in ``RunState``.
+        metrics: URL of its own metrics.
+    """
+
+    pid: int | None
+    inference: str
+    grpc_inference: str
+    metrics: str
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,7 @@ class ServerStatus:
         memory_bytes: resident memory by process, of the frontend and the workers.
         supervisor: the supervisor; None if there is none.
         uptime_s: uptime of the frontend, in seconds.
+        front: the front; None if there is none.
     """
 
     state: RunState
@@ -43,6 +61,7 @@ class ServerStatus:
     memory_bytes: Mapping[int, int] = field(default_factory=dict)
     supervisor: SupervisorState | None = None
     uptime_s: float = 0.0
+    front: FrontStatus | None = None
 
     def as_data(self) -> dict[str, Any]:
         """Return the status as plain data for JSON."""
@@ -50,6 +69,7 @@ class ServerStatus:
             "pid": self.state.pid,
             "folder": str(self.state.folder),
             "addresses": self.addresses(),
+            "front": asdict(self.front) if self.front else None,
             "tokens": self.state.tokens,
             "uptime_s": round(self.uptime_s, 1),
             "memory_bytes": self.memory_bytes.get(self.state.pid),
@@ -143,6 +163,7 @@ class StatusWatch:
             _memory([state.pid, *(worker.pid for version in versions for worker in version.workers)]),
             supervisor_state.read(self.project),
             max(0.0, time.time() - state.created),
+            front_status(self.project, state),
         )
 
 
@@ -154,6 +175,15 @@ def server_status(project: Project) -> ServerStatus:
         ClientError: the server does not answer.
     """
     return StatusWatch(project).look()
+
+
+def front_status(project: Project, state: RunState) -> FrontStatus | None:
+    """Return the front of a running server; None if there is none."""
+    if state.backend is None:
+        return None
+    front = Front.of(project)
+    process, backend = front.process, state.backend
+    return FrontStatus(process.pid if process else None, backend.inference, backend.grpc_inference, front.metrics)
 
 
 def _running(project: Project) -> RunState:

@@ -25,6 +25,8 @@ from marsmith.server import lifecycle, supervisor_state
 from marsmith.server import processes as server_process
 from marsmith.server import state as server_state
 from marsmith.server.duty import Duty, DutyThread, performing
+from marsmith.server.front.door import Front
+from marsmith.server.front.duty import FrontDuty
 from marsmith.server.launch import ADOPT_FLAG, SUPERVISED_VARIABLE
 from marsmith.server.lifecycle import StartOptions
 from marsmith.server.supervisor_state import SupervisorState
@@ -123,7 +125,9 @@ class Supervisor:
         Raises:
             ServerError: the server died, and the policy allows no further restart, or the restart failed.
         """
-        with performing(self.duties, self.tell) as self._threads:
+        front = Front.of(self.project)
+        own = [FrontDuty(self.project, front, lifecycle.starter(self.options), self.tell)] if front.is_prepared else []
+        with performing([*own, *self.duties], self.tell) as self._threads:
             self._run(state)
 
     def _run(self, state: RunState) -> None:
@@ -135,6 +139,7 @@ class Supervisor:
             if end is None:
                 return
             failures = 1 if time.monotonic() - began >= STABLE_S else failures + 1
+            lifecycle.hold_requests(self.project)
             self._note(last_end=end)
             state, failures = self._bring_back(end, failures)
 

@@ -82,9 +82,12 @@ def test_all_problems_come_at_once() -> None:
     st.sampled_from(["any", "ours"]),
     st.sampled_from(["optional", "required"]),
     st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=3),
+    st.sampled_from(["envoy", "none"]),
+    st.integers(0, 65_535),
 )
-def test_what_is_printed_is_read_again(archives: str, signatures: str, keys: list[str]) -> None:
-    data = {"archives": archives, "signatures": signatures, "trusted_keys": keys}
+def test_what_is_printed_is_read_again(archives: str, signatures: str, keys: list[str], front: str, port: int) -> None:
+    data: dict[str, object] = {"archives": archives, "signatures": signatures, "trusted_keys": keys}
+    data |= {"front": front, "front_metrics_port": port}
     assert parse_settings(strict_yaml.dump(data), "x").model_dump() == data
 
 

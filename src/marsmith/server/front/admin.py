@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import time
@@ -52,23 +53,23 @@ def text_stat(folder: Path, name: str) -> str:
     return found.removeprefix(f"{name}: ").strip('"')
 
 
-def wait_for_version(folder: Path, name: str, version: str, *, deadline_s: float) -> None:
-    """Wait until Envoy has accepted a version of a file.
+def wait_for_file(folder: Path, name: str, path: Path, *, deadline_s: float) -> None:
+    """Wait until Envoy has accepted a file of resources as it is then; somebody else may have replaced it since.
 
     Args:
         folder: folder of the front's files.
         name: statistic with the accepted version.
-        version: result of ``write_resources``.
+        path: the file.
         deadline_s: time limit, in seconds.
 
     Raises:
         FrontError: it has not accepted it in time, or does not answer.
     """
     late = time.monotonic() + deadline_s
-    while (known := text_stat(folder, name)) != version:
+    while (known := text_stat(folder, name)) != json.loads(path.read_text(encoding="utf-8"))["version_info"]:
         if time.monotonic() > late:
             raise FrontError(
-                f"Envoy has not accepted a new configuration in {deadline_s:g} s: {name} is {known or 'empty'}",
+                f"Envoy has not accepted {path.name} in {deadline_s:g} s: {name} is {known or 'empty'}",
                 tip=f"its log is {folder / 'envoy.log'}",
             )
         time.sleep(_LOOK_S)

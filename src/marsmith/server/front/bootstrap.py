@@ -18,6 +18,8 @@ FILE_NAME = "bootstrap.json"
 CLUSTERS_FILE = "cds.json"
 ROUTES_FILE = "rds.json"
 ANSWERS_FILE = "answers.log"
+# Name of the listener of its own metrics.
+METRICS = "metrics"
 # Relative to Envoy's working folder, because the path of a socket may have 107 bytes only.
 ADMIN_SOCKET = "admin.sock"
 
@@ -77,7 +79,7 @@ def bootstrap(folder: Path, listening: Listening, upstream: Upstream) -> Json:
                 _public(folder, "rest", listening.rest, listening, upstream),
                 _public(folder, "grpc", listening.grpc, listening, upstream),
                 listener.second_attempts(upstream),
-                {**_listener("metrics", listening.metrics), "filter_chains": [{"filters": [_metrics_manager()]}]},
+                {**_listener(METRICS, listening.metrics), "filter_chains": [{"filters": [_metrics_manager()]}]},
             ],
             "clusters": [_admin_cluster()],
         },

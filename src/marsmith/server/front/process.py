@@ -39,6 +39,9 @@ _THREADS = 2
 _FLUSH_MS = 50
 _UMASK = 0o077
 
+# Children are kept until they have ended and are reaped.
+_children: list[subprocess.Popen[Any]] = []
+
 Starter = Callable[..., subprocess.Popen[Any]]
 
 
@@ -126,12 +129,12 @@ def start(folder: Path, starter: Starter) -> FrontProcess:
             stderr=subprocess.STDOUT,
             umask=_UMASK,
         )
-    processes.remember_child(child)
+    _children[:] = [each for each in (*_children, child) if each.poll() is None]
     try:
         _allow_many_files(child.pid)
-        _wait_until_live(child, folder, begin)
         known = FrontProcess(child.pid, psutil.Process(child.pid).create_time())
         files.write_atomically(folder / _STATE, state_files.render(known, _FORMAT), mode=0o600)
+        _wait_until_live(child, folder, begin)
     except BaseException as error:
         end(folder, 0.0)
         if isinstance(error, psutil.Error):
@@ -161,7 +164,7 @@ def end(folder: Path, timeout_s: float) -> bool:
     found = processes.processes_of(folder.parent, FRONT_VARIABLE)
     if found:
         processes.end(folder.parent, timeout_s, FRONT_VARIABLE)
-    processes.reap()
+    _children[:] = [each for each in _children if each.poll() is None]
     for name in (_STATE, ADMIN_SOCKET):
         (folder / name).unlink(missing_ok=True)
     return bool(found)

@@ -1,0 +1,54 @@
+"""What a supervisor does for the front: start Envoy again when it has ended, and notice new tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from marsmith import run_state
+from marsmith.project import Project
+from marsmith.server.front.door import Front
+from marsmith.server.front.process import FrontProcess, Starter
+
+
+@dataclass
+class FrontDuty:
+    """The duty to keep the front up.
+
+    Attributes:
+        project: project of the server.
+        front: its front.
+        starter: how to start Envoy.
+        tell: called with each event, as one sentence.
+        name: name for messages.
+    """
+
+    project: Project
+    front: Front
+    starter: Starter
+    tell: Callable[[str], None]
+    name: str = "front"
+    _process: FrontProcess | None = None
+    _key_file_ns: int = 0
+
+    def tick(self) -> None:
+        """Look at Envoy and at the key file once."""
+        if self._process is None or not self._process.is_alive:
+            if self.front.ensure_running(self.starter):
+                self.tell("Envoy ended by itself, and was started again")
+            self._process = self.front.process
+        self._look_at_tokens()
+
+    def close(self) -> None:
+        """Do nothing: whoever stops the server ends Envoy."""
+
+    def _look_at_tokens(self) -> None:
+        key_file = self.project.run / "key_file.json"
+        try:
+            changed_ns = key_file.stat().st_mtime_ns
+        except FileNotFoundError:
+            # The server requires no tokens, or is starting.
+            return
+        if changed_ns != self._key_file_ns:
+            self.front.notice_new_token(run_state.read(self.project))
+            self._key_file_ns = changed_ns
