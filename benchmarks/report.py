@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine_line
+from marsmith.plots import new_figure, tidy
 from prose import fold
 from targets import busiest, most_of_limit, targets
 
@@ -227,11 +228,10 @@ def _plot(
     log: bool = False,
 ) -> None:
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
     # The same figures give the same file.
     mpl.rcParams["svg.hashsalt"] = "marsmith"
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = new_figure(7, 4)
     axes = figure.add_subplot()
     for name, (across, up) in lines.items():
         axes.plot(across, up, marker="o", markersize=3, linewidth=1.2, label=name or None)
@@ -245,6 +245,7 @@ def _plot(
     axes.set_ylabel(axes_names[1])
     if limit is not None or len(lines) > 1:
         axes.legend()
+    tidy(figure)
     figure.savefig(path, format="svg", metadata={"Date": None})
 
 

@@ -11,14 +11,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from marsmith.errors import MissingDependencyError
 from marsmith.export.lock import Candidate, ExportLock
 from marsmith.export.machine import machine_text
+from marsmith.plots import new_figure, tidy
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 73rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; font-size: 13px }
+th, td { padding: 4px 6px; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+th { white-space: normal; vertical-align: bottom }
 th:first-child, td:first-child, td:nth-child(2), th:nth-child(2) { text-align: left }
 tr.chosen { background: #e8f4e8; font-weight: 600 } tr.refused, tr.failed, tr.not { color: #8a3b2a }
 pre { background: #f6f6f6; padding: .8rem; overflow-x: auto } svg { max-width: 100%; height: auto }
@@ -138,11 +139,7 @@ def _agreement_plot(lock: ExportLock, timed: Sequence[Candidate]) -> str:
 
 
 def _figure(height: float) -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError("matplotlib", extra="plot") from None
-    figure = Figure(figsize=(9, height), layout="constrained")
+    figure = new_figure(9, height)
     axes = figure.add_subplot()
     axes.grid(visible=True, alpha=0.3)
     axes.set_axisbelow(True)
@@ -152,6 +149,7 @@ def _figure(height: float) -> tuple[Any, Any]:
 def _svg(figure: Any) -> str:
     import matplotlib as mpl
 
+    tidy(figure)
     stream = io.StringIO()
     # Text stays text, and ids are deterministic.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "marsmith"}):
