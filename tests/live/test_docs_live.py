@@ -18,7 +18,7 @@ from marsmith.config.properties import ENCODING, as_mapping, parse_properties, r
 from marsmith.errors import NotRunningError
 from marsmith.project import Project
 from marsmith.server import lifecycle
-from support.documentation import Block, Page, pages
+from support.documentation import Block, Page, matches, pages
 from support.live_server import free_addresses
 from support.long_tests import mostly_long
 from support.projects import REPOSITORY
@@ -34,9 +34,11 @@ ADDRESSES = {
 
 
 def runnable(page: Page) -> list[Block]:
-    """Return the blocks that a page wants written or run."""
+    """Return the blocks that a page wants written, run, or compared."""
     return [
-        block for block in page.blocks if block.not_run is None and (block.file or block.language in {"bash", "python"})
+        block
+        for block in page.blocks
+        if block.is_output or (block.not_run is None and (block.file or block.language in {"bash", "python"}))
     ]
 
 
@@ -63,25 +65,44 @@ def project(built_project: Project, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def run_page(project: Project, page: Page) -> None:
-    """Write and run the blocks of one page, in its order."""
+    """Write and run the blocks of one page in its order, and compare what they print with what the page shows."""
+    printed = ""
     for block in runnable(page):
-        if block.file is not None:
+        if block.is_output:
+            assert matches(block.text, printed), f"{block}\n{block.text}\nbut it prints\n{printed}"
+        elif block.file is not None:
             (project.root / block.file).parent.mkdir(parents=True, exist_ok=True)
             (project.root / block.file).write_text(block.text, encoding="utf-8")
         else:
-            run_block(project, block)
+            printed = as_on_the_page(project, run_block(project, block))
 
 
-def run_block(project: Project, block: Block) -> None:
-    """Run one block in the project's root, as a script of its own."""
+def run_block(project: Project, block: Block) -> str:
+    """Run one block in the project's root, as a script of its own; return what it prints."""
     text = with_ports(project, block.text)
     command = [sys.executable, "-c", text] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", text]
     environment = os.environ | {"PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
     environment.pop("MARSMITH_PROJECT", None)
     done = subprocess.run(
-        command, cwd=project.root, env=environment, capture_output=True, text=True, timeout=400, check=False
+        command,
+        cwd=project.root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=400,
+        check=False,
     )
-    assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout[-8000:]}"
+    return done.stdout
+
+
+def as_on_the_page(project: Project, printed: str) -> str:
+    """Return what was printed with the addresses and the folder of the pages."""
+    values = as_mapping(parse_properties((project.root / "config.properties").read_text(encoding=ENCODING)))
+    for address, key in ADDRESSES.items():
+        printed = printed.replace(f"127.0.0.1:{values[key].rpartition(':')[2]}", address)
+    return printed.replace(str(project.root), "/home/me/project")
 
 
 def with_ports(project: Project, text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from marsmith.cli import VERBS, verb_parser
 from pages.__main__ import outdated
-from support.documentation import LANGUAGES, Block, Page, commands, pages, read_page
+from support.documentation import LANGUAGES, Block, Page, commands, matches, pages, read_page
 from support.projects import REPOSITORY
 
 WIDTH = 120
@@ -138,3 +139,34 @@ def test_the_finished_examples_are_those_of_the_tutorial(example: str) -> None:
 def test_what_is_made_from_the_code_is_current() -> None:
     """`make pages` writes it."""
     assert not outdated(REPOSITORY / "docs")
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("photo.jpg: 200 application/json, 168 bytes", "photo.jpg: 200 application/json, 91 bytes", True),
+        ("photo.jpg: 200 application/json, 168 bytes", "photo.jpg: 503 application/json, 168 bytes", False),
+        (
+            '{"tiger cat": 0.395, "Egyptian cat": 0.354, ...}',
+            '{"tiger cat": 0.3865, "Egyptian cat": 0.36, "x": 1}',
+            True,
+        ),
+        ('{"tiger cat": 0.395, ...}', '{"Egyptian cat": 0.395, "x": 1}', False),
+        ("a  1.0  2/2\n...\nz", "a    1.0  2/2\nb\nc\nz", True),
+        ("a  1.0\n...", "a    1.0", True),
+        ("a  1.0", "a  2.0", False),
+        ("a", "a\nb", False),
+        ("uptime  0:00:18\nsupervisor  pid 7, 0 restarts", "uptime  1:20:31\nsupervisor  pid 8123, 0 restarts", True),
+    ],
+)
+def test_an_output_may_differ_in_what_differs_from_run_to_run_only(shown: str, printed: str, same: bool) -> None:
+    assert matches(shown, printed) is same
+
+
+@pytest.mark.parametrize("page", pages(), ids=str)
+def test_an_output_follows_a_block_that_is_run(page: Page) -> None:
+    for before, block in itertools.pairwise([None, *page.blocks]):
+        if block is not None and block.is_output:
+            assert before is not None
+            assert before.language in {"bash", "python"}, block
+            assert before.not_run is None, block

@@ -4,6 +4,7 @@ A fenced block names its language. An HTML comment before it says what the tests
 
 - ``<!-- file: PATH -->``: it is the content of this file of the project; the blocks after it find it there.
 - ``<!-- not run: REASON -->``: it is checked as far as text can be, and not run.
+- ``<!-- output -->``: it is what the block before it prints, see ``matches``.
 - none: a ``bash`` or ``python`` block is run, in the order of the page.
 """
 
@@ -20,7 +21,7 @@ from support.projects import REPOSITORY
 
 LANGUAGES = {"bash", "python", "pyi", "yaml", "text", "json", "ini", "dockerfile", "mermaid", "properties"}
 _FENCE = re.compile(r"^( *)```(.*)$")
-_COMMENT = re.compile(r"^\s*<!-- (file|not run): (.+) -->$")
+_COMMENT = re.compile(r"^\s*<!-- (?:(file|not run): (.+)|(output)) -->$")
 _LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 _SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
 
@@ -35,6 +36,7 @@ class Block:
     text: str
     file: str | None = None
     not_run: str | None = None
+    is_output: bool = False
 
     def __str__(self) -> str:
         """Return page and line, as they name a test."""
@@ -103,9 +105,35 @@ def read_page(path: Path) -> Page:
 def _block(path: Path, fence: tuple[int, str, str], inside: list[str], prose: list[tuple[int, str]]) -> Block:
     number, _, language = fence
     before = next((_COMMENT.match(line) for place, line in reversed(prose) if place == number - 1), None)
-    said = {before[1]: before[2]} if before else {}
+    said = {before[1]: before[2]} if before and before[1] else {}
     text = "".join(f"{line}\n" for line in inside)
-    return Block(path, number, language, text, said.get("file"), said.get("not run"))
+    is_output = before is not None and before[3] is not None
+    return Block(path, number, language, text, said.get("file"), said.get("not run"), is_output)
+
+
+# What differs from run to run and from machine to machine: decimals, numbers with a unit, process ids, digests.
+_NUMBER = re.compile(
+    r"\d[\d.,:]*(?= (?:bytes|members|s|ms|MB|GiB)\b)|\d+\.\d{2,}|(?<=pid )\d+|\b[0-9a-f]{64}\b|\d+:\d\d:\d\d"
+)
+_SPACE = re.compile(r"[ -]{2,}")
+
+
+def matches(shown: str, printed: str) -> bool:
+    """Return whether a page shows what a command prints.
+
+    Decimals, numbers with a unit, pids, digests and the width of columns may differ. ``...`` in a line stands for any
+    text, and alone on a line for any number of lines.
+    """
+    pattern = "".join(_pattern(line) for line in _normal(shown))
+    return re.fullmatch(pattern, "".join(f"{line}\n" for line in _normal(printed))) is not None
+
+
+def _pattern(line: str) -> str:
+    return r"(?:.*\n)*?" if line == "..." else ".*?".join(map(re.escape, line.split("..."))) + r"\n"
+
+
+def _normal(text: str) -> list[str]:
+    return [_SPACE.sub(" ", _NUMBER.sub("N", line)).strip() for line in text.strip().splitlines()]
 
 
 def commands(script: str) -> list[list[str]]:
