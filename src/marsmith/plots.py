@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from marsmith.errors import MissingDependencyError, UsageError
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
+Side = Literal["left", "center", "right"]
+
 _SUFFIXES = (".svg", ".png", ".pdf")
+_OTHER: dict[Side, Side] = {"left": "right", "right": "left", "center": "center"}
 _NUMBER = "{x:,.10g}"
 # How many lines a label may be moved up or down.
 _MOST_LINES = 8
@@ -100,17 +103,17 @@ def _place_labels(axes: Axes) -> None:
         taken.append(label.get_window_extent())
 
 
-def _places(label: Annotation) -> Iterator[tuple[float, float, str]]:
+def _places(label: Annotation) -> Iterator[tuple[float, float, Side]]:
     """Yield offsets from the point in points, with the alignment: as drawn, on the other side, then line by line."""
-    (across, up), side = label.xyann, label.get_horizontalalignment()
-    line = label.get_fontsize() * 1.2
-    sides = [(across, side), (-across, {"left": "right", "right": "left"}.get(side, side))]
+    (across, up), side = map(float, label.xyann), label.get_horizontalalignment()
+    line = float(label.get_fontsize()) * 1.2
+    sides = [(across, side), (-across, _OTHER[side])]
     for lines in range(_MOST_LINES + 1):
         for shift in (lines * line, -lines * line):
             yield from ((x, up + shift, alignment) for x, alignment in sides)
 
 
-def _put(label: Annotation, place: tuple[float, float, str]) -> None:
+def _put(label: Annotation, place: tuple[float, float, Side]) -> None:
     across, up, side = place
     label.xyann = (across, up)
     label.set_horizontalalignment(side)
