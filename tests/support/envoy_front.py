@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from marsmith import child_processes
@@ -69,12 +69,25 @@ class Place:
 
 
 @contextmanager
-def front_before(folder: Path, backend: Backend, **config: str) -> Iterator[Place]:
-    """Run a front before TorchServe's private addresses; it requires no tokens."""
+def front_before(folder: Path, backend: Backend) -> Iterator[Place]:
+    """Run a front in ``folder`` before these private addresses, which require no tokens."""
     folder.mkdir(parents=True)
-    public = free_addresses() | config
+    public = free_addresses()
     state = RunState(1, 0.0, public["inference_address"], "", "", "", "", folder, tokens=False, backend=backend)
-    place = Place(Front(folder / "front"), public, state)
+    with _running(Place(Front(folder / "front"), public, state)) as place:
+        yield place
+
+
+@contextmanager
+def front_before_server(state: RunState) -> Iterator[Place]:
+    """Run a front before a TorchServe that has none."""
+    backend = Backend(state.inference, state.grpc_inference)
+    with _running(Place(Front(state.folder / "front"), free_addresses(), replace(state, backend=backend))) as place:
+        yield place
+
+
+@contextmanager
+def _running(place: Place) -> Iterator[Place]:
     place.start()
     try:
         yield place

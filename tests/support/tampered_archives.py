@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from importlib.util import cache_from_source
 from pathlib import Path
 
+import torch
+
 from marsmith.archive import Manifest, Member, write_archive
 from marsmith.runtime.imports import local_imports
-from support.handler_fixtures import classifier_folder
+from support.handler_fixtures import classifier_folder, write_model
 from support.projects import REPOSITORY
 from support.raw_archives import Entry, raw_zip
 
@@ -59,6 +61,7 @@ def shipped_archive(
     own: bool = False,
     needs: str = "",
     cut: bool = False,
+    module: torch.nn.Module | None = None,
     more: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write an archive of ours of a small classifier.
@@ -70,11 +73,14 @@ def shipped_archive(
         own: with a handler that is not derived from ours.
         needs: a package with its version: a worker refuses to load where it is not installed.
         cut: with half of the weights, as if the disk had been full after the export; its digests hold.
+        module: another model than that of the colours.
         more: further members; ``writing_handler.py`` among them is the handler.
     """
     more = more or {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = classifier_folder(Path(temporary) / "model")
+        if module is not None:
+            write_model(folder, module)
         settings = json.loads((folder / "model-config.yaml").read_text())["handler"] | {"warm_up_s": 0.1}
         settings |= {"environment": "strict"} if needs else {}
         weights = (folder / "model.pt").read_bytes()
