@@ -24,6 +24,7 @@ from marsmith_handler.failures import is_fatal, item_error, leave, log_exception
 from marsmith_handler.freed_memory import keep_freed_memory
 from marsmith_handler.gathered_lines import gather_metric_lines
 from marsmith_handler.isolation import infer_isolated
+from marsmith_handler.last_lines import keep_last_lines
 from marsmith_handler.metrics import StageClock, StageMetrics
 from marsmith_handler.prediction_log import PredictionLog, Served
 from marsmith_handler.replies import Reply, encode_reply, error_reply, limited
@@ -107,6 +108,7 @@ class BaseHandler:
             RuntimeError: it differs from what was validated, or it cannot be loaded. TorchServe's worker treats only
                 this exception as a failed load.
         """
+        keep_last_lines()
         try:
             self._configure(context)
             self._prove_archive()

@@ -77,7 +77,8 @@ class ArchiveRegistration:
             if error.traceback and not is_cut_off(error.traceback):
                 raise
             died = error
-        # The frontend loses a worker's last output if it does not read it in time; a second worker prints it again.
+        # Unless the handler is ours, the frontend loses a worker's last output if it does not read it in time; a second
+        # worker prints it again.
         try:
             return self._register(initial_workers)
         except WorkerDiedError:
