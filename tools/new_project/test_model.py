@@ -21,15 +21,15 @@ PROJECT = Project(Path(__file__).resolve().parents[1])
 class ModelTest(unittest.TestCase):
     """The archive in the model store, run as a server's worker runs it."""
 
-    archive: Path
     spec: ModelSpec
+    runner: Runner
 
     @classmethod
     def setUpClass(cls) -> None:
         """Build the archive, unless it is what its inputs would give. Its examples are answered, and checked, here."""
         cls.spec = load_spec(PROJECT, MODEL)
         try:
-            cls.archive = build_from_spec(
+            archive = build_from_spec(
                 PROJECT,
                 cls.spec,
                 weights=os.environ.get("WEIGHTS") or None,
@@ -37,24 +37,23 @@ class ModelTest(unittest.TestCase):
             ).path
         except MarsmithError as error:
             raise AssertionError(f"{MODEL} cannot be built: {error.message}\nTIP: {error.tip}") from None
+        cls.runner = cls.enterClassContext(Runner(archive))
 
     def test_every_example_is_answered(self) -> None:
         """Each example gets a reply of 200."""
         self.assertTrue(self.spec.examples, f"config/models/{MODEL}.yaml names no examples")
-        given = [read_input(example.input, PROJECT.root) for example in self.spec.examples]
-        with Runner(self.archive) as runner:
-            for one in given:
-                (reply,) = runner.run([Request(one.body, one.content_type)])
-                self.assertEqual(reply.status, 200, reply.body)
+        for example in self.spec.examples:
+            given = read_input(example.input, PROJECT.root)
+            (reply,) = self.runner.run([Request(given.body, given.content_type)])
+            self.assertEqual(reply.status, 200, reply.body)
 
     def test_a_broken_request_does_not_hurt_its_neighbour(self) -> None:
         """In one batch, a request that cannot be read gets a 4xx, and the other one its answer."""
         if self.spec.serving.batch_size < 2:
             self.skipTest("each batch has one request")
         good = read_input(self.spec.examples[0].input, PROJECT.root)
-        with Runner(self.archive, batch_size=2) as runner:
-            requests = [Request(b"{", "application/json"), Request(good.body, good.content_type)]
-            broken, answered = runner.run(requests)
+        requests = [Request(b"{", "application/json"), Request(good.body, good.content_type)]
+        broken, answered = self.runner.run(requests)
         self.assertIn(broken.status, range(400, 500), broken.body)
         self.assertEqual(answered.status, 200, answered.body)
 
