@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +13,17 @@ import hypothesis
 import pytest
 
 from marsmith.project import Project
+from support.light_start import sitecustomize as light_start
 from support.projects import copy_project, skip_without_locked_torch
 
 # Tests import ONNX Runtime themselves, and it reports home from its import on unless this is set.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # Tests and their servers share the cores: threads that spin while they wait take them from all others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Tests start hundreds of processes, which would all compile the same modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How busy the machine is decides no test.
 hypothesis.settings.register_profile("marsmith", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -31,7 +37,10 @@ for _number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(_number, signal.SIG_DFL)
 
 LIVE = Path(__file__).parent / "live"
-LIGHT_WORKERS = Path(__file__).parent / "support" / "light_workers"
+
+# Here, and in all Python processes that tests start.
+sys.path.append(str(Path(light_start.__file__).parent))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (sys.path[-1], os.environ.get("PYTHONPATH"))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def light_workers() -> Iterator[None]:
     """Let the workers of this module import torch when they first use it, and not when they start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(LIGHT_WORKERS), prepend=os.pathsep)
+        patch.setenv(light_start.VARIABLE, "1")
         yield
 
 

@@ -31,9 +31,6 @@ from support.live_server import make_project, running
 from support.long_tests import long, mostly_long
 from support.steady_load import SteadyLoad, steady_load
 
-# A worker that starts without torch ends so soon that TorchServe often loses its last lines, which are read here.
-pytestmark = pytest.mark.tensors
-
 # Latency is not judged but where it is the point: other tests may keep the machine busy.
 ANY_LATENCY = RolloutLimits(max_latency_ratio=1000)
 QUICK = Options(keep=1, watch_s=0.2, limits=ANY_LATENCY)

@@ -28,9 +28,6 @@ from support.live_server import make_project, tiny_archive, until
 from support.pictures import picture
 from support.tampered_archives import shipped_archive
 
-# A worker that starts without torch ends so soon that TorchServe often loses its last lines, which are read here.
-pytestmark = pytest.mark.tensors
-
 RED = picture(255, 0, 0)
 PACKAGE = "marsmith-left-out-test"
 CANNOT_IMPORT = "import a_module_that_is_not_there\n"
