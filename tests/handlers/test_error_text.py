@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import traceback
 import warnings
 from collections.abc import Callable
@@ -59,12 +60,13 @@ def _read_ir(folder: Path) -> Any:
 
 
 def _convert(folder: Path) -> Any:
-    import openvino
+    from marsmith_handler.engines.openvino_engine import convert, import_openvino
 
+    openvino = import_openvino()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(NoTranslation(), torch.zeros(3))
-        return openvino.convert_model(traced, input=[([3], openvino.Type.f32)])
+    return convert(openvino, traced, [3], openvino.Type.f32)
 
 
 def _session(folder: Path) -> Any:
@@ -109,6 +111,17 @@ def test_the_cause_is_told_of_errors_that_many_lines_are_written_about(
     line = typed_line(caught.value)
     assert said in line
     assert "\n" not in line
+
+
+def test_a_conversion_that_fails_leaves_logging_as_it_was(tmp_path: Path) -> None:
+    def state() -> tuple[object, ...]:
+        return root.level, root.filters.copy(), root.handlers.copy()
+
+    root = logging.getLogger()
+    before = state()
+    with pytest.raises(Exception, match="aten::special_airy_ai"):
+        _convert(tmp_path)
+    assert state() == before
 
 
 JAVA = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections import OrderedDict
@@ -48,6 +49,22 @@ def computed_precision(precision: str, capabilities: Collection[str]) -> str:
     """Return the precision of convolutions on a processor with these capabilities, which have OpenVINO's names."""
     needed = _CAPABILITIES.get(precision)
     return precision if needed is None or needed in capabilities else "float32"
+
+
+def convert(openvino: Any, module: torch.jit.ScriptModule, shape: Any, number_type: Any) -> Any:
+    """Convert a module with one input, and leave the root logger as it was.
+
+    If OpenVINO's converter fails, it leaves the root logger at ERROR: the worker would log no metrics and no warnings.
+    """
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters.copy(), root.handlers.copy()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return openvino.convert_model(module, input=[(shape, number_type)])
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers
 
 
 def import_openvino() -> Any:
@@ -131,9 +148,7 @@ class OpenVinoModel:
     def _compile(self, array: Any) -> Any:
         shape = self._openvino.PartialShape([-1, *array.shape[1:]])
         if isinstance(self._model, torch.jit.ScriptModule):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                model = self._openvino.convert_model(self._model, input=[(shape, self._openvino.Type(array.dtype))])
+            model = convert(self._openvino, self._model, shape, self._openvino.Type(array.dtype))
         else:
             model = self._model.clone()
             model.reshape({model.inputs[0]: shape})
