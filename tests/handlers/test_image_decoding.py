@@ -22,7 +22,6 @@ from marsmith_handler.image.formats import MAX_STRIPS, available_formats, open_i
 from support import image_corpus as corpus
 
 GOOD = corpus.good_images()
-MALFORMED = corpus.malformed_payloads()
 # Without AVX2 torch resizes in floats, and cuts bicubic overshoot off once; Pillow does so after each direction.
 CUTS_OFF_LIKE_PILLOW = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 SHAPES = [(256, (224, 224)), (120, (100, 111)), (64, (64, 80)), (150, (150, 200)), (90, (224, 224))]
@@ -122,11 +121,12 @@ def test_a_warning_filter_that_raises_does_not_change_the_answers() -> None:
 
 
 def test_the_corpus_holds_300_malformed_payloads_and_more() -> None:
-    assert len({name for name, _, _ in MALFORMED}) == len(MALFORMED) >= 300
+    payloads = corpus.malformed_payloads()
+    assert len({name for name, _, _ in payloads}) == len(payloads) >= 300
 
 
 def test_every_malformed_payload_is_refused_with_a_status_of_the_client() -> None:
-    seen = {name: status(body) for name, body, _ in MALFORMED}
+    seen = {name: status(body) for name, body, _ in corpus.malformed_payloads()}
     assert {name: code for name, code in seen.items() if code not in (400, 413, 415, 422)} == {}
 
 
@@ -151,7 +151,7 @@ def test_the_status_says_what_is_wrong() -> None:
         ),
         422: ("png-1x500000", "jpeg-60000x1", "tiff-float", "tiff-32-bit"),
     }
-    bodies = {name: body for name, body, _ in MALFORMED}
+    bodies = {name: body for name, body, _ in corpus.malformed_payloads()}
     assert {
         code: tuple(name for name in names if status(bodies[name]) == code) for code, names in expected.items()
     } == (expected)
@@ -167,7 +167,7 @@ def test_a_refusal_names_the_size_and_the_limit() -> None:
 
 
 def test_a_refusal_is_the_same_each_time_so_that_replies_can_be_compared() -> None:
-    for name, body, _ in MALFORMED[::7]:
+    for name, body, _ in corpus.malformed_payloads()[::7]:
         said = set()
         for _ in range(2):
             with pytest.raises(ItemError) as refused:
@@ -218,7 +218,9 @@ def test_any_bytes_after_any_magic_are_answered_or_refused(magic: bytes, rest: b
 def test_the_format_is_told_by_the_bytes() -> None:
     for name, body in GOOD.items():
         assert sniff(body[:64]) == name.partition("-")[0].upper()
-    assert [name for name, body, _ in MALFORMED if sniff(body[:64]) not in (*available_formats(), None)] == []
+    assert [
+        name for name, body, _ in corpus.malformed_payloads() if sniff(body[:64]) not in (*available_formats(), None)
+    ] == []
 
 
 def test_a_header_is_judged_without_decoding() -> None:

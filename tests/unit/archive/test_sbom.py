@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from marsmith.archive.environment import Environment
 from marsmith.archive.sbom import Library, installed_library, render_bom, render_sbom
 
-pytest.importorskip("cyclonedx.validation.json")
-
 FILES = {"model.pt": "a" * 64, "handler.py": "0" * 64, "MAR-INF/export.json": "f" * 64}
 
 
