@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -15,6 +16,9 @@ import pytest
 from marsmith.project import Project
 from support.light_start import sitecustomize as light_start
 from support.projects import copy_project, skip_without_locked_torch
+
+if TYPE_CHECKING:
+    from support.live_server import SharedServer
 
 # Tests import ONNX Runtime themselves, and it reports home from its import on unless this is set.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -56,6 +60,18 @@ def light_workers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(light_start.VARIABLE, "1")
         yield
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
+    """A server for tests that neither restart nor configure it, started by the first of them in each process."""
+    from support.live_server import shared
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(light_start.VARIABLE, "1")
+        with shared(tmp_path_factory.mktemp("shared")) as server:
+            patch.undo()
+            yield server
 
 
 @pytest.fixture

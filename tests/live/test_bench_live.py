@@ -15,7 +15,7 @@ from marsmith.client.metrics import Traffic
 from marsmith.errors import ServerError
 from marsmith.loadtest.breakdown import Breakdown, split
 from marsmith.project import PROJECT_VARIABLE, Project
-from support.live_server import make_project, running, tiny_archive
+from support.live_server import SharedServer
 
 SLEEPY = """
 import time
@@ -31,20 +31,17 @@ def handle(data, context):
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    folder = tmp_path_factory.mktemp("bench")
-    archive = tiny_archive(folder / "sleepy.mar", name="sleepy", handler=SLEEPY)
-    made = make_project(folder / "project", {"sleepy.mar": archive})
-    (folder / "good.txt").write_text("good")
-    (folder / "bad.txt").write_text("bad")
-    with running(made):
-        yield made
+def project(shared_server: SharedServer) -> Iterator[Project]:
+    with shared_server.serving("sleepy", SLEEPY):
+        yield shared_server.project
 
 
 @pytest.fixture
-def folder(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(PROJECT_VARIABLE, str(project.root))
-    return project.root.parent
+    (tmp_path / "good.txt").write_text("good")
+    (tmp_path / "bad.txt").write_text("bad")
+    return tmp_path
 
 
 @pytest.mark.live

@@ -32,7 +32,7 @@ from marsmith.server.processes import processes_of
 from marsmith.server.readiness import StartupStatus
 from marsmith.server.status import server_status
 from support.command import marsmith
-from support.live_server import make_project, running, tiny_archive, until
+from support.live_server import ECHO, SharedServer, make_project, running, tiny_archive, until
 
 CANNOT_IMPORT = "import a_module_that_is_not_there\n"
 LEAVES = "import os\n\ndef handle(data, context):\n    os._exit(3)\n"
@@ -127,10 +127,10 @@ def test_serve_status_stop_from_the_command_line(project: Project, tmp_path: Pat
     assert marsmith(project, "status").returncode == 1
 
 
-def test_a_request_leaves_no_line_in_any_log_but_its_traceback_does(project: Project, tmp_path: Path) -> None:
+def test_a_request_leaves_no_line_in_any_log_but_its_traceback_does(shared_server: SharedServer) -> None:
     fails = "def handle(data, context):\n    assert not data, 'on purpose'\n"
-    tiny_archive(project.model_store / "fails-1.0.mar", name="fails", handler=fails)
-    with running(project) as state, Client.for_project(project) as client:
+    project, state = shared_server.project, shared_server.state
+    with shared_server.serving("fails", fails), Client.for_project(project) as client:
         logs = sorted((project.run / "logs").glob("*.log"))
         before = settled(logs)
         for _ in range(20):
@@ -174,9 +174,9 @@ def handle(data, context):
 """
 
 
-def test_the_metrics_of_our_handlers_reach_the_metrics_api(project: Project) -> None:
-    tiny_archive(project.model_store / "measures-1.0.mar", name="measures", handler=MEASURES)
-    with running(project) as state, Client.for_project(project) as client:
+def test_the_metrics_of_our_handlers_reach_the_metrics_api(shared_server: SharedServer) -> None:
+    state = shared_server.state
+    with shared_server.serving("measures", MEASURES), Client.for_project(shared_server.project) as client:
         for _ in range(3):
             client.predict("measures", b"x", content_type="application/octet-stream")
         # The frontend loads a model with one call of a handler that is a function, hence one more. What the worker
@@ -318,31 +318,33 @@ def test_stop_finds_everything_also_when_the_foreground_was_killed(project: Proj
     assert left_over(project) == []
 
 
-def test_nothing_is_registered_but_what_lies_in_the_store(project: Project, tmp_path: Path) -> None:
+def test_nothing_is_registered_but_what_lies_in_the_store(shared_server: SharedServer, tmp_path: Path) -> None:
     foreign = tiny_archive(tmp_path / "foreign.mar", name="foreign")
-    with running(project) as state:
-        tiny_archive(project.model_store / "late-1.0.mar", name="late")
-        token = json.loads(state.key_file.read_text())["management"]["key"]
+    state, store = shared_server.state, shared_server.project.model_store
+    stored = sorted(path.name for path in store.iterdir())
+    token = json.loads(state.key_file.read_text())["management"]["key"]
 
-        def register(url: str) -> int:
-            query = urllib.parse.urlencode({"url": url, "initial_workers": "0"})
-            request = urllib.request.Request(f"{state.management}/models?{query}", method="POST")
-            request.add_header("Authorization", f"Bearer {token}")
-            try:
-                with urllib.request.urlopen(request) as reply:
-                    return int(reply.status)
-            except urllib.error.HTTPError as error:
-                error.close()
-                return error.code
+    def register(url: str) -> int:
+        query = urllib.parse.urlencode({"url": url, "initial_workers": "0"})
+        request = urllib.request.Request(f"{state.management}/models?{query}", method="POST")
+        request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
 
-        assert register("late-1.0.mar") == 200
+    with shared_server.serving("early", ECHO) as early:
+        # One that lies there is taken, with the very same call.
+        late = tiny_archive(store / "early-2.0.mar", name="early", version="2.0")
+        assert register(late.name) == 200
         refused = (f"file://{foreign}", str(foreign), f"../../{foreign.name}", f"{state.metrics}/metrics")
         assert [register(url) for url in refused] == [404] * len(refused)
-        assert sorted(path.name for path in project.model_store.iterdir()) == [
-            "README.md",
-            "echo-1.0.mar",
-            "late-1.0.mar",
-        ]
+        assert sorted(path.name for path in store.iterdir()) == sorted([*stored, early.name, late.name])
+        with Client.for_project(shared_server.project) as client:
+            client.unregister("early", "2.0")
+        late.unlink()
 
 
 def test_torchserve_alone_serves_the_project_with_the_same_config(project: Project, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,7 @@ from marsmith.project import Project
 from marsmith.server import processes as server_process
 from support.deploy_fixtures import MODEL, write_version
 from support.export_fixtures import RECIPE, write_tiny
-from support.live_server import is_alive, make_project, running, tiny_archive, until
+from support.live_server import SharedServer, is_alive, make_project, running, tiny_archive, until
 from support.long_tests import mostly_long
 from support.projects import REPOSITORY
 
@@ -344,13 +344,13 @@ def test_a_request_that_is_waited_for_is_given_up(place: Place, number: signal.S
 
 
 @pytest.mark.live
-def test_a_watched_status_ends_well_with_ctrl_c_alone(place: Place) -> None:
-    with running(place.project):
-        for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 0)):
-            with start(place, ["status", "--watch", "--json"]) as process:
-                assert process.stdout
-                assert process.stdout.readline()
-                process.send_signal(number)
-                _, errors = process.communicate(timeout=240)
-            assert process.returncode == code
-            assert "Traceback" not in errors
+def test_a_watched_status_ends_well_with_ctrl_c_alone(place: Place, shared_server: SharedServer) -> None:
+    there = replace(place, project=shared_server.project)
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 0)):
+        with start(there, ["status", "--watch", "--json"]) as process:
+            assert process.stdout
+            assert process.stdout.readline()
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=240)
+        assert process.returncode == code
+        assert "Traceback" not in errors

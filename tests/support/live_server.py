@@ -1,4 +1,11 @@
-"""A real TorchServe for tests: a project in a temporary folder, on free ports."""
+"""A real TorchServe for tests: a project in a temporary folder, on free ports.
+
+- The fixture ``shared_server`` is for tests that neither restart nor configure the server: it runs already.
+- A file with a server of its own starts it once, in a module fixture with ``make_project`` and ``running``.
+
+What a server costs is its workers: one with torch takes more processor time than TorchServe itself. Those of
+``tests/live`` start without torch, unless the file is marked with ``tensors``.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +20,13 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import psutil
 
+from marsmith.client import Client
 from marsmith.config.properties import ENCODING, as_mapping, parse_properties, render_properties
 from marsmith.project import Project
 from marsmith.run_state import RunState
@@ -118,6 +127,40 @@ def running(project: Project, *, timeout_s: float = 280.0) -> Iterator[RunState]
         yield state
     finally:
         lifecycle.stop(project, timeout_s=0)
+
+
+@dataclass(frozen=True)
+class SharedServer:
+    """A server of several tests, each with models of its own; it serves ``echo`` besides.
+
+    Attributes:
+        project: its project. A test may put archives into the store, and takes them away again.
+        state: its addresses and tokens.
+    """
+
+    project: Project
+    state: RunState
+
+    @contextmanager
+    def serving(self, name: str, handler: str, *, workers: int = 1) -> Iterator[Path]:
+        """Serve version 1.0 of a model with this handler, and unregister it at the end; yield its archive."""
+        file = self.project.model_store / f"{name}-1.0.mar"
+        archive = tiny_archive(file, name=name, handler=handler, workers=workers)
+        with Client.for_project(self.project) as client:
+            client.register(file.name, deadline_s=240)
+            try:
+                yield archive
+            finally:
+                client.unregister(name, "1.0")
+                archive.unlink()
+
+
+@contextmanager
+def shared(folder: Path) -> Iterator[SharedServer]:
+    """Start the server of the fixture ``shared_server``."""
+    project = make_project(folder / "project", {"echo-1.0.mar": tiny_archive(folder / "echo.mar")})
+    with running(project) as state:
+        yield SharedServer(project, state)
 
 
 def tiny_archive(
