@@ -22,6 +22,7 @@ from support.projects import REPOSITORY
 LANGUAGES = {"bash", "python", "pyi", "yaml", "text", "json", "ini", "dockerfile", "mermaid", "properties"}
 _FENCE = re.compile(r"^( *)```(.*)$")
 _COMMENT = re.compile(r"^\s*<!-- (?:(file|not run): (.+)|(output)) -->$")
+_CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 _SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
 
@@ -56,10 +57,11 @@ class Page:
         return str(self.path.relative_to(REPOSITORY))
 
     def links(self) -> Iterator[tuple[int, str]]:
-        """Yield the target of each link with its line."""
-        for number, line in self.prose:
-            for target in _LINK.findall(re.sub(r"`[^`]*`", "`", line)):
-                yield number, target
+        """Yield the target of each link with the line in which the link ends; its text may be broken over lines."""
+        numbers = [number for number, _ in self.prose]
+        text = _CODE.sub("`", "\n".join(line for _, line in self.prose))
+        for link in _LINK.finditer(text):
+            yield numbers[text.count("\n", 0, link.end())], link[1]
 
     def anchors(self) -> set[str]:
         """Return the anchors of the headings, as GitHub makes them."""
