@@ -14,18 +14,18 @@ from targets import busiest, most_of_limit, targets
 Result = Mapping[str, Any]
 HEAD = """# Benchmarks
 
-Written by `make bench` (`benchmarks/run_all.py`); every figure is from the run whose machine is named, measured side
-by side, in turns. Ratios of one run can be compared; figures of two machines, or of two runs, cannot.
+Written by `make bench` (`benchmarks/run_all.py`). Every figure is from the run whose machine is named. The candidates
+were measured side by side, in turns. Compare only ratios of one run, and not figures of two machines or of two runs.
 `benchmarks/README.md` says what each file measures.
 
 Machine: {machine}.
 """
 
 AT_MOST = """\
-*At most* is what the same run leaves room for: at 32 clients, workers as quick as decode and model in process,
-beside the frontend and the driver as they are; for the load generator, Poisson arrivals in the tuner's queue where a
-request costs decode and model alone; against a peer, decode and model in process, with no server. What was measured may
-lie above, by the scatter between two turns.
+*At most* is the upper limit of the same run. At 32 clients it assumes workers as fast as decode and model in process,
+with the measured cost of the frontend and the driver. For the load generator it assumes Poisson arrivals in the tuner's
+queue, with the cost of decode and model only. Against a peer it is decode and model in process, without a server. A
+measured value may be above it by the scatter between two turns.
 """
 # Of results that do not say how their rates were counted.
 TOO_LOW = """\
@@ -37,7 +37,8 @@ PARTS = ("workers", "frontend", "driver")
 # Another machine's figures would not belong on this page.
 GPU = """## On a GPU
 
-`python benchmarks/gpu.py` measures the same on a CUDA machine, without a network. It has not been run: there was none.
+`python benchmarks/gpu.py` measures the same on a CUDA machine, without a network. It was not run, because no such
+machine was available.
 """
 
 
@@ -154,8 +155,8 @@ def _judged(result: Result, _plots: Path) -> str:
         )
         parts.append(
             f"Server / offline: {made['ratio']:.2f}. Under Poisson arrivals batches stay small, and cost more a"
-            f" request: the cores are full at {full:.0f} requests/s, {full / made['offline']:.2f} of offline, and a"
-            f" 99th percentile needs room below that. By the tuner's queue {made['bound']:.0f}/s would hold if a"
+            f" request: the cores are fully used at {full:.0f} requests/s, {full / made['offline']:.2f} of offline, and"
+            f" a 99th percentile needs room below that. By the tuner's queue {made['bound']:.0f}/s would hold if a"
             " request cost decode and model alone.\n"
         )
     return "\n".join(parts)
