@@ -91,7 +91,7 @@ class Memory:
             self.shares.pop(model, None)
         else:
             self.shares[model] = share
-        self.done(f"share {share.share if share else 0}")
+        self.done(f"share {share.share}" if share else "plain")
 
     def share_of(self, model: str) -> Share | None:
         return self.shares.get(model)
@@ -121,7 +121,7 @@ class Memory:
         self.done(f"scale {version}")
 
     def probe(self, model: str, version: str, **_: Any) -> int:
-        if version in {share.version for share in self.shares.values()}:
+        if version in {share.version for share in self.shares.values() if share.share}:
             raise AssertionError(f"{version} is drained while it gets requests")
         return 100
 

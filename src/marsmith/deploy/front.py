@@ -78,7 +78,9 @@ class Front(Protocol):
         """Why it cannot divide requests; None if it can."""
 
     def set_share(self, model: str, share: Share | None) -> None:
-        """Give a version a share of a model's requests; None: all of them go to the default version.
+        """Give a version a share of a model's requests, which may be 0; None: all of them go to the default version.
+
+        With None, requests that the version has in hand are waited for: they can be repeated until then.
 
         Raises:
             ServerError: the front does not take it; the shares before are in force.

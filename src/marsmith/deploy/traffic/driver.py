@@ -168,13 +168,13 @@ class CanaryDriver:
 
     def _leave(self) -> None:
         """End the rollout with both versions registered, for a command that changes one of them next."""
-        self._set_share(0)
+        self._send_all_to_default()
         self._record.close_journal()
         self._record.enter("left", "another command changes the model")
 
     def _close_orphan(self) -> None:
         """End a rollout whose deploy was finished or undone without it."""
-        self._set_share(0)
+        self._send_all_to_default()
         releases = self._record.journal.releases
         promoted = bool(releases) and releases[-1].version == self._record.state.version
         self._record.enter("promoted" if promoted else "back", "ended by another command")
@@ -183,14 +183,19 @@ class CanaryDriver:
         # What is registered now must outlive a restart of the server.
         server_state.record(self.site.project, self.site.contents)
 
+    def _send_all_to_default(self) -> None:
+        if self.site.front.share_of(self.site.model) is not None:
+            self.site.front.set_share(self.site.model, None)
+
     def _set_share(self, share: int) -> None:
-        """Give the canary this share, in ten-thousandths, if it has another; 0: none of the requests.
+        """Give the canary this share, in ten-thousandths, if it has another. With 0 it can still repeat requests.
 
         Raises:
             ServerError: the front does not take it.
         """
         state, front = self._record.state, self.site.front
-        wanted = Share(state.version, share, state.canary.sticky_key, state.level.try_timeout_s) if share else None
-        if front.share_of(state.model) != wanted:
+        now = front.share_of(state.model)
+        wanted = Share(state.version, share, state.canary.sticky_key, state.level.try_timeout_s)
+        if now != wanted and (share or now is not None):
             front.set_share(state.model, wanted)
         self._record.weighing.share_is(share, self.now())

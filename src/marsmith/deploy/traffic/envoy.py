@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from marsmith import files, run_state
 from marsmith.deploy.front import Answer, Front, NoFront, Share
 from marsmith.errors import ServerError
 from marsmith.files import LockedError
 from marsmith.project import Project
-from marsmith.server.front import access_log
+from marsmith.server.front import access_log, admin
 from marsmith.server.front.bootstrap import ANSWERS_FILE
+from marsmith.server.front.clusters import APIS, canary_cluster, stat_name
 from marsmith.server.front.files import apply_traffic, read_traffic
 from marsmith.server.front.traffic import LARGEST_SEED, Canary, Sticky, Traffic
 
@@ -22,6 +26,9 @@ _FOLDER = "front"
 # Several rollouts change the traffic, each for its own model.
 _LOCK = "rollouts.lock"
 _WAIT_S = 10.0
+_LOOK_S = 0.05
+# Time beyond that of a first attempt until it has ended for certain.
+_SPARE_S = 1.0
 # A log that is larger is put aside; the answers of a few hundred thousand requests.
 _LOG_BYTES = 64 << 20
 
@@ -39,19 +46,18 @@ class EnvoyFront:
     missing: str | None = None
 
     def set_share(self, model: str, share: Share | None) -> None:
-        """Give a version a share of a model's requests; None: all of them go to the default version.
+        """Give a version a share of a model's requests, which may be 0; None: all of them go to the default version.
+
+        With None, requests that the version has in hand are waited for: they can be repeated until then.
 
         Raises:
             ServerError: Envoy does not take it; the shares before are in force.
         """
-        with self._locked():
-            before = self._traffic()
-            others = tuple(each for each in before.canaries if each.model != model)
-            mine = (_canary(model, share),) if share else ()
-            try:
-                apply_traffic(self.folder, replace(before, canaries=(*others, *mine)))
-            except OSError as error:
-                raise ServerError(f"cannot write the front's files: {error.strerror}") from None
+        before = self._traffic().canary_of(model)
+        if share is None and before is not None:
+            self._apply(model, replace(before, share=0))
+            self._wait_until_idle(before)
+        self._apply(model, _canary(model, share) if share else None)
 
     def share_of(self, model: str) -> Share | None:
         """Return the share that is in force; None if all requests go to the default version."""
@@ -72,6 +78,25 @@ class EnvoyFront:
             with self._locked():
                 access_log.rotate(self._log, _LOG_BYTES)
         return found
+
+    def _apply(self, model: str, canary: Canary | None) -> None:
+        with self._locked():
+            before = self._traffic()
+            others = tuple(each for each in before.canaries if each.model != model)
+            try:
+                apply_traffic(self.folder, replace(before, canaries=(*others, *([canary] if canary else []))))
+            except OSError as error:
+                raise ServerError(f"cannot write the front's files: {error.strerror}") from None
+
+    def _wait_until_idle(self, canary: Canary) -> None:
+        """Wait until no request is at its first attempt: without the canary's cluster none can have a second one."""
+        names = "|".join(re.escape(stat_name(canary_cluster(canary, api))) for api in APIS)
+        path = "/stats?filter=" + quote(rf"^cluster\.({names})\.upstream_rq_active$", safe="")
+        late = time.monotonic() + canary.per_try_timeout_s + _SPARE_S
+        while any(not line.endswith(": 0") for line in admin.ask(self.folder, path).splitlines()):
+            if time.monotonic() > late:
+                return
+            time.sleep(_LOOK_S)
 
     @property
     def _log(self) -> Path:

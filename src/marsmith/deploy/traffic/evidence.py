@@ -38,9 +38,13 @@ class Verdict:
 
 
 def judge(answer: Answer) -> Verdict:
-    """Judge one answer."""
-    repeated = bool(answer.version) and answer.attempts > 1
-    failed = answer.failed_on_canary_alone if answer.version else answer.reply_failed
+    """Judge one answer.
+
+    A restart of the server makes the front repeat requests to both versions, so a repeated one counts as a failure of
+    either: then the restart is no evidence.
+    """
+    repeated = answer.attempts > 1
+    failed = answer.failed_on_canary_alone if answer.version else repeated or answer.reply_failed
     refused = answer.was_refused and not repeated
     return Verdict(failed, refused, timed=not (repeated or refused or answer.reply_failed))
 

@@ -8,6 +8,9 @@ from marsmith.deploy.traffic.evidence import Weighing
 from marsmith.deploy.traffic.state import RolloutState
 from marsmith.plots import plotted
 
+# More evidence is drawn as this many times its limit.
+_HIGHEST = 10.0
+
 
 def plot_rollout(state: RolloutState, path: Path) -> None:
     """Plot the timeline of a rollout into ``path``, an .svg, .png or .pdf file.
@@ -24,7 +27,8 @@ def plot_rollout(state: RolloutState, path: Path) -> None:
         shares.set_ylim(bottom=0)
         shares.set_title(f"{state.model}: {state.version} instead of {state.stable}: {state.phase}")
         for finding in Weighing(state).findings():
-            values = [moment.evidence.get(finding.kind, 1.0) for moment in state.timeline]
+            highest = _HIGHEST * finding.limit
+            values = [min(moment.evidence.get(finding.kind, 1.0), highest) for moment in state.timeline]
             (line,) = evidence.plot(seconds, values, label=f"{finding.kind}, limit {finding.limit:.0f}")
             evidence.axhline(finding.limit, linestyle="--", linewidth=1, color=line.get_color())
         evidence.set_yscale("log")
@@ -33,4 +37,6 @@ def plot_rollout(state: RolloutState, path: Path) -> None:
         evidence.legend()
         for moment, second in zip(state.timeline, seconds, strict=True):
             if moment.what:
-                shares.annotate(moment.what[:60], (second, moment.share / 100), fontsize=7)
+                text = moment.what.partition(":")[0]
+                place = (second, moment.share / 100)
+                shares.annotate(text, place, (4, 4), textcoords="offset points", fontsize=7).set_in_layout(False)
