@@ -59,6 +59,11 @@ class Project:
         """State of the running server: its effective config, key file, logs and temporary files."""
         return self.root / ".marsmith" / "run"
 
+    @property
+    def prediction_logs(self) -> Path:
+        """What handlers log of single requests, a file for each model; goes on when the server is started again."""
+        return self.run / "logs" / "predictions"
+
     def spec_names(self) -> list[str]:
         """Return the names of the models with a spec, sorted."""
         return sorted(path.stem for path in self.specs.glob("*.yaml"))

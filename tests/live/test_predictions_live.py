@@ -14,6 +14,8 @@ from tritonclient.grpc import service_pb2 as messages
 
 from marsmith.build.pack import PackRequest, pack
 from marsmith.client import tokens
+from marsmith.predictions import Comparison, LogFollower
+from marsmith.predictions.files import log_file
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from support.handler_fixtures import CLASSES, ChannelMeans, write_model
@@ -33,7 +35,7 @@ class Reddish(ChannelMeans):
     """The colours again, with more red in them."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(images.to(torch.float32).mean(dim=(2, 3)) / 64.0 + torch.tensor([0.5, 0.0, 0.0]), dim=1)
+        return torch.softmax(images.to(torch.float32).mean(dim=(2, 3)) / 64.0 + torch.tensor([0.2, 0.0, 0.0]), dim=1)
 
 
 def _pack(store: Path, version: str, module: torch.nn.Module) -> None:
@@ -98,7 +100,7 @@ def _model_infer(state: RunState, version: str, given: str) -> messages.ModelInf
 
 
 def _lines(project: Project) -> list[dict[str, Any]]:
-    log = project.run / "logs" / "predictions" / f"{MODEL}.jsonl"
+    log = log_file(project, MODEL)
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 
@@ -127,3 +129,20 @@ def test_both_versions_log_a_request_under_one_key_over_rest_and_grpc(server: tu
         assert first["request_id"] != second["request_id"], "TorchServe's own"
     assert [line["shadow"] for line in found["over-rest"]] == [True, True]
     assert found["over-grpc"][0]["input_sha256"] == found["over-rest"][0]["input_sha256"], "the marks are no input"
+
+
+def test_the_logged_replies_of_both_versions_are_joined_and_compared(server: tuple[Project, RunState]) -> None:
+    project, state = server
+    follower = LogFollower(log_file(project, MODEL), from_end=True)
+    comparison, count = Comparison(*VERSIONS), 12
+    for number in range(count):
+        # Green wins by less and less, so that more red in the second version turns the last ones.
+        photo = picture(100 + 5 * number, 150, 10)
+        for version in VERSIONS:
+            assert _rest(state, version, {"x-request-id": f"n{number}", "x-marsmith-log": "1"}, photo).status == 200
+    until(lambda: comparison.add(follower.read()) is not None and comparison.report().pairs == count)
+    report = comparison.report()
+    assert (report.alone, report.failed, report.inputs, report.damaged) == ((0, 0), (0, 0, 0), count, 0)
+    assert [flip[:2] for flip in report.flips] == [("green", "red")]
+    assert 0 < report.agreement.happened < count
+    assert report.latency[0].p50_ms > 0

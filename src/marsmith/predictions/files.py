@@ -15,7 +15,7 @@ from marsmith.project import Project
 
 def log_file(project: Project, model: str) -> Path:
     """Return the log that single requests are written to; an archive's settings may name another."""
-    return project.run / "logs" / "predictions" / f"{model}.jsonl"
+    return project.prediction_logs / f"{model}.jsonl"
 
 
 @contextmanager

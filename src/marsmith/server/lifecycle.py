@@ -328,7 +328,10 @@ def _share_classes(project: Project, flight: PreflightResult, options: StartOpti
 
 
 def _prepare(project: Project, temporary: Path) -> Path:
-    """Create the folders of a run and return the one for logs. The logs of the previous run are kept."""
+    """Create the folders of a run and return the one for logs. The logs of the previous run are kept.
+
+    Prediction logs go on: what compares two versions reads them across a restart.
+    """
     shutil.rmtree(temporary, ignore_errors=True)
     launch.make_private(temporary)
     logs, previous = project.run / "logs", project.run / "logs.previous"
@@ -336,6 +339,8 @@ def _prepare(project: Project, temporary: Path) -> Path:
         shutil.rmtree(previous, ignore_errors=True)
         logs.rename(previous)
     logs.mkdir()
+    with suppress(FileNotFoundError):
+        (previous / project.prediction_logs.name).rename(project.prediction_logs)
     return logs
 
 
