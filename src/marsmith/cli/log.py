@@ -4,6 +4,8 @@
     marsmith log efficientnet_lite0 -n 100 --version 2.0 --json
     marsmith log efficientnet_lite0 --compare 1.0 2.0
     marsmith log efficientnet_lite0 --compare 1.0 2.0 --html page.html --json
+    marsmith log forget efficientnet_lite0 --request-id 5e0ffd2c-9c0f-4bde-8b3a-3c1f0f4e2a77
+    marsmith log forget efficientnet_lite0 --before 2026-11-01
 
 The log has the requests with the header `x-marsmith-log: 1`. If the setting `prediction_log` of the archive's handler
 names another file, --file names it too. KEY is the same for the same request at all versions.
@@ -12,6 +14,8 @@ names another file, --file names it too. KEY is the same for the same request at
 class is the same and its probability differs by no more than --probability. Other replies agree if each number differs
 by no more than --absolute, or than --relative times the larger one. If the handler of the second version's archive in
 the model store has a function compare(old, new), that one decides. The interval of the agreement holds at any time.
+
+`forget` removes lines, and damaged lines with them, while workers go on writing.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ _LONGEST_REPLY = 60
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("model", metavar="MODEL", help="name of the model")
+    parser.add_argument("what", metavar="MODEL|forget", help="name of the model, or the order to remove lines")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="the model, after forget")
     parser.add_argument("--file", type=Path, metavar="LOG", help="the log, if the handler's settings name another file")
     parser.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="how many (%(default)s)")
     parser.add_argument("--version", metavar="VERSION", help="only those of one version")
@@ -50,6 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ):
         text = f"largest difference {what} (%(default)g)"
         parser.add_argument(f"--{name}", type=float, default=default, metavar="D", help=text)
+    parser.add_argument("--request-id", metavar="KEY", help="forget the lines with this KEY")
+    parser.add_argument("--before", metavar="TIME", help="forget the lines from before a date, or a date and time")
     add_json_flag(parser)
 
 
@@ -58,7 +65,13 @@ def run(args: argparse.Namespace) -> int:
     from marsmith.predictions import LogFollower
     from marsmith.predictions.files import log_file
 
-    check_model_name(args.model)
+    is_order = args.what == "forget" and args.model is not None
+    model = check_model_name(args.model if is_order else args.what)
+    if args.model is not None and not is_order:
+        raise UsageError(f"{args.what!r} is not an order", tip="marsmith log forget MODEL")
+    if not is_order and (args.request_id or args.before):
+        raise UsageError("--request-id and --before say what to forget", tip="marsmith log forget MODEL")
+    args.model = model
     if args.html and not args.compare:
         raise UsageError("--html shows a comparison", tip="add --compare OLD NEW")
     if args.lines < 1:
@@ -71,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
             " --file",
         )
     log = LogFollower(path)
-    if args.compare:
+    if is_order:
+        _forget(args, path)
+    elif args.compare:
         for version in args.compare:
             check_named_version(version)
         _compare(args, log)
@@ -118,6 +133,31 @@ def _compare(args: argparse.Namespace, log: LogFollower) -> None:
         print_json(report.record())
     else:
         _print(report)
+
+
+def _forget(args: argparse.Namespace, path: Path) -> None:
+    from marsmith.predictions.forget import forget
+
+    if bool(args.request_id) == bool(args.before):
+        raise UsageError(
+            "forget needs either --request-id or --before", tip="marsmith log forget MODEL --request-id ID"
+        )
+    if args.before:
+        before_s = _seconds(args.before)
+        count = forget(path, lambda each: each.model == args.model and each.time < before_s)
+    else:
+        count = forget(path, lambda each: each.model == args.model and each.key == args.request_id)
+    if args.json:
+        print_json({"removed": count})
+    else:
+        say(f"{count} lines removed from {path}")
+
+
+def _seconds(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise UsageError(f"{text!r} is not a date or time", tip="as in 2026-11-01, or 2026-11-01T12:30") from None
 
 
 def _write_page(report: Report, model: str, path: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from marsmith.cli import main
+from marsmith.predictions.forget import forget
 from marsmith.project import Project
+from marsmith_handler.log_writer import LogWriter
 from support.projects import copy_project
 
 CAT, DOG = {"cat": 0.9, "dog": 0.1}, {"cat": 0.2, "dog<b>": 0.8}
@@ -86,9 +88,42 @@ def test_the_handler_of_the_new_version_decides_if_it_compares(
     assert json.loads(capsys.readouterr().out)["agreement"]["happened"] == 31
 
 
+def test_lines_are_forgotten_by_their_key_and_by_their_age(logged: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    log = logged.prediction_logs / "pets.jsonl"
+    moved = log.with_name("pets.jsonl.1")
+    moved.write_text(_line("odd", "1.0", CAT, time=1.4e9) + _line("old", "1.0", CAT, time=1.4e9), encoding="utf-8")
+    assert main(["log", "forget", "pets", "--request-id", "odd", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"removed": 4}
+    assert "odd" not in log.read_text() + moved.read_text()
+    assert main(["log", "forget", "pets", "--before", "2017-01-01"]) == 0
+    assert capsys.readouterr().out.startswith("1 lines removed")
+    assert moved.read_text() == ""
+    keys = [json.loads(line)["key"] for line in log.read_text().splitlines()]
+    assert len(keys) == 61
+    assert keys[-1] == "other", "another model's lines stay"
+
+
+def test_no_line_is_lost_that_a_worker_writes_while_others_are_forgotten(tmp_path: Path) -> None:
+    log, count = tmp_path / "pets.jsonl", 300
+    writer = LogWriter(log, max_bytes=1 << 30)
+    for number in range(count):
+        writer.add(lambda _, number=number: _line(f"{number % 2}-{number}", "1.0", CAT).encode(), 1)  # type: ignore[misc]
+    removed = 0
+    while not writer.flush(timeout_s=0.001):
+        removed += forget(log, lambda each: each.key.startswith("0"))
+    removed += forget(log, lambda each: each.key.startswith("0"))
+    keys = [json.loads(line)["key"] for line in log.read_text().splitlines()]
+    assert removed == count // 2
+    assert keys == [f"1-{number}" for number in range(1, count, 2)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
+        (["forget", "pets"], "either --request-id or --before"),
+        (["forget", "pets", "--before", "soon"], "'soon' is not a date"),
+        (["pets", "--before", "2026-11-01"], "say what to forget"),
+        (["pets", "pets"], "'pets' is not an order"),
         (["plants"], "no prediction log"),
         (["pets", "--html", "x.html"], "--html shows a comparison"),
         (["pets", "--compare", "1.0", "1.0"], "with itself"),
