@@ -22,6 +22,7 @@ from marsmith.client import RetryPolicy, tokens
 from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.client.grpc import InferenceChannel
 from marsmith.client.http import HttpReply, HttpRequest, Transport
+from marsmith.client.key_file import Role, read_key_file
 from marsmith.errors import (
     AuthorizationError,
     ConnectionFailedError,
@@ -476,7 +477,7 @@ def test_a_missing_token_is_refused(state: RunState) -> None:
 
 
 @pytest.mark.parametrize("role", ["management", "api"])
-def test_the_token_of_another_role_is_refused(state: RunState, role: tokens.Role) -> None:
+def test_the_token_of_another_role_is_refused(state: RunState, role: Role) -> None:
     transport = Transport()
     other = tokens.token(state, role)
     request = HttpRequest("POST", state.inference, ("predictions", "echo"), body=b"1")
@@ -490,7 +491,7 @@ def test_the_token_of_another_role_is_refused(state: RunState, role: tokens.Role
 
 def test_an_expired_token_is_renewed_in_the_middle_of_a_run(client: Client, state: RunState) -> None:
     client.predict("echo", b"1")
-    before = tokens.read_key_file(state.key_file).inference
+    before = read_key_file(state.key_file).inference
     assert before.expires is not None
     while datetime.now(UTC) < before.expires:
         time.sleep(0.5)
@@ -500,7 +501,7 @@ def test_an_expired_token_is_renewed_in_the_middle_of_a_run(client: Client, stat
     transport.close()
     assert client.predict("echo", b"1").status == 200
     assert client.predict_grpc("echo", b"1").status == 200
-    assert tokens.read_key_file(state.key_file).inference.value != before.value
+    assert read_key_file(state.key_file).inference.value != before.value
 
 
 def test_a_token_that_somebody_else_renewed_is_read_again(client: Client, state: RunState) -> None:
@@ -521,7 +522,7 @@ def test_a_token_that_somebody_else_renewed_is_read_again(client: Client, state:
 
 
 def test_clients_that_renew_at_the_same_time_all_get_a_good_token(project: Project, state: RunState) -> None:
-    before = tokens.read_key_file(state.key_file).inference
+    before = read_key_file(state.key_file).inference
     assert before.expires is not None
     while not before.is_due(datetime.now(UTC)):
         time.sleep(0.3)

@@ -15,7 +15,7 @@ import pytest
 
 from marsmith import run_state
 from marsmith.client.blocking_client import NO_RETRIES, Client, RetryPolicy
-from marsmith.client.tokens import read_key_file
+from marsmith.client.key_file import read_key_file
 from marsmith.errors import ConnectionFailedError, OverloadedError, RequestRejectedError
 from marsmith.project import Project
 from marsmith.run_state import RunState

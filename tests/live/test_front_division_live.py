@@ -15,7 +15,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as oip
 
-from marsmith.client.grpc import message_class
+from marsmith.client.grpc_messages import message_class
 from marsmith.errors import FrontError
 from marsmith.server.front import admin, files, routes
 from marsmith.server.front.bootstrap import ANSWERS_FILE, CLUSTERS_FILE, ROUTES_FILE

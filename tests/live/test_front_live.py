@@ -13,7 +13,8 @@ import pytest
 
 from marsmith import run_state
 from marsmith.client import Client
-from marsmith.client.tokens import read_key_file, token
+from marsmith.client.key_file import read_key_file
+from marsmith.client.tokens import token
 from marsmith.errors import PreflightError
 from marsmith.project import Project
 from marsmith.run_state import RunState

@@ -19,7 +19,7 @@ from PIL import Image
 from tritonclient.grpc import service_pb2 as oip
 
 from marsmith.client import Client, tokens
-from marsmith.client.grpc import message_class, predictions_request
+from marsmith.client.grpc_messages import message_class, predictions_request
 from marsmith.run_state import RunState
 from marsmith.server.front.traffic import Canary, Shadow, Sticky
 from support.envoy_front import Place, front_before_server

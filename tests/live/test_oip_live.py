@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
 from marsmith.client import Client, tokens
+from marsmith.client.key_file import Role
 from marsmith.inputs import read_input
 from marsmith.run_state import RunState
 from support.live_server import make_project, running
@@ -108,7 +109,7 @@ def by_http(array: Callable[[Caller], Any], datatype: str, **how: Any) -> Callab
 
 def get(api: str, path: str) -> Callable[[Caller, Labels], bool]:
     def call(caller: Caller, expected: Labels) -> bool:
-        role: tokens.Role = "management" if api == "management" else "inference"
+        role: Role = "management" if api == "management" else "inference"
         headers = {"Authorization": f"Bearer {tokens.token(caller.state, role)}"}
         reply = requests.get(f"{getattr(caller.state, api)}{path}", headers=headers, timeout=30)
         return reply.status_code == 200 and reply.json()["ready"] is True

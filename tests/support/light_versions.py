@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2 as oip
 
-from marsmith.client.grpc import SERVICE, message_class
+from marsmith.client.grpc_messages import SERVICE, message_class
 from marsmith.run_state import Backend
 
 PREDICTIONS = f"/{SERVICE}/Predictions"

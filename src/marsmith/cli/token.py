@@ -16,7 +16,7 @@ from marsmith.cli.output import note
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith token``."""
-    from marsmith.client.tokens import ROLES
+    from marsmith.client.key_file import ROLES
 
     parser.add_argument("role", choices=ROLES, help="API of the token")
     parser.add_argument("--rotate", action="store_true", help="make it invalid, and print a new one")
@@ -26,10 +26,11 @@ def run(args: argparse.Namespace) -> None:
     """Print the token."""
     from marsmith import run_state
     from marsmith.client import tokens
+    from marsmith.client.key_file import read_key_file
     from marsmith.project import find_project
 
     state = run_state.read(find_project())
     value = tokens.token(state, args.role, rotate=args.rotate)
-    for warning in tokens.read_key_file(state.key_file).warnings:
+    for warning in read_key_file(state.key_file).warnings:
         note(f"warning: {warning}")
     print(value)

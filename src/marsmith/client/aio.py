@@ -24,9 +24,10 @@ from marsmith.client.deadline import RENEWING, Deadline
 from marsmith.client.endpoint import Endpoint, server_of
 from marsmith.client.grpc import grpc_target
 from marsmith.client.http import HttpReply, HttpRequest, Transport, missed
+from marsmith.client.key_file import Role
 from marsmith.client.management import RegisteredModel, Registration, VersionStatus
 from marsmith.client.retries import RetryPolicy
-from marsmith.client.tokens import Role, TokenSource
+from marsmith.client.tokens import TokenSource
 from marsmith.errors import ClientError, UsageError
 from marsmith.project import Project
 from marsmith.run_state import RunState

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from marsmith.client.grpc import (
-    Tls,
-    failed_reply,
-    imported_grpc,
-    metadata,
-    multicallables,
-    open_channel,
-    predictions_request,
-)
+from marsmith.client.grpc import Tls, failed_reply, imported_grpc, metadata, multicallables, open_channel
+from marsmith.client.grpc_messages import predictions_request
 from marsmith.client.http import HttpReply
 
 

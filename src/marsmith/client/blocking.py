@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from marsmith.client.deadline import Deadline
 from marsmith.client.grpc import InferenceChannel
 from marsmith.client.http import HttpReply, HttpRequest, Transport
-from marsmith.client.tokens import Role, TokenSource
+from marsmith.client.key_file import Role
+from marsmith.client.tokens import TokenSource
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from typing import Protocol, TypedDict, TypeVar
 from marsmith.client.deadline import Deadline
 from marsmith.client.failures import is_authorization_failure
 from marsmith.client.http import HttpReply, HttpRequest, missed
+from marsmith.client.key_file import Role
 from marsmith.client.retries import SURELY_NOT_EXECUTED, AttemptState, RetryPolicy, kind_of, next_pause_s
-from marsmith.client.tokens import Role
 from marsmith.errors import ClientError, DeadlineError
 from marsmith.run_state import RunState
 

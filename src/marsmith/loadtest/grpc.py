@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from marsmith.client.failures import problem_in, restore_status
-from marsmith.client.grpc import (
-    SERVICE,
-    GrpcTarget,
-    failed_reply,
-    imported_grpc,
-    message_class,
-    metadata,
-    open_channel,
-    predictions_request,
-)
+from marsmith.client.grpc import GrpcTarget, failed_reply, imported_grpc, metadata, open_channel
+from marsmith.client.grpc_messages import SERVICE, message_class, predictions_request
 from marsmith.client.http import HttpReply
 from marsmith.client.tokens import TokenAccess
 from marsmith.errors import ConnectionFailedError, DeadlineError

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from marsmith.client.deadline import Deadline
 from marsmith.client.endpoint import Tokens, with_token
 from marsmith.client.http import missed
-from marsmith.client.tokens import Role
+from marsmith.client.key_file import Role
 from marsmith.errors import ClientError
 from marsmith.loadtest.connection import TOKEN_REFUSED, Answer
 

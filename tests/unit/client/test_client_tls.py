@@ -17,7 +17,8 @@ import pytest
 
 from marsmith import AsyncClient
 from marsmith.client.blocking_client import NO_RETRIES, Client
-from marsmith.client.grpc import SERVICE, GrpcTarget, Tls, grpc_target, message_class
+from marsmith.client.grpc import GrpcTarget, Tls, grpc_target
+from marsmith.client.grpc_messages import SERVICE, message_class
 from marsmith.client.http import HttpReply
 from marsmith.config.certificate import make_pair, write_pair
 from marsmith.errors import ClientError, ConnectionFailedError, UsageError

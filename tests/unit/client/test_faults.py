@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from marsmith.client.http import Transport
+from marsmith.client.key_file import read_key_file
 from marsmith.client.retries import Failure, kind_of
-from marsmith.client.tokens import TokenSource, read_key_file
+from marsmith.client.tokens import TokenSource
 from marsmith.errors import ConnectionFailedError
 
 

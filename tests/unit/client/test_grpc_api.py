@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from marsmith.client.grpc import MESSAGES as OURS
-from marsmith.client.grpc import METHODS, PACKAGE, RPC_STATUS, SERVICE, Field, message_class, rest_reply
+from marsmith.client.grpc import rest_reply
+from marsmith.client.grpc_messages import MESSAGES as OURS
+from marsmith.client.grpc_messages import METHODS, PACKAGE, RPC_STATUS, SERVICE, Field, message_class
 
 JAR = Path(next(iter(find_spec("ts").submodule_search_locations))) / "frontend" / "model-server.jar"  # type: ignore
 

@@ -19,16 +19,8 @@ from hypothesis import strategies as st
 
 from marsmith.client.deadline import Deadline
 from marsmith.client.http import Transport
-from marsmith.client.tokens import (
-    MARGIN,
-    KeyFile,
-    Token,
-    TokenSource,
-    parse_instant,
-    parse_key_file,
-    read_key_file,
-    token,
-)
+from marsmith.client.key_file import MARGIN, KeyFile, Token, parse_instant, parse_key_file, read_key_file
+from marsmith.client.tokens import TokenSource, token
 from marsmith.errors import AuthorizationError, FormatError
 from marsmith.run_state import RunState
 

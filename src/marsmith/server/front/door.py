@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from marsmith import files
-from marsmith.client.tokens import read_key_file
+from marsmith.client.key_file import read_key_file
 from marsmith.config.server_config import ListenAddress
 from marsmith.errors import FormatError, FrontError
 from marsmith.project import Project

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from marsmith.client.tokens import Token
+from marsmith.client.key_file import Token
 from marsmith.server.front import scripts
 from marsmith.server.front.scripts import Json
 from marsmith.server.front.upstream import TOKEN_FILTER

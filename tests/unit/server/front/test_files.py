@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marsmith.client.tokens import Token
+from marsmith.client.key_file import Token
 from marsmith.config.certificate import make_pair, write_pair
 from marsmith.config.server_config import ListenAddress, addresses
 from marsmith.errors import FrontError
