@@ -20,6 +20,15 @@ FORMAT = 1
 _STOP = "marsmith stop ends the server, and removes it"
 
 
+class NewerStateError(ServerError):
+    """A later release of marsmith runs the server, or did."""
+
+    @classmethod
+    def of(cls, error: NewerFormatError) -> NewerStateError:
+        """Return the error for a file of the server, with the way out."""
+        return cls(error.message, tip=f"{error.tip}; or end the server: marsmith stop")
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A file in a model store that is not served.
@@ -102,7 +111,8 @@ def read(project: Project) -> RunState:
 
     Raises:
         NotRunningError: no server was started, or it was stopped.
-        ServerError: the file is damaged, or a later marsmith wrote it.
+        NewerStateError: a later marsmith wrote the file.
+        ServerError: the file is damaged.
     """
     path = project.run / FILE_NAME
     try:
@@ -112,7 +122,7 @@ def read(project: Project) -> RunState:
     except FileNotFoundError:
         raise NotRunningError(f"no server runs for the project {project.root}", tip="marsmith serve") from None
     except NewerFormatError as error:
-        raise ServerError(error.message, tip=f"{error.tip}; or end the server: marsmith stop") from None
+        raise NewerStateError.of(error) from None
     except FormatError as error:
         found = "; ".join(error.problems)
         raise ServerError(f"{path} is damaged: {found}", tip=_STOP) from None

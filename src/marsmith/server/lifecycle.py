@@ -24,7 +24,7 @@ from marsmith.config.tls import ca_file
 from marsmith.errors import FatalArchiveError, MarsmithError, NotRunningError, PreflightError, ServerError
 from marsmith.files import LockedError
 from marsmith.project import Project
-from marsmith.run_state import Backend, RunState
+from marsmith.run_state import Backend, NewerStateError, RunState
 from marsmith.server import launch, preflight, supervisor_state
 from marsmith.server import processes as server_process
 from marsmith.server import state as server_state
@@ -212,9 +212,11 @@ def _forgetting_failure(project: Project) -> Iterator[None]:
 
 
 def _clear(project: Project) -> None:
-    """Refuse to start if a server runs; remove the leftovers of a dead one."""
+    """Refuse to start if a server runs or a later marsmith left its state; remove the leftovers of a dead server."""
     try:
         state = run_state.read(project)
+    except NewerStateError:
+        raise
     except ServerError:
         state = None
     tip = "marsmith status shows it, marsmith stop stops it; a second server needs a project with other ports"
@@ -374,7 +376,7 @@ def _end_supervisors(project: Project, timeout_s: float) -> bool:
 
     A supervisor in the background is also identified by its environment, in case its state file is damaged.
     """
-    known = supervisor_state.read(project)
+    known = supervisor_state.read_own_format(project)
     found = {(known.pid, known.created)} if known else set()
     found |= {(each.pid, each.create_time()) for each in server_process.supervisors_of(project.run)}
     others = {(pid, created) for pid, created in found if pid != os.getpid()}
@@ -397,7 +399,7 @@ def _forget(project: Project) -> None:
     """End the front, and remove the files of a running server: its state, tokens, sockets and unpacked archives."""
     Front.of(project).close(_FRONT_ENDS_S)
     run_state.remove(project)
-    supervisor = supervisor_state.read(project)
+    supervisor = supervisor_state.read_own_format(project)
     if supervisor is None or supervisor.pid == os.getpid():
         supervisor_state.remove(project)
     (project.run / "key_file.json").unlink(missing_ok=True)

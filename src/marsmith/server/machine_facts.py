@@ -113,7 +113,7 @@ def gather(project: Project) -> Facts:
         archive_bytes=_archive_bytes(project),
         shared_memory=_space(Path("/dev/shm")) if Path("/dev/shm").is_dir() else None,  # noqa: S108, looked at only
         # The files of a supervisor that waits to restart the server look like leftovers, but are needed.
-        leftovers=() if runs or supervisor_state.read(project) else tuple(_leftovers(project, state)),
+        leftovers=() if runs or supervisor_state.read_own_format(project) else tuple(_leftovers(project, state)),
         architecture=os.uname().machine,
         cpu_flags=cpu_flags_here(),
         cores=os.cpu_count() or 1,

@@ -10,8 +10,9 @@ from pathlib import Path
 from marsmith import files, state_files
 from marsmith.errors import FormatError
 from marsmith.project import Project
-from marsmith.run_state import check_process
+from marsmith.run_state import NewerStateError, check_process
 from marsmith.server.processes import frontend
+from marsmith.state_files import NewerFormatError
 
 FILE_NAME = "supervisor.json"
 FORMAT = 1
@@ -51,14 +52,29 @@ def of_this_process() -> SupervisorState:
 
 
 def read(project: Project) -> SupervisorState | None:
-    """Return the project's living supervisor; None if there is none."""
+    """Return the project's living supervisor; None if there is none.
+
+    Raises:
+        NewerStateError: a later marsmith wrote the file.
+    """
+    path = _path(project)
     try:
-        text = _path(project).read_text(encoding="utf-8")
-        state = state_files.parse(SupervisorState, text, FILE_NAME, version=FORMAT, unversioned=1)
+        text = path.read_text(encoding="utf-8")
+        state = state_files.parse(SupervisorState, text, str(path), version=FORMAT, unversioned=1)
         check_process(state.pid, state.created)
+    except NewerFormatError as error:
+        raise NewerStateError.of(error) from None
     except (OSError, ValueError, FormatError):
         return None
     return state if state.is_alive else None
+
+
+def read_own_format(project: Project) -> SupervisorState | None:
+    """Return the project's living supervisor; None if there is none that this release of marsmith knows."""
+    try:
+        return read(project)
+    except NewerStateError:
+        return None
 
 
 def write(project: Project, state: SupervisorState) -> None:

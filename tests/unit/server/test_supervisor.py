@@ -22,9 +22,9 @@ from marsmith.cli import main
 from marsmith.client.management import VersionStatus
 from marsmith.errors import FormatError, UsageError
 from marsmith.project import PROJECT_VARIABLE
-from marsmith.run_state import RunState
+from marsmith.run_state import NewerStateError, RunState
+from marsmith.server import lifecycle, supervisor_state
 from marsmith.server import processes as server_process
-from marsmith.server import supervisor_state
 from marsmith.server.served import next_state, plan_serving, version_order
 from marsmith.server.supervisor import RestartPolicy, parse_restart, render_restart
 from marsmith.server.systemd import ServiceManager
@@ -290,6 +290,26 @@ def test_a_run_state_of_another_version_of_marsmith_is_read(tmp_path: Path) -> N
     older = path.read_text().replace('"ready": true', '"later": 1').replace('"ca_file"', '"unknown"')
     path.write_text(older)
     assert run_state.read(project) == replace(state, ca_file=None, ready=False)
+
+
+@pytest.mark.parametrize("name", [supervisor_state.FILE_NAME, run_state.FILE_NAME])
+def test_what_a_later_marsmith_left_is_refused_and_stop_removes_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = make_project(tmp_path / "p")
+    project.run.mkdir(parents=True)
+    newer = project.run / name
+    newer.write_text('{"format": 99}')
+    with pytest.raises(NewerStateError, match=f"{newer}: is of format 99, this marsmith knows 1"):
+        lifecycle.start(project)
+    assert newer.exists()
+    monkeypatch.chdir(project.root)
+    assert main(["status"]) == 1
+    told = capsys.readouterr().err
+    assert f"{name}: is of format 99" in told
+    assert "TIP: a later marsmith wrote it: use that one (pip install --upgrade marsmith); or end the server" in told
+    lifecycle.stop(project)
+    assert not newer.exists()
 
 
 def test_a_supervisor_that_died_is_none(tmp_path: Path) -> None:
