@@ -36,7 +36,9 @@ def project(tmp_path: Path) -> Project:
     return write_tiny(project)
 
 
-def marsmith(project: Project, *arguments: str, before: Sequence[str] = (), mount: str = "") -> tuple[int, str]:
+def marsmith(
+    project: Project, *arguments: str, before: Sequence[str] = (), mount: str = "", after: str = "true"
+) -> tuple[int, str]:
     """Run a verb, and return its exit code and stderr.
 
     Args:
@@ -44,10 +46,19 @@ def marsmith(project: Project, *arguments: str, before: Sequence[str] = (), moun
         arguments: the verb and its own.
         before: a command that runs it.
         mount: what root mounts first, in a name space of the process's own.
+        after: what root runs there behind it.
     """
     command = [*before, sys.executable, "-m", "marsmith", *arguments]
     if mount:
-        command = ["unshare", "--mount", "bash", "-c", f'{mount} && exec "$@"', "bash", *command]
+        command = [
+            "unshare",
+            "--mount",
+            "bash",
+            "-c",
+            f'{mount} && "$@"; code=$?; {after}; exit $code',
+            "bash",
+            *command,
+        ]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
     done = subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr
@@ -205,3 +216,27 @@ def test_a_change_that_cannot_be_remembered_holds_and_says_so(project: Project) 
         if works([*AS_NOBODY, "true"]):
             code, errors = marsmith(project, "set-default", "echo", "1.0", before=AS_NOBODY)
             assert (code, "cannot be written by the user nobody" in errors) == (0, True), errors
+
+
+@pytest.mark.skipif(not IS_ROOT or not works([*AS_NOBODY, "true"]), reason="nothing can be run as somebody else here")
+def test_a_project_is_not_made_in_a_folder_of_somebody_else(project: Project) -> None:
+    (project.root / "new").mkdir()
+    code, errors = marsmith(project, "new", "new/cats", before=AS_NOBODY)
+    assert code == 1, errors
+    assert is_one_line(errors, "new/cats cannot be written by the user nobody", "belongs to root", "chown"), errors
+    assert not any((project.root / "new").iterdir())
+
+
+@pytest.mark.skipif(not IS_ROOT or not can_mount(), reason="no file system can be mounted here")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [("size=40k", ("no space is left on the disk", "df -h")), ("ro", ("read-only file system", "findmnt"))],
+)
+def test_a_project_is_made_whole_or_not_at_all(project: Project, options: str, words: tuple[str, str]) -> None:
+    folder = project.root / "new"
+    folder.mkdir()
+    mount, after = f"mount -t tmpfs -o {options} none {folder}", f"ls -A {folder} > {project.root}/left"
+    code, errors = marsmith(project, "new", "new/cats", mount=mount, after=after)
+    assert code == 1, errors
+    assert is_one_line(errors, f"{folder}/cats", *words), errors
+    assert (project.root / "left").read_text() == ""

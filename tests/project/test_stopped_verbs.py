@@ -260,6 +260,37 @@ def test_forms_that_are_measured_side_by_side_all_end(place: Place) -> None:
     assert list(place.temporary.iterdir()) == []
 
 
+# Copying the third file takes until the test ends.
+SLOW_COPY = """
+import os, shutil, time
+copy, copied = shutil.copyfile, []
+def copyfile(source, target):
+    copied.append(copy(source, target))
+    if len(copied) == 3:
+        open(os.environ["TEST_HELD"], "w").close()
+        time.sleep(1000)
+shutil.copyfile = copyfile
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_new_project_that_is_not_whole_yet_is_removed(place: Place, number: signal.Signals) -> None:
+    hooks = place.root / "hooks"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text(SLOW_COPY)
+    place.environment["PYTHONPATH"] = str(hooks)
+    before = listing(place.project.root)
+    with start(place, ["new", "cats"]) as process:
+        until(lambda: place.held.exists() or process.poll() is not None)
+        place.held.unlink()
+        assert [each.name[:14] for each in (place.project.root / "cats").iterdir()] == [".marsmith-new-"]
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=240)
+    assert (process.returncode, "Traceback" in errors) == (128 + number, False)
+    assert list(place.temporary.iterdir()) == []
+    assert listing(place.project.root) == before
+
+
 # With a real server --------------------------------------------------------------------------------------------------
 
 
