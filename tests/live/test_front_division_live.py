@@ -180,7 +180,11 @@ def test_whoever_fails_on_the_canary_gets_the_answer_of_the_default_version(plac
     assert [ask(place, {"2.0": wanted}) for _ in range(5)] == [(200, "")] * 5
     answers = place.answers(5)
     assert {(each.version, each.attempts, each.status) for each in answers} == {("2.0", 2, 200)}
-    assert all(each.failed_on_canary_alone and not each.reply_failed for each in answers)
+    assert not any(each.reply_failed for each in answers)
+    # A connection that breaks is TorchServe's fault, not the version's.
+    assert {(each.first_failure, each.failed_on_canary_alone) for each in answers} == {
+        ("connection", False) if wanted == "break" else ("answer", True)
+    }
 
 
 @pytest.mark.parametrize("wanted", ["fail", "missing", "item500"])
@@ -231,25 +235,34 @@ def test_a_canary_that_hangs_is_given_up_and_the_default_version_may_take_its_ti
     place.change(replace(ALL, per_try_timeout_s=0.2))
     before = len(light.seen)
     # Longer than the limit on both; the limit is for the canary alone.
-    assert ask(place, {"2.0": 5, "": 1}) == (200, "")
-    assert ask_grpc(place, {"2.0": 5, "": 1}) == ""
+    assert ask(place, {"2.0": [5, ""], "": [1, ""]}) == (200, "")
+    assert ask_grpc(place, {"2.0": [5, ""], "": [1, ""]}) == ""
     assert Counter(each.version for each in light.seen[before:]) == {"2.0": 2, "": 2}
-    assert all(each.failed_on_canary_alone and each.duration_ms < 5_000 for each in place.answers(2))
+    answers = place.answers(2)
+    assert {each.first_failure for each in answers} == {"time"}
+    assert all(each.failed_on_canary_alone and each.duration_ms < 5_000 for each in answers)
 
 
-def test_a_canary_that_answers_late_is_no_failure_for_the_user(place: Place) -> None:
+@pytest.mark.parametrize("late", ["", "fail", "item500"])
+def test_an_answer_that_comes_too_late_is_not_the_users(place: Place, late: str) -> None:
     place.change(replace(ALL, per_try_timeout_s=0.2))
-    # It fails while the default version is still busy with the second attempt.
+    # It comes while the default version is still busy with the second attempt.
+    wanted = {"2.0": [0.6, late], "": [1.2, ""]}
+    pid = place.pid
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: ask(place, {"2.0": 0.6, "": 0.3}), range(8)))
-    assert {status for status, _ in found} == {200}
+        calls = [pool.submit(ask_grpc, place, wanted) for _ in range(4)]
+        rest = [pool.submit(ask, place, wanted) for _ in range(4)]
+        assert {each.result() for each in calls} == {""}
+        assert {each.result() for each in rest} == {(200, "")}
+    assert {each.first_failure for each in place.answers(8)} == {"time"}
+    assert place.pid == pid
 
 
 def test_many_failures_at_once_reach_nobody(place: Place) -> None:
     place.change(ALL)
     with ThreadPoolExecutor(32) as pool:
-        rest = list(pool.map(lambda _: ask(place, {"2.0": "fail", "": 0.2}), range(64)))
-        calls = list(pool.map(lambda _: ask_grpc(place, {"2.0": "fail", "": 0.2}), range(64)))
+        rest = list(pool.map(lambda _: ask(place, {"2.0": "fail", "": [0.2, ""]}), range(64)))
+        calls = list(pool.map(lambda _: ask_grpc(place, {"2.0": "fail", "": [0.2, ""]}), range(64)))
     assert set(rest) == {(200, "")}
     assert set(calls) == {""}
 
@@ -318,7 +331,7 @@ def test_a_shadow_that_hangs_costs_nothing(place: Place, light: LightVersions) -
     place.change(Shadow("m", "2.0", 10_000))
     light.seen.clear()
     began = time.monotonic()
-    assert {ask(place, {"2.0": 3}) for _ in range(40)} == {(200, "")}
+    assert {ask(place, {"2.0": [3, ""]}) for _ in range(40)} == {(200, "")}
     # It holds its places for 3 s; the default version would need as long for each request.
     assert time.monotonic() - began < 40
     assert len([each for each in light.seen if each.version == "2.0"]) <= 40
@@ -364,11 +377,26 @@ def test_requests_in_flight_survive_a_change(place: Place, light: LightVersions,
     place.change(ALL)
     before = len(light.seen)
     with ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(ask, place, {"2.0": 1.5}) for _ in range(4)]
-        waiting += [pool.submit(ask_grpc, place, {"2.0": 1.5}) for _ in range(4)]
+        waiting = [pool.submit(ask, place, {"2.0": [1.5, ""]}) for _ in range(4)]
+        waiting += [pool.submit(ask_grpc, place, {"2.0": [1.5, ""]}) for _ in range(4)]
         until(lambda: len(light.seen) == before + 8, 30)
         place.change(*after)
         assert {str(each.result()) for each in waiting} == {"(200, '2.0')", "2.0"}
+
+
+def test_a_request_in_flight_that_fails_after_its_canary_has_gone_is_repeated(
+    place: Place, light: LightVersions
+) -> None:
+    # As when a canary goes back because it fails.
+    place.change(ALL)
+    before = len(light.seen)
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(ask, place, {"2.0": [1, "fail"]}) for _ in range(4)]
+        waiting += [pool.submit(ask_grpc, place, {"2.0": [1, "item500"]}) for _ in range(4)]
+        until(lambda: len(light.seen) == before + 8, 30)
+        place.change()
+        place.change(replace(ALL, version="3.0"))
+        assert {str(each.result()) for each in waiting} == {"(200, '')", ""}
 
 
 def test_what_envoy_refuses_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

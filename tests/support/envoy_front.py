@@ -44,6 +44,12 @@ class Place:
     def grpc(self) -> str:
         return f"127.0.0.1:{self.config['grpc_inference_port']}"
 
+    @property
+    def pid(self) -> int:
+        running = self.front.process
+        assert running is not None
+        return running.pid
+
     def start(self) -> None:
         self.front.prepare(self.config)
         self.front.open(self.config, self.state, child_processes.start)

@@ -1,7 +1,8 @@
 """A light server in place of TorchServe, with any version of any model: it says which one was asked, and can fail.
 
 A request's body is JSON. ``{"2.0": "fail"}`` makes version 2.0 fail on it; ``""`` stands for the unnamed version. What
-else it may be told: ``missing``, ``item500``, ``item422``, ``break`` (the connection), and a number of seconds to wait.
+else it may be told: ``missing``, ``item500``, ``item422``, ``busy``, ``break`` (the connection); ``[2, "fail"]`` waits
+2 s before.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ class LightVersions:
 
 def fault(body: bytes, version: str) -> Any:
     wanted = json.loads(body[:300].partition(b"\n")[0] or b"{}").get(version)
-    if isinstance(wanted, int | float):
-        time.sleep(wanted)
-    return wanted
+    wait, kind = wanted if isinstance(wanted, list) else (0, wanted)
+    time.sleep(wait)
+    return kind
 
 
 def item(code: int) -> bytes:
@@ -100,6 +101,9 @@ def _rest(seen: list[Seen]) -> Iterator[int]:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 128
+
+        def handle_error(self, *arguments: object) -> None:
+            """Let clients go away without a word."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from marsmith.server.front import admin
 
 _OLDER = ".1"
+# Both clocks count milliseconds, and do not start at the same moment.
+_NEARLY = 0.9
 # gRPC's codes of a server that failed, as the HTTP statuses 5xx; and NOT_FOUND, which a missing version gets.
 _GRPC_FAILURES = frozenset({2, 4, 5, 8, 13, 14})
 
@@ -29,8 +31,9 @@ class Answer:
         status: HTTP status of the reply; 0: the client did not wait for it.
         grpc_status: gRPC's code; None over REST.
         item_status: status of an error inside of a reply that gRPC calls OK; 0 if there is none.
-        attempts: how many were made; 2 on a canary: the first one failed or took too long, and the default version
-            gave the reply.
+        attempts: how many were made; 2 on a shielded canary: the default version got it too.
+        first_failure: why the default version got it too: the canary's ``answer``, its ``time`` without one, or its
+            ``connection``, which is TorchServe's; empty: it did not.
         duration_ms: from its first byte to the last one of its reply, in milliseconds.
         copied_to: version that got a copy (``default``: the default one); empty: none.
         flags: Envoy's response flags, such as ``UT``; ``-`` if there are none.
@@ -47,6 +50,7 @@ class Answer:
     grpc_status: int | None
     item_status: int
     attempts: int
+    first_failure: Literal["", "answer", "time", "connection"]
     duration_ms: int
     copied_to: str
     flags: str
@@ -55,6 +59,11 @@ class Answer:
     def was_answered(self) -> bool:
         """Whether the client got any reply; if not, nothing follows from it."""
         return self.status != 0
+
+    @property
+    def was_repeated(self) -> bool:
+        """Whether the canary got it first and then the default version."""
+        return self.first_failure != ""
 
     @property
     def reply_failed(self) -> bool:
@@ -70,15 +79,20 @@ class Answer:
 
     @property
     def failed_on_canary_alone(self) -> bool:
-        """Whether it failed on the canary, and the default version has answered it (or nobody was asked again)."""
+        """Whether it failed on the canary, and the default version has answered it (or was not asked)."""
         if not self.version:
             return False
-        return not self.reply_failed if self.attempts > 1 else self.reply_failed
+        # A restart of TorchServe breaks connections of both versions.
+        return (
+            self.first_failure in {"answer", "time"} and not self.reply_failed
+            if self.was_repeated
+            else self.reply_failed
+        )
 
     @property
     def failed_on_both(self) -> bool:
         """Whether it failed on the canary and then on the default version: no evidence against the canary."""
-        return bool(self.version) and self.attempts > 1 and self.reply_failed
+        return self.was_repeated and self.reply_failed
 
 
 def read_answers(path: Path, offset: int) -> tuple[list[Answer], int]:
@@ -142,7 +156,17 @@ def _answer(line: dict[str, Any]) -> Answer:
         grpc_status=None if line["grpc_status"] is None else int(line["grpc_status"]),
         item_status=int(line["item"] or 0),
         attempts=int(line["attempts"] or 0),
+        first_failure=_first_failure(line),
         duration_ms=int(line["duration_ms"] or 0),
         copied_to=str(line["shadow"] or ""),
         flags=str(line["flags"] or ""),
     )
+
+
+def _first_failure(line: dict[str, Any]) -> Literal["", "answer", "time", "connection"]:
+    if line["limit_ms"] is None or int(line["attempts"] or 0) < 2:
+        return ""
+    if line["failed"]:
+        return "answer"
+    waited_ms, limit_ms = float(line["second_ms"] or 0), float(line["limit_ms"])
+    return "time" if waited_ms >= _NEARLY * limit_ms else "connection"

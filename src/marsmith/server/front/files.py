@@ -2,6 +2,8 @@
 
 Envoy reads ``cds.json`` (clusters) and ``rds.json`` (routes) anew when one is replaced. The traffic that the routes
 were made from is in them, as metadata that Envoy ignores, so that they cannot differ from what they say.
+
+Clusters stay for some time after the last route to them: a request in flight needs its cluster for a second attempt.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,28 +38,60 @@ _STATISTICS = {
 }
 _STATE = "state"
 _LOOK_S = 0.002
+# Longer than TorchServe lets a request take by default, 120 s; and so many that no file grows.
+_RETIRED_S = 600.0
+_MOST_RETIRED = 16
+
+
+@dataclass(frozen=True)
+class Retired:
+    """Traffic whose requests may still be in flight.
+
+    Attributes:
+        traffic: what it was.
+        until_s: how long its clusters stay, in seconds since the epoch.
+    """
+
+    traffic: Traffic
+    until_s: float
+
+
+@dataclass(frozen=True)
+class _Routed:
+    """What the routes say of themselves."""
+
+    traffic: Traffic = field(default_factory=Traffic)
+    retired: tuple[Retired, ...] = ()
+
+    def followed_by(self, traffic: Traffic, now_s: float) -> _Routed:
+        """Return the state after a change. Traffic that differs in shares only has the same clusters."""
+        last = Retired(_shape(self.traffic), now_s + _RETIRED_S)
+        kept: dict[Traffic, Retired] = {}
+        for each in (last, *self.retired):
+            if each.until_s > now_s and each.traffic != _shape(traffic):
+                kept.setdefault(each.traffic, each)
+        return _Routed(traffic, tuple(kept.values())[:_MOST_RETIRED])
 
 
 @dataclass(frozen=True)
 class _Files:
     """What both files say."""
 
-    traffic: Traffic
+    routed: _Routed
     upstream: Upstream
 
-    def clusters(self, *further: Traffic) -> list[Json]:
-        """Return the clusters, and those that other traffic needs."""
-        return clusters.render(self.upstream, self.traffic, *further)
+    @property
+    def traffic(self) -> Traffic:
+        return self.routed.traffic
+
+    def clusters(self) -> list[Json]:
+        """Return the clusters."""
+        return clusters.render(self.upstream, self.traffic, *(each.traffic for each in self.routed.retired))
 
     def routes(self) -> Json:
         """Return the routes."""
-        told = {routes.METADATA: {_STATE: state_files.render(self.traffic, FORMAT)}}
+        told = {routes.METADATA: {_STATE: state_files.render(self.routed, FORMAT)}}
         return {**routes.render(self.traffic, self.upstream), "metadata": {"filter_metadata": told}}
-
-    def shape(self) -> _Files:
-        """Return the same without shares: if Envoy has accepted one of this shape, it accepts every one."""
-        canaries: list[Canary] = [replace(canary, share=0) for canary in self.traffic.canaries]
-        return replace(self, traffic=replace(self.traffic, canaries=tuple(canaries)))
 
 
 def read_traffic(folder: Path) -> Traffic:
@@ -66,17 +100,7 @@ def read_traffic(folder: Path) -> Traffic:
     Raises:
         FormatError: the routes are damaged, or of a later marsmith.
     """
-    path = folder / ROUTES_FILE
-    try:
-        text = json.loads(path.read_text(encoding="utf-8"))
-        told = text["resources"][0]["metadata"]["filter_metadata"][routes.METADATA][_STATE]
-    except FileNotFoundError:
-        return Traffic()
-    except (ValueError, LookupError, TypeError):
-        raise FormatError(
-            str(path), ["does not say which traffic it is for"], tip="marsmith stop, marsmith serve"
-        ) from None
-    return state_files.parse(Traffic, told, str(path), version=FORMAT)
+    return _read(folder).traffic
 
 
 def write(folder: Path, upstream: Upstream) -> None:
@@ -88,7 +112,7 @@ def write(folder: Path, upstream: Upstream) -> None:
         OSError: they cannot be written.
     """
     with _locked(folder, DEADLINE_S):
-        new = _Files(read_traffic(folder), upstream)
+        new = _Files(_read(folder), upstream)
         keep_upstream(folder, upstream)
         write_resources(folder / CLUSTERS_FILE, new.clusters())
         write_resources(folder / ROUTES_FILE, [new.routes()])
@@ -105,7 +129,7 @@ def lead_to(folder: Path, upstream: Upstream) -> str:
     """
     with _locked(folder, DEADLINE_S):
         keep_upstream(folder, upstream)
-        return write_resources(folder / CLUSTERS_FILE, _Files(read_traffic(folder), upstream).clusters())
+        return write_resources(folder / CLUSTERS_FILE, _Files(_read(folder), upstream).clusters())
 
 
 def apply_traffic(folder: Path, traffic: Traffic, *, deadline_s: float = DEADLINE_S) -> None:
@@ -123,12 +147,14 @@ def apply_traffic(folder: Path, traffic: Traffic, *, deadline_s: float = DEADLIN
     """
     with _locked(folder, deadline_s):
         upstream = current_upstream(folder)
-        old, new = _Files(read_traffic(folder), upstream), _Files(traffic, upstream)
-        if new == old:
+        old = _read(folder)
+        if traffic == old.traffic:
             return
-        if new.shape() != old.shape():
+        new = _Files(old.followed_by(traffic, time.time()), upstream)
+        # If Envoy has accepted one of this shape, it accepts every one.
+        if _shape(traffic) != _shape(old.traffic):
             _validate(folder, new)
-        _replace(folder, old, new, time.monotonic() + deadline_s)
+        _replace(folder, new, time.monotonic() + deadline_s)
 
 
 def inlined(bootstrap: Mapping[str, Any], all_clusters: Iterable[Json], all_routes: Json) -> Json:
@@ -149,6 +175,12 @@ def inlined(bootstrap: Mapping[str, Any], all_clusters: Iterable[Json], all_rout
     return dict(static)
 
 
+def _shape(traffic: Traffic) -> Traffic:
+    """Return traffic without its shares."""
+    canaries: list[Canary] = [replace(canary, share=0) for canary in traffic.canaries]
+    return replace(traffic, canaries=tuple(canaries))
+
+
 def _untyped(resource: Json) -> Json:
     return {key: value for key, value in resource.items() if key != "@type"}
 
@@ -167,13 +199,9 @@ def _validate(folder: Path, new: _Files) -> None:
     process.check_configuration(folder, inlined(bootstrap, new.clusters(), new.routes()))
 
 
-def _replace(folder: Path, old: _Files, new: _Files, late_s: float) -> None:
+def _replace(folder: Path, new: _Files, late_s: float) -> None:
     # No route ever leads to a cluster that is not there.
-    steps = (
-        (CLUSTERS_FILE, new.clusters(old.traffic)),
-        (ROUTES_FILE, [new.routes()]),
-        (CLUSTERS_FILE, new.clusters()),
-    )
+    steps = ((CLUSTERS_FILE, new.clusters()), (ROUTES_FILE, [new.routes()]))
     before = {name: (folder / name).read_bytes() for name in (CLUSTERS_FILE, ROUTES_FILE)}
     try:
         for name, resources in steps:
@@ -204,3 +232,16 @@ def _said(folder: Path, name: str, what: str) -> list[str]:
     lines = admin.ask(folder, f"/stats?filter={quote(_STATISTICS[name], safe='')}").splitlines()
     found = (re.fullmatch(rf'\S+\.{what}: "?(.*?)"?', line) for line in lines)
     return [each[1] for each in found if each]
+
+
+def _read(folder: Path) -> _Routed:
+    path = folder / ROUTES_FILE
+    try:
+        text = json.loads(path.read_text(encoding="utf-8"))
+        told = text["resources"][0]["metadata"]["filter_metadata"][routes.METADATA][_STATE]
+    except FileNotFoundError:
+        return _Routed()
+    except (ValueError, LookupError, TypeError):
+        tip = "marsmith stop, marsmith serve"
+        raise FormatError(str(path), ["does not say which traffic it is for"], tip=tip) from None
+    return state_files.parse(_Routed, told, str(path), version=FORMAT)

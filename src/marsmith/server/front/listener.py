@@ -33,7 +33,10 @@ _LINE = {
     "request_id": f"%REQ(x-request-id):{_LONGEST_ID}%",
     "status": "%RESPONSE_CODE%",
     "grpc_status": "%GRPC_STATUS_NUMBER%",
-    "item": "%RESP(x-marsmith-item)%",
+    "item": "%DYNAMIC_METADATA(marsmith:item)%",
+    "failed": "%DYNAMIC_METADATA(marsmith:failed)%",
+    "second_ms": "%DYNAMIC_METADATA(marsmith:second_ms)%",
+    "limit_ms": "%METADATA(ROUTE:marsmith:limit_ms)%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "duration_ms": "%DURATION%",
     "flags": "%RESPONSE_FLAGS%",
@@ -70,7 +73,8 @@ def second_attempts(upstream: Upstream) -> Json:
 
     It needs the bootstrap extension ``envoy.bootstrap.internal_listener``: ``internal_listeners()``.
     """
-    host = routes.virtual_host(upstream)
+    told = {"append_action": "OVERWRITE_IF_EXISTS_OR_ADD", "header": {"key": "x-marsmith-second", "value": "1"}}
+    host = routes.virtual_host(upstream, {"response_headers_to_add": [told]})
     manager = {
         "@type": f"{_TYPE}{_HCM}",
         "stat_prefix": STABLE_LISTENER,

@@ -127,8 +127,9 @@ def _divided_route(model: str, api: Api, canary: Canary | None, shadow: Shadow |
         route = _route(canary_cluster(canary, api), _UNTIL_BACK)
     facts = {"model": model, "api": api, "version": canary.version if canary else ""}
     share = {"share": canary.share} if canary else {}
+    limit = {"limit_ms": round(1000 * canary.per_try_timeout_s)} if canary and canary.shielded else {}
     copied = {"shadow": shadow.version or "default"} if shadow else {}
-    route["metadata"] = {"filter_metadata": {METADATA: {**facts, **share, **copied}}}
+    route["metadata"] = {"filter_metadata": {METADATA: {**facts, **share, **limit, **copied}}}
     return _with_copies(route, shadow, api) if shadow else route
 
 

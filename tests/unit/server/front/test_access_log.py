@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from marsmith.server.front import admin
 from marsmith.server.front.access_log import Answer, read_answers, rotate
 
-NOTHING = {"share": None, "shadow": None, "grpc_status": None, "item": None, "flags": "-"}
+NOTHING = dict.fromkeys(("share", "shadow", "grpc_status", "item", "failed", "second_ms", "limit_ms"))
+SECOND = {"attempts": 2, "limit_ms": 1000}
 
 
 def line(number: int = 0, **facts: Any) -> bytes:
     told = {"at": "1795834415.212080", "model": "m", "version": "2.0", "api": "rest", "draw": "hash", "status": 200}
-    told |= {"request_id": f"id-{number}", "attempts": 1, "duration_ms": 7, **NOTHING, **facts}
+    told |= {"request_id": f"id-{number}", "attempts": 1, "duration_ms": 7, "flags": "-", **NOTHING, **facts}
     return json.dumps(told).encode() + b"\n"
 
 
@@ -31,7 +32,7 @@ def read_one(tmp_path: Path, **facts: Any) -> Answer:
 def test_a_line_is_what_became_of_a_request(tmp_path: Path) -> None:
     answer = read_one(tmp_path, share=500, grpc_status=0, api="grpc", item="422", shadow="default")
     assert answer == Answer(
-        1795834415.21208, "m", "2.0", "grpc", 500, "hash", "id-0", 200, 0, 422, 1, 7, "default", "-"
+        1795834415.21208, "m", "2.0", "grpc", 500, "hash", "id-0", 200, 0, 422, 1, "", 7, "default", "-"
     )
     assert answer.was_refused
     # Drawn by its own id: it has no user.
@@ -43,8 +44,14 @@ def test_a_line_is_what_became_of_a_request(tmp_path: Path) -> None:
     [
         ({}, False, False, False),
         ({"status": 503}, True, True, False),
-        ({"attempts": 2}, False, True, False),
-        ({"attempts": 2, "status": 500}, True, False, True),
+        ({**SECOND, "failed": True}, False, True, False),
+        ({**SECOND, "failed": True, "status": 500}, True, False, True),
+        ({**SECOND, "second_ms": 1001}, False, True, False),
+        # The connection broke: TorchServe restarts, and the canary is not to blame.
+        ({**SECOND, "second_ms": 20}, False, False, False),
+        # No shield: all attempts were for the canary.
+        ({"attempts": 3}, False, False, False),
+        ({"attempts": 3, "status": 500}, True, True, False),
         ({"version": "", "status": 500}, True, False, False),
         ({"version": "", "attempts": 9}, False, False, False),
         ({"grpc_status": 13}, True, True, False),

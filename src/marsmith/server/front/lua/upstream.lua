@@ -2,6 +2,7 @@
 -- VERSION: the version to name; nil: none. PATH_VERSION: the same in a path. SHIELDED: name it in the first attempt
 -- only, and ask for a second one if that failed.
 
+-- Of the whole request, for the log: all attempts share it.
 local STATE = "marsmith"
 -- Of ModelInferResponse.
 local OUTPUTS = 5
@@ -43,17 +44,27 @@ local function extend(handle, path, named)
   headers:remove("content-length")
 end
 
+local function state_of(handle)
+  return handle:streamInfo():dynamicMetadata()
+end
+
+-- When the second attempt began, in milliseconds after the first one: it tells a hang from a broken connection.
+local function note_time(state, attempt, now)
+  if attempt == "1" then return state:set(STATE, "began", now) end
+  local known = state:get(STATE) or {}
+  if known.began and not known.second_ms then state:set(STATE, "second_ms", now - known.began) end
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local attempt = headers:get("x-envoy-attempt-count") or "1"
-  local first = attempt == "1" or not SHIELDED
+  local named = VERSION ~= nil and (attempt == "1" or not SHIELDED)
   -- Attempts share their headers: the second one gets what the first one has changed.
   local path = headers:get("x-marsmith-path") or headers:get(":path")
-  local named = first and VERSION ~= nil
   local grpc = path == PREDICTIONS or path == MODEL_INFER
-  local state = handle:streamInfo():dynamicMetadata()
-  state:set(STATE, "first", first)
+  local state = state_of(handle)
   state:set(STATE, "grpc", grpc and path or "")
+  note_time(state, attempt, handle:timestamp())
   if grpc then return extend(handle, path, named) end
   headers:replace("x-marsmith-path", path)
   headers:replace(":path", named and named_path(path) or path)
@@ -84,11 +95,26 @@ local function failure_of(handle, path)
   return item ~= nil and string.sub(item, 1, 1) == "5", item
 end
 
+-- Whether a second attempt is under way.
+local function is_given_up(handle)
+  return (state_of(handle):get(STATE) or {}).second_ms ~= nil
+end
+
 function envoy_on_response(handle)
-  local state = handle:streamInfo():dynamicMetadata():get(STATE)
-  if not state then return end
-  local failed, item = failure_of(handle, state["grpc"])
+  local known = state_of(handle):get(STATE)
+  if not known then return end
+  -- The way of second attempts says so: by now the state is that of the newest attempt.
+  local first = SHIELDED and handle:headers():get("x-marsmith-second") == nil
+  -- Who comes too late is not waited for. Envoy 1.40 crashes if it drops a reply whose body a filter has held.
+  if first and is_given_up(handle) then return handle:headers():replace("x-marsmith-retry", "1") end
+  local failed, item = failure_of(handle, known.grpc)
+  -- Headers and state from before body() are dead.
   local headers = handle:headers()
-  if item then headers:replace("x-marsmith-item", item) end
-  if failed and SHIELDED and state["first"] then headers:replace("x-marsmith-retry", "1") end
+  headers:remove("x-marsmith-second")
+  if failed and first and not is_given_up(handle) then
+    state_of(handle):set(STATE, "failed", true)
+    headers:replace("x-marsmith-retry", "1")
+  elseif item then
+    state_of(handle):set(STATE, "item", item)
+  end
 end
