@@ -145,7 +145,7 @@ def test_a_front_that_does_not_answer_is_asked_again_and_nothing_is_lost(scene: 
         scene.requests(50, fails=lambda version: version == "2.0")
         scene.look()
     assert scene.state.phase == "rising"
-    assert "Envoy does not answer; it is tried again" in scene.told[-1]
+    assert sum("Envoy does not answer; it is tried again" in text for text in scene.told) == 1
     scene.memory.refuses = False
     scene.until_over(fails=lambda version: version == "2.0")
     assert scene.state.phase == "back"
@@ -168,6 +168,17 @@ def test_a_driver_killed_after_any_change_is_followed_by_one_that_finishes_or_un
     assert (scene.memory.default, scene.memory.shares) == ("1.0" if bad else "2.0", {})
     assert set(scene.memory.versions) == ({"1.0"} if bad else {"1.0", "2.0"})
     assert scene.journal.change is None
+
+
+def test_a_server_that_came_back_without_the_front_sends_the_canary_back(scene: Scene) -> None:
+    scene.look()
+    scene.killed()
+    scene.memory.shares.clear()
+    scene.memory.missing = "the server runs without the front"
+    for _ in range(2):
+        scene.look()
+    assert (scene.state.phase, scene.state.reason) == ("back", "the server runs without the front")
+    assert scene.memory.versions == {"1.0": 1}
 
 
 def test_a_rollout_whose_deploy_another_command_undid_or_finished_is_ended(scene: Scene, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class CanaryDriver:
     now: Callable[[], float] = time.time
     _record: Record = field(init=False)
     _next_move_s: float = 0.0
+    _told: str = ""
 
     def run(self, stop: threading.Event) -> None:
         """Drive until the rollout has ended or ``stop`` is set.
@@ -83,7 +84,9 @@ class CanaryDriver:
                 self._move()
         except MarsmithError as error:
             self._next_move_s = self.now() + RETRY_S
-            self.tell(f"{self._record.name}: {self._record.state.phase}: {error.message}; it is tried again")
+            if error.message != self._told:
+                self._told = error.message
+                self.tell(f"{self._record.name}: {self._record.state.phase}: {error.message}; it is tried again")
 
     def _read_answers(self) -> None:
         answers, position = self.site.front.answers(self._record.state.position)
@@ -113,6 +116,8 @@ class CanaryDriver:
             self.file.carried_out()
         elif changed is not None:
             self._give_way(changed)
+        elif self.site.front.missing:
+            self._go_back(self.site.front.missing)
         else:
             self._set_share(self._record.state.share)
             self._act(self._decision())
