@@ -1,7 +1,7 @@
-"""Signatures whose key a certificate vouches for; the ``model-signing`` library makes and verifies them.
+"""Signatures with certificates, made and verified by the library ``model-signing``.
 
-The certificates of a signer, up to the authority, lie in the signature: who verifies knows the authority alone. Nothing
-here uses the network. A certificate that has expired since still proves a signature, and one that was revoked too.
+The signature contains the signer's certificates up to the authority, so the verifier needs only the authority's.
+Nothing here uses the network. An expired or revoked certificate still proves a signature.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def sign_with_certificate(
     Args:
         archive: a file; folders must be packed first.
         key: private key, PEM, ECDSA on P-256, P-384 or P-521, without a password.
-        certificate: of the key, PEM.
-        chain: certificates between it and the authority, PEM.
-        output: where the signature goes; beside the archive unless given.
+        certificate: certificate of the key, PEM.
+        chain: certificates between this one and the authority, PEM.
+        output: path of the signature; by default beside the archive.
 
     Raises:
-        ArchiveError: the archive cannot be read, or the signature not be written.
+        ArchiveError: the archive cannot be read, or the signature cannot be written.
         UsageError: the key and the certificate do not belong together, cannot be read, or ``output`` is an input.
         MissingDependencyError: model-signing is not installed.
     """
@@ -50,7 +50,7 @@ def sign_with_certificate(
 
         made = folder / "signature"
         try:
-            # The library takes no empty chain; the certificate twice proves what it proves once.
+            # The library does not accept an empty chain; the same certificate twice proves the same.
             config = signing.Config().use_certificate_signer(
                 private_key=key, signing_certificate=certificate, certificate_chain=list(chain) or [certificate]
             )
@@ -67,18 +67,18 @@ def sign_with_certificate(
 
 
 def verify_certified(archive: Path, authorities: Sequence[Path], *, signature: Path | None = None) -> tuple[str, str]:
-    """Prove that whoever one of the authorities vouches for signed exactly this file.
+    """Verify that a signer certified by one of the authorities signed exactly this file.
 
     Args:
-        archive: a file.
-        authorities: their certificates, PEM.
-        signature: beside the archive unless given.
+        archive: archive file.
+        authorities: certificates of the authorities, PEM.
+        signature: path of the signature; by default beside the archive.
 
     Returns:
         The subject of the signer's certificate, and the SHA-256 of the archive in hex.
 
     Raises:
-        VerificationError: no signature, one without a certificate of these authorities, or one of another file.
+        VerificationError: the signature is missing, has no certificate of these authorities, or is of another file.
         ArchiveError: the archive cannot be read.
         UsageError: an authority's certificate cannot be read.
         MissingDependencyError: model-signing is not installed.
@@ -115,10 +115,10 @@ def verify_certified(archive: Path, authorities: Sequence[Path], *, signature: P
 
 
 def _subject(path: Path) -> str:
-    """Return whom the signature's own certificate names.
+    """Return the subject of the certificate in a signature.
 
     Raises:
-        VerificationError: there is none in it.
+        VerificationError: it contains no certificate.
     """
     from cryptography import x509
 
@@ -134,7 +134,7 @@ def _subject(path: Path) -> str:
 
 @contextmanager
 def _library() -> Iterator[None]:
-    """Use the library, which logs its progress and calls what Python deprecates, without a word of it."""
+    """Use the library without its progress messages and its deprecation warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -224,5 +224,5 @@ def _disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = described(error, target)
-        raise BuildError(told.message, tip=told.tip) from None
+        description = described(error, target)
+        raise BuildError(description.message, tip=description.tip) from None

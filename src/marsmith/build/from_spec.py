@@ -130,9 +130,10 @@ def _make_store(store: Path) -> None:
     try:
         store.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        told = described(error, store)
+        description = described(error, store)
         raise BuildError(
-            f"cannot make the model store: {told.message}", tip=f"model_store in config.properties names it; {told.tip}"
+            f"cannot make the model store: {description.message}",
+            tip=f"model_store in config.properties names it; {description.tip}",
         ) from None
 
 

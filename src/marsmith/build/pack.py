@@ -257,7 +257,7 @@ def _folder(path: Path) -> Iterator[None]:
         try:
             stack.enter_context(made_folder(path))
         except OSError as error:
-            told = described(error, path)
+            description = described(error, path)
             tip = "name a folder that you can write to"
-            raise BuildError(f"--export-path {path}: {told.message}", tip=tip) from None
+            raise BuildError(f"--export-path {path}: {description.message}", tip=tip) from None
         yield

@@ -103,5 +103,5 @@ def _contents(archive: Archive, target: Path) -> Iterator[dict[str, Path]]:
             folder = archive.extract(stage.path / "content")
             yield {name: folder / name for name in kept}
     except OSError as error:
-        told = described(error, target)
-        raise BuildError(told.message, tip=told.tip) from None
+        description = described(error, target)
+        raise BuildError(description.message, tip=description.tip) from None

@@ -198,10 +198,10 @@ def _print(args: argparse.Namespace, results: Sequence[tuple[Load, Measurement, 
 def _print_verdicts(verdicts: Sequence[tuple[Load, Verdict]]) -> None:
     """Print the verdicts, only once if they are the same for all loads."""
     lines = [(str(load), verdict.lines()) for load, verdict in verdicts]
-    if all(told == lines[0][1] for _, told in lines):
+    if all(texts == lines[0][1] for _, texts in lines):
         lines = [("", lines[0][1])]
-    for load, told in lines:
-        print("\n".join(f"{load}: {line}" if load else line for line in told))
+    for load, texts in lines:
+        print("\n".join(f"{load}: {line}" if load else line for line in texts))
 
 
 def _print_details(load: Load, measured: Measurement, stages: Breakdown | None, *, alone: bool) -> None:

@@ -19,9 +19,9 @@ def remember(project: Project, contents: Mapping[Version, ArchiveBytes] | None =
     from marsmith.state.served_file import state_file
 
     def say_so(error: OSError) -> None:
-        told = described(error, state_file(project))
-        note(f"the change is made, but it survives a restart only if the supervisor can save it: {told.message}")
-        if told.tip:
-            note(f"TIP: {told.tip}")
+        description = described(error, state_file(project))
+        note(f"the change is made, but it survives a restart only if the supervisor can save it: {description.message}")
+        if description.tip:
+            note(f"TIP: {description.tip}")
 
     server_state.record(project, contents, refused=say_so)

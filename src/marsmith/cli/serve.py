@@ -159,8 +159,8 @@ def _in_foreground_as_json(project: Project, args: argparse.Namespace, policy: R
     from marsmith.server.log import JsonLog
 
     with JsonLog(sys.stderr.fileno()) as log:
-        told: set[str] = set()
-        output = _Output(log.source, log.tell, lambda seen: _once(told, _words(seen), log.tell))
+        shown: set[str] = set()
+        output = _Output(log.source, log.tell, lambda seen: _once(shown, _words(seen), log.tell))
         try:
             _in_foreground(project, args, policy, output)
         except MarsmithError as error:
@@ -204,11 +204,11 @@ def _reporting(
     manager: ServiceManager, on_progress: Callable[[StartupStatus], None]
 ) -> Callable[[StartupStatus], None]:
     """Return a callback that also reports the progress of the start to the service manager."""
-    told: set[str] = set()
+    shown: set[str] = set()
 
     def report(seen: StartupStatus) -> None:
         manager.alive()
-        _once(told, _words(seen), manager.status)
+        _once(shown, _words(seen), manager.status)
         on_progress(seen)
 
     return report
@@ -218,8 +218,8 @@ def _reporting(
 def _progress(*, quiet: bool) -> Iterator[Callable[[StartupStatus], None]]:
     """Show on stderr what the server waits for: one changing line in a terminal, otherwise a line per change."""
     if not sys.stderr.isatty() or quiet:
-        told: set[str] = set()
-        yield lambda seen: _once(told, _words(seen), note)
+        shown: set[str] = set()
+        yield lambda seen: _once(shown, _words(seen), note)
         return
     from rich.console import Console
 
@@ -227,9 +227,9 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[StartupStatus], None]]:
         yield lambda seen: line.update(_words(seen))
 
 
-def _once(told: set[str], text: str, tell: Callable[[str], None]) -> None:
-    if text not in told:
-        told.add(text)
+def _once(shown: set[str], text: str, tell: Callable[[str], None]) -> None:
+    if text not in shown:
+        shown.add(text)
         tell(text)
 
 

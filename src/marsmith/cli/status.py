@@ -86,8 +86,8 @@ def _watch(project: Project, interval_s: float, *, as_json: bool) -> None:
     looks = _looks(project, interval_s)
     if as_json:
         for seen in looks:
-            told = {"running": False, "reason": seen} if isinstance(seen, str) else _data(project, seen)
-            print(json_text({"running": True, **told}), flush=True)
+            record = {"running": False, "reason": seen} if isinstance(seen, str) else _data(project, seen)
+            print(json_text({"running": True, **record}), flush=True)
     elif sys.stdout.isatty():
         _watch_in_terminal(project, looks)
     else:

@@ -150,8 +150,8 @@ def _traces() -> aiohttp.TraceConfig:
     async def head_sent(_: Any, context: Any, __: Any) -> None:
         context.trace_request_ctx.sent()
 
-    async def part_sent(_: Any, context: Any, told: aiohttp.TraceRequestChunkSentParams) -> None:
-        context.trace_request_ctx.sent(len(told.chunk))
+    async def part_sent(_: Any, context: Any, parameters: aiohttp.TraceRequestChunkSentParams) -> None:
+        context.trace_request_ctx.sent(len(parameters.chunk))
 
     traces = aiohttp.TraceConfig()
     traces.on_connection_create_end.append(connected)

@@ -147,13 +147,13 @@ def failed_reply(address: str, error: Any, deadline_s: float) -> HttpReply:
     if code == "DEADLINE_EXCEEDED":
         raise missed(address, deadline_s, "waiting for the reply over gRPC") from None
     if code == "UNAVAILABLE":
-        told = details + str(getattr(error, "debug_error_string", str)())
+        text = details + str(getattr(error, "debug_error_string", str)())
         # A server without TLS fails in the handshake too.
         if any(
-            sign in told
+            sign in text
             for sign in ("CERTIFICATE_VERIFY_FAILED", "andshake failed", "WRONG_VERSION_NUMBER", "Peer name")
         ):
-            raise not_trusted(address, told) from None
+            raise not_trusted(address, text) from None
         raise (unreachable(address) if "failed to connect" in details else broken(address)) from None
     return rest_reply(code, details)
 

@@ -87,8 +87,8 @@ async def handler_facts(api: Endpoint, model: str, version: str) -> Mapping[str,
     reply = await api.once(request, api.deadline)
     if was_not_taken(reply):
         raise await why_not_taken(api, model, version, [])
-    told = _checked(reply, _subject(model, version)).json()[0].get("customizedMetadata")
-    return told if isinstance(told, dict) else {}
+    metadata = _checked(reply, _subject(model, version)).json()[0].get("customizedMetadata")
+    return metadata if isinstance(metadata, dict) else {}
 
 
 async def register(api: Endpoint, registration: Registration) -> str:

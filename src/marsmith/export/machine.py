@@ -81,9 +81,9 @@ class Machine:
 def machine_text(record: Mapping[str, Any]) -> str:
     """Return a description of a recorded machine, such as ``AMD EPYC, 2 cores (avx2, avx512_bf16)``."""
     features = record.get("features")
-    told = "features not recorded" if features is None else ", ".join(map(str, features)) or "no relevant feature"
+    listed = "features not recorded" if features is None else ", ".join(map(str, features)) or "no relevant feature"
     gpus = "".join(f", {name}" for name in record.get("gpus") or ())
-    return f"{record.get('cpu', 'an unknown processor')}, {record.get('cores', '?')} cores ({told}){gpus}"
+    return f"{record.get('cpu', 'an unknown processor')}, {record.get('cores', '?')} cores ({listed}){gpus}"
 
 
 def limits_here(form: Form, device: str, machine: Machine) -> str | None:

@@ -65,8 +65,8 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """Return one line of text for each check."""
-        told = [str(check) for check in self.checks if self.targets or not check.held]
-        return told or ["measured and not judged: neither a limit nor a rate was asked for"]
+        lines = [str(check) for check in self.checks if self.targets or not check.held]
+        return lines or ["measured and not judged: neither a limit nor a rate was asked for"]
 
     def record(self) -> dict[str, Any]:
         """Return it as a JSON object; ``held`` is null if there was no limit and nothing failed."""

@@ -129,10 +129,10 @@ class Runner:
         """
         (reply,) = self.run([Request(b"", headers={"describe": "True"})])
         try:
-            told = reply.json() if reply.status < 400 else {}
+            answer = reply.json() if reply.status < 400 else {}
         except (ValueError, RecursionError):
             return {}
-        return told if isinstance(told, dict) else {}
+        return answer if isinstance(answer, dict) else {}
 
     def run(self, requests: Sequence[Request]) -> list[RunnerReply]:
         """Send one batch and return a reply for each request, in order.

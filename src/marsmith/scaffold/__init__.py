@@ -1,4 +1,4 @@
-"""A new project, made from the files of this repository and from a model that exists already."""
+"""A new project, made from the files of this repository and from an existing model."""
 
 from __future__ import annotations
 

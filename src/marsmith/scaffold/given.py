@@ -1,4 +1,4 @@
-"""A model that the user has as a file: TorchScript, or a state dict whose module only the user knows."""
+"""Models from a file of the user: TorchScript, or a state dict without its module."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from marsmith.scaffold.template import RECIPES, NewFile
 if TYPE_CHECKING:
     import torch
 
-# How many tensors of a state dict a recipe shows at its beginning and at its end.
+# Number of tensors of a state dict that a recipe lists from its beginning, and from its end.
 _SHOWN = 4
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 _INDENT = " " * 4
 
 
 def given_file(path: Path, source: ModelSource) -> Path:
-    """Return the file that a source names; raises UsageError if it is none."""
+    """Return the file of a source; raises UsageError if it is not a file."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(f"--from {source}: {path} {what}", tip="name a file, from the folder that you are in")
@@ -31,7 +31,7 @@ def given_file(path: Path, source: ModelSource) -> Path:
 
 
 def torchscript_model(source: ModelSource) -> NewModel:
-    """Return an image classifier in TorchScript, with a recipe that says how photos are prepared for it.
+    """Return an image classifier in TorchScript, with a recipe for its preprocessing.
 
     Raises:
         UsageError: there is no such file.
@@ -49,7 +49,7 @@ def torchscript_model(source: ModelSource) -> NewModel:
 
 
 def checkpoint_model(source: ModelSource) -> NewModel:
-    """Return a state dict, with a recipe in which the user has to build the module that it belongs to.
+    """Return a state dict, with a recipe in which the user must build its module.
 
     Raises:
         UsageError: there is no such file.
@@ -65,7 +65,7 @@ def checkpoint_model(source: ModelSource) -> NewModel:
     name = model_name(path.stem)
     suffix = path.suffix if path.suffix in _SUFFIXES else ".pth"
     recipe, weights = recipe_place(name), f"{RECIPES}/{name}{suffix}"
-    # The names are anybody's text, and go into Python.
+    # The names are arbitrary text, and become part of Python source.
     lines = [f"#   {ascii(key)[1:-1]}  {tuple(tensor.shape)}" for key, tensor in state.items()]
     if len(lines) > 2 * _SHOWN:
         lines[_SHOWN:-_SHOWN] = [f"#   ... {len(lines) - 2 * _SHOWN} more ..."]
@@ -82,15 +82,15 @@ def checkpoint_model(source: ModelSource) -> NewModel:
 
 
 def recipe_place(name: str) -> str:
-    """Return where the recipe of a model goes."""
+    """Return the path of a model's recipe."""
     return f"{RECIPES}/{name}.py"
 
 
 def _output_of(path: Path, source: ModelSource) -> str:
-    """Return whether a TorchScript file gives logits or probabilities for photos, as it does for two that are made up.
+    """Return whether a TorchScript file gives logits or probabilities, from its outputs for two generated photos.
 
     Raises:
-        ExportError: it takes no photos, or gives something else.
+        ExportError: it does not take photos, or gives something else.
     """
     import torch
 
@@ -106,7 +106,7 @@ def _output_of(path: Path, source: ModelSource) -> str:
     try:
         with torch.inference_mode():
             outputs = module(photos)
-    except Exception as error:  # the TorchScript interpreter raises what it likes
+    except Exception as error:  # the TorchScript interpreter raises many types
         raise ExportError(
             f"--from {source}: it does not take photos (N, 3, 224, 224): {useful_line(error)}", tip=tip
         ) from error
@@ -120,7 +120,7 @@ def _output_of(path: Path, source: ModelSource) -> str:
 
 
 def _classes(state: Mapping[str, torch.Tensor]) -> int:
-    """Return how many classes there seem to be: as many as the last layer has outputs."""
+    """Return the probable number of classes: the outputs of the last layer."""
     return next((len(tensor) for tensor in reversed(list(state.values())) if tensor.ndim in (1, 2)), 1000)
 
 

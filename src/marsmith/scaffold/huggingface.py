@@ -1,4 +1,4 @@
-"""A model that the user has as a folder of the Hugging Face hub: an image classifier of timm or of transformers."""
+"""Models from a folder of the Hugging Face hub: image classifiers of timm or of transformers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from marsmith.scaffold.template import RECIPES, NewFile
 
 _CONFIG, _WEIGHTS, _PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 _CLASSIFIER = "ForImageClassification"
-# How PIL numbers the two ways of resizing that the handler has.
+# PIL's numbers of the two interpolations of the handler.
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 _OTHERWISE = (
     "any other model: export it to ONNX with one input and one output, and take --from onnx:FILE; or take "
@@ -30,12 +30,12 @@ _OTHERWISE = (
 
 
 def huggingface_model(source: ModelSource) -> NewModel:
-    """Return an image classifier out of a folder with config.json and model.safetensors.
+    """Return an image classifier from a folder with config.json and model.safetensors.
 
     Raises:
         UsageError: there is no such folder.
-        ExportError: a file is missing or damaged, or no installed package that can be used knows the architecture.
-        MissingDependencyError: the package that knows it is not installed.
+        ExportError: a file is missing or damaged, or no supported package has the architecture.
+        MissingDependencyError: the package of the architecture is not installed.
     """
     folder = Path(source.name)
     if not folder.is_dir():
@@ -94,8 +94,8 @@ def _timm_recipe(name: str, config: Mapping[str, Any], source: ModelSource) -> s
         raise ExportError(f"--from {source}: timm has no model {architecture!r}{known}", tip="pip install -U timm")
     pretrained = config.get("pretrained_cfg") or {}
     classes = int(config.get("num_classes") or pretrained.get("num_classes") or 1000)
-    names, told = config.get("label_names"), config.get("label_descriptions") or {}
-    labels = [str(told.get(one, one)) for one in names] if names else None
+    names, descriptions = config.get("label_names"), config.get("label_descriptions") or {}
+    labels = [str(descriptions.get(one, one)) for one in names] if names else None
     return _TIMM.format(
         name=name,
         architecture=architecture,
@@ -135,15 +135,15 @@ def _transformers_recipe(name: str, config: Mapping[str, Any], folder: Path, sou
 
 
 def _is_classifier(architecture: str) -> bool:
-    # It goes into a recipe's text.
+    # It becomes part of a recipe's text.
     return architecture.isidentifier() and architecture.endswith(_CLASSIFIER)
 
 
 def _processor(config: Mapping[str, Any], source: ModelSource) -> ImagePreprocessing:
-    """Return the nearest that the handler does to what a processor of transformers does.
+    """Return the handler's preprocessing that is closest to a processor of transformers.
 
     Raises:
-        ExportError: the handler does nothing like it.
+        ExportError: the handler has nothing similar.
     """
     size, crop = config.get("size"), config.get("crop_size")
     size = {"shortest_edge": size} if isinstance(size, int) else dict(size or {})
@@ -153,7 +153,7 @@ def _processor(config: Mapping[str, Any], source: ModelSource) -> ImagePreproces
     if not isinstance(edge, int) or way is None or size.get("height", edge) != size.get("width", edge):
         raise ExportError(f"--from {source}: {_PROCESSOR} resizes as the handler does not: {config}", tip=_OTHERWISE)
     if not config.get("do_center_crop") or not crop:
-        # Such as resize to a square, or say how much of the middle counts.
+        # For example those that resize to a square, or give the share of the centre crop.
         height = width = edge
         edge = int(edge / float(config.get("crop_pct") or 1.0))
     else:

@@ -1,4 +1,4 @@
-"""The model of a new project: its spec, its recipe and its weights, as files that the project gets."""
+"""Model of a new project: files of its spec, its recipe and its weights."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from marsmith.scaffold.template import NewFile
 
 CLASSIFIER = "handlers/image_classifier_handler.py"
 TENSORS = "handlers/tensor_handler.py"
-# Photos that an installed package carries.
+# Photos in an installed package.
 PHOTOS = ("package:skimage/data/chelsea.png", "package:skimage/data/coffee.png")
 
 
 @dataclass(frozen=True)
 class NewModel:
-    """What a project gets for its model.
+    """The part of a new project that belongs to its model.
 
     Attributes:
-        name: of the model.
-        files: its spec, and what that names.
-        extras: of marsmith, besides ``all``, that the recipe needs.
-        notes: what a person should know or do, one sentence each.
-        packages: that it needs besides, as requirements.txt names them.
+        name: name of the model.
+        files: its spec, and the files that the spec names.
+        extras: extras of marsmith that the recipe needs, besides ``all``.
+        notes: hints for the user, one sentence each.
+        packages: further packages, as lines of requirements.txt.
     """
 
     name: str
@@ -35,18 +35,18 @@ class NewModel:
 
 @dataclass(frozen=True)
 class SpecText:
-    """What differs between the specs that are written.
+    """The variable parts of a spec.
 
     Attributes:
-        name: of the model.
-        description: for people.
+        name: name of the model.
+        description: text for people.
         recipe, weights: the keys of ``export``.
-        weights_comment: what to know about the weights.
-        handler: its entry point.
-        examples: the inputs of the examples.
-        examples_comment: where they come from.
+        weights_comment: comment on the weights.
+        handler: entry point of the handler.
+        examples: inputs of the examples.
+        examples_comment: comment on their source.
         export_keys: further keys of ``export``, in order.
-        batch_size: that TorchServe gathers; None: the default.
+        batch_size: TorchServe's batch size; None: the default.
     """
 
     name: str
@@ -65,7 +65,7 @@ class SpecText:
         return NewFile(f"config/models/{self.name}.yaml", self.render())
 
     def render(self) -> str:
-        """Return its text."""
+        """Return the text of the spec."""
         keys = "".join(f"  {key}: {value}\n" for key, value in self.export_keys)
         serving = f"serving:\n  batchSize: {self.batch_size}\n" if self.batch_size else ""
         examples = "".join(f"  - input: {_text(one)}\n" for one in self.examples)
@@ -104,5 +104,5 @@ def image_spec(name: str, description: str, recipe: str, weights: str, weights_c
 
 
 def _text(value: str) -> str:
-    """Return a text as YAML: JSON's texts are YAML's."""
+    """Return a text as YAML; JSON strings are valid YAML."""
     return json.dumps(value, ensure_ascii=False)

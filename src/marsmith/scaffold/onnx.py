@@ -1,4 +1,4 @@
-"""A model that the user has as an ONNX file: served as it is, with the tensor handler."""
+"""Models from an ONNX file, which the tensor handler serves unchanged."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from marsmith.scaffold.template import RECIPES, NewFile
 if TYPE_CHECKING:
     import torch
 
-# More than this many numbers are no JSON that a person would read.
+# With more numbers than this, JSON is not readable for people.
 _READABLE = 1000
 
 
 def onnx_model(source: ModelSource) -> NewModel:
-    """Return an ONNX file, with a request that it has answered.
+    """Return a model from an ONNX file, with a request that it has answered.
 
     Raises:
         UsageError: there is no such file.
-        ExportError: it is not ONNX, or not one that the tensor handler can serve.
+        ExportError: it is not ONNX, or the tensor handler cannot serve it.
         MissingDependencyError: ONNX Runtime is not installed.
     """
     path = given_file(Path(source.name), source)

@@ -1,4 +1,4 @@
-"""A model that an installed package knows by name, and this repository's own."""
+"""Models that an installed package has by name, and the default model of this repository."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _EXTRAS: dict[str, tuple[str, ...]] = {"torchvision": (), "timm": ("timm",)}
 
 
 def default_model(template: Path) -> NewModel:
-    """Return the default model of this repository, with the lock that was measured for it."""
+    """Return the default model of this repository, with its lock."""
     return NewModel(DEFAULT_MODEL, tuple(default_model_files(template)))
 
 
 def packaged_model(source: ModelSource) -> NewModel:
-    """Return a classifier of torchvision or timm; the package gives its module, preprocessing and labels.
+    """Return a classifier of torchvision or timm, with the package's module, preprocessing and labels.
 
     Raises:
-        UsageError: the package has no such classifier, or the handler cannot prepare photos as it wants them.
+        UsageError: the package has no such classifier, or the handler does not have its preprocessing.
         MissingDependencyError: the package is not installed.
     """
     require_torch()

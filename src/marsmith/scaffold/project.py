@@ -1,4 +1,4 @@
-"""A new project in an empty folder: whole or not at all, and nothing that is there is replaced."""
+"""A new project in an empty folder, created completely or not at all; existing files are not replaced."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _MODELS: dict[str, Callable[[ModelSource], NewModel]] = {
     "onnx": onnx_model,
     "huggingface": huggingface_model,
 }
-# What makes a project of a folder comes last.
+# The file that makes the folder a project comes last.
 _LAST = "config"
 
 
 @dataclass(frozen=True)
 class NewProject:
-    """A project that has been made.
+    """A project that was created.
 
     Attributes:
-        project: where it lies.
+        project: its folder.
         model: its model.
     """
 
@@ -46,16 +46,16 @@ class NewProject:
 
 
 def new_project(folder: Path, source: ModelSource | None = None) -> NewProject:
-    """Make a project.
+    """Create a project.
 
     Args:
-        folder: an empty folder, or one that is not there yet.
-        source: the model that it is for; None: the default model of this repository.
+        folder: an empty folder, or one that does not exist.
+        source: its model; None: the default model of this repository.
 
     Raises:
         UsageError: the folder is not empty, or there is no such model.
-        ExportError: the model cannot be taken; nothing is written.
-        MissingDependencyError: a package that knows the model is not installed; nothing is written.
+        ExportError: the model is not supported; nothing is written.
+        MissingDependencyError: the model's package is not installed; nothing is written.
     """
     _require_empty(folder)
     template = template_root()
@@ -79,7 +79,7 @@ def _require_empty(folder: Path) -> None:
 
 
 def _write(files: Sequence[NewFile], folder: Path) -> None:
-    """Write all files beside their places, and move them there at once."""
+    """Write all files beside their final places, then move them there."""
     staged = Path(tempfile.mkdtemp(prefix=".marsmith-new-", dir=folder))
     with removed_at_end(staged):
         for file in files:
@@ -90,20 +90,20 @@ def _write(files: Sequence[NewFile], folder: Path) -> None:
 def _write_file(target: Path, content: bytes | str | Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, Path):
-        # Without its mode: what is installed may be read-only.
+        # Without its mode: installed files may be read-only.
         shutil.copyfile(content, target)
     else:
         target.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _move(staged: Path, folder: Path) -> None:
-    """Move what was staged into the folder; on a failure the folder is as it was."""
+    """Move the staged files into the folder; after a failure the folder is unchanged."""
     moved: list[Path] = []
     try:
         for entry in sorted(staged.iterdir(), key=lambda each: (each.name == _LAST, each.name)):
             place = folder / entry.name
             if entry.is_dir():
-                # Fails if a folder with something in it, or a file, is there.
+                # Fails if there is a file or a folder with content.
                 entry.rename(place)
                 moved.append(place)
             else:

@@ -1,4 +1,4 @@
-"""What ``marsmith new --from`` names: a model in an installed package, or in a file or a folder of the user's."""
+"""Sources of ``marsmith new --from``: a model of an installed package, or a file or folder of the user."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SCHEMES = {
     "onnx": "onnx:FILE",
     "checkpoint": "checkpoint:FILE",
 }
-# TorchServe's management API cannot be asked for such a name while tokens are on.
+# While tokens are on, no request to TorchServe's management API can contain such a name.
 _UNMANAGEABLE = "token"
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that a project is made for.
+    """The source of a new project's model.
 
     Attributes:
         scheme: one of ``SCHEMES``.
-        name: what follows the colon: the model's name in a package, or a path.
+        name: the part after the colon: the model's name in a package, or a path.
     """
 
     scheme: str
@@ -37,7 +37,7 @@ class ModelSource:
         """Read ``SCHEME:NAME``.
 
         Raises:
-            UsageError: it names no scheme that there is, or nothing follows it.
+            UsageError: the scheme does not exist, or nothing follows it.
         """
         scheme, _, name = text.partition(":")
         if scheme not in SCHEMES or not name:

@@ -1,7 +1,6 @@
-"""The files of this repository that a new project gets, and what stands in them for its own model.
+"""Files of this repository that are copied into a new project, and the parts that depend on its model.
 
-In a checkout they are read from where they lie; in an installed wheel from its copy of them (pyproject.toml,
-force-include), which has the same names.
+A checkout is read directly. An installed wheel has a copy with the same names (pyproject.toml, force-include).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from marsmith import __version__
 from marsmith.packages import installed_version
 
 DEFAULT_MODEL = "efficientnet_lite0"
-# Where a recipe that `marsmith new` writes goes, and the weights that it is made for.
+# Folder of the recipe that `marsmith new` writes, and of its weights.
 RECIPES = "export"
 
 _COPIED = (
@@ -29,10 +28,10 @@ _COPIED = (
     "tools/flow.mk",
     ".gitignore",
 )
-# The specs of this repository's own models are not those of a new project.
+# The specs of this repository's own models are not copied.
 _SPECS = Path("config/models")
 _RENAMED = {"tools/new_project/Makefile": "Makefile", "tools/new_project/test_model.py": "tests/test_model.py"}
-# What make takes as it stands within double quotes; a path that has more is not written down.
+# Characters that make accepts unchanged within double quotes; a path with others is not written.
 _PLAIN_PATH = re.compile(r"[\w./ +@:,~=-]+")
 
 
@@ -41,8 +40,8 @@ class NewFile:
     """One file of a new project.
 
     Attributes:
-        place: its path from the project's root.
-        content: its bytes, its text, or the file that it is a copy of.
+        place: path from the project's root.
+        content: bytes, text, or the file to copy.
     """
 
     place: str
@@ -50,13 +49,13 @@ class NewFile:
 
 
 def common_files(template: Path, model: str, extras: Sequence[str], packages: Sequence[str] = ()) -> list[NewFile]:
-    """Return the files that every new project has.
+    """Return the files of every new project.
 
     Args:
-        template: the folder with the files of this repository.
-        model: the name of its model.
-        extras: of marsmith, besides ``all``, that its recipe needs.
-        packages: other packages that it needs.
+        template: folder with the files of this repository.
+        model: name of its model.
+        extras: extras of marsmith that its recipe needs, besides ``all``.
+        packages: further packages.
     """
     copied = [NewFile(place, template / place) for place in _copied(template)]
     adapted = [
@@ -94,7 +93,7 @@ def _requirements(extras: Sequence[str], packages: Sequence[str]) -> str:
 
 
 def _local_settings() -> str:
-    # Not resolved: a virtual environment is known by the name that its Python is called by.
+    # Not resolved: Python finds its virtual environment by the path with which it is called.
     python = os.path.abspath(sys.executable)  # noqa: PTH100
     comment = "# The Python that `marsmith new` ran in, on this machine. Without this file, make uses .venv."
     return f"{comment}\nPYTHON := {python}\n"

@@ -101,8 +101,8 @@ def normalise(source: Path, target: Path) -> None:
     except zipfile.BadZipFile as error:
         raise ExportError(f"{source}: not a pt2 file: {error}") from None
     except OSError as error:
-        told = described(error, target)
-        raise ExportError(told.message, tip=told.tip) from None
+        description = described(error, target)
+        raise ExportError(description.message, tip=description.tip) from None
 
 
 def _kept(records: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -91,8 +91,8 @@ def normalise(source: Path, target: Path) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, UnicodeDecodeError) as error:
         raise ExportError(f"{source}: not a TorchScript file: {error}", tip="save it with torch.jit.save") from None
     except OSError as error:
-        told = described(error, target)
-        raise ExportError(told.message, tip=told.tip) from None
+        description = described(error, target)
+        raise ExportError(description.message, tip=description.tip) from None
 
 
 def _rewrite(records: zipfile.ZipFile, file: BinaryIO) -> None:

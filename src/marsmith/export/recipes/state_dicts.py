@@ -56,8 +56,8 @@ def problems(module: torch.nn.Module, state: StateDict) -> list[str]:
             module.load_state_dict(state)
     except Exception as error:  # Modules may raise any exception when they load.
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        told = lines[1:] if lines[0].startswith("Error(s) in loading") else lines
-        return _shortened([line.strip() for line in told], module.state_dict().keys(), state.keys())
+        messages = lines[1:] if lines[0].startswith("Error(s) in loading") else lines
+        return _shortened([line.strip() for line in messages], module.state_dict().keys(), state.keys())
     return []
 
 
