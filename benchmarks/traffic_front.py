@@ -1,0 +1,235 @@
+"""The part of `traffic.py` about the front itself: latency that it adds, memory, and what a fault costs with it."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import psutil
+
+from faults import kill_server, serving
+from marsmith import run_state
+from marsmith.client.blocking_client import NO_RETRIES, Client
+from marsmith.client.grpc import InferenceChannel
+from marsmith.client.tokens import read_key_file
+from marsmith.project import Project
+from marsmith.run_state import RunState
+from marsmith.server.front.door import Front
+from support.faulty_server import command, faulty_project, kill, load
+from support.live_server import until
+
+MODEL = "two"
+SIZES = {"200 B": 200, "64 kB": 64_000}
+REQUESTS_A_ROUND = 50
+HELD_BODIES = 4
+HELD_BYTES = 16_000_000
+FAULTS = 3
+
+Send = Callable[[bytes], None]
+
+
+@dataclass(frozen=True)
+class Added:
+    """Latency of one kind of request, in milliseconds.
+
+    Attributes:
+        kind: API and size.
+        past_p50_ms, front_p50_ms: medians of all requests, past the front and through it.
+        added_p50_ms: median over the rounds of what the front adds to the median of a round.
+        low_ms, high_ms: interval of that median, 95%, by the order of the rounds.
+        requests: of each side.
+    """
+
+    kind: str
+    past_p50_ms: float
+    front_p50_ms: float
+    added_p50_ms: float
+    low_ms: float
+    high_ms: float
+    requests: int
+
+
+def measure(rounds: int) -> dict[str, object]:
+    """Measure everything; ``rounds`` is for the latency."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = faulty_project(Path(folder), (MODEL,), token_life_s=3600)
+        project.settings_file.write_text("front: envoy\n")
+        with project.server_config.open("a") as config:
+            # The handler answers with what it got.
+            config.write("max_response_size=20000000\n")
+        with serving(project):
+            idle = _front_bytes(project)
+            added = [asdict(each) for each in _added(run_state.read(project), rounds)]
+            used = _front_bytes(project)
+            held = _held_bytes(project)
+            with_front = _java_killed(project)
+            away = [_envoy_killed(project) for _ in range(FAULTS + 2)]
+        project.settings_file.write_text("front: none\n")
+        with serving(project):
+            without = _java_killed(project)
+    memory = {"idle_bytes": idle, "after_load_bytes": used, "bytes_a_held_body": held, "held_body_bytes": HELD_BYTES}
+    killed = {"with": with_front, "without": without}
+    return {"added": added, "memory": memory, "java_killed": killed, "envoy_away_s": away}
+
+
+def tables(found: dict[str, Any]) -> str:
+    """Return the figures as tables."""
+    lines = [
+        "| request | past the front, p50 | through it, p50 | added p50 (95%) | requests each |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for each in found["added"]:
+        interval = f"{each['added_p50_ms']:.2f} ms ({each['low_ms']:.2f} to {each['high_ms']:.2f})"
+        times = f"{each['past_p50_ms']:.2f} ms | {each['front_p50_ms']:.2f} ms"
+        lines.append(f"| {each['kind']} | {times} | {interval} | {each['requests']} |")
+    memory = found["memory"]
+    lines += ["", "| memory of Envoy | |", "|---|--:|"]
+    lines.append(f"| idle | {memory['idle_bytes'] / 1e6:.0f} MB |")
+    lines.append(f"| after the load above | {memory['after_load_bytes'] / 1e6:.0f} MB |")
+    held = memory["bytes_a_held_body"] / 1e6
+    lines.append(f"| for each body of {memory['held_body_bytes'] / 1e6:.0f} MB that is kept | {held:.1f} MB |")
+    lines += ["", f"| Java killed {FAULTS} times | requests sent once: failed | slowest |", "|---|--:|--:|"]
+    for name, seen in found["java_killed"].items():
+        lines.append(f"| {name} the front | {seen['failed']} of {seen['sent']} | {seen['longest_s']:.1f} s |")
+    away = found["envoy_away_s"]
+    lines += ["", f"Envoy killed: answers again after {statistics.median(away):.2f} s (at most {max(away):.2f} s)."]
+    return "\n".join(lines)
+
+
+def _added(state: RunState, rounds: int) -> Iterator[Added]:
+    token = read_key_file(state.key_file).inference.value
+    with ExitStack() as stack:
+        ways = {
+            "REST": [stack.enter_context(_rest(each, token)) for each in (state.without_front(), state)],
+            "gRPC": [stack.enter_context(_grpc(each, token)) for each in (state.without_front(), state)],
+        }
+        for way, senders in ways.items():
+            for size, count in SIZES.items():
+                yield _compare(f"{way}, {size}", senders, command(pad="x" * (count - 12)), rounds)
+
+
+def _compare(kind: str, senders: list[Send], body: bytes, rounds: int) -> Added:
+    """Send through both in turns, one request at a time, in a random order within each pair."""
+    taken: list[list[float]] = [[], []]
+    differences = []
+    for number in range(rounds + 1):
+        one: list[list[float]] = [[], []]
+        for _ in range(REQUESTS_A_ROUND):
+            for side in random.sample((0, 1), 2):
+                began = time.perf_counter()
+                senders[side](body)
+                one[side].append((time.perf_counter() - began) * 1e3)
+        if number:  # the first round warms up
+            differences.append(statistics.median(one[1]) - statistics.median(one[0]))
+            for side in (0, 1):
+                taken[side] += one[side]
+    low, high = _interval(differences)
+    past, front = map(statistics.median, taken)
+    return Added(kind, past, front, statistics.median(differences), low, high, len(taken[0]))
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    """Return the interval of the median at 95%, from the binomial distribution of ranks, by its normal form."""
+    ordered, count = sorted(values), len(values)
+    reach = 1.96 * count**0.5 / 2
+    return ordered[max(0, int(count / 2 - reach))], ordered[min(count - 1, int(count / 2 + reach))]
+
+
+@contextmanager
+def _rest(state: RunState, token: str) -> Iterator[Send]:
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/octet-stream"}
+    with closing(http.client.HTTPConnection(urlsplit(state.inference).netloc)) as connection:
+
+        def send(body: bytes) -> None:
+            connection.request("POST", f"/predictions/{MODEL}", body, headers)
+            reply = connection.getresponse()
+            reply.read()
+            assert reply.status == 200, reply.status
+
+        yield send
+
+
+@contextmanager
+def _grpc(state: RunState, token: str) -> Iterator[Send]:
+    with closing(InferenceChannel(state.grpc_inference)) as channel:
+
+        def send(body: bytes) -> None:
+            assert channel.predict(MODEL, None, body, token, 60).status == 200
+
+        yield send
+
+
+def _front_bytes(project: Project) -> int:
+    process = Front.of(project).process
+    assert process is not None
+    return int(psutil.Process(process.pid).memory_info().rss)
+
+
+def _held_bytes(project: Project) -> float:
+    """Return what the front takes for each body that it keeps until the answer."""
+    gate = project.root / "gate"
+    body = command(until=str(gate), pad="x" * (HELD_BYTES - 200))
+    before = _front_bytes(project)
+    with (
+        Client.for_project(project, retries=NO_RETRIES, deadline_s=120) as client,
+        ThreadPoolExecutor(HELD_BODIES) as pool,
+    ):
+        held = [pool.submit(client.predict, MODEL, body) for _ in range(HELD_BODIES)]
+        # The workers have one each, the others wait in the queue: all of them have passed the front.
+        until(lambda: client.describe(MODEL)[0].queue_pending == HELD_BODIES - 2)
+        taken = _front_bytes(project) - before
+        gate.touch()
+        for each in held:
+            each.result()
+    return taken / HELD_BODIES
+
+
+def _java_killed(project: Project) -> dict[str, float]:
+    """Kill Java under a load of clients that send each request once."""
+    sent = failed = 0
+    longest_s = 0.0
+    for _ in range(FAULTS):
+        with load(lambda: Client.for_project(project, retries=NO_RETRIES, deadline_s=120), MODEL) as seen:
+            time.sleep(1)
+            kill_server(project)
+            time.sleep(1)
+        failed += seen.wrong + sum(seen.failed.values())
+        sent += seen.answered + seen.wrong + sum(seen.failed.values())
+        longest_s = max(longest_s, seen.longest_s)
+    return {"sent": sent, "failed": failed, "longest_s": longest_s}
+
+
+def _envoy_killed(project: Project) -> float:
+    """Kill Envoy; return how long it took until a request was answered, in seconds."""
+    process = Front.of(project).process
+    assert process is not None
+    state = run_state.read(project)
+    token = read_key_file(state.key_file).inference.value
+    began = time.monotonic()
+    kill(process.pid)
+    until(lambda: _is_answered(state, token))
+    taken = time.monotonic() - began
+    time.sleep(1)
+    return taken
+
+
+def _is_answered(state: RunState, token: str) -> bool:
+    try:
+        with _rest(state, token) as send:
+            send(b"{}")
+    except OSError:
+        return False
+    return True
