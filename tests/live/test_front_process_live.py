@@ -180,3 +180,22 @@ def test_without_envoy_one_line_says_what_is_missing(place: Place, monkeypatch: 
     with pytest.raises(FrontError, match="needs Envoy, which is not installed") as error:
         replace(place).front.prepare(place.config)
     assert "--front none" in (error.value.tip or "")
+
+
+def test_a_token_that_was_revoked_does_not_come_back_with_a_restart_that_nobody_saw(place: Place) -> None:
+    place.open()
+    # Somebody asks for a new token, and TorchServe dies at once.
+    place.make_tokens("second")
+    place.front.hold(place.config)
+    place.make_tokens("third")
+    place.open()
+    assert head(place.ask(token="first"))["authorization"] == "Bearer first"
+    assert head(place.ask(token="second"))["authorization"] == "Bearer third"
+    # The same with everything that runs.
+    place.make_tokens("fourth")
+    place.front.close(0.0)
+    place.front.prepare(place.config)
+    place.make_tokens("fifth")
+    place.open()
+    assert head(place.ask(token="third"))["authorization"] == "Bearer third"
+    assert head(place.ask(token="fourth"))["authorization"] == "Bearer fifth"

@@ -126,7 +126,7 @@ class Supervisor:
             ServerError: the server died, and the policy allows no further restart, or the restart failed.
         """
         front = Front.of(self.project)
-        own = [FrontDuty(self.project, front, lifecycle.starter(self.options), self.tell)] if front.is_prepared else []
+        own = [FrontDuty(front, lifecycle.starter(self.options), self.tell)] if front.is_prepared else []
         with performing([*own, *self.duties], self.tell) as self._threads:
             self._run(state)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from marsmith import files
 from marsmith.client.key_file import read_key_file
 from marsmith.config.server_config import ListenAddress
-from marsmith.errors import FormatError, FrontError
+from marsmith.errors import AuthorizationError, FormatError, FrontError
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server.front import admin, process
@@ -119,6 +119,7 @@ class Front:
         """Let requests wait: TorchServe has ended, and its port may belong to another process by now."""
         upstream = upstream_of(self.folder, config, None)
         with self._locked():
+            self._notice_new_token()
             lead_to(self.folder, upstream)
 
     def ensure_running(self, starter: Starter) -> bool:
@@ -138,6 +139,8 @@ class Front:
         if not self.folder.exists():
             return
         with self._locked():
+            if self.is_prepared:
+                self._notice_new_token()
             for name in (FILE_NAME, UPSTREAM_FILE):
                 (self.folder / name).unlink(missing_ok=True)
             process.end(self.folder, timeout_s)
@@ -148,18 +151,23 @@ class Front:
             with suppress(FrontError):
                 admin.ask(self.folder, "/drain_listeners", method="POST")
 
-    def notice_new_token(self, state: RunState) -> None:
-        """Take over a token that was requested since, which makes earlier ones invalid.
+    @property
+    def key_file(self) -> Path:
+        """TorchServe's ``key_file.json``."""
+        return self.folder.parent / "key_file.json"
 
-        Raises:
-            AuthorizationError, FormatError: the key file cannot be read.
-        """
+    def notice_new_token(self) -> None:
+        """Take over a token that was requested since, which makes earlier ones invalid."""
         with self._locked():
-            if current_upstream(self.folder).rest_port == 0:
-                # TorchServe restarts, and its new token makes no other one invalid.
+            self._notice_new_token()
+
+    def _notice_new_token(self) -> None:
+        known = self._tokens()
+        with suppress(AuthorizationError, FormatError, FrontError):
+            # While TorchServe restarts, its new token makes no other one invalid.
+            if known.current is None or current_upstream(self.folder).rest_port == 0:
                 return
-            known = self._tokens()
-            changed = known.after_renewal(read_key_file(state.key_file).inference, datetime.now(UTC))
+            changed = known.after_renewal(read_key_file(self.key_file).inference, datetime.now(UTC))
             if changed.current != known.current:
                 self._write_tokens(changed)
 
@@ -180,7 +188,7 @@ class Front:
     def _know_new_tokens(self, state: RunState) -> None:
         known = self._tokens()
         if state.tokens:
-            known = known.after_restart(read_key_file(state.key_file).inference, datetime.now(UTC))
+            known = known.after_restart(read_key_file(self.key_file).inference, datetime.now(UTC))
         self._write_tokens(known)
 
     def _tokens(self) -> Tokens:

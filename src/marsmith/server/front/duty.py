@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from marsmith import run_state
-from marsmith.project import Project
 from marsmith.server.front.door import Front
 from marsmith.server.front.process import FrontProcess, Starter
 
@@ -16,14 +14,12 @@ class FrontDuty:
     """The duty to keep the front up.
 
     Attributes:
-        project: project of the server.
-        front: its front.
+        front: the front.
         starter: how to start Envoy.
         tell: called with each event, as one sentence.
         name: name for messages.
     """
 
-    project: Project
     front: Front
     starter: Starter
     tell: Callable[[str], None]
@@ -43,12 +39,11 @@ class FrontDuty:
         """Do nothing: whoever stops the server ends Envoy."""
 
     def _look_at_tokens(self) -> None:
-        key_file = self.project.run / "key_file.json"
         try:
-            changed_ns = key_file.stat().st_mtime_ns
+            changed_ns = self.front.key_file.stat().st_mtime_ns
         except FileNotFoundError:
             # The server requires no tokens, or is starting.
             return
         if changed_ns != self._key_file_ns:
-            self.front.notice_new_token(run_state.read(self.project))
+            self.front.notice_new_token()
             self._key_file_ns = changed_ns
