@@ -24,7 +24,7 @@ from faults import kill_server, serving
 from marsmith import run_state
 from marsmith.client.blocking_client import NO_RETRIES, Client
 from marsmith.client.grpc import InferenceChannel
-from marsmith.client.tokens import read_key_file
+from marsmith.client.key_file import read_key_file
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server.front.door import Front
