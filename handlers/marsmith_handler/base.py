@@ -99,6 +99,13 @@ class BaseHandler:
         """Return an item for warming up, as ``decode`` would return it; None: the archive's first example is used."""
         return None
 
+    def redact(self, record: dict[str, Any]) -> Mapping[str, Any]:
+        """Return what the prediction log keeps of a request, such as a reply without a name; runs in the log's thread.
+
+        A line whose record cannot be redacted is not written.
+        """
+        return record
+
     # What TorchServe calls ------------------------------------------------------------------------------------------
 
     def initialize(self, context: Any) -> None:
@@ -242,7 +249,7 @@ class BaseHandler:
     def _observe(self, context: Any) -> None:
         self._metrics = StageMetrics.of(context.metrics, self.model_name, self.model_version)
         gather_metric_lines()
-        self._prediction_log = PredictionLog.of(self.settings.prediction_log, self.model_name)
+        self._prediction_log = PredictionLog.of(self.settings.prediction_log, self.model_name, self.redact)
 
     # Answering ------------------------------------------------------------------------------------------------------
 

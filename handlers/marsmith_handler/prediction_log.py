@@ -26,7 +26,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ from marsmith_handler.log_writer import LogWriter
 from marsmith_handler.marks import REQUEST_ID
 from marsmith_handler.replies import JSON_TYPE, Reply
 from marsmith_handler.settings import PredictionLogSettings
+
+# Changes a record before it is written; see ``BaseHandler.redact``.
+Redact = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 SCHEMA = 2
 LARGEST_REPLY = 256 * 1024
@@ -63,12 +66,15 @@ class Served:
 class PredictionLog:
     """Decides which requests are logged, and hands them to the thread that writes; never makes a reply wait."""
 
-    def __init__(self, sample: float, writer: LogWriter) -> None:
+    def __init__(self, sample: float, writer: LogWriter, redact: Redact | None = None) -> None:
         self._sample = sample
         self._writer = writer
+        self._redact = redact
 
     @classmethod
-    def of(cls, settings: PredictionLogSettings | None, model: str) -> PredictionLog | None:
+    def of(
+        cls, settings: PredictionLogSettings | None, model: str, redact: Redact | None = None
+    ) -> PredictionLog | None:
         """Open the log that the settings name; without settings, the one that single requests may ask for.
 
         Returns:
@@ -91,7 +97,7 @@ class PredictionLog:
                     "TorchServe's logs lie: write an absolute path"
                 )
             path = Path(folder).resolve() / path
-        return cls(settings.sample, LogWriter(path, settings.max_bytes))
+        return cls(settings.sample, LogWriter(path, settings.max_bytes), redact)
 
     def wants(self, slot: Slot) -> bool:
         """Decide by the request's key, so that two versions that get the same request log the same ones."""
@@ -108,6 +114,8 @@ class PredictionLog:
 
         def line(dropped: int) -> bytes:
             record = prediction_of(slot, reply, served, now) | {"worker": os.getpid(), "dropped": dropped}
+            if self._redact is not None:
+                record = dict(self._redact(record))
             return json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n"
 
         held = sum(len(value) for value in slot.fields.values() if isinstance(value, bytes | bytearray | str))

@@ -14,7 +14,8 @@ import torch
 
 from marsmith_handler.batch import Slot
 from marsmith_handler.log_writer import LogWriter
-from marsmith_handler.prediction_log import PredictionLog, is_sampled, key_of, summary_of
+from marsmith_handler.prediction_log import PredictionLog, Served, is_sampled, key_of, summary_of
+from marsmith_handler.replies import encode_reply
 from marsmith_handler.settings import HandlerSettings
 from support.handler_fixtures import CLASSES, Worker, classifier_folder, write_manifest
 from support.pictures import picture
@@ -149,6 +150,22 @@ def test_a_log_that_cannot_be_written_hurts_no_request(tmp_path: Path, caplog: p
         assert [reply.status for reply in worker.send(picture(9, 9, 200), picture(9, 9, 200))] == [200, 200]
         _log_of(worker).flush()
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["the prediction log cannot be written"]
+
+
+def test_a_handler_decides_what_a_line_keeps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def redact(record: dict[str, Any]) -> dict[str, Any]:
+        if record["reply"] == {"name": "nobody"}:
+            raise ValueError("cannot be redacted")
+        return {**record, "reply": None}
+
+    log = tmp_path / "predictions.jsonl"
+    kept = PredictionLog(1.0, LogWriter(log, 10_000), redact)
+    for name in ("somebody", "nobody"):
+        kept.add(_slot({"body": b"x"}), encode_reply({"name": name}), Served("m", "1.0", 1.0, 1))
+    kept.flush()
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert (line["reply"], line["status"]) == (None, 200)
+    assert "cannot be redacted" in caplog.text
 
 
 def test_a_reply_never_waits_for_the_log_and_what_is_dropped_is_counted(tmp_path: Path) -> None:
