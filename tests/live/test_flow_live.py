@@ -1,4 +1,7 @@
-"""The README's flow by its commands: export, archive, serve, predict. `make test-lowest` runs it too."""
+"""The README's flow by its commands, in a clone without a lock: export, archive, serve, predict.
+
+`make test-lowest` runs it. `make test` runs the same flow in the tutorial and in a project of the wheel.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,10 @@ from marsmith.config.properties import ENCODING, as_mapping, parse_properties, r
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server import lifecycle
 from support.live_server import free_addresses
+from support.long_tests import long
 from support.projects import copy_project
 
-pytestmark = pytest.mark.tensors
+pytestmark = [pytest.mark.tensors, long("setup")]
 
 
 @pytest.fixture

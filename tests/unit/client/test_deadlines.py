@@ -52,6 +52,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(plain, secure, certificate)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def young_objects_only() -> Iterator[None]:
+    """Let each garbage collection look at what these tests have made, and not at all that the process has imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(params=["blocking", "on a loop"])
 def ask(request: pytest.FixtureRequest) -> Ask:
     """Make one call, by its name, with one of the two clients."""
