@@ -22,6 +22,7 @@ from marsmith.errors import ClientError
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.server import launch, lifecycle
 from support.live_server import make_project, until
+from support.long_tests import mostly_long
 from support.pictures import picture
 from support.signing_keys import write_keys
 from support.tampered_archives import TAMPERED, WRITING, change_weights, shipped_archive
@@ -113,7 +114,8 @@ def test_python_writes_no_bytecode_into_an_unpacked_archive(project: Project) ->
     assert list(unpacked.rglob("*.pyc")) == []
 
 
-@pytest.mark.parametrize("kind", TAMPERED)
+# The start of the server refuses every kind, by the same decision.
+@pytest.mark.parametrize("kind", mostly_long("servers", TAMPERED, ["bytecode"]))
 def test_register_refuses_it(project: Project, kind: str) -> None:
     path = tampered_version(project, project.model_store, 8, kind)
     done = marsmith(project, "register", path.name)
@@ -124,7 +126,7 @@ def test_register_refuses_it(project: Project, kind: str) -> None:
     assert not marker(project).exists()
 
 
-@pytest.mark.parametrize("kind", TAMPERED)
+@pytest.mark.parametrize("kind", mostly_long("servers", TAMPERED, ["key and sums"]))
 def test_deploy_refuses_it_and_leaves_nothing_in_the_store(project: Project, tmp_path: Path, kind: str) -> None:
     before = sorted(project.model_store.iterdir())
     done = marsmith(project, "deploy", str(tampered_version(project, tmp_path, 7, kind)), "--watch-s", "0")
