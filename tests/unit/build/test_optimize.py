@@ -336,7 +336,7 @@ def test_a_hostile_archive_is_refused_and_nothing_is_written(project: Project, s
 def test_a_folder_without_images_is_refused(project: Project, stock: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="matches no image"):
         optimize(project, stock, OptimizeOptions(examples=tmp_path, version="3"))
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         optimize(project, stock, OptimizeOptions(examples=tmp_path / "none", version="3"))
 
 
