@@ -27,6 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marsmith.cli.admission import admit_here
 from marsmith.cli.output import add_json_flag, note, print_fields, print_json, print_table, say
 from marsmith.errors import UsageError
 from marsmith.names import check_model_name, check_named_version
@@ -116,7 +117,7 @@ def _compare(args: argparse.Namespace, log: LogFollower) -> None:
         raise UsageError(f"{old} cannot be compared with itself", tip="name two versions")
     tolerance = Tolerance(args.probability, args.absolute, args.relative)
     seen = set()
-    with own_comparison(model_store(find_project()), args.model, new) as compare:
+    with own_comparison(model_store(find_project()), args.model, new, admit_here) as compare:
         comparison = Comparison(old, new, compare=compare, tolerance=tolerance)
         for prediction in log.each():
             if prediction.model == args.model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,22 +19,24 @@ def log_file(project: Project, model: str) -> Path:
 
 
 @contextmanager
-def own_comparison(store: Path, model: str, version: str) -> Iterator[Compare | None]:
+def own_comparison(store: Path, model: str, version: str, admit: Callable[[Path], object]) -> Iterator[Compare | None]:
     """Yield the ``compare`` of a version's handler, in a child process; None if it has none, or has no archive.
 
     Args:
         store: folder of the archives.
         model: name of the model.
         version: whose handler compares.
+        admit: raises if the project does not admit an archive; called before any code of it runs.
 
     Raises:
-        ArchiveError: the archive cannot be opened.
+        ArchiveError: the archive cannot be opened, or is not admitted.
         HandlerError: the handler's module cannot be imported.
     """
     archive = store / archive_file_name(model, version)
     if not archive.is_file():
         yield None
         return
+    admit(archive)
     with unpacked(archive) as members:
         if not has_hook(members):
             yield None

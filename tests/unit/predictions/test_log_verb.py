@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,24 @@ def test_the_handler_of_the_new_version_decides_if_it_compares(
     capsys.readouterr()
     assert main(["log", "pets", "--compare", "1.0", "2.0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["agreement"]["happened"] == 31
+
+
+def test_no_code_of_an_archive_runs_that_the_project_does_not_admit(
+    logged: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = {"model": {"modelName": "pets", "modelVersion": "2.0", "handler": "pets_handler.py"}}
+    with zipfile.ZipFile(logged.model_store / "pets-2.0.mar", "w") as foreign:
+        foreign.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+        foreign.writestr(
+            "pets_handler.py", f"open({str(logged.root / 'ran')!r}, 'w')\ndef compare(old, new): return True"
+        )
+    logged.settings_file.write_text("archives: ours\n", encoding="utf-8")
+    assert main(["log", "pets", "--compare", "1.0", "2.0"]) == 1
+    assert "pets-2.0.mar" in capsys.readouterr().err
+    assert not (logged.root / "ran").exists()
+    logged.settings_file.write_text("archives: any\n", encoding="utf-8")
+    assert main(["log", "pets", "--compare", "1.0", "2.0"]) == 0
+    assert (logged.root / "ran").exists()
 
 
 def test_lines_are_forgotten_by_their_key_and_by_their_age(logged: Project, capsys: pytest.CaptureFixture[str]) -> None:
