@@ -15,14 +15,12 @@ from marsmith import run_state
 from marsmith.client import Client
 from marsmith.client.key_file import read_key_file
 from marsmith.client.tokens import token
-from marsmith.errors import PreflightError
 from marsmith.project import Project
 from marsmith.run_state import RunState
-from marsmith.server import lifecycle, supervisor_state
+from marsmith.server import supervisor_state
 from marsmith.server.front import admin
 from marsmith.server.front.door import Front
 from marsmith.server.front.process import FRONT_VARIABLE
-from marsmith.server.lifecycle import StartOptions
 from marsmith.server.processes import processes_of
 from support.command import marsmith as command
 from support.faulty_server import QUEUE_SIZE, faulty_project, kill
@@ -213,16 +211,3 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_runs(project: Project) -> 
     assert refused.returncode == 1
     assert f"port 127.0.0.1:{port} (inference_address) is in use by" in refused.stderr
     assert processes_of(project.run, FRONT_VARIABLE) == processes_of(project.run) == []
-
-
-def test_apis_that_share_the_port_of_the_front_are_refused(project: Project) -> None:
-    text = project.server_config.read_text()
-    address = next(line.partition("=")[2] for line in text.splitlines() if line.startswith("inference_address"))
-    try:
-        project.server_config.write_text(f"{text}\nmetrics_address={address}\n")
-        with pytest.raises(
-            PreflightError, match=r"metrics_address is 127\.0\.0\.1:\d+, the address of the inference API"
-        ):
-            lifecycle.start(project, StartOptions(timeout_s=1))
-    finally:
-        project.server_config.write_text(text)

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from marsmith.config.project_settings import FrontKind
 from marsmith.errors import PreflightError
 from marsmith.project import Project
 from marsmith.server import java, preflight
+from marsmith.server.front import process
 from marsmith.server.launch import command, make_private, temporary_folder
 from support.live_server import make_project, tiny_archive
 
 
-def refusal(project: Project, *, strict: bool = False) -> PreflightError:
+def refusal(project: Project, *, strict: bool = False, front: FrontKind | None = None) -> PreflightError:
     with pytest.raises(PreflightError) as error:
-        preflight.check(project, strict=strict)
+        preflight.check(project, strict=strict, front=front)
     return error.value
 
 
@@ -63,6 +65,30 @@ def test_a_port_in_use_is_told_with_the_process_that_uses_it(tmp_path: Path) -> 
         with project.server_config.open("a") as file:
             file.write(f"inference_address=http://127.0.0.1:{taken.getsockname()[1]}\n")
         assert f"(pid {os.getpid()})" in refusal(project).message
+
+
+def test_the_front_of_the_settings_counts_unless_the_start_says_another(tmp_path: Path, echo: Path) -> None:
+    project = make_project(tmp_path / "p", {"echo-1.0.mar": echo})
+    project.settings_file.write_text("front: envoy\n")
+    assert preflight.check(project).front == "envoy"
+    assert preflight.check(project, front="none").front == "none"
+
+
+def test_a_front_that_is_not_installed_or_has_no_port_of_its_own_is_told(
+    tmp_path: Path, echo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path / "p", {"echo-1.0.mar": echo})
+    config = preflight.check(project, front="envoy").config
+    with project.server_config.open("a") as file:
+        file.write(f"metrics_address={config['inference_address']}\n")
+    monkeypatch.setattr(process, "find_spec", lambda name: None)
+    error = refusal(project, front="envoy")
+    missing, shared = error.message.splitlines()
+    assert missing == "front: envoy needs Envoy, which is not installed"
+    address = config["inference_address"].removeprefix("http://")
+    assert shared == f"metrics_address is {address}, the address of the inference API, which the front takes"
+    assert "marsmith serve --front none" in (error.tip or "")
+    assert preflight.check(project, front="none").front == "none"
 
 
 def test_only_what_load_models_names_is_looked_at(tmp_path: Path, echo: Path) -> None:
