@@ -32,6 +32,8 @@ LOGS_VARIABLE = "MARSMITH_LOGS"
 # Mode of files of the server and its workers. TorchServe creates its key file with the default mode and restricts it
 # afterwards. The files of workers are private too.
 UMASK = 0o077
+# Server config of a TorchServe behind the front, in the run folder; `config.properties` has the public addresses.
+PRIVATE_CONFIG = "torchserve.properties"
 # They would override the config and the folders of a run.
 _MISLEADING = ("TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME", SUPERVISED_VARIABLE)
 # The path of a unix socket may have 107 bytes; sockets of workers are `.ts.sock.<port>` in the temporary folder.

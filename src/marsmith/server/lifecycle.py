@@ -25,7 +25,7 @@ from marsmith.errors import FatalArchiveError, MarsmithError, NotRunningError, P
 from marsmith.files import LockedError
 from marsmith.project import Project
 from marsmith.run_state import Backend, NewerStateError, RunState
-from marsmith.server import launch, preflight, supervisor_state
+from marsmith.server import ending, launch, preflight, supervisor_state
 from marsmith.server import processes as server_process
 from marsmith.server import state as server_state
 from marsmith.server.class_sharing import ClassSharing, class_sharing
@@ -43,12 +43,6 @@ STOP_TIMEOUT_S = 30.0
 
 # List of the classes that the server has loaded, as Java writes it; in the server's temporary folder.
 _CLASS_LIST = "classes.txt"
-# Server config of a TorchServe behind the front, in the run folder; `config.properties` has the public addresses.
-_PRIVATE_CONFIG = "torchserve.properties"
-# Time of Envoy to end by itself.
-_FRONT_ENDS_S = 5.0
-# Time of a supervisor, beyond that of the server, to notice the end and to clean up.
-_SUPERVISOR_GRACE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -124,7 +118,7 @@ def restart(project: Project, options: StartOptions) -> RunState:
         ServerError: as ``start``.
     """
     with _lock(project):
-        _end(project, 0.0)
+        ending.end_processes(project, 0.0)
         plan = plan_restart(project)
         state = _launch(project, plan, options)
     return _served(project, state, plan, options)
@@ -147,11 +141,11 @@ def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
         server_state.record(project)
     with suppress(OSError):
         (project.run / STOPPING).touch()
-    supervised = _end_supervisors(project, timeout_s)
+    supervised = ending.end_supervisors(project, timeout_s)
     front = Front.of(project)
     front.drain()
-    ran = _end(project, timeout_s)
-    _forget(project)
+    ran = ending.end_processes(project, timeout_s)
+    ending.forget(project)
     front.forget_tokens()
     return ran or supervised
 
@@ -167,8 +161,8 @@ def hold_requests(project: Project) -> None:
 
 def clear_away(project: Project) -> None:
     """End and remove the leftovers of a server that died."""
-    _end(project, STOP_TIMEOUT_S)
-    _forget(project)
+    ending.end_processes(project, STOP_TIMEOUT_S)
+    ending.forget(project)
 
 
 def is_alive(state: RunState) -> bool:
@@ -207,7 +201,7 @@ def _forgetting_failure(project: Project) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _forget(project)
+        ending.forget(project)
         raise
 
 
@@ -261,14 +255,14 @@ def _launch(project: Project, plan: StartPlan, options: StartOptions) -> RunStat
         state = _state(project, plan, process.pid, backend)
         run_state.write(project, state)
     except BaseException:
-        _end(project, 0.0)
+        ending.end_processes(project, 0.0)
         raise
     return state
 
 
 def _write_config(project: Project, config: Mapping[str, str], backend: Backend | None) -> Path:
     """Write the server config, and return the file for TorchServe itself."""
-    contents = {CONFIG_FILE: config} | ({_PRIVATE_CONFIG: private_config(config, backend)} if backend else {})
+    contents = {CONFIG_FILE: config} | ({launch.PRIVATE_CONFIG: private_config(config, backend)} if backend else {})
     for name, content in contents.items():
         path = project.run / name
         path.write_text(render_properties(content), encoding="ascii")
@@ -303,7 +297,7 @@ def _ready(project: Project, state: RunState, plan: StartPlan, options: StartOpt
         if state.backend is not None:
             Front.of(project).open(plan.flight.config, state, starter(options))
     except BaseException:
-        _end(project, STOP_TIMEOUT_S)
+        ending.end_processes(project, STOP_TIMEOUT_S)
         raise
     run_state.write(project, state)
     _share_classes(project, plan.flight, options)
@@ -369,41 +363,3 @@ def _state(project: Project, plan: StartPlan, pid: int, backend: Backend | None)
         left_out=plan.left_out,
         backend=backend,
     )
-
-
-def _end_supervisors(project: Project, timeout_s: float) -> bool:
-    """End the supervisor, which ends the server first. Return whether there was one.
-
-    A supervisor in the background is also identified by its environment, in case its state file is damaged.
-    """
-    known = supervisor_state.read_own_format(project)
-    found = {(known.pid, known.created)} if known else set()
-    found |= {(each.pid, each.create_time()) for each in server_process.supervisors_of(project.run)}
-    others = {(pid, created) for pid, created in found if pid != os.getpid()}
-    patience = timeout_s + _SUPERVISOR_GRACE_S if timeout_s > 0 else 0.0
-    for pid, created in others:
-        server_process.end_one(pid, created, patience)
-    return bool(others)
-
-
-def _end(project: Project, timeout_s: float) -> bool:
-    """End every process of the server. Return whether there were any."""
-    ran = bool(server_process.processes_of(project.run))
-    if ran:
-        server_process.end(project.run, timeout_s)
-    server_process.reap()
-    return ran
-
-
-def _forget(project: Project) -> None:
-    """End the front, and remove the files of a running server: its state, tokens, sockets and unpacked archives."""
-    Front.of(project).close(_FRONT_ENDS_S)
-    run_state.remove(project)
-    supervisor = supervisor_state.read_own_format(project)
-    if supervisor is None or supervisor.pid == os.getpid():
-        supervisor_state.remove(project)
-    (project.run / "key_file.json").unlink(missing_ok=True)
-    (project.run / _PRIVATE_CONFIG).unlink(missing_ok=True)
-    shutil.rmtree(launch.temporary_folder(project), ignore_errors=True)
-    with suppress(FileNotFoundError):
-        (project.run / STOPPING).unlink()
