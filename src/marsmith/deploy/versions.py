@@ -42,7 +42,7 @@ from marsmith.deploy.traffic.handover import (
     chosen_strategy,
     end_with_journal,
     hand_over,
-    refuse_while_watched,
+    lock_wait_s,
     share_steps,
 )
 from marsmith.errors import ServerError
@@ -211,8 +211,7 @@ def plan_rollback(project: Project, model: str, *, to: str | None = None, keep: 
 def _site(
     project: Project, model: str, on_event: Callable[[Event], None] | None, wait_s: float
 ) -> Iterator[ModelServer]:
-    if wait_s <= 0:
-        refuse_while_watched(project, model)
+    wait_s = lock_wait_s(project, model, wait_s)
     with JournalFile.of(project, model).locked(wait_s), Client.for_project(project) as client:
         site = _model_server(project, client, model, on_event)
         try:

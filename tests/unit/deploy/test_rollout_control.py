@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +23,13 @@ from marsmith.deploy.rollout.site import ModelServer
 from marsmith.deploy.traffic import control, drive, handover, view
 from marsmith.deploy.traffic.canary import Canary
 from marsmith.deploy.traffic.envoy import front_of
-from marsmith.deploy.traffic.handover import check_possible, chosen_strategy, end_with_journal, refuse_while_watched
+from marsmith.deploy.traffic.handover import (
+    check_possible,
+    chosen_strategy,
+    end_with_journal,
+    lock_wait_s,
+    refuse_while_watched,
+)
 from marsmith.deploy.traffic.state import Driver, RolloutFile
 from marsmith.errors import ServerError, SpecError, UsageError
 from marsmith.project import PROJECT_VARIABLE, Project
@@ -181,6 +188,19 @@ def test_another_deploy_of_the_model_is_refused_while_the_rollout_is_driven(scen
         refuse_while_watched(scene.project, "echo")
     assert "marsmith rollout abort echo" in str(caught.value.tip)
     refuse_while_watched(scene.project, "other")
+
+
+def test_a_deploy_directly_after_a_rollout_waits_until_its_driver_has_released_the_lock(scene: Scene) -> None:
+    assert lock_wait_s(scene.project, "other", 0.0) == 0
+    scene.look()
+    with pytest.raises(ServerError, match="is being rolled out"):
+        lock_wait_s(scene.project, "echo", 0.0)
+    assert lock_wait_s(scene.project, "echo", 3.0) == 3
+    scene.file.write(scene.state.at(time.time(), "back"))
+    assert lock_wait_s(scene.project, "echo", 0.0) == 5
+    assert lock_wait_s(scene.project, "echo", 60.0) == 60
+    scene.file.write(scene.state.at(time.time() - 60, "back"))
+    assert lock_wait_s(scene.project, "echo", 0.0) == 0
 
 
 def test_a_rollout_whose_deploy_this_process_undid_is_ended(scene: Scene) -> None:

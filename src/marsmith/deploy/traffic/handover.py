@@ -21,6 +21,7 @@ Strategy = Canary | Literal["switch"]
 # The supervisor looks for rollouts several times a second; on a busy machine it may be late.
 _TAKE_OVER_S = 30.0
 _LOOK_S = 0.05
+_RELEASED_S = 5.0
 _AT_ONCE = "or give it all requests at once: --at-once"
 
 
@@ -75,6 +76,26 @@ def refuse_while_watched(project: Project, model: str) -> None:
             f"{model}:{state.version} is being rolled out: {state.phase}, {state.share / 100:g}% of the requests",
             tip=f"marsmith rollout {model} shows it; marsmith rollout abort {model} ends it",
         )
+
+
+def lock_wait_s(project: Project, model: str, wait_s: float) -> float:
+    """Return how long to wait for the lock of a model's deploys, in seconds.
+
+    The driver of a rollout that has just ended releases it a moment after it has written the end.
+
+    Args:
+        project: the project.
+        model: model name.
+        wait_s: how long the caller wants to wait, in seconds.
+
+    Raises:
+        ServerError: the caller does not want to wait, and a rollout of the model goes on.
+    """
+    if wait_s <= 0:
+        refuse_while_watched(project, model)
+    state = RolloutFile.of(project, model).read()
+    has_just_ended = state is not None and time.time() - (state.ended_s or 0.0) < _RELEASED_S
+    return max(wait_s, _RELEASED_S) if has_just_ended else wait_s
 
 
 def share_steps(version: str, canary: Canary) -> Iterator[Step]:
