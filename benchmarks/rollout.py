@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -193,7 +194,7 @@ def page(found: dict[str, Any], command: str) -> str:
     columns = ("found", "median", "p95", "bad requests of the canary until then")
     text = TEXT.format(
         command=command,
-        limits=", ".join(f"{kind} {limit:.0f}" for kind, limit in found["limits"].items()),
+        limits=limits_text(found["limits"]),
         targets=markdown(("what", "target", "simulated", ""), targets(found)),
         usual=", ".join(f"{kind} {rate:.1%}" for kind, rate in USUAL.items()),
         runs=found["runs"],
@@ -212,6 +213,11 @@ def page(found: dict[str, Any], command: str) -> str:
         rivals=markdown(("rule", "false"), [(name, f"{share:.1%}") for name, share in found["rivals"].items()]),
     )
     return fold("\n\n".join(map(_paragraph, text.split("\n\n")))).rstrip() + "\n"
+
+
+def limits_text(limits: Mapping[str, float]) -> str:
+    """Return the limit of the evidence of each kind of event."""
+    return ", ".join(f"{kind} {limit:.0f}" for kind, limit in limits.items())
 
 
 def _paragraph(text: str) -> str:

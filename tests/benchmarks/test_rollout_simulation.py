@@ -13,6 +13,7 @@ from support.projects import REPOSITORY
 sys.path.append(str(REPOSITORY / "benchmarks"))
 
 from marsmith.statistics import RATIOS, Evidence, value, weigh
+from rollout import LIMITS, limits_text
 from rollout_rivals import alike, by_evidence, by_mann_whitney, by_threshold, by_z_test
 from rollout_simulation import (
     Traffic,
@@ -26,7 +27,7 @@ from rollout_simulation import (
 )
 
 # Of failures, which have most of alpha.
-LIMIT = 133.0
+LIMIT = LIMITS["failed"]
 
 
 def test_many_runs_are_weighed_as_single_events_are() -> None:
@@ -62,3 +63,8 @@ def test_rules_for_one_look_find_differences_where_there_are_none() -> None:
     assert by_threshold(data) > 0.9
     assert by_z_test(data) > 0.03
     assert by_mann_whitney(data) > 0.05
+
+
+def test_the_page_has_the_limits_that_are_in_force() -> None:
+    page = (REPOSITORY / "docs" / "explanation" / "rollout-rule.md").read_text(encoding="utf-8")
+    assert limits_text(LIMITS) in " ".join(page.split()), "run benchmarks/rollout.py --page again"
