@@ -2,6 +2,7 @@
 
 - torchvision imports torch's compiler to ask one question of it, and to keep one function from it, which costs each
   process more than all the rest of torch. Here it imports the compiler if it asks, and nothing compiles that function.
+  TorchServe's handlers import it for OpenVINO, and do without if there is none; no test compiles a model with it.
 - TorchServe's worker imports torch to ask whether a reply is a tensor, which costs each worker two processor seconds.
   If ``VARIABLE`` is set, it imports torch when torch is first used: a handler without tensors never needs it, and one
   with tensors gets the whole of torch. Such a worker also ends faster, often before the frontend has read its last
@@ -35,6 +36,7 @@ WITHOUT_COMPILER = {
         b"def is_compile_supported(kind): import torch._dynamo as t; return t.utils.is_compile_supported(kind)\n",
     ),
     "torchvision.tv_tensors": (b"\n@torch.compiler.disable\n", b"\n\n"),
+    "ts.torch_handler.base_handler": (b"    import openvino.torch  # nopycln: import\n", b"    raise ImportError\n"),
 }
 
 
