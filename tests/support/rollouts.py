@@ -16,6 +16,8 @@ from marsmith.deploy.traffic.driver import CanaryDriver
 from marsmith.deploy.traffic.state import Level, RolloutFile, RolloutState
 from marsmith.errors import NotFoundError, ServerError
 from marsmith.project import Project
+from marsmith.run_state import RunState
+from marsmith.server.opened import OpenedServer
 from marsmith.state.journal import Change, Journal, JournalFile, Release
 from support.states import status
 
@@ -32,6 +34,12 @@ CHANGE = Change(
     step="probe",
     workers={"1.0": 1},
 )
+
+
+def opened(project: Project, client: object) -> OpenedServer:
+    """Return a server that nobody calls but by ``client``."""
+    state = RunState(1, 2.0, "http://i", "http://m", "http://x", "g:1", "g:2", project.run, tokens=False, ready=True)
+    return OpenedServer(project, state, project.model_store, cast("Client", client))
 
 
 class KilledError(BaseException):
@@ -173,8 +181,8 @@ class Scene:
     def driver(self) -> CanaryDriver:
         """Return the driver; after a kill a new one that begins with the files."""
         if self._driver is None:
-            journal, client = JournalFile.of(self.project, "echo"), cast("Client", self.memory)
-            site = ModelServer(self.project, client, journal, front=self.memory)
+            journal = JournalFile.of(self.project, "echo")
+            site = ModelServer(opened(self.project, self.memory), journal, front=self.memory)
             self._driver = CanaryDriver(site, self.file, self.told.append, self.lookout, lambda: self.clock)
             self._driver.begin()
         return self._driver

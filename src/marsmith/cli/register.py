@@ -29,24 +29,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Register, and print the ready version."""
-    from marsmith.client.blocking_client import Client
     from marsmith.names import ModelVersion
     from marsmith.project import find_project
     from marsmith.server import state as server_state
+    from marsmith.server.opened import open_server
     from marsmith.server.registration import archive_in_store, register_stored
     from marsmith.state.version_bytes import check_bytes
 
     project = find_project()
-    with Client.for_project(project) as client:
-        archive = archive_in_store(project, args.archive)
+    with open_server(project) as server:
+        archive = archive_in_store(server.store, args.archive)
         opened = admit_here(archive)
         content = server_state.content_of(opened)
         version = ModelVersion(opened.manifest.model_name, opened.manifest.model_version)
         check_bytes(project, version, archive, content.sha256)
         note(f"registering {archive.name}")
-        status = register_stored(project, client, archive, workers=args.workers)
+        status = register_stored(server, archive, workers=args.workers)
         if args.set_default:
-            client.set_default(status.model_name, status.model_version)
+            server.client.set_default(status.model_name, status.model_version)
         default = args.set_default or status.default
     remember(project, {version: content})
     say(

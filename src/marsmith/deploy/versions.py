@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from marsmith import run_state
 from marsmith.archive.store import examples_in
 from marsmith.client.blocking_client import Client
 from marsmith.client.http import Transport
@@ -50,6 +49,7 @@ from marsmith.names import check_model_name
 from marsmith.project import Project
 from marsmith.server import state as server_state
 from marsmith.server.left_out_versions import holds_place, in_its_place
+from marsmith.server.opened import OpenedServer, open_server
 from marsmith.server.registration import register_stored
 from marsmith.state.journal import Change, Journal, JournalFile
 from marsmith.state.version_bytes import check_bytes
@@ -131,7 +131,7 @@ def deploy(
         before = site.file.read()
         # The recovery comes first, because what it finds or removes decides what the reference means.
         journal = _recovered(site, before)
-        deployable = of_this_model(site, find(project, reference, before.change))
+        deployable = of_this_model(site, find(site.store, reference, before.change))
         if _is_kept_for(site, deployable):
             return _bring_back(site, deployable, options)
         target = deploy_target(site, deployable, options, journal)
@@ -141,8 +141,8 @@ def deploy(
         give_share = partial(hand_over, site, target.release.version, str(stable), strategy, spec)
         outcome = _roll_out(site, target, options, journal, deployable, give_share)
     # The supervisor needs the lock.
-    with Client.for_project(project) as client:
-        await_driver(_model_server(project, client, model), outcome.version)
+    with open_server(project) as server:
+        await_driver(_model_server(server, model), outcome.version)
     return outcome
 
 
@@ -187,12 +187,12 @@ def plan_deploy(
     """Return the plan of ``deploy`` without any change. Raises the same errors."""
     options, model = options or Options(), model_of(project, reference)
     strategy, _ = chosen_strategy(project, model, strategy)
-    with Client.for_project(project) as client:
-        site = _model_server(project, client, model)
+    with open_server(project) as server:
+        site = _model_server(server, model)
         if isinstance(strategy, Canary):
             check_possible(site)
         journal = site.file.read()
-        deployable = of_this_model(site, find(project, reference, journal.change))
+        deployable = of_this_model(site, find(site.store, reference, journal.change))
         if _is_kept_for(site, deployable):
             version = deployable.version.version
             return Planned(site.model, version, None, None, (_in_its_place(version),))
@@ -201,8 +201,8 @@ def plan_deploy(
 
 def plan_rollback(project: Project, model: str, *, to: str | None = None, keep: int = KEEP) -> Planned:
     """Return the plan of ``rollback`` without any change. Raises the same errors."""
-    with Client.for_project(project) as client:
-        site = _model_server(project, client, model)
+    with open_server(project) as server:
+        site = _model_server(server, model)
         journal = site.file.read()
         return _planned(site, rollback_target(site, to, journal), Options(keep=keep, watch_s=0.0), journal)
 
@@ -212,8 +212,8 @@ def _site(
     project: Project, model: str, on_event: Callable[[Event], None] | None, wait_s: float
 ) -> Iterator[ModelServer]:
     wait_s = lock_wait_s(project, model, wait_s)
-    with JournalFile.of(project, model).locked(wait_s), Client.for_project(project) as client:
-        site = _model_server(project, client, model, on_event)
+    with JournalFile.of(project, model).locked(wait_s), open_server(project) as server:
+        site = _model_server(server, model, on_event)
         try:
             yield site
         finally:
@@ -222,11 +222,9 @@ def _site(
                 server_state.record(project, site.contents)
 
 
-def _model_server(
-    project: Project, client: Client, model: str, on_event: Callable[[Event], None] | None = None
-) -> ModelServer:
-    file = JournalFile.of(project, model)
-    return ModelServer(project, client, file, on_event or ignore_event, front=front_of(project))
+def _model_server(server: OpenedServer, model: str, on_event: Callable[[Event], None] | None = None) -> ModelServer:
+    file = JournalFile.of(server.project, model)
+    return ModelServer(server, file, on_event or ignore_event, front=front_of(server.project))
 
 
 def _recovered(site: ModelServer, journal: Journal) -> Journal:
@@ -268,7 +266,7 @@ def _roll_out(
     if seen.default == version:
         scale_up(site, steps[0], target.release, journal)
         return Outcome(site.model, version, version, "scaled", tuple(site.events))
-    state = run_state.read(site.project)
+    state = site.server.state
     transport = Transport(state.ca_file)
     # A retry would hide failures that users see.
     with closing(transport), Client.of(state, retries=NO_RETRIES) as client:
@@ -303,9 +301,9 @@ def _bring_back(site: ModelServer, deployable: Deployable, options: Options) -> 
 
     def work() -> str:
         examples = tuple(examples_in(deployable.archive))
-        with in_its_place(site.project, site.client, version):
+        with in_its_place(site.server, version):
             path = site.store / deployable.file_name
-            status = register_stored(site.project, site.client, path, workers=options.workers or None)
+            status = register_stored(site.server, path, workers=options.workers or None)
             if problem := Prober(site.client, site.model, examples).predict_each(version.version):
                 raise ServerError(f"{version} was not deployed: {problem}")
         return f"{status.ready_workers} workers, {len(examples)} examples answered as validated"

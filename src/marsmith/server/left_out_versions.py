@@ -17,6 +17,7 @@ from marsmith.state.served import Version
 if TYPE_CHECKING:
     from marsmith.client.blocking_client import Client, VersionStatus
     from marsmith.project import Project
+    from marsmith.server.opened import OpenedServer
 
 
 def take_off(
@@ -72,7 +73,7 @@ def is_left_out(project: Project, version: Version) -> bool:
 
 
 @contextmanager
-def in_its_place(project: Project, client: Client, version: Version) -> Iterator[None]:
+def in_its_place(server: OpenedServer, version: Version) -> Iterator[None]:
     """Yield while a left-out version can be registered in its reserved place.
 
     A default version becomes the default again.
@@ -81,13 +82,13 @@ def in_its_place(project: Project, client: Client, version: Version) -> Iterator
     placeholder with a separate number is therefore the default meanwhile. If the registration fails, the previous state
     is restored.
     """
-    name, number = version
-    holder = _holder(project, client, version)
+    (name, number), client = version, server.client
+    holder = _holder(server, version)
     if holder is None:
         yield
         return
     if holder.default:
-        _hold(project, client, (name, VERSION))
+        _hold(server, (name, VERSION))
     client.unregister(name, number)
     try:
         yield
@@ -95,7 +96,7 @@ def in_its_place(project: Project, client: Client, version: Version) -> Iterator
         with suppress(ClientError):
             client.unregister(name, number)
         with suppress(ClientError):
-            _hold(project, client, version, default=holder.default)
+            _hold(server, version, default=holder.default)
             _let_go(client, name)
         raise
     if holder.default:
@@ -103,17 +104,17 @@ def in_its_place(project: Project, client: Client, version: Version) -> Iterator
         _let_go(client, name)
 
 
-def _holder(project: Project, client: Client, version: Version) -> VersionStatus | None:
+def _holder(server: OpenedServer, version: Version) -> VersionStatus | None:
     """Return the version that is registered in the place of a left-out version."""
     with suppress(NotFoundError):
-        status = client.describe(*version)[0]
-        return status if holds_place(project, status) else None
+        status = server.client.describe(*version)[0]
+        return status if holds_place(server.project, status) else None
     return None
 
 
-def _hold(project: Project, client: Client, version: Version, *, default: bool = True) -> None:
+def _hold(server: OpenedServer, version: Version, *, default: bool = True) -> None:
     """Register a placeholder without workers, and make it the default version."""
-    folder = write_placeholder(_folder(project, version), version)
+    client, folder = server.client, write_placeholder(_folder(server.project, version), version)
     client.register(str(folder), synchronous=False)
     client.scale(version[0], version=version[1], min_workers=0, synchronous=False)
     if default:

@@ -6,9 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from marsmith.client.blocking_client import Client, VersionStatus
+from marsmith.client.blocking_client import VersionStatus
 from marsmith.config import admission_policy
-from marsmith.config.server_config import served_store
 from marsmith.errors import (
     ClientError,
     MarsmithError,
@@ -20,10 +19,10 @@ from marsmith.errors import (
     WorkerDiedError,
 )
 from marsmith.names import did_you_mean
-from marsmith.project import Project
 from marsmith.runtime.traceback import is_cut_off, summary
 from marsmith.server.left_out_versions import in_its_place
 from marsmith.server.log import WorkerDeath, first_death, parse_log
+from marsmith.server.opened import OpenedServer
 from marsmith.server.selection import open_servable
 
 READY_DEADLINE_S = 180.0
@@ -35,13 +34,13 @@ _LATEST_WORDS_S = 5.0
 _LOGS = ("model_log.log", "ts_log.log")
 
 
-def archive_in_store(project: Project, reference: str) -> Path:
+def archive_in_store(store: Path, reference: str) -> Path:
     """Find an archive in the model store by its path, or by its name there, with or without ``.mar``.
 
     Raises:
         UsageError: the archive does not exist, or it lies outside the store.
     """
-    store = served_store(project).resolve()
+    store = store.resolve()
     found = _first_existing([Path(reference), store / reference, store / f"{reference}.mar"])
     if found is None:
         names = sorted(path.name for path in store.glob("*.mar"))
@@ -59,8 +58,7 @@ def archive_in_store(project: Project, reference: str) -> Path:
 class ArchiveRegistration:
     """The registration of one archive."""
 
-    project: Project
-    client: Client
+    server: OpenedServer
     archive: Path
 
     def register(self, initial_workers: int | None) -> VersionStatus:
@@ -89,10 +87,10 @@ class ArchiveRegistration:
     def _register(self, initial_workers: int | None) -> VersionStatus:
         # Before every attempt: TorchServe reads the present file, and an archive that it fails on may end it with all
         # its models.
-        model, version = open_servable(self.archive, policy=admission_policy(self.project)).version
+        model, version = open_servable(self.archive, policy=admission_policy(self.server.project)).version
         before = {name: _size(self._log(name)) for name in _LOGS}
         try:
-            self.client.register(self.archive.name, initial_workers=initial_workers)
+            self.server.client.register(self.archive.name, initial_workers=initial_workers)
             return self._wait(model, version)
         except (RequestRejectedError, NotFoundError, NoWorkerError) as error:
             if isinstance(error, RequestRejectedError) and error.status < 500:
@@ -102,7 +100,7 @@ class ArchiveRegistration:
     def _wait(self, model: str, version: str) -> VersionStatus:
         late = time.monotonic() + READY_DEADLINE_S
         while True:
-            status = self.client.describe(model, version)[0]
+            status = self.server.client.describe(model, version)[0]
             if status.is_ready:
                 return status
             if not status.workers and not status.min_workers:
@@ -139,17 +137,16 @@ class ArchiveRegistration:
         return first_death(workers, frontend)
 
     def _log(self, name: str) -> Path:
-        return self.project.run / "logs" / name
+        return self.server.project.run / "logs" / name
 
 
-def register_stored(project: Project, client: Client, archive: Path, *, workers: int | None = None) -> VersionStatus:
-    """Register ``archive``, a file of the project's model store, and return the status of the ready version.
+def register_stored(server: OpenedServer, archive: Path, *, workers: int | None = None) -> VersionStatus:
+    """Register ``archive``, a file of the server's model store, and return the status of the ready version.
 
     A version that was left out of the running server gets its place again, even as the default.
 
     Args:
-        project: project with the store and the logs.
-        client: client of the running server.
+        server: the running server.
         archive: result of ``archive_in_store``.
         workers: number of workers to start; minWorkers of a model config takes precedence.
 
@@ -158,10 +155,10 @@ def register_stored(project: Project, client: Client, archive: Path, *, workers:
         WorkerDiedError: no worker could load it; the error has the traceback.
         ClientError: the server refused it.
     """
-    version = open_servable(archive, policy=admission_policy(project)).version
-    with in_its_place(project, client, version):
-        ArchiveRegistration(project, client, archive).register(workers)
-    return client.describe(*version)[0]
+    version = open_servable(archive, policy=admission_policy(server.project)).version
+    with in_its_place(server, version):
+        ArchiveRegistration(server, archive).register(workers)
+    return server.client.describe(*version)[0]
 
 
 def _first_existing(paths: list[Path]) -> Path | None:

@@ -45,11 +45,11 @@ def test_every_verb_takes_the_store_that_the_server_config_names(
     project, store = elsewhere
     archive = store / "echo-1.0.mar"
     assert model_store(project) == served_store(project) == store
-    assert archive_in_store(project, "echo-1.0") == archive
-    assert find(project, "echo-1.0").archive.path == archive
-    assert not find(project, str(archive)).stored
+    assert archive_in_store(served_store(project), "echo-1.0") == archive
+    assert find(served_store(project), "echo-1.0").archive.path == archive
+    assert not find(served_store(project), str(archive)).stored
     # The same bytes from elsewhere: the store has them already.
-    assert not find(project, str(write_version(tmp_path, "1.0"))).stored
+    assert not find(served_store(project), str(write_version(tmp_path, "1.0"))).stored
     assert archive in list(_project_files(project))
     assert machine_facts.gather(project).archive_bytes == archive.stat().st_size
     assert _built(project, "echo", "1.0") == archive
@@ -96,7 +96,7 @@ def test_a_running_server_is_asked_for_what_it_was_started_with(
     assert served_store(project) == project.root / "another"
     run_state.write(project, RunState(1, 0.0, "", "", "", "", "", project.run, tokens=False))
     assert served_store(project) == store
-    assert find(project, "echo-1.0").archive.path.parent == store
+    assert find(served_store(project), "echo-1.0").archive.path.parent == store
 
 
 def test_nobody_else_decides_which_folder_it_is() -> None:

@@ -399,15 +399,15 @@ def test_probes_are_compared_by_their_median() -> None:
 def test_an_archive_is_copied_into_the_store_whole_and_the_copy_can_be_removed(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     archive = write_version(tmp_path, "1.0").rename(tmp_path / "built.mar")
-    found = find(project, str(archive))
+    found = find(project.model_store, str(archive))
     assert (found.file_name, found.stored) == ("echo-1.0.mar", True)
     copies: list[Copy] = []
-    copy_into_store(project, found, copies.append)
+    copy_into_store(project.model_store, found, copies.append)
     assert (project.model_store / "echo-1.0.mar").read_bytes() == archive.read_bytes()
     # Now it is there, under either name.
     for reference in (str(archive), "echo-1.0", "echo-1.0.mar"):
-        assert not find(project, reference).stored
-    assert take_back(project, storing(archive, copies)) is None
+        assert not find(project.model_store, reference).stored
+    assert take_back(project.model_store, storing(archive, copies)) is None
     assert in_store(project) == []
 
 
@@ -418,10 +418,10 @@ def test_a_deploy_reads_an_archive_once_for_its_digest_and_once_more_to_copy_it(
     archive = write_version(tmp_path, "1.0").rename(tmp_path / "built.mar")
     read: list[Path] = []
     monkeypatch.setattr(files, "sha256", lambda path, usual=files.sha256: (read.append(path), usual(path))[1])
-    found = find(project, str(archive))
-    copy_into_store(project, found, lambda _: None)
+    found = find(project.model_store, str(archive))
+    copy_into_store(project.model_store, found, lambda _: None)
     stored = Archive.open(project.model_store / "echo-1.0.mar")
-    assert {found.digest} == {digest_of(stored), digest_of(found.archive), find(project, "echo-1.0").digest}
+    assert {found.digest} == {digest_of(stored), digest_of(found.archive), find(project.model_store, "echo-1.0").digest}
     assert read == [archive]
     # What has been written since is read again.
     with stored.path.open("ab") as file:
@@ -446,34 +446,34 @@ def test_a_signature_travels_with_its_archive_and_goes_with_it(tmp_path: Path) -
     archive = write_version(tmp_path, "1.0").rename(tmp_path / "built.mar")
     (tmp_path / "built.mar.sig").write_text("signed")
     copies: list[Copy] = []
-    copy_into_store(project, find(project, str(archive)), copies.append)
+    copy_into_store(project.model_store, find(project.model_store, str(archive)), copies.append)
     assert (project.model_store / "echo-1.0.mar.sig").read_text() == "signed"
     assert in_store(project) == ["echo-1.0.mar", "echo-1.0.mar.sig"]
-    take_back(project, storing(archive, copies))
+    take_back(project.model_store, storing(archive, copies))
     assert in_store(project) == []
 
 
 def test_what_somebody_else_has_put_there_is_not_replaced_and_not_taken_back(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     archive = write_version(tmp_path, "1.0").rename(tmp_path / "built.mar")
-    found, target = find(project, str(archive)), project.model_store / "echo-1.0.mar"
+    found, target = find(project.model_store, str(archive)), project.model_store / "echo-1.0.mar"
     copies: list[Copy] = []
     target.write_text("theirs")
     with pytest.raises(ServerError, match="is there already, with other bytes"):
-        copy_into_store(project, found, copies.append)
-    assert take_back(project, storing(archive, copies)) is None
+        copy_into_store(project.model_store, found, copies.append)
+    assert take_back(project.model_store, storing(archive, copies)) is None
     assert target.read_text() == "theirs"
     target.unlink()
-    copy_into_store(project, found, copies.append)
+    copy_into_store(project.model_store, found, copies.append)
     # Another file with the same bytes is not the one that was put there, and other bytes in it are not either.
     Path(shutil.copy(archive, tmp_path / "same")).rename(target)
-    assert "is not the file that was copied there" in str(take_back(project, storing(archive, copies)))
+    assert "is not the file that was copied there" in str(take_back(project.model_store, storing(archive, copies)))
     target.unlink()
     copies.clear()
-    copy_into_store(project, found, copies.append)
+    copy_into_store(project.model_store, found, copies.append)
     with target.open("ab") as file:
         file.write(b"more")
-    assert "is not the file that was copied there" in str(take_back(project, storing(archive, copies)))
+    assert "is not the file that was copied there" in str(take_back(project.model_store, storing(archive, copies)))
     assert in_store(project) == ["echo-1.0.mar"]
 
 
@@ -482,9 +482,9 @@ def test_the_only_copy_of_an_archive_is_not_taken_back(tmp_path: Path, how: str)
     project = make_project(tmp_path / "project")
     archive = write_version(tmp_path, "1.0").rename(tmp_path / "built.mar")
     copies: list[Copy] = []
-    copy_into_store(project, find(project, str(archive)), copies.append)
+    copy_into_store(project.model_store, find(project.model_store, str(archive)), copies.append)
     archive.unlink() if how == "gone" else archive.write_text("another build")
-    assert "is gone" in str(take_back(project, storing(archive, copies)))
+    assert "is gone" in str(take_back(project.model_store, storing(archive, copies)))
     assert in_store(project) == ["echo-1.0.mar"]
 
 
@@ -492,7 +492,7 @@ def test_what_an_earlier_marsmith_copied_is_left(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     archive = write_version(project.model_store, "1.0")
     old = Change("deploy", release("1.0"), None, False, 0, True, 2, "register")
-    assert "an earlier marsmith" in str(take_back(project, old))
+    assert "an earlier marsmith" in str(take_back(project.model_store, old))
     assert archive.exists()
 
 
@@ -505,9 +505,9 @@ def test_an_interrupted_deploy_is_known_by_its_source_when_that_is_gone(tmp_path
         model_of(project, str(gone))
     JournalFile.of(project, "echo").write(Journal("echo", (), change))
     assert model_of(project, str(gone)) == "echo"
-    assert find(project, str(gone), change).archive.path == copy
+    assert find(project.model_store, str(gone), change).archive.path == copy
     with pytest.raises(UsageError, match="no archive"):
-        find(project, str(tmp_path / "other.mar"), change)
+        find(project.model_store, str(tmp_path / "other.mar"), change)
     (JournalFile.of(project, "damaged").path).write_text("{")
     assert model_of(project, str(gone)) == "echo"
 
@@ -517,14 +517,14 @@ def test_the_same_version_with_other_bytes_is_refused(tmp_path: Path) -> None:
     write_version(project.model_store, "1.0").rename(project.model_store / "built.mar")
     other = write_version(tmp_path, "1.0", at_request="time.sleep(0)")
     with pytest.raises(OtherBytesError, match=r"built\.mar is echo:1\.0 as well, with SHA-256 \w+\.\.\., and"):
-        find(project, str(other))
+        find(project.model_store, str(other))
 
 
 def test_an_archive_that_changes_while_it_is_copied_leaves_nothing(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     archive = write_version(tmp_path, "1.0")
-    found = find(project, str(archive))
+    found = find(project.model_store, str(archive))
     write_version(tmp_path, "1.0", at_request="time.sleep(0)")
     with pytest.raises(ServerError, match="changed while it was copied"):
-        copy_into_store(project, found, lambda _: None)
+        copy_into_store(project.model_store, found, lambda _: None)
     assert in_store(project) == []

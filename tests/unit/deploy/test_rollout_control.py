@@ -37,7 +37,7 @@ from marsmith.run_state import Backend, RunState
 from marsmith.server import supervisor_state
 from marsmith.state.journal import JournalFile, Release
 from support.live_server import make_project, until
-from support.rollouts import OLD, Memory, Scene
+from support.rollouts import OLD, Memory, Scene, opened
 
 SPEC = """\
 name: echo
@@ -206,7 +206,7 @@ def test_a_deploy_directly_after_a_rollout_waits_until_its_driver_has_released_t
 def test_a_rollout_whose_deploy_this_process_undid_is_ended(scene: Scene) -> None:
     unwatched(scene)
     journal = JournalFile.of(scene.project, "echo")
-    site = ModelServer(scene.project, Client(), journal)
+    site = ModelServer(opened(scene.project, Client()), journal)
     end_with_journal(site)
     assert scene.state.phase == "rising"
     journal.write(journal.read().ended())
@@ -217,7 +217,7 @@ def test_a_rollout_whose_deploy_this_process_undid_is_ended(scene: Scene) -> Non
 def test_without_the_front_or_a_supervisor_a_canary_is_refused_with_one_line(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = ModelServer(scene.project, Client(), JournalFile.of(scene.project, "echo"))
+    site = ModelServer(opened(scene.project, Client()), JournalFile.of(scene.project, "echo"))
     with pytest.raises(UsageError, match="no canary of echo: the server runs without the front") as caught:
         check_possible(site)
     assert "front: envoy" in str(caught.value.tip)
@@ -252,7 +252,7 @@ def test_the_strategy_is_the_given_one_or_the_specs(scene: Scene) -> None:
 
 def test_a_hand_over_writes_the_limits_of_the_spec_and_begins_at_the_end_of_the_log(scene: Scene) -> None:
     project = with_spec(scene.project)
-    site = ModelServer(project, scene.memory, JournalFile.of(project, "echo"), front=scene.memory)  # type: ignore[arg-type]
+    site = ModelServer(opened(project, scene.memory), JournalFile.of(project, "echo"), front=scene.memory)
     scene.requests(7)
     handover.hand_over(site, "2.0", "1.0", Canary(), chosen_strategy(project, "echo")[1])
     state = scene.state

@@ -47,7 +47,7 @@ def undo(site: ModelServer, journal: Journal, change: Change) -> Journal:
         site.perform(Step("switch", before.version, back), lambda: _make_default(site, before))
     if version in site.versions():
         site.perform(_leaving(change), lambda: _leave(site, change))
-    left = take_back(site.project, change)
+    left = take_back(site.store, change)
     if left:
         site.perform(Step("leave", version, left), lambda: None)
     return _end(site, journal)

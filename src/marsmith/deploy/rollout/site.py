@@ -11,7 +11,6 @@ from typing import Literal
 from marsmith.archive import Archive
 from marsmith.client.blocking_client import Client, VersionStatus
 from marsmith.client.drain import drain
-from marsmith.config.server_config import served_store
 from marsmith.deploy.front import Front, NoFront
 from marsmith.deploy.rollout.plan import Situation, Step
 from marsmith.errors import (
@@ -23,6 +22,7 @@ from marsmith.errors import (
 )
 from marsmith.project import Project
 from marsmith.server import state as server_state
+from marsmith.server.opened import OpenedServer
 from marsmith.server.registration import READY_DEADLINE_S, register_stored
 from marsmith.state.journal import Journal, JournalFile, Release
 from marsmith.state.served import ArchiveBytes, Version
@@ -69,8 +69,7 @@ class ModelServer:
     """One model on a project's running server.
 
     Attributes:
-        project: the project with the model store and the server.
-        client: client of the server.
+        server: the server.
         file: the journal of the model; its lock is held.
         on_event: called before and after every step.
         events: steps that are done.
@@ -78,8 +77,7 @@ class ModelServer:
         front: what divides the requests of the model.
     """
 
-    project: Project
-    client: Client
+    server: OpenedServer
     file: JournalFile
     on_event: Callable[[Event], None] = ignore_event
     events: list[Event] = field(default_factory=list)
@@ -92,9 +90,19 @@ class ModelServer:
         return self.file.model
 
     @property
+    def project(self) -> Project:
+        """The project of the server."""
+        return self.server.project
+
+    @property
+    def client(self) -> Client:
+        """Client of the server."""
+        return self.server.client
+
+    @property
     def store(self) -> Path:
         """The model store of the server."""
-        return served_store(self.project)
+        return self.server.store
 
     def perform(self, step: Step, work: Callable[[], str | None]) -> None:
         """Run one step, and report its progress."""
@@ -135,7 +143,7 @@ class ModelServer:
         content = server_state.content_of(Archive.open(path))
         check_release(self.model, release, path, content.sha256)
         try:
-            register_stored(self.project, self.client, path, workers=release.workers or None)
+            register_stored(self.server, path, workers=release.workers or None)
         except RequestRejectedError as error:
             # The server continues the registration of a deploy that was killed.
             if error.status != _CONFLICT:

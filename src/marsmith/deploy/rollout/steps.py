@@ -122,7 +122,7 @@ class Rollout:
 
     def _store(self, _step: Step) -> None:
         if self.deployable:
-            copy_into_store(self.site.project, self.deployable, self._note)
+            copy_into_store(self.site.store, self.deployable, self._note)
 
     def _note(self, copy: Copy) -> None:
         self._journal = self._journal.copying(copy)

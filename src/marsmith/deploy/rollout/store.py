@@ -63,14 +63,14 @@ def model_of(project: Project, reference: str) -> str:
             change = JournalFile.of(project, model).read().change
             if change and _means(reference, change):
                 return model
-    return Archive.open(_path(project, reference, None)).manifest.model_name
+    return Archive.open(_path(served_store(project), reference, None)).manifest.model_name
 
 
-def find(project: Project, reference: str, interrupted: Change | None = None) -> Deployable:
+def find(store: Path, reference: str, interrupted: Change | None = None) -> Deployable:
     """Find an archive by its path, or by its name in the model store, with or without ``.mar``.
 
     Args:
-        project: project with the store.
+        store: the model store.
         reference: path or name as the user gives it.
         interrupted: an earlier deploy. If it has copied the archive and the original is gone, the copy is used.
 
@@ -78,7 +78,7 @@ def find(project: Project, reference: str, interrupted: Change | None = None) ->
         UsageError: no archive is found, it is a folder, or the store has the same version with another digest.
         ArchiveError: the archive does not open.
     """
-    path = _path(project, reference, interrupted)
+    path = _path(store, reference, interrupted)
     archive = Archive.open(path)
     if archive.kind == "folder":
         raise UsageError(
@@ -88,9 +88,9 @@ def find(project: Project, reference: str, interrupted: Change | None = None) ->
     suffix = "tar.gz" if archive.kind == "tar.gz" else "mar"
     name = f"{manifest.model_name}-{check_model_version(manifest.model_version)}.{suffix}"
     digest = digest_of(archive)
-    if path.parent == served_store(project).resolve():
+    if path.parent == store.resolve():
         return Deployable(archive, path.name, digest, stored=False)
-    same = _same_version(project, archive, name)
+    same = _same_version(store, archive, name)
     if same is None:
         return Deployable(archive, name, digest, stored=True)
     if (there := digest_of(same)) != digest:
@@ -102,18 +102,18 @@ def find(project: Project, reference: str, interrupted: Change | None = None) ->
     return Deployable(archive, same.path.name, digest, stored=False)
 
 
-def copy_into_store(project: Project, deployable: Deployable, on_copy: Callable[[Copy], None]) -> None:
+def copy_into_store(store: Path, deployable: Deployable, on_copy: Callable[[Copy], None]) -> None:
     """Copy an archive and its signature into the model store. Each file is copied completely or not at all.
 
     Args:
-        project: project with the store.
+        store: the model store.
         deployable: the archive.
         on_copy: called for each file before it gets its name.
 
     Raises:
         ServerError: a file cannot be written or changed meanwhile, or someone else has put another file there.
     """
-    target = served_store(project) / deployable.file_name
+    target = store / deployable.file_name
     source = deployable.archive.path
     try:
         if signature_path(source).is_file():
@@ -124,36 +124,36 @@ def copy_into_store(project: Project, deployable: Deployable, on_copy: Callable[
         raise ServerError(f"cannot copy {source} into the model store: {error.strerror or error}") from None
 
 
-def take_back(project: Project, change: Change) -> str | None:
+def take_back(store: Path, change: Change) -> str | None:
     """Remove the files that a change has put into the store; return which ones are left, and why.
 
     A file is left if it is not the file that was copied, or if the original does not exist any more.
     """
-    remove_litter(served_store(project) / change.target.archive)
-    remove_litter(signature_path(served_store(project) / change.target.archive))
+    remove_litter(store / change.target.archive)
+    remove_litter(signature_path(store / change.target.archive))
     if change.stored and not change.copies and change.source is None:
         return f"{change.target.archive} is left in the model store: an earlier marsmith did not record its owner"
     left = [why for copy in change.copies if (why := _take_back(copy))]
     return "; ".join(left) or None
 
 
-def _path(project: Project, reference: str, interrupted: Change | None) -> Path:
+def _path(store: Path, reference: str, interrupted: Change | None) -> Path:
     """Return the archive file that the reference names."""
     if Path(reference).exists():
         return Path(reference).resolve()
     try:
-        return archive_in_store(project, reference)
+        return archive_in_store(store, reference)
     except UsageError:
-        for path in _known_paths(project, reference, interrupted):
+        for path in _known_paths(store, reference, interrupted):
             if path.exists():
                 return path.resolve()
         raise
 
 
-def _known_paths(project: Project, reference: str, interrupted: Change | None) -> Iterator[Path]:
+def _known_paths(store: Path, reference: str, interrupted: Change | None) -> Iterator[Path]:
     if interrupted and interrupted.source and _means(reference, interrupted):
         yield Path(interrupted.source)
-        yield served_store(project) / interrupted.target.archive
+        yield store / interrupted.target.archive
 
 
 def _means(reference: str, change: Change) -> bool:
@@ -163,10 +163,10 @@ def _means(reference: str, change: Change) -> bool:
     return by_path or change.target.archive in {name, f"{name}.mar"}
 
 
-def _same_version(project: Project, archive: Archive, name: str) -> Archive | None:
+def _same_version(store: Path, archive: Archive, name: str) -> Archive | None:
     """Return the archive in the store that is the same version, or has the same file name."""
     wanted = (archive.manifest.model_name, archive.manifest.model_version)
-    for path in archives_in(served_store(project), "all"):
+    for path in archives_in(store, "all"):
         try:
             found = Archive.open(path)
         except (ArchiveError, FormatError):

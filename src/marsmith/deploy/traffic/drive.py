@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
-from marsmith.client.blocking_client import Client
 from marsmith.deploy.front import Front
 from marsmith.deploy.rollout.site import ModelServer
 from marsmith.deploy.traffic.driver import CanaryDriver
@@ -16,6 +15,7 @@ from marsmith.deploy.traffic.lookout import ServerLookout
 from marsmith.deploy.traffic.state import RolloutFile
 from marsmith.errors import MarsmithError
 from marsmith.project import Project
+from marsmith.server.opened import open_server
 from marsmith.state.journal import JournalFile
 
 # A command that hands a rollout over holds the lock for a moment more.
@@ -47,8 +47,8 @@ def drive(
         MarsmithError: another process drives it, the server does not answer, or a file cannot be read or written.
     """
     journal, rollout = JournalFile.of(project, model), RolloutFile.of(project, model)
-    with journal.locked(_LOCK_WAIT_S), Client.for_project(project) as client:
-        site = ModelServer(project, client, journal, front=front(project))
+    with journal.locked(_LOCK_WAIT_S), open_server(project) as server:
+        site = ModelServer(server, journal, front=front(project))
         with closing(ServerLookout(project, model)) as lookout:
             CanaryDriver(site, rollout, tell, lookout).run(stop)
 
