@@ -233,9 +233,13 @@ def test_a_deploy_brings_it_back_as_well(served: Project) -> None:
     planned = marsmith(project, "deploy", "tiny-2.0.mar", "--plan")
     assert planned.returncode == 0, planned.stderr
     assert "in its reserved place" in planned.stdout
-    refused = marsmith(project, "deploy", "tiny-2.0.mar")
+    stored, outside = project.model_store / "tiny-2.0.mar", project.root.parent / "tiny-2.0.mar"
+    stored.rename(outside)
+    refused = marsmith(project, "deploy", str(outside))
     assert refused.returncode == 1
     assert PACKAGE in refused.stderr
+    assert not stored.exists()
+    outside.rename(stored)
     runs_as_planned(project)
     install(project)
     deployed = marsmith(project, "deploy", "tiny-2.0.mar")

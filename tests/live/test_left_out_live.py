@@ -121,6 +121,23 @@ def test_fixed_it_is_registered_on_the_running_server_in_place_of_what_stood_in(
     assert "echo-2.0.mar" not in left_out(project)
 
 
+def test_a_deploy_from_outside_the_store_brings_it_back(project: Project) -> None:
+    serve_broken(project)
+    stored = project.model_store / "echo-2.0.mar"
+    fixed = project.root.parent / "two.mar"
+    refused = marsmith(project, "deploy", str(fixed))
+    assert (refused.returncode, "take the other one out of the model store" in refused.stderr) == (2, True)
+    stored.unlink()
+    planned = marsmith(project, "deploy", str(fixed), "--plan")
+    assert "copy it into the model store, register 2.0 in its reserved place" in planned.stdout
+    assert not stored.exists()
+    deployed = marsmith(project, "deploy", str(fixed))
+    assert deployed.returncode == 0, deployed.stderr
+    assert stored.read_bytes() == fixed.read_bytes()
+    assert (asked(project, "echo"), asked(project, "echo/2.0"), asked(project, "echo/1.0")) == (200, 200, 200)
+    assert "echo-2.0.mar" not in left_out(project)
+
+
 def test_other_bytes_take_its_name_when_it_has_been_let_go_of(project: Project) -> None:
     serve_broken(project)
     tiny_archive(project.model_store / "echo-2.0.mar", version="2.0", members={"other.txt": "other bytes"})

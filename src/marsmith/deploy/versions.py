@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from marsmith.archive.store import examples_in
@@ -29,7 +30,7 @@ from marsmith.deploy.rollout.probes import Prober
 from marsmith.deploy.rollout.recovery import recover
 from marsmith.deploy.rollout.site import Event, ModelServer, ignore_event
 from marsmith.deploy.rollout.steps import KEEP, Options, Rollout, scale_up
-from marsmith.deploy.rollout.store import Deployable, find, model_of
+from marsmith.deploy.rollout.store import Deployable, copy_into_store, find, model_of, take_back_copies
 from marsmith.deploy.rollout.targets import deploy_target, of_this_model, rollback_target, stored_archive
 from marsmith.deploy.rollout.watch import Observer
 from marsmith.deploy.traffic.canary import Canary
@@ -51,7 +52,7 @@ from marsmith.server import state as server_state
 from marsmith.server.left_out_versions import holds_place, in_its_place
 from marsmith.server.opened import OpenedServer, open_server
 from marsmith.server.registration import register_stored
-from marsmith.state.journal import Change, Journal, JournalFile
+from marsmith.state.journal import Change, Copy, Journal, JournalFile
 from marsmith.state.version_bytes import check_bytes
 
 __all__ = ["KEEP", "Event", "Options", "Outcome", "Planned", "deploy", "plan_deploy", "plan_rollback", "rollback"]
@@ -194,8 +195,7 @@ def plan_deploy(
         journal = site.file.read()
         deployable = of_this_model(site, find(site.store, reference, journal.change))
         if _is_kept_for(site, deployable):
-            version = deployable.version.version
-            return Planned(site.model, version, None, None, (_in_its_place(version),))
+            return Planned(site.model, deployable.version.version, None, None, (_in_its_place(deployable),))
         return _planned(site, deploy_target(site, deployable, options, journal), options, journal, strategy)
 
 
@@ -283,11 +283,13 @@ def _is_kept_for(site: ModelServer, deployable: Deployable) -> bool:
     It has no users then, so there is nothing to watch.
     """
     status = site.versions().get(deployable.version.version)
-    return bool(status and status.default and not deployable.stored and holds_place(site.project, status))
+    return bool(status and status.default and holds_place(site.project, status))
 
 
-def _in_its_place(version: str) -> Step:
-    return Step("register", version, f"register {version} in its reserved place, and check its examples")
+def _in_its_place(deployable: Deployable) -> Step:
+    version = deployable.version.version
+    copied = "copy it into the model store, " if deployable.stored else ""
+    return Step("register", version, f"{copied}register {version} in its reserved place, and check its examples")
 
 
 def _bring_back(site: ModelServer, deployable: Deployable, options: Options) -> Outcome:
@@ -301,13 +303,28 @@ def _bring_back(site: ModelServer, deployable: Deployable, options: Options) -> 
 
     def work() -> str:
         examples = tuple(examples_in(deployable.archive))
-        with in_its_place(site.server, version):
-            path = site.store / deployable.file_name
+        with _in_store(site, deployable) as path, in_its_place(site.server, version):
             status = register_stored(site.server, path, workers=options.workers or None)
             if problem := Prober(site.client, site.model, examples).predict_each(version.version):
                 raise ServerError(f"{version} was not deployed: {problem}")
         return f"{status.ready_workers} workers, {len(examples)} examples answered as validated"
 
-    site.perform(_in_its_place(version.version), work)
+    site.perform(_in_its_place(deployable), work)
     site.contents[version] = server_state.content_of(deployable.archive)
     return Outcome(site.model, version.version, None, "deployed", tuple(site.events))
+
+
+@contextmanager
+def _in_store(site: ModelServer, deployable: Deployable) -> Iterator[Path]:
+    """Yield the archive's path in the model store; a copy that was needed is taken back after an error.
+
+    No journal is needed: after a kill, the copy is what the next deploy of the same archive finds in the store.
+    """
+    copies: list[Copy] = []
+    try:
+        if deployable.stored:
+            copy_into_store(site.store, deployable, copies.append)
+        yield site.store / deployable.file_name
+    except BaseException:
+        take_back_copies(copies)
+        raise

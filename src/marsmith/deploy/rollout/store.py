@@ -6,7 +6,7 @@ removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,8 +133,12 @@ def take_back(store: Path, change: Change) -> str | None:
     remove_litter(signature_path(store / change.target.archive))
     if change.stored and not change.copies and change.source is None:
         return f"{change.target.archive} is left in the model store: an earlier marsmith did not record its owner"
-    left = [why for copy in change.copies if (why := _take_back(copy))]
-    return "; ".join(left) or None
+    return take_back_copies(change.copies)
+
+
+def take_back_copies(copies: Iterable[Copy]) -> str | None:
+    """Remove files that were copied into the store; return which ones are left, and why."""
+    return "; ".join(why for copy in copies if (why := _take_back(copy))) or None
 
 
 def _path(store: Path, reference: str, interrupted: Change | None) -> Path:
