@@ -1,6 +1,6 @@
 """What do the front and what it does with traffic cost, and what do they save?
 
-Run: python benchmarks/traffic.py --part front [--rounds 20] [--json]
+Run: python benchmarks/traffic.py --part front|routes [--rounds 20] [--json]
 
 A real TorchServe with tiny models behind `marsmith serve --foreground`. What is compared runs in turns in one run.
 """
@@ -12,11 +12,18 @@ import json
 from collections.abc import Callable
 
 import traffic_front
+import traffic_routes
 from machine import machine_record
 
 # Each returns its figures, and prints them as tables.
-PARTS: dict[str, Callable[[int], dict[str, object]]] = {"front": traffic_front.measure}
-TABLES: dict[str, Callable[[dict[str, object]], str]] = {"front": traffic_front.tables}
+PARTS: dict[str, Callable[[int], dict[str, object]]] = {
+    "front": traffic_front.measure,
+    "routes": traffic_routes.measure,
+}
+TABLES: dict[str, Callable[[dict[str, object]], str]] = {
+    "front": traffic_front.tables,
+    "routes": traffic_routes.tables,
+}
 
 
 def main() -> None:
