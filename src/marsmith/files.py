@@ -28,7 +28,9 @@ class LockedError(Exception):
         self.holder = holder
 
 
-def write_atomically(path: Path, content: bytes | str, *, mode: int | None = None, follow_links: bool = True) -> None:
+def write_atomically(
+    path: Path, content: bytes | str, *, mode: int | None = None, follow_links: bool = True, sync: bool = True
+) -> None:
     """Write a file atomically and sync it to the disk. Parent folders are created.
 
     Args:
@@ -36,6 +38,7 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int | None = Non
         content: bytes, or a text, which is written in UTF-8.
         mode: permissions, from the first byte on; None: those of the replaced file, else the default ones.
         follow_links: whether to write the target of a link; else the file replaces the link.
+        sync: False: do not wait for the disk. After a loss of power the file may then be empty or the old one.
 
     Raises:
         OSError: the file cannot be written; an existing file is unchanged.
@@ -54,11 +57,13 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int | None = Non
                 os.fchmod(descriptor, mode)
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(descriptor)
+            if sync:
+                os.fsync(descriptor)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(target.parent)
+    if sync:
+        sync_folder(target.parent)
 
 
 def publish(finished: Path, target: Path) -> None:

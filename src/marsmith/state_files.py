@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from marsmith.errors import FormatError
@@ -17,6 +18,7 @@ from marsmith.json_reader import read_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
 State = TypeVar("State", bound="DataclassInstance")
@@ -59,15 +61,23 @@ def validate(kind: type[State], data: Any, source: str) -> State:
     Raises:
         FormatError: a value is missing or has another type.
     """
-    # Imported late, because many commands read no state.
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
-    adapter = TypeAdapter(kind)
+    adapter = _adapter(kind)
     try:
-        return adapter.validate_python(data)
+        validated: State = adapter.validate_python(data)
     except ValidationError as error:
         found = error.errors(include_url=False)
         raise FormatError(source, list(_problems(found, adapter.json_schema()))) from None
+    return validated
+
+
+@cache
+def _adapter(kind: type[State]) -> TypeAdapter[State]:
+    # Imported late, because many commands read no state.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _check_version(data: Any, source: str, version: int, unversioned: int | None) -> None:

@@ -219,7 +219,8 @@ def _switch(folder: Path, name: str, resources: Iterable[Json], late_s: float) -
     if path.read_text(encoding="utf-8") == text:
         return
     rejected = _said(folder, name, "update_rejected")
-    write_atomically(path, text, mode=0o600)
+    # Users wait for a canary to go back. After a loss of power nothing runs, and damaged routes are written anew.
+    write_atomically(path, text, mode=0o600, sync=False)
     while set(_said(folder, name, "version_text")) != {version}:
         if _said(folder, name, "update_rejected") != rejected:
             raise FrontError(f"Envoy refuses its new {name}", tip=f"its log says why: {folder / process.LOG}")
