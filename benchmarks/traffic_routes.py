@@ -123,6 +123,8 @@ def _changes(project: Project, count: int) -> Changes:
     folder, load = Front.of(project).folder, _load(project)
     asked: list[tuple[str, float, float]] = []
     with steady_load(load, closed=2, per_second=20.0, grpc=2):
+        # The first one is checked by another Envoy; those that differ in shares only are not.
+        apply_traffic(folder, Traffic((Canary(MODEL, "2.0", 0),)))
         until(lambda: load.count() > 100)
         for number in range(count):
             share, version = ((WHOLE, "2.0"), (0, "1.0"))[number % 2]

@@ -420,6 +420,17 @@ def test_what_envoy_refuses_changes_nothing(place: Place, monkeypatch: pytest.Mo
     assert ask(place) == (200, "3.0")
 
 
+def test_new_shares_and_the_way_back_need_no_check(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.change(ALL, Shadow("m", "2.0", 100))
+    checked: list[object] = []
+    monkeypatch.setattr(files, "_validate", lambda folder, new: checked.append(new.traffic))
+    for parts in ((replace(ALL, share=7), Shadow("m", "2.0", 100)), (ALL,), ()):
+        place.change(*parts)
+    assert checked == []
+    place.change(ALL)
+    assert checked == [Traffic((ALL,))]
+
+
 def test_files_survive_the_end_of_everything(place: Place, light: LightVersions, tmp_path: Path) -> None:
     with front_before(tmp_path / "run", light.backend) as other:
         other.change(ALL, Shadow("x", "2.0", 1))
