@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 from marsmith.client.blocking_client import Client
 from marsmith.client.management import VersionStatus
-from marsmith.deploy.front import Answer, Share
+from marsmith.deploy.front import Answer, Copies, CopyCounts, Share
 from marsmith.deploy.rollout.site import ModelServer
 from marsmith.deploy.traffic.canary import Canary
 from marsmith.deploy.traffic.driver import CanaryDriver
+from marsmith.deploy.traffic.eavesdrop import LogEavesdropper
+from marsmith.deploy.traffic.shadow import Shadow
 from marsmith.deploy.traffic.state import Level, RolloutFile, RolloutState
 from marsmith.errors import NotFoundError, ServerError
+from marsmith.predictions.files import log_file
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server.opened import OpenedServer
@@ -81,6 +86,8 @@ class Memory:
 
     after: Callable[[str], None] = lambda what: None
     shares: dict[str, Share] = field(default_factory=dict)
+    copies: dict[str, Copies] = field(default_factory=dict)
+    counts: CopyCounts = field(default_factory=CopyCounts)
     log: list[Answer] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=lambda: {"1.0": 1, "2.0": 1})
     default: str = "1.0"
@@ -103,6 +110,21 @@ class Memory:
 
     def share_of(self, model: str) -> Share | None:
         return self.shares.get(model)
+
+    def set_copies(self, model: str, copies: Copies | None) -> None:
+        if self.refuses:
+            raise ServerError("Envoy does not answer")
+        if copies is None:
+            self.copies.pop(model, None)
+        else:
+            self.copies[model] = copies
+        self.done(f"copy {copies.part}" if copies else "copy none")
+
+    def copies_of(self, model: str) -> Copies | None:
+        return self.copies.get(model)
+
+    def copy_counts(self, model: str) -> CopyCounts:
+        return self.counts if model in self.copies else CopyCounts()
 
     def end_of_log(self) -> int:
         return len(self.log)
@@ -131,6 +153,8 @@ class Memory:
     def probe(self, model: str, version: str, **_: Any) -> int:
         if version in {share.version for share in self.shares.values() if share.share}:
             raise AssertionError(f"{version} is drained while it gets requests")
+        if version in {copies.version for copies in self.copies.values()}:
+            raise AssertionError(f"{version} is drained while it gets copies")
         return 100
 
 
@@ -157,12 +181,38 @@ class Scene:
     told: list[str] = field(default_factory=list)
     lookout: Calm = field(default_factory=Calm)
     random: random.Random = field(default_factory=lambda: random.Random(1))
+    number: int = 0
     _driver: CanaryDriver | None = None
 
     def begin(self, canary: Canary = CANARY, p99_ms: float | None = None) -> Scene:
         JournalFile.of(self.project, "echo").write(Journal("echo", (OLD,), CHANGE))
         self.file.write(RolloutState("echo", "2.0", "1.0", canary, Level(p99_ms, 5.0), began_s=self.clock))
         return self
+
+    def shadow(self, shadow: Shadow) -> Scene:
+        """Let the rollout begin as a shadow."""
+        self.file.write(replace(self.state, phase="shadowing", shadow=shadow, canary=shadow.then or CANARY))
+        return self
+
+    def copied(self, count: int, reply: Callable[[int], dict[str, Any] | None] = lambda number: {}) -> None:
+        """Log requests that were copied, with how the new version's line differs; None: it never answered."""
+        lines = []
+        for _ in range(count):
+            self.number += 1
+            key = {"key": f"r{self.number}", "input_sha256": f"{self.number:064x}", "time": self.clock, "model": "echo"}
+            rest = {"schema": 2, "status": 200, "handler_ms": 5.0, "worker": 7}
+            lines.append({**key, **rest, "version": "1.0", "reply": {"cat": 0.9}})
+            mine = reply(self.number)
+            if mine is not None:
+                lines.append({**key, **rest, "version": "2.0", "shadow": True, "reply": {"cat": 0.9}, **mine})
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        self.memory.counts = replace(self.memory.counts, sent=self.memory.counts.sent + count)
+
+    @property
+    def log(self) -> Path:
+        return log_file(self.project, "echo")
 
     @property
     def file(self) -> RolloutFile:
@@ -183,7 +233,14 @@ class Scene:
         if self._driver is None:
             journal = JournalFile.of(self.project, "echo")
             site = ModelServer(opened(self.project, self.memory), journal, front=self.memory)
-            self._driver = CanaryDriver(site, self.file, self.told.append, self.lookout, lambda: self.clock)
+            self._driver = CanaryDriver(
+                site,
+                self.file,
+                self.told.append,
+                self.lookout,
+                lambda: self.clock,
+                lambda site, subject, tell: LogEavesdropper(subject, [self.log]),
+            )
             self._driver.begin()
         return self._driver
 

@@ -156,7 +156,7 @@ def examples_in(archive: Archive) -> Iterator[StoredExample]:
         ArchiveError: they cannot be read.
         FormatError: their list violates the format.
     """
-    settings = _handler_settings(archive)
+    settings = handler_settings(archive)
     for example in read_examples(archive) or []:
         body = _example_file(archive, example.input)
         if example.reply_file is not None:
@@ -176,11 +176,7 @@ def first_example(stored: StoredArchive) -> StoredExample | None:
         raise ArchiveError(error.message, tip="build the archive again") from None
 
 
-def _example_file(archive: Archive, name: str) -> bytes:
-    return archive.read(f"{FOLDER}/{name}", limit=_LARGEST_EXAMPLE)
-
-
-def _handler_settings(archive: Archive) -> Mapping[str, Any]:
+def handler_settings(archive: Archive) -> Mapping[str, Any]:
     """Return the model config's block ``handler``; empty if it cannot be read, which lint reports."""
     name = archive.manifest.config_file
     text = archive.text(name) if name else None
@@ -188,6 +184,10 @@ def _handler_settings(archive: Archive) -> Mapping[str, Any]:
         return handler_block(load_model_config(text, str(name), ConfigError)) if text is not None else {}
     except ConfigError:
         return {}
+
+
+def _example_file(archive: Archive, name: str) -> bytes:
+    return archive.read(f"{FOLDER}/{name}", limit=_LARGEST_EXAMPLE)
 
 
 def _is_expected(path: Path) -> bool:

@@ -4,6 +4,7 @@
     marsmith deploy efficientnet_lite0-2.0.mar --plan     # print the steps, do nothing
     marsmith deploy efficientnet_lite0-2.0.mar
     marsmith deploy efficientnet_lite0-2.0.mar --canary --sticky header:x-user-id
+    marsmith deploy efficientnet_lite0-2.0.mar --shadow --sample 10% --for 30m --then canary
 
 The archive is verified and registered beside the current version, and its examples are sent to it. Only then does it
 become the default version. Errors and latency are watched for a while. If there is a problem, the old version becomes
@@ -12,19 +13,22 @@ the default again and the new one is unregistered. An interrupted deploy is fini
 With --canary the version gets its requests share by share. A request that fails on it is repeated on the old version.
 The supervisor drives the rollout, goes back on evidence, and makes the version the default after the last share;
 `marsmith rollout` shows it. The block `rollout:` of the model's spec can say the same without options.
+
+With --shadow the version gets copies of a sample of the requests. Its replies are compared with those of the old
+version and thrown away. At the end a report is written, and the version is unregistered; with --then canary the canary
+begins instead, if the lower end of the agreement's interval is at least --min-agreement.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from marsmith.cli.deploy_strategy import add_strategy_arguments, positive, strategy_of
 from marsmith.cli.output import add_json_flag, note, print_json, print_table
-from marsmith.errors import UsageError
 
 if TYPE_CHECKING:
-    from marsmith.deploy.traffic.handover import Strategy
     from marsmith.deploy.versions import Event, Options, Outcome, Planned
 
 
@@ -35,7 +39,7 @@ _OF_A_SWITCH = ("watch_s", "max_error_rate", "max_latency_ratio", "max_4xx_rise"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``marsmith deploy``."""
     parser.add_argument("archive", metavar="ARCHIVE", help="path of an archive, or its name in the model store")
-    parser.add_argument("--workers", metavar="N", type=_positive, help="workers (default: as in its model config)")
+    parser.add_argument("--workers", metavar="N", type=positive, help="workers (default: as in its model config)")
     parser.add_argument("--watch-s", metavar="SECONDS", type=float, help="how long to watch the new version (10)")
     parser.add_argument(
         "--max-error-rate",
@@ -55,25 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="maximum rise of the share of replies of 400 to 499, 0 to 1 (0.1)",
     )
-    _add_canary_arguments(parser)
+    add_strategy_arguments(parser)
     add_rollout_arguments(parser)
-
-
-def _add_canary_arguments(parser: argparse.ArgumentParser) -> None:
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--canary", action="store_true", help="give it its requests share by share, back on evidence")
-    how.add_argument("--at-once", action="store_true", help="give it all requests at once, whatever the spec says")
-    parser.add_argument("--steps", metavar="PERCENT,...", type=_steps, help="shares of the canary, rising (1,5,25,50)")
-    parser.add_argument("--interval", metavar="TIME", type=_duration, help="minimum time at each share: 30s, 2m (2m)")
-    parser.add_argument(
-        "--min-requests", metavar="N", type=_positive, help="minimum number of answers of the canary at each share (50)"
-    )
-    parser.add_argument(
-        "--max-wait", metavar="TIME", type=_duration, help="time at one share until it is inconclusive (1h)"
-    )
-    parser.add_argument(
-        "--sticky", metavar="header:NAME|cookie:NAME", help="what a user is recognised by (each request by itself)"
-    )
 
 
 def add_rollout_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     from marsmith.deploy.versions import deploy, plan_deploy
     from marsmith.project import find_project
 
-    project, options, strategy = find_project(), _options(args), _strategy(args)
+    project, options, strategy = find_project(), _options(args), strategy_of(args)
     if args.plan:
         planned = plan_deploy(project, args.archive, options, strategy=strategy)
         say_idle(args, switches=planned.before != planned.version)
@@ -148,49 +135,15 @@ def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
         fields = {name: getattr(outcome, name) for name in ("model", "version", "before", "result")}
         print_json({**fields, "steps": steps})
         return
-    if outcome.result == "canary":
-        print(f"{outcome.model}: {outcome.version} gets a share of the requests, {outcome.before} the rest")
+    if outcome.result in {"canary", "shadow"}:
+        gets = (
+            "a share of the requests, {} the rest" if outcome.result == "canary" else "copies of requests, {} answers"
+        )
+        print(f"{outcome.model}: {outcome.version} gets {gets.format(outcome.before)}")
         note(f"the supervisor goes on; marsmith rollout {outcome.model} --watch shows it")
         return
     already = {"unchanged": " already", "scaled": " already, with more workers now"}.get(outcome.result, "")
     print(f"{outcome.model} is answered by version {outcome.version}{already}")
-
-
-# Options of a canary: their names in the command line and in the strategy.
-_OF_A_CANARY = {
-    "steps": "steps",
-    "interval": "interval_s",
-    "min_requests": "min_requests",
-    "max_wait": "max_wait_s",
-    "sticky": "sticky",
-}
-
-
-def _strategy(args: argparse.Namespace) -> Strategy | dict[str, Any] | None:
-    """Return the strategy that the options name: values of a canary, all at once, or None: as the spec says."""
-    given = {name: getattr(args, key) for key, name in _OF_A_CANARY.items() if getattr(args, key) is not None}
-    if given and not args.canary:
-        first = next(key for key in _OF_A_CANARY if getattr(args, key) is not None)
-        raise UsageError(f"--{first.replace('_', '-')} goes with --canary")
-    if args.canary:
-        return given
-    return "switch" if args.at_once else None
-
-
-def _steps(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of percentages, as in 1,5,25,50") from None
-
-
-def _duration(text: str) -> float:
-    from marsmith.config.rollout_spec import parse_duration
-
-    try:
-        return parse_duration(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(f"{error.message}; {error.tip}") from None
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -209,11 +162,4 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError("0 or more")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("1 or more")
     return number

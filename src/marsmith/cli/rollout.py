@@ -1,4 +1,4 @@
-"""Show the rollouts of canaries, and give them orders.
+"""Show the rollouts of canaries and shadows, and give them orders.
 
     marsmith rollout                           # all models
     marsmith rollout efficientnet_lite0        # one, with both versions side by side
@@ -9,7 +9,11 @@
 `marsmith deploy ARCHIVE --canary` begins a rollout, and the supervisor of the server drives it. EVIDENCE is compared
 with LIMIT: when one kind of event reaches it, the canary gets no further requests and is unregistered. `abort` does the
 same at once. `promote` makes the canary the default version without further steps. Each waits until it is done. With
---watch and a model, the command ends with the rollout, and the exit code is 1 unless the canary was promoted.
+--watch and a model, the command ends with the rollout, and the exit code is 1 unless the canary was promoted, or the
+shadow without a canary ran for its time.
+
+Of a shadow, which `marsmith deploy ARCHIVE --shadow` begins, the agreement of the replies is shown with its interval,
+and where the report lies. `abort` ends the copies, writes the report and unregisters the version.
 """
 
 from __future__ import annotations
@@ -103,6 +107,8 @@ def _plot(project: Project, args: argparse.Namespace) -> int:
 
 def _print(state: RolloutState, *, as_json: bool) -> None:
     from marsmith.deploy.traffic import view
+    from marsmith.deploy.traffic.shadow_report import shadow_flips
+    from marsmith.predictions.report import FLIP_COLUMNS
 
     if as_json:
         print_json(view.as_data(state))
@@ -113,6 +119,9 @@ def _print(state: RolloutState, *, as_json: bool) -> None:
     print()
     print_table(view.EVIDENCE_COLUMNS, view.evidence_rows(state))
     print()
+    if flips := shadow_flips(state):
+        print_table(FLIP_COLUMNS, flips)
+        print()
     for line in view.timeline(state):
         say(line)
 
@@ -125,7 +134,7 @@ def _watch(project: Project, args: argparse.Namespace) -> int:
         last = _watch_in_terminal(looks)
     else:
         last = _watch_in_lines(looks)
-    return 0 if not args.what or last[0].phase == "promoted" else 1
+    return 0 if not args.what or last[0].phase in {"promoted", "compared"} else 1
 
 
 def _looks(project: Project, model: str | None, interval_s: float) -> Iterator[Sequence[RolloutState]]:

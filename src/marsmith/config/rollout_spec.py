@@ -15,17 +15,21 @@ from pydantic import AfterValidator, Field, model_validator
 from marsmith.errors import UsageError
 from marsmith.strict_yaml import Strict
 
-Strategy = Literal["switch", "canary"]
+Strategy = Literal["switch", "canary", "shadow"]
 
 STEPS = (1.0, 5.0, 25.0, 50.0)
 INTERVAL = "2m"
 MIN_REQUESTS = 50
 MAX_WAIT = "1h"
 ALPHA = 0.01
+SAMPLE = "10%"
+SHADOW_TIME = "30m"
+MIN_AGREEMENT = 0.99
 
 # Shares are counted in ten-thousandths, the smallest part that the front can be given.
 WHOLE = 10_000
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
+_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)%")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 # Characters that need no quoting in a header, a cookie, JSON and Envoy's configuration.
 _STICKY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -76,6 +80,37 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def parse_sample(text: str) -> float:
+    """Parse ``10%`` or ``0.5%``, and return percent.
+
+    Raises:
+        UsageError: the text is not a percentage above 0 and at most 100, with at most two decimals.
+    """
+    match = _PERCENT.fullmatch(text)
+    if not match:
+        raise UsageError(f"{text!r} is not a percentage", tip="write a number with its sign: 10%, 0.5% or 100%")
+    return check_sample(float(match[1]))
+
+
+def check_sample(percent: float) -> float:
+    """Return the sample; raises UsageError unless it is above 0 and at most 100 percent, in hundredths."""
+    if not 0 < percent <= 100:
+        raise UsageError(f"a sample of {percent:g}% is not above 0% and at most 100%", tip="for example 10%")
+    if abs(percent * 100 - round(percent * 100)) > 1e-9:
+        raise UsageError(f"a sample of {percent:g}% has more than two decimals", tip="the smallest sample is 0.01%")
+    return percent
+
+
+def check_agreement(agreement: float) -> float:
+    """Return the minimum agreement; raises UsageError unless it is above 0 and below 1."""
+    if not 0 < agreement < 1:
+        raise UsageError(
+            f"a minimum agreement of {agreement:g} is not above 0 and below 1",
+            tip="for example 0.99: no number of requests proves that all replies agree",
+        )
+    return agreement
+
+
 def check_steps(steps: Sequence[float]) -> tuple[float, ...]:
     """Return the steps, in percent; raises UsageError unless they rise, above 0 and below 100, in hundredths."""
     text = ", ".join(f"{step:g}" for step in steps)
@@ -122,7 +157,8 @@ class RolloutSpec(Strict):
     """How a deploy gives the version its traffic; options of `marsmith deploy` override it.
 
     Attributes:
-        strategy: ``switch``: all requests at once; ``canary``: share by share.
+        strategy: ``switch``: all requests at once; ``canary``: share by share; ``shadow``: copies of requests, whose
+            replies are compared and thrown away.
         steps: shares of the canary in percent, rising.
         interval: minimum time at each share.
         min_requests: minimum number of answers of the canary at each share.
@@ -130,6 +166,10 @@ class RolloutSpec(Strict):
         sticky: what a user is recognised by, so that all requests of a user go to one version; none: each request by
             itself.
         alpha: probability, above 0 and below 1, that a version as good as the old one goes back.
+        sample: which part of the requests a shadow gets, in percent, as in ``10%``.
+        time: for how long a shadow gets them; ``for`` in the file.
+        min_agreement: agreement, above 0 and below 1, at which a canary follows the shadow.
+        then: what follows the shadow; none: it is taken off again.
     """
 
     strategy: Strategy = "switch"
@@ -139,6 +179,10 @@ class RolloutSpec(Strict):
     max_wait: Duration = MAX_WAIT
     sticky: Annotated[str, AfterValidator(_as_value_error(parse_sticky))] | None = None
     alpha: float = Field(default=ALPHA, gt=0, lt=1)
+    sample: Annotated[str, AfterValidator(_as_value_error(parse_sample))] = SAMPLE
+    time: Duration = Field(default=SHADOW_TIME, alias="for")
+    min_agreement: Annotated[float, AfterValidator(_as_value_error(check_agreement))] = MIN_AGREEMENT
+    then: Literal["canary"] | None = None
 
     @model_validator(mode="after")
     def _times(self) -> Self:

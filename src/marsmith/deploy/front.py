@@ -26,6 +26,34 @@ class Share:
     try_timeout_s: float
 
 
+@dataclass(frozen=True)
+class Copies:
+    """A version that gets copies of the requests to a model that name no version.
+
+    Attributes:
+        version: the version.
+        part: which part of the requests is copied, in ten-thousandths.
+    """
+
+    version: str
+    part: int
+
+
+@dataclass(frozen=True)
+class CopyCounts:
+    """How many copies a version got since the front began to count.
+
+    Attributes:
+        sent: copies that were sent.
+        dropped: copies that were not sent, because too many were under way.
+        under_way: copies without a reply yet.
+    """
+
+    sent: int = 0
+    dropped: int = 0
+    under_way: int = 0
+
+
 class Answer(Protocol):
     """A request to a model with a share, as the front has logged it."""
 
@@ -89,6 +117,19 @@ class Front(Protocol):
     def share_of(self, model: str) -> Share | None:
         """Return the share that is in force; None if all requests go to the default version."""
 
+    def set_copies(self, model: str, copies: Copies | None) -> None:
+        """Copy a part of a model's requests to a version, which may be 0; None: to none.
+
+        Raises:
+            ServerError: the front does not take it; what was in force before is.
+        """
+
+    def copies_of(self, model: str) -> Copies | None:
+        """Return the copies that are in force; None if there are none."""
+
+    def copy_counts(self, model: str) -> CopyCounts:
+        """Return how many copies of a model's requests were sent."""
+
     def end_of_log(self) -> int:
         """Return the position after the last answer that was logged."""
 
@@ -111,6 +152,19 @@ class NoFront:
         """Return that there is no share."""
         return None
 
+    def set_copies(self, model: str, copies: Copies | None) -> None:
+        """Do nothing; raises ServerError if a version is to get copies."""
+        if copies is not None:
+            raise ServerError(f"{model}:{copies.version} gets no copies: {self.missing}")
+
+    def copies_of(self, model: str) -> Copies | None:  # noqa: ARG002
+        """Return that there are no copies."""
+        return None
+
+    def copy_counts(self, model: str) -> CopyCounts:  # noqa: ARG002
+        """Return that there are no copies."""
+        return CopyCounts()
+
     def end_of_log(self) -> int:
         """Return 0."""
         return 0
@@ -118,3 +172,15 @@ class NoFront:
     def answers(self, position: int) -> tuple[Sequence[Answer], int]:
         """Return no answers."""
         return (), position
+
+
+def all_to_default(front: Front, model: str) -> None:
+    """Send all requests of a model to its default version, and copies of them to none.
+
+    Raises:
+        ServerError: the front does not take it.
+    """
+    if front.share_of(model) is not None:
+        front.set_share(model, None)
+    if front.copies_of(model) is not None:
+        front.set_copies(model, None)

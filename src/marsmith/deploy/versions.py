@@ -5,12 +5,12 @@ An interrupted change is finished or undone first. One process at a time changes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from marsmith.archive.store import examples_in
 from marsmith.client.blocking_client import Client
@@ -33,18 +33,21 @@ from marsmith.deploy.rollout.steps import KEEP, Options, Rollout, scale_up
 from marsmith.deploy.rollout.store import Deployable, copy_into_store, find, model_of, take_back_copies
 from marsmith.deploy.rollout.targets import deploy_target, of_this_model, rollback_target, stored_archive
 from marsmith.deploy.rollout.watch import Observer
-from marsmith.deploy.traffic.canary import Canary
 from marsmith.deploy.traffic.envoy import front_of
 from marsmith.deploy.traffic.handover import (
+    Given,
     Strategy,
     await_driver,
+    check_comparable,
     check_possible,
     chosen_strategy,
     end_with_journal,
+    farewell,
     hand_over,
     lock_wait_s,
-    share_steps,
+    trial_steps,
 )
+from marsmith.deploy.traffic.shadow import Shadow
 from marsmith.errors import ServerError
 from marsmith.names import check_model_name
 from marsmith.project import Project
@@ -56,6 +59,9 @@ from marsmith.state.journal import Change, Copy, Journal, JournalFile
 from marsmith.state.version_bytes import check_bytes
 
 __all__ = ["KEEP", "Event", "Options", "Outcome", "Planned", "deploy", "plan_deploy", "plan_rollback", "rollback"]
+
+# What a version on trial gets: a share of the requests, or copies of them.
+Trial = Literal["canary", "shadow"]
 
 
 @dataclass(frozen=True)
@@ -87,14 +93,15 @@ class Outcome:
         version: the default version now.
         before: the default version before; None if the model was not registered.
         result: ``unchanged`` if the version was the default already, ``scaled`` if it got more workers, ``canary`` if
-            it gets a share of the requests, and the supervisor goes on; ``before`` is the default version then.
+            it gets a share of the requests, ``shadow`` if it gets copies of them. Then the supervisor goes on, and
+            ``before`` is the default version.
         events: every step with its duration, beginning with those of a recovery.
     """
 
     model: str
     version: str
     before: str | None
-    result: Literal["deployed", "rolled back", "unchanged", "scaled", "canary"]
+    result: Literal["deployed", "rolled back", "unchanged", "scaled", "canary", "shadow"]
     events: tuple[Event, ...]
 
 
@@ -103,7 +110,7 @@ def deploy(
     reference: str,
     options: Options | None = None,
     *,
-    strategy: Strategy | Mapping[str, Any] | None = None,
+    strategy: Given | None = None,
     on_event: Callable[[Event], None] | None = None,
     wait_s: float = 0.0,
 ) -> Outcome:
@@ -113,8 +120,9 @@ def deploy(
         project: the project of the running server.
         reference: path of the archive, or its name in the model store.
         options: options of the deploy.
-        strategy: ``Canary(...)``: share by share; ``"switch"``: all requests at once; None: as the model's spec says;
-            values of a canary that go before those of the spec. A model without a default version has nothing to share.
+        strategy: ``Canary(...)``: share by share; ``Shadow(...)``: copies of requests first; ``"switch"``: all requests
+            at once; None: as the model's spec says; values that go before those of the spec. A model without a default
+            version has nothing to share.
         on_event: called before and after every step.
         wait_s: maximum wait for another process that deploys the model, in seconds.
 
@@ -127,8 +135,8 @@ def deploy(
     options, model = options or Options(), model_of(project, reference)
     strategy, spec = chosen_strategy(project, model, strategy)
     with _site(project, model, on_event, wait_s) as site:
-        if isinstance(strategy, Canary):
-            check_possible(site)
+        if strategy != "switch":
+            check_possible(site, strategy)
         before = site.file.read()
         # The recovery comes first, because what it finds or removes decides what the reference means.
         journal = _recovered(site, before)
@@ -137,10 +145,12 @@ def deploy(
             return _bring_back(site, deployable, options)
         target = deploy_target(site, deployable, options, journal)
         stable = site.situation(journal).default
-        if not isinstance(strategy, Canary) or stable in {None, target.release.version}:
+        if strategy == "switch" or stable in {None, target.release.version}:
             return _roll_out(site, target, options, journal, deployable)
+        check_comparable(site, strategy, deployable.archive, str(stable))
         give_share = partial(hand_over, site, target.release.version, str(stable), strategy, spec)
-        outcome = _roll_out(site, target, options, journal, deployable, give_share)
+        kind: Trial = "shadow" if isinstance(strategy, Shadow) else "canary"
+        outcome = _roll_out(site, target, options, journal, deployable, kind, give_share)
     # The supervisor needs the lock.
     with open_server(project) as server:
         await_driver(_model_server(server, model), outcome.version)
@@ -183,20 +193,24 @@ def plan_deploy(
     reference: str,
     options: Options | None = None,
     *,
-    strategy: Strategy | Mapping[str, Any] | None = None,
+    strategy: Given | None = None,
 ) -> Planned:
     """Return the plan of ``deploy`` without any change. Raises the same errors."""
     options, model = options or Options(), model_of(project, reference)
     strategy, _ = chosen_strategy(project, model, strategy)
     with open_server(project) as server:
         site = _model_server(server, model)
-        if isinstance(strategy, Canary):
-            check_possible(site)
+        if strategy != "switch":
+            check_possible(site, strategy)
         journal = site.file.read()
         deployable = of_this_model(site, find(site.store, reference, journal.change))
         if _is_kept_for(site, deployable):
             return Planned(site.model, deployable.version.version, None, None, (_in_its_place(deployable),))
-        return _planned(site, deploy_target(site, deployable, options, journal), options, journal, strategy)
+        target = deploy_target(site, deployable, options, journal)
+        stable = site.situation(journal).default
+        if stable not in {None, target.release.version}:
+            check_comparable(site, strategy, deployable.archive, str(stable))
+        return _planned(site, target, options, journal, strategy)
 
 
 def plan_rollback(project: Project, model: str, *, to: str | None = None, keep: int = KEEP) -> Planned:
@@ -242,10 +256,12 @@ def _planned(
         remedy: Remedy = "leave" if taken_over(journal.change, seen) else recovery(journal.change)
         interrupted = journal.change, remedy
         seen = after_recovery(journal.change, remedy, seen)
-    shares: tuple[Step, ...] = ()
-    if isinstance(strategy, Canary) and seen.default:
-        shares = tuple(share_steps(target.release.version, strategy))
-    steps = plan(target, seen, keep=options.keep, watch_s=options.watch_s, shares=shares)
+    version = target.release.version
+    on_trial = trial_steps(version, seen.default, strategy) if seen.default else ()
+    if on_trial and isinstance(strategy, Shadow) and strategy.then is None and seen.default != version:
+        steps = (*preparation(target, seen), *on_trial, *farewell(version))
+    else:
+        steps = plan(target, seen, keep=options.keep, watch_s=options.watch_s, shares=on_trial)
     return Planned(site.model, target.release.version, seen.default, interrupted, steps)
 
 
@@ -255,12 +271,13 @@ def _roll_out(
     options: Options,
     journal: Journal,
     deployable: Deployable | None,
+    trial: Trial | None = None,
     give_share: Callable[[], None] | None = None,
 ) -> Outcome:
     seen, version = site.situation(journal), target.release.version
     steps = plan(target, seen, keep=options.keep, watch_s=options.watch_s)
-    if give_share:
-        steps = (*preparation(target, seen), Step("canary", version, "leave its requests to the supervisor"))
+    if trial:
+        steps = (*preparation(target, seen), Step(trial, version, "leave its requests to the supervisor"))
     if not steps:
         return Outcome(site.model, version, version, "unchanged", tuple(site.events))
     if seen.default == version:
@@ -274,7 +291,7 @@ def _roll_out(
         observer = Observer(state, site.model, version, transport, prober)
         Rollout(site, target, seen, options, prober, observer, deployable, give_share).run(steps, journal)
     result: Literal["deployed", "rolled back"] = "deployed" if target.kind == "deploy" else "rolled back"
-    return Outcome(site.model, version, seen.default, "canary" if give_share else result, tuple(site.events))
+    return Outcome(site.model, version, seen.default, trial or result, tuple(site.events))
 
 
 def _is_kept_for(site: ModelServer, deployable: Deployable) -> bool:

@@ -193,7 +193,7 @@ def test_a_spec_says_how_its_versions_get_their_requests_and_options_override_it
         ("  interval: 2x", "line 6: rollout.interval: '2x' is not a duration above 0; write a number with its unit"),
         ("  interval: 2h", "rollout: an interval of 7200 s does not go with a maximum wait of 3600 s"),
         ("  sticky: cookie:a;b", "line 6: rollout.sticky: 'a;b' is not the name of a cookie"),
-        ("  strategy: blue", "line 6: rollout.strategy: input should be 'switch' or 'canary'"),
+        ("  strategy: blue", "line 6: rollout.strategy: input should be 'switch', 'canary' or 'shadow'"),
         ("  step: [1]", "line 6: unknown key 'rollout.step'; did you mean 'steps'"),
     ],
 )

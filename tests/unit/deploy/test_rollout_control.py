@@ -219,14 +219,14 @@ def test_without_the_front_or_a_supervisor_a_canary_is_refused_with_one_line(
 ) -> None:
     site = ModelServer(opened(scene.project, Client()), JournalFile.of(scene.project, "echo"))
     with pytest.raises(UsageError, match="no canary of echo: the server runs without the front") as caught:
-        check_possible(site)
+        check_possible(site, Canary())
     assert "front: envoy" in str(caught.value.tip)
     site.front = scene.memory
     with pytest.raises(ServerError, match="no supervisor watches the server") as refused:
-        check_possible(site)
+        check_possible(site, Canary())
     assert "\n" not in refused.value.message
     monkeypatch.setattr(supervisor_state, "read", lambda project: object())
-    check_possible(site)
+    check_possible(site, Canary())
 
 
 def with_spec(project: Project, rollout: str = "") -> Project:

@@ -14,6 +14,7 @@ Action = Literal[
     "register",
     "ready",
     "probe",
+    "shadow",
     "canary",
     "switch",
     "plain",
@@ -28,7 +29,7 @@ Remedy = Literal["undo", "finish", "leave"]
 
 # Before these steps a change has not given its target workers, or not made it the default version yet.
 _UNREADY: frozenset[str] = frozenset({"verify", "store", "register", "ready"})
-_UNSWITCHED = _UNREADY | {"probe", "canary"}
+_UNSWITCHED = _UNREADY | {"probe", "shadow", "canary"}
 # Before these steps a change has been accepted.
 _ACCEPTED: frozenset[str] = frozenset({"promote", "drain", "scale", "unregister"})
 # In these the default version may be the one before or the target.

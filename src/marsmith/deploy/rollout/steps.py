@@ -90,7 +90,7 @@ class Rollout:
             if not self._accepted:
                 self._undo()
             raise
-        if steps[-1].action != "canary":
+        if self.hand_over is None:
             self.site.file.write(self._journal.ended())
 
     def _take(self, step: Step) -> None:
@@ -106,6 +106,7 @@ class Rollout:
             "register": self._register,
             "ready": self._ready,
             "probe": self._probe,
+            "shadow": self._hand_over,
             "canary": self._hand_over,
             "switch": self._switch,
             "watch": self._watch,

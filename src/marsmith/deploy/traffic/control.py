@@ -39,7 +39,7 @@ def give_order(project: Project, model: str, order: Order, tell: Callable[[str],
     state = current(project, model)
     if order == "pause" and state.phase != "rising":
         raise UsageError(f"the rollout of {model} is {state.phase}, so it cannot be paused")
-    if order == "resume" and state.phase not in OPEN - {"rising"}:
+    if order == "resume" and state.phase not in {"paused", "inconclusive"}:
         raise UsageError(f"the rollout of {model} is {state.phase}, so there is nothing to resume")
     if not state.is_watched and order not in _ENDS:
         raise ServerError(f"nobody drives the rollout of {model}", tip="marsmith serve; its supervisor goes on with it")

@@ -7,11 +7,25 @@ from typing import Literal
 
 from marsmith.deploy.traffic.canary import Canary
 
-# A rollout begins in the first of these, and ends in one of the last three.
-Phase = Literal["rising", "paused", "inconclusive", "promoting", "going back", "promoted", "back", "left"]
-ENDED: frozenset[Phase] = frozenset({"promoted", "back", "left"})
-# In these the canary has a share of the requests, and evidence against it counts.
-OPEN: frozenset[Phase] = frozenset({"rising", "paused", "inconclusive"})
+# A canary begins as rising, and a shadow as shadowing. A rollout ends in one of the last four.
+Phase = Literal[
+    "shadowing",
+    "settling",
+    "rising",
+    "paused",
+    "inconclusive",
+    "promoting",
+    "going back",
+    "promoted",
+    "back",
+    "left",
+    "compared",
+]
+ENDED: frozenset[Phase] = frozenset({"promoted", "back", "left", "compared"})
+# In these the version gets copies of requests, or the last of them are under way.
+SHADOWING: frozenset[Phase] = frozenset({"shadowing", "settling"})
+# In these the rollout goes on. A canary has a share of the requests, and evidence against it counts.
+OPEN: frozenset[Phase] = SHADOWING | {"rising", "paused", "inconclusive"}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
-from marsmith.deploy.front import Front
+from marsmith.deploy.front import Front, all_to_default
 from marsmith.deploy.rollout.site import ModelServer
 from marsmith.deploy.traffic.driver import CanaryDriver
 from marsmith.deploy.traffic.envoy import front_of
@@ -110,9 +110,7 @@ class RolloutDuty:
 
     def _send_all_to_default(self, model: str) -> None:
         """Take away the share of a rollout that ended while the server ran without the front."""
-        front = front_of(self._project)
-        if front.share_of(model) is not None:
-            front.set_share(model, None)
+        all_to_default(front_of(self._project), model)
         self._plain.add(model)
 
     def _begin(self, model: str, now: float) -> None:

@@ -10,12 +10,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from marsmith.deploy.front import Share
+from marsmith.deploy.front import Share, all_to_default
 from marsmith.deploy.rollout.recovery import finish, recover, undo
 from marsmith.deploy.rollout.site import ModelServer
-from marsmith.deploy.traffic.decision import OPEN, Back, Decision, Hold, Inconclusive, Next, Standing, decide
+from marsmith.deploy.traffic.decision import (
+    OPEN,
+    SHADOWING,
+    Back,
+    Decision,
+    Hold,
+    Inconclusive,
+    Next,
+    Standing,
+    decide,
+)
+from marsmith.deploy.traffic.eavesdrop import LogEavesdropper
 from marsmith.deploy.traffic.lookout import Lookout
 from marsmith.deploy.traffic.record import Record
+from marsmith.deploy.traffic.shadowing import Listen, Shadowing
 from marsmith.deploy.traffic.state import Order, RolloutFile
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.server import state as server_state
@@ -36,6 +48,7 @@ class CanaryDriver:
         tell: called with each event, as one sentence.
         lookout: looks for changes by someone else.
         now: clock, in seconds since the epoch.
+        listen: opens the logs of both versions of a shadow.
     """
 
     site: ModelServer
@@ -43,7 +56,9 @@ class CanaryDriver:
     tell: Callable[[str], None]
     lookout: Lookout
     now: Callable[[], float] = time.time
+    listen: Listen = LogEavesdropper.of
     _record: Record = field(init=False)
+    _shadowing: Shadowing = field(init=False)
     _next_move_s: float = 0.0
     _told: str = ""
 
@@ -54,9 +69,12 @@ class CanaryDriver:
             MarsmithError: the state cannot be read or written.
         """
         self.begin()
-        while not self._record.state.is_over and not stop.is_set():
-            self.look()
-            stop.wait(LOOK_S)
+        try:
+            while not self._record.state.is_over and not stop.is_set():
+                self.look()
+                stop.wait(LOOK_S)
+        finally:
+            self._shadowing.close()
 
     def begin(self) -> None:
         """Read the state, and take up what was interrupted."""
@@ -64,6 +82,7 @@ class CanaryDriver:
         if state is None:
             raise ServerError(f"{self.site.model} has no rollout")
         self._record = record = Record(self.file, self.site.file, state, self.now, self.tell)
+        self._shadowing = Shadowing(self.site, record, self.listen)
         if record.change is None:
             self._close_orphan()
             return
@@ -99,6 +118,7 @@ class CanaryDriver:
         elif order == "resume":
             self._go_to(max(self._record.state.step, 0))
         elif order == "promote":
+            self._cut_shadow_short()
             self._record.enter("promoting", "by an operator")
         elif order == "abort":
             self._go_back("aborted by an operator")
@@ -118,9 +138,28 @@ class CanaryDriver:
             self._give_way(changed)
         elif self.site.front.missing:
             self._go_back(self.site.front.missing)
+        elif self._record.state.phase in SHADOWING:
+            self._follow_shadow()
         else:
             self._set_share(self._record.state.share)
             self._act(self._decision())
+
+    def _follow_shadow(self) -> None:
+        trouble = self._record.weighing.trouble()
+        if trouble:
+            # The copies share the machine with the version that answers users.
+            self._go_back(trouble)
+            return
+        conclusion = self._shadowing.move()
+        if conclusion is None:
+            return
+        shadow = self._record.state.shadow
+        if conclusion.kind == "agrees" and shadow and shadow.then:
+            self._record.note(f"the canary begins: {conclusion.reason}")
+            self.site.front.set_copies(self.site.model, None)
+            self._go_to(0)
+        else:
+            self._go_back(f"{conclusion.kind}: {conclusion.reason}")
 
     def _decision(self) -> Decision:
         state = self._record.state
@@ -147,6 +186,7 @@ class CanaryDriver:
     def _go_back(self, reason: str) -> None:
         # Users come first: the state is written once the canary gets no requests any more.
         self._set_share(0)
+        self._cut_shadow_short()
         self._record.enter("going back", reason)
 
     def _undo(self) -> None:
@@ -154,7 +194,7 @@ class CanaryDriver:
         if record.change is not None:
             record.journal = undo(self.site, record.journal, record.change)
         self._end()
-        record.enter("back", record.state.reason)
+        record.enter("compared" if record.state.was_compared else "back", record.state.reason)
 
     def _promote(self) -> None:
         record = self._record
@@ -167,19 +207,21 @@ class CanaryDriver:
     def _give_way(self, reason: str) -> None:
         """End the rollout, because someone else has changed the model: what they changed stands."""
         self._set_share(0)
+        self._cut_shadow_short()
         self._record.journal = recover(self.site, self._record.journal)
         self._end()
         self._record.enter("left", reason)
 
     def _leave(self) -> None:
         """End the rollout with both versions registered, for a command that changes one of them next."""
-        self._send_all_to_default()
+        self._cut_shadow_short()
+        all_to_default(self.site.front, self.site.model)
         self._record.close_journal()
         self._record.enter("left", "another command changes the model")
 
     def _close_orphan(self) -> None:
         """End a rollout whose deploy was finished or undone without it."""
-        self._send_all_to_default()
+        all_to_default(self.site.front, self.site.model)
         releases = self._record.journal.releases
         promoted = bool(releases) and releases[-1].version == self._record.state.version
         self._record.enter("promoted" if promoted else "back", "ended by another command")
@@ -188,9 +230,9 @@ class CanaryDriver:
         # What is registered now must outlive a restart of the server.
         server_state.record(self.site.project, self.site.contents)
 
-    def _send_all_to_default(self) -> None:
-        if self.site.front.share_of(self.site.model) is not None:
-            self.site.front.set_share(self.site.model, None)
+    def _cut_shadow_short(self) -> None:
+        if self._record.state.phase in SHADOWING and not self._record.state.trial.page:
+            self._shadowing.cut_short()
 
     def _set_share(self, share: int) -> None:
         """Give the canary this share, in ten-thousandths, if it has another. With 0 it can still repeat requests.

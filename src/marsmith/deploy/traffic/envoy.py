@@ -12,7 +12,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from marsmith import files, run_state
-from marsmith.deploy.front import Answer, Front, NoFront, Share
+from marsmith.deploy.front import Answer, Copies, CopyCounts, Front, NoFront, Share
+from marsmith.deploy.traffic import mirror
 from marsmith.errors import ServerError
 from marsmith.files import LockedError
 from marsmith.project import Project
@@ -66,6 +67,23 @@ class EnvoyFront:
             return None
         sticky = (canary.sticky.kind, canary.sticky.name) if canary.sticky else None
         return Share(canary.version, canary.share, sticky, canary.per_try_timeout_s)
+
+    def set_copies(self, model: str, copies: Copies | None) -> None:
+        """Copy a part of a model's requests to a version, which may be 0; None: to none.
+
+        Raises:
+            ServerError: Envoy does not take it; what was in force before is.
+        """
+        with self._locked():
+            mirror.set_copies(self.folder, model, copies)
+
+    def copies_of(self, model: str) -> Copies | None:
+        """Return the copies that are in force; None if there are none."""
+        return mirror.copies_in(self._traffic(), model)
+
+    def copy_counts(self, model: str) -> CopyCounts:
+        """Return how many copies of a model's requests Envoy has sent since it was started."""
+        return mirror.copy_counts(self.folder, model)
 
     def end_of_log(self) -> int:
         """Return the position after the last answer that was logged."""

@@ -1,69 +1,78 @@
-"""From a deploy to the supervisor: choose a canary's strategy, check that it can be driven, and hand it over."""
+"""From a deploy to the supervisor: choose the strategy, check that it can be driven, and hand the rollout over."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
+from marsmith.archive import Archive
 from marsmith.config.model_spec import ModelSpec, load_spec
+from marsmith.config.rollout_spec import RolloutSpec
 from marsmith.deploy.rollout.plan import Step
 from marsmith.deploy.rollout.recovery import recover
 from marsmith.deploy.rollout.site import ModelServer
 from marsmith.deploy.traffic.canary import Canary, try_timeout_s
+from marsmith.deploy.traffic.decision import SHADOWING
+from marsmith.deploy.traffic.eavesdrop import archive_of
+from marsmith.deploy.traffic.shadow import GivenShadow, Shadow
 from marsmith.deploy.traffic.state import Level, RolloutFile, RolloutState
 from marsmith.errors import ServerError, UsageError
+from marsmith.predictions.comparable import why_not_comparable
 from marsmith.project import Project
 from marsmith.server import supervisor_state
 
-Strategy = Canary | Literal["switch"]
+Strategy = Canary | Shadow | Literal["switch"]
+Given = Strategy | GivenShadow | Mapping[str, Any]
 
 # The supervisor looks for rollouts several times a second; on a busy machine it may be late.
 _TAKE_OVER_S = 30.0
 _LOOK_S = 0.05
 _RELEASED_S = 5.0
+RENEW = "build the archive again with the handlers of this marsmith: marsmith archive"
 _AT_ONCE = "or give it all requests at once: --at-once"
 
 
-def chosen_strategy(
-    project: Project, model: str, given: Strategy | Mapping[str, Any] | None = None
-) -> tuple[Strategy, ModelSpec | None]:
+def chosen_strategy(project: Project, model: str, given: Given | None = None) -> tuple[Strategy, ModelSpec | None]:
     """Return how a version of a model gets its requests, and the model's spec if it has one.
 
     Args:
         project: the project.
         model: model name.
-        given: the strategy; None: as the spec says; values of a canary that go before those of the spec.
+        given: the strategy; None: as the spec says; values of a canary or of a shadow that go before those of the spec.
 
     Raises:
         SpecError: the spec violates its format.
-        UsageError: the values do not make a canary.
+        UsageError: the values do not make a canary or a shadow.
     """
     spec = load_spec(project, model) if model in project.spec_names() else None
-    if isinstance(given, Canary) or given == "switch":
+    if isinstance(given, Canary | Shadow) or given == "switch":
         return given, spec
-    if spec is None:
-        return ("switch" if given is None else Canary(**given)), None
-    if given is None and spec.rollout.strategy == "switch":
+    rollout = spec.rollout if spec else RolloutSpec()
+    if isinstance(given, GivenShadow) or (given is None and rollout.strategy == "shadow"):
+        return Shadow.of(rollout, given), spec
+    if given is None and rollout.strategy == "switch":
         return "switch", spec
-    return Canary.of(spec.rollout, given), spec
+    return Canary.of(rollout, given), spec
 
 
-def check_possible(site: ModelServer) -> None:
-    """Check that a canary of this model can be run on this server.
+def check_possible(site: ModelServer, strategy: Canary | Shadow) -> None:
+    """Check that a canary or shadow of this model can be run on this server.
 
     Raises:
         UsageError: the server runs without the front.
-        ServerError: no supervisor could drive the canary.
+        ServerError: no supervisor could drive it.
     """
+    kind = "shadow" if isinstance(strategy, Shadow) else "canary"
     if site.front.missing:
         raise UsageError(
-            f"no canary of {site.model}: {site.front.missing}",
+            f"no {kind} of {site.model}: {site.front.missing}",
             tip=f"write 'front: envoy' into config/marsmith.yaml, then marsmith stop and marsmith serve; {_AT_ONCE}",
         )
     if supervisor_state.read(site.project) is None:
         raise ServerError(
-            f"no canary of {site.model}: no supervisor watches the server, and it is the one who drives a canary",
+            f"no {kind} of {site.model}: no supervisor watches the server, and it is the one who drives a {kind}",
             tip=f"marsmith stop, then marsmith serve without '--restart no'; {_AT_ONCE}",
         )
 
@@ -98,6 +107,52 @@ def lock_wait_s(project: Project, model: str, wait_s: float) -> float:
     return max(wait_s, _RELEASED_S) if has_just_ended else wait_s
 
 
+def check_comparable(site: ModelServer, strategy: Strategy, archive: Archive, stable: str) -> None:
+    """Check that the replies of a new version can be compared with those of the old one, if the strategy needs it.
+
+    Args:
+        site: the model on the server.
+        strategy: the strategy.
+        archive: archive of the new version.
+        stable: version that answers now.
+
+    Raises:
+        UsageError: one of their handlers writes no log by which requests are joined.
+        ArchiveError: the old version's archive is not in the model store.
+    """
+    if not isinstance(strategy, Shadow):
+        return
+    for each in (archive, archive_of(site, stable)):
+        why = why_not_comparable(each)
+        if why:
+            version = f"{each.manifest.model_name}:{each.manifest.model_version}"
+            raise UsageError(f"no shadow of {site.model}: {version} cannot be compared: {why}", tip=RENEW)
+
+
+def trial_steps(version: str, stable: str, strategy: Strategy) -> tuple[Step, ...]:
+    """Return the steps of a plan in which a version is on trial; none if it gets all requests at once."""
+    if isinstance(strategy, Canary):
+        return tuple(share_steps(version, strategy))
+    if not isinstance(strategy, Shadow):
+        return ()
+    copies = Step(
+        "shadow",
+        version,
+        f"copy {strategy.sample:g}% of the requests to it for {strategy.time_s:g} s, and compare its replies with"
+        f" those of {stable}; users get none of them",
+    )
+    if strategy.then is None:
+        return (copies,)
+    condition = Step("shadow", version, f"go on if the agreement is at least {strategy.min_agreement:.2%}")
+    return (copies, condition, *share_steps(version, strategy.then))
+
+
+def farewell(version: str) -> Iterator[Step]:
+    """Return the steps after a shadow that nothing follows."""
+    yield Step("plain", version, "copy no more requests, and write the report")
+    yield Step("unregister", version, f"drain {version} and unregister it")
+
+
 def share_steps(version: str, canary: Canary) -> Iterator[Step]:
     """Return the steps of a plan that give a version its requests share by share."""
     for step in canary.steps:
@@ -109,15 +164,17 @@ def share_steps(version: str, canary: Canary) -> Iterator[Step]:
         )
 
 
-def hand_over(site: ModelServer, version: str, stable: str, canary: Canary, spec: ModelSpec | None) -> None:
+def hand_over(site: ModelServer, version: str, stable: str, strategy: Canary | Shadow, spec: ModelSpec | None) -> None:
     """Write the state from which the supervisor drives the rollout. The version is registered and has answered."""
     p99_ms = spec.service_level.p99_ms if spec and spec.service_level else None
     level = Level(p99_ms, try_timeout_s(p99_ms, site.describe(version).response_timeout_s))
     file = RolloutFile.of(site.project, site.model)
     file.carried_out()
-    file.write(
-        RolloutState(site.model, version, stable, canary, level, began_s=time.time(), position=site.front.end_of_log())
-    )
+    shadow = strategy if isinstance(strategy, Shadow) else None
+    canary = strategy if isinstance(strategy, Canary) else strategy.then or Canary()
+    position = site.front.end_of_log()
+    state = RolloutState(site.model, version, stable, canary, level, began_s=time.time(), position=position)
+    file.write(replace(state, phase="shadowing", shadow=shadow) if shadow else state)
 
 
 def await_driver(site: ModelServer, version: str) -> RolloutState:
@@ -129,7 +186,7 @@ def await_driver(site: ModelServer, version: str) -> RolloutState:
     file, late = RolloutFile.of(site.project, site.model), time.monotonic() + _TAKE_OVER_S
     while time.monotonic() < late:
         state = file.read()
-        if state and state.version == version and (state.is_over or (state.is_watched and state.step >= 0)):
+        if state and state.version == version and (state.is_over or (state.is_watched and _has_begun(site, state))):
             return state
         time.sleep(_LOOK_S)
     with site.file.locked(_TAKE_OVER_S):
@@ -140,6 +197,10 @@ def await_driver(site: ModelServer, version: str) -> RolloutState:
         f" {_TAKE_OVER_S:g} s\neverything is as it was",
         tip=f"its log says why: {site.project.run / 'supervisor.log'}",
     )
+
+
+def _has_begun(site: ModelServer, state: RolloutState) -> bool:
+    return state.step >= 0 or (state.phase in SHADOWING and site.front.copies_of(site.model) is not None)
 
 
 def end_with_journal(site: ModelServer) -> None:

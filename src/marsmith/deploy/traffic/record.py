@@ -69,6 +69,12 @@ class Record:
         self.save()
         self.tell(f"{self.name}: {phase}{f': {reason}' if reason else ''}")
 
+    def note(self, what: str) -> None:
+        """Note in the timeline what has happened."""
+        self.state = self.state.noted(self.now(), what, self.weighing.values())
+        self.save()
+        self.tell(f"{self.name}: {what}")
+
     def begin_step(self, step: int) -> None:
         """Note that a step begins."""
         self.state = self.state.at_step(step, self.now(), self.weighing.values())

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from marsmith import files, state_files
 from marsmith.deploy.traffic.canary import Canary
 from marsmith.deploy.traffic.decision import ENDED, OPEN, Phase
+from marsmith.deploy.traffic.shadow import Shadow, Trial
 from marsmith.deploy.traffic.tally import Tally
 from marsmith.errors import FormatError, ServerError, UsageError
 from marsmith.names import check_model_name
@@ -106,6 +107,8 @@ class RolloutState:
         timeline: moments, the first first.
         driver: the process that drives it; None before the first.
         ended_s: when it ended, in seconds since the epoch; None while it goes on.
+        shadow: the strategy before the canary, or instead of it; None: there is none.
+        trial: what the shadow has done.
     """
 
     model: str
@@ -127,11 +130,18 @@ class RolloutState:
     timeline: tuple[Moment, ...] = ()
     driver: Driver | None = None
     ended_s: float | None = None
+    shadow: Shadow | None = None
+    trial: Trial = field(default_factory=Trial)
 
     @property
     def is_over(self) -> bool:
         """Whether it has ended."""
         return self.phase in ENDED
+
+    @property
+    def was_compared(self) -> bool:
+        """Whether a shadow that nothing follows has run to its end."""
+        return self.shadow is not None and self.shadow.then is None and self.trial.ended_s > 0
 
     @property
     def is_watched(self) -> bool:

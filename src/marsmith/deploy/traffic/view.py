@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from marsmith.config.rollout_spec import WHOLE
-from marsmith.deploy.traffic.decision import OPEN
+from marsmith.deploy.traffic.decision import OPEN, SHADOWING
 from marsmith.deploy.traffic.evidence import Weighing
+from marsmith.deploy.traffic.shadow_report import about_shadow, shadow_data
 from marsmith.deploy.traffic.state import RolloutFile, RolloutState
 from marsmith.deploy.traffic.tally import Tally
 from marsmith.errors import UsageError
@@ -43,10 +44,12 @@ def watched(state: RolloutState) -> str:
 
 def sentence(state: RolloutState) -> str:
     """Return a rollout in one sentence."""
-    return (
-        f"rollout of {state.model}: {state.version} gets {percent(state.share)} of the requests,"
-        f" {state.stable} the rest; {state.phase}, {watched(state)}"
+    gets = (
+        f"gets copies of {state.shadow.sample:g}% of the requests, {state.stable} answers"
+        if state.shadow and state.phase in SHADOWING
+        else f"gets {percent(state.share)} of the requests, {state.stable} the rest"
     )
+    return f"rollout of {state.model}: {state.version} {gets}; {state.phase}, {watched(state)}"
 
 
 def summary(state: RolloutState) -> dict[str, Any]:
@@ -92,7 +95,7 @@ def about(state: RolloutState) -> Mapping[str, str]:
         fields["slow above"] = f"{state.slow_ms:.0f} ms"
     if state.phase in OPEN and state.step >= 0:
         fields["step"] = _step(state)
-    return fields
+    return {**fields, **about_shadow(state, time.time())}
 
 
 def timeline(state: RolloutState) -> Sequence[str]:
@@ -116,6 +119,7 @@ def as_data(state: RolloutState) -> dict[str, Any]:
             state.stable: _side_data(state.stable_tally),
         },
         "evidence": [finding.record() for finding in Weighing(state).findings()],
+        "shadow": shadow_data(state),
         "timeline": [asdict(moment) for moment in state.timeline],
     }
 
