@@ -195,7 +195,9 @@ def test_a_deploy_directly_after_a_rollout_waits_until_its_driver_has_released_t
     scene.look()
     with pytest.raises(ServerError, match="is being rolled out"):
         lock_wait_s(scene.project, "echo", 0.0)
-    assert lock_wait_s(scene.project, "echo", 3.0) == 3
+    assert lock_wait_s(scene.project, "echo", 3.0) == 5
+    unwatched(scene)
+    assert lock_wait_s(scene.project, "echo", 0.0) == 5
     scene.file.write(scene.state.at(time.time(), "back"))
     assert lock_wait_s(scene.project, "echo", 0.0) == 5
     assert lock_wait_s(scene.project, "echo", 60.0) == 60

@@ -90,7 +90,8 @@ def refuse_while_watched(project: Project, model: str) -> None:
 def lock_wait_s(project: Project, model: str, wait_s: float) -> float:
     """Return how long to wait for the lock of a model's deploys, in seconds.
 
-    The driver of a rollout that has just ended releases it a moment after it has written the end.
+    The driver of a rollout that has just ended releases it a moment after it has written the end, and a process that
+    was killed a moment after it counts as dead.
 
     Args:
         project: the project.
@@ -103,8 +104,9 @@ def lock_wait_s(project: Project, model: str, wait_s: float) -> float:
     if wait_s <= 0:
         refuse_while_watched(project, model)
     state = RolloutFile.of(project, model).read()
-    has_just_ended = state is not None and time.time() - (state.ended_s or 0.0) < _RELEASED_S
-    return max(wait_s, _RELEASED_S) if has_just_ended else wait_s
+    if state is None or (state.is_over and time.time() - (state.ended_s or 0.0) > _RELEASED_S):
+        return wait_s
+    return max(wait_s, _RELEASED_S)
 
 
 def check_comparable(site: ModelServer, strategy: Strategy, archive: Archive, stable: str) -> None:
