@@ -73,12 +73,16 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def head(answer: Answer) -> dict[str, str]:
-    return dict(json.loads(answer.body))
+    return {name.lower(): value for name, value in json.loads(answer.body).items()}
 
 
 def test_requests_arrive_as_they_were_sent_and_answers_are_those_of_torchserve(place: Place) -> None:
     place.open()
-    answer = place.ask("/predictions/m%2F/../x?a=1", "first", **{"x-request-id": "mine", "x-marsmith-log": "1"})
+    answer = place.ask(
+        "/predictions/m%2F/../x?a=1", "first", **{"x-request-id": "mine", "X-marsmith-Log": "1", "X-Mine": "a"}
+    )
+    # Handlers look for headers by their names as clients write them.
+    assert "X-Mine" in json.loads(answer.body)
     assert place.echo.seen == ["/predictions/m%2F/../x?a=1"]
     seen = head(answer)
     assert (seen["authorization"], seen["x-request-id"]) == ("Bearer first", "mine")

@@ -36,7 +36,7 @@ def header_echo() -> Iterator[HeaderEcho]:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             echo.seen.append(self.path)
-            body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
+            body = json.dumps(dict(self.headers.items())).encode()
             self.send_response(echo.status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

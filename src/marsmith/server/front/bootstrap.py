@@ -10,7 +10,7 @@ from pathlib import Path
 from marsmith.config.server_config import ListenAddress, addresses
 from marsmith.errors import FrontError
 from marsmith.server.front import listener
-from marsmith.server.front.clusters import Api, Upstream
+from marsmith.server.front.clusters import AS_WRITTEN, Api, Upstream
 from marsmith.server.front.resources import source_of
 from marsmith.server.front.scripts import Json
 
@@ -128,7 +128,11 @@ def _manager(folder: Path, api: Api, codec: str) -> Json:
         "codec_type": codec,
         "rds": listener.route_source(folder / ROUTES_FILE),
         "http_filters": listener.http_filters(),
-        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "localhost"},
+        "http_protocol_options": {
+            **AS_WRITTEN,
+            "accept_http_10": True,
+            "default_host_for_http_10": "localhost",
+        },
         "server_header_transformation": "PASS_THROUGH",
         # The id of a request stays as the client wrote it.
         "request_id_extension": {

@@ -24,6 +24,17 @@ SHADOW_REQUESTS = 8
 # A path without a socket: TorchServe's old port could belong to another process meanwhile.
 _NOBODY = "nobody.sock"
 _TYPE = "type.googleapis.com/"
+# Handlers look for headers by their names as clients write them, and Envoy has them in lower case otherwise.
+AS_WRITTEN: Json = {
+    "header_key_format": {
+        "stateful_formatter": {
+            "name": "preserve_case",
+            "typed_config": {
+                "@type": f"{_TYPE}envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"
+            },
+        }
+    }
+}
 _PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CODEC = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 
@@ -139,10 +150,10 @@ def _tls(certificate: str) -> Json:
 
 
 def _protocol(api: Api, filters: tuple[Json, ...]) -> Json:
-    options = "http_protocol_options" if api == "rest" else "http2_protocol_options"
+    protocol = {"http_protocol_options": AS_WRITTEN} if api == "rest" else {"http2_protocol_options": {}}
     codec = {"name": "envoy.filters.http.upstream_codec", "typed_config": {"@type": f"{_TYPE}{_CODEC}"}}
     http_filters = {"http_filters": [*filters, codec]} if filters else {}
-    return {"@type": f"{_TYPE}{_PROTOCOL}", "explicit_http_config": {options: {}}, **http_filters}
+    return {"@type": f"{_TYPE}{_PROTOCOL}", "explicit_http_config": protocol, **http_filters}
 
 
 def _place(priority: int, address: Json) -> Json:
