@@ -1,0 +1,159 @@
+"""Shadows on a real server behind the front: replies of our classifier are compared, and nobody notices the copies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import torch
+
+from marsmith.build.pack import PackRequest, pack
+from marsmith.cli import main
+from marsmith.client import Client, tokens
+from marsmith.deploy import Shadow, deploy
+from marsmith.deploy.rollout.observation import RolloutLimits
+from marsmith.deploy.rollout.steps import Options
+from marsmith.deploy.traffic.control import give_order
+from marsmith.deploy.traffic.envoy import front_of
+from marsmith.deploy.traffic.state import RolloutFile, RolloutState
+from marsmith.errors import UsageError
+from marsmith.project import PROJECT_VARIABLE, Project
+from marsmith.run_state import RunState
+from marsmith.server import lifecycle
+from marsmith.server.lifecycle import StartOptions
+from marsmith.server.supervisor import RestartPolicy, detach
+from support.deploy_fixtures import write_version
+from support.handler_fixtures import CLASSES, ChannelMeans, write_model
+from support.live_server import make_project, until
+from support.pictures import picture
+from support.projects import REPOSITORY
+from support.raw_calls import INFERENCE, call, message
+
+pytestmark = pytest.mark.tensors
+
+MODEL = "colours"
+OPTIONS = Options(keep=0, limits=RolloutLimits(max_latency_ratio=1000))
+PHOTOS = [picture(64, 48, seed) for seed in range(8)]
+
+
+class Mistaken(ChannelMeans):
+    """The colours again, with their names exchanged."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(images.to(torch.float32).mean(dim=(2, 3)) / 64.0, dim=1).roll(1, 1)
+
+
+def packed(work: Path, version: str, module: torch.nn.Module) -> Path:
+    write_model(work, module)
+    (work / "index_to_name.json").write_text(json.dumps(dict(enumerate(CLASSES))), encoding="utf-8")
+    handler = {"warm_up_s": 0.001, "resize": 16, "crop": [16, 16], "top_k": 3}
+    config: dict[str, Any] = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 1, "maxBatchDelay": 1}
+    config |= {"responseTimeout": 60, "startupTimeout": 240, "handler": handler}
+    (work / "model-config.yaml").write_text(json.dumps(config), encoding="utf-8")
+    return pack(
+        PackRequest(
+            model_name=MODEL,
+            version=version,
+            handler=str(REPOSITORY / "handlers" / "image_classifier_handler.py"),
+            serialized_file=work / "model.pt",
+            config_file=work / "model-config.yaml",
+            extra_files=str(work / "index_to_name.json"),
+            export_path=work,
+        )
+    ).path
+
+
+@dataclass
+class Theatre:
+    """A server with our classifier behind the front, and a supervisor."""
+
+    project: Project
+    state: RunState
+    folder: Path
+
+    def rollout(self) -> RolloutState:
+        state = RolloutFile.of(self.project, MODEL).read()
+        assert state
+        return state
+
+    def rest(self, number: int) -> int:
+        token = tokens.token(self.state, "inference")
+        answer = call(self.state.inference, "POST", f"/predictions/{MODEL}", token, body=PHOTOS[number % 8])
+        return answer.status
+
+    def grpc(self, number: int) -> bool:
+        metadata = [("authorization", f"Bearer {tokens.token(self.state, 'inference')}")]
+        entry = message({3: message({1: "body", 2: PHOTOS[number % 8]})})
+        with grpc.insecure_channel(self.state.grpc_inference) as channel:
+            answer: bytes = channel.unary_unary(f"/{INFERENCE}/Predictions")(
+                message({1: MODEL}) + entry, metadata=metadata, timeout=60
+            )
+        return any(name.encode() in answer for name in CLASSES)
+
+    def versions(self) -> dict[str, bool]:
+        with Client.for_project(self.project) as client:
+            return {status.model_version: status.default for status in client.describe(MODEL)}
+
+
+@pytest.fixture(scope="module")
+def theatre(light_workers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
+    folder = tmp_path_factory.mktemp("shadow")
+    archives = {f"{MODEL}-1.0.mar": packed(folder / "1.0", "1.0", ChannelMeans())}
+    foreign = write_version(folder, "1.0", model="foreign")
+    project = make_project(folder / "project", {**archives, foreign.name: foreign}, load_models="all")
+    project.settings_file.write_text("front: envoy\n")
+    state = lifecycle.start(project, StartOptions(timeout_s=240))
+    try:
+        detach(project, RestartPolicy(), 240)
+        yield Theatre(project, state, folder)
+    finally:
+        lifecycle.stop(project, timeout_s=0)
+
+
+@pytest.fixture(autouse=True)
+def here(theatre: Theatre, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROJECT_VARIABLE, str(theatre.project.root))
+
+
+def test_replies_over_rest_and_grpc_are_joined_and_the_report_says_what_differs(
+    theatre: Theatre, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = packed(theatre.folder / "2.0", "2.0", Mistaken())
+    outcome = deploy(theatre.project, str(archive), OPTIONS, strategy=Shadow(sample=100, time_s=3600))
+    assert (outcome.result, outcome.before) == ("shadow", "1.0")
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(theatre.rest, range(100))) == {200}
+        assert all(pool.map(theatre.grpc, range(100)))
+    trial = lambda: theatre.rollout().trial  # noqa: E731
+    until(lambda: (found := trial().report) is not None and found.pairs + trial().dropped >= 200, 60)
+    capsys.readouterr()
+    assert main(["rollout", MODEL]) == 0
+    assert "copies" in (shown := capsys.readouterr().out)
+    assert "NEW CLASS" in shown
+    state = give_order(theatre.project, MODEL, "abort", print)
+    found = state.trial.report
+    assert found
+    assert state.trial.copied + state.trial.dropped == 200
+    assert found.pairs == state.trial.copied
+    assert found.alone == (state.trial.dropped, 0)
+    assert found.failed == (0, 0, 0)
+    assert found.agreement.happened == 0
+    page = Path(state.trial.page)
+    assert "<h2>Flips by class</h2>" in page.read_text()
+    assert json.loads(page.with_suffix(".json").read_text())["report"]["pairs"] == found.pairs
+    assert theatre.versions() == {"1.0": True}
+    assert front_of(theatre.project).copies_of(MODEL) is None
+
+
+def test_an_archive_that_cannot_be_compared_is_named_and_nothing_is_changed(theatre: Theatre) -> None:
+    other = write_version(theatre.folder, "2.0", model="foreign")
+    with pytest.raises(UsageError, match=r"no shadow of foreign: foreign:2\.0 cannot be compared: its handler is not"):
+        deploy(theatre.project, str(other), OPTIONS, strategy=Shadow())
+    assert not (theatre.project.root / "model_store" / other.name).exists()
+    assert RolloutFile.of(theatre.project, "foreign").read() is None
