@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from shlex import quote
 
-from marsmith.errors import AccessError
+from marsmith.errors import AccessError, ServerError
 
 _REFUSED = {errno.EACCES, errno.EPERM}
 _NO_MORE_FILES = {errno.EMFILE, errno.ENFILE}
@@ -58,6 +58,12 @@ def described(error: OSError, path: Path) -> AccessError:
     if named.parent == path.parent and named.name.startswith(f".{path.name}."):
         named = path
     return access_error(OSError(error.errno, error.strerror, str(named))) or AccessError(f"{path}: {error}")
+
+
+def state_error(error: OSError) -> ServerError:
+    """Convert an error of the system about a file of the server's state into one that callers expect."""
+    found = access_error(error)
+    return ServerError(found.message, tip=found.tip) if found else ServerError(str(error))
 
 
 def user_name(uid: int) -> str:

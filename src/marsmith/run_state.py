@@ -12,6 +12,7 @@ from pathlib import Path
 
 from marsmith import files, state_files
 from marsmith.errors import FormatError, NotRunningError, ServerError
+from marsmith.file_errors import state_error
 from marsmith.project import Project
 from marsmith.state_files import NewerFormatError
 
@@ -126,6 +127,9 @@ def read(project: Project) -> RunState:
     except FormatError as error:
         found = "; ".join(error.problems)
         raise ServerError(f"{path} is damaged: {found}", tip=_STOP) from None
+    except NotADirectoryError as error:
+        # A file in the place of a folder is not damage of this one, and marsmith stop does not remove it.
+        raise state_error(error) from None
     except (OSError, ValueError) as error:
         raise ServerError(f"{path} is damaged: {error}", tip=_STOP) from None
     return state

@@ -19,6 +19,7 @@ from marsmith.deploy.traffic.decision import ENDED, OPEN, Phase
 from marsmith.deploy.traffic.shadow import Shadow, Trial
 from marsmith.deploy.traffic.tally import Tally
 from marsmith.errors import FormatError, ServerError, UsageError
+from marsmith.file_errors import state_error
 from marsmith.names import check_model_name
 from marsmith.project import Project
 from marsmith.server import processes
@@ -228,6 +229,9 @@ class RolloutFile:
             return None
         except NewerFormatError as error:
             raise ServerError(error.message, tip=error.tip) from None
+        except NotADirectoryError as error:
+            # A file in the place of a folder is not damage of this one.
+            raise state_error(error) from None
         except (OSError, UnicodeDecodeError, FormatError) as error:
             raise ServerError(
                 f"the state of {self.model}'s rollout cannot be read: {error}",
