@@ -31,7 +31,7 @@ def fields(report: Report) -> Mapping[str, str]:
     if report.older_log:
         found["older log"] = (
             f"{', '.join(report.older_log)}: its handlers write no request id, so that requests are joined by their"
-            " bodies; marsmith repack renews the handlers"
+            " bodies; build the archive again: marsmith archive"
         )
     return found
 
