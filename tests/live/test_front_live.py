@@ -15,6 +15,7 @@ from marsmith import run_state
 from marsmith.client import Client
 from marsmith.client.key_file import read_key_file
 from marsmith.client.tokens import token
+from marsmith.errors import RequestRejectedError
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server import supervisor_state
@@ -26,7 +27,7 @@ from support.command import marsmith as command
 from support.faulty_server import QUEUE_SIZE, faulty_project, kill
 from support.faulty_server import command as asked
 from support.live_server import until
-from support.raw_calls import INFERENCE, call, grpc_code
+from support.raw_calls import INFERENCE, call, grpc_code, open_request
 from support.steady_load import SteadyLoad, steady_load
 
 WRONG = "not-a-token"
@@ -105,6 +106,25 @@ def test_wrong_and_missing_tokens_are_refused_as_by_torchserve_itself(state: Run
             for each in (state, state.without_front())
         ]
         assert codes[0] == codes[1] != "OK"
+
+
+def test_a_body_above_the_limit_is_refused_as_by_torchserve_itself(project: Project, state: RunState) -> None:
+    largest = 16_777_216
+    replies = []
+    for each in (state, state.without_front()):
+        with open_request(each.inference, largest + 1, b"") as connection:
+            head, _, body = connection.recv(1000).partition(b"\r\n\r\n")
+        replies.append((head.split()[1], b"content-length: 0" in head.lower(), body))
+        known, fields = read_key_file(state.key_file).inference.value, {1: "two", 3: b"x" * largest}
+        assert grpc_code(each.grpc_inference, INFERENCE, "Predictions", fields, known) == "CANCELLED"
+    assert replies[0] == replies[1] == (b"413", True, b"")
+    with Client.for_project(project) as client:
+        for send, status in ((client.predict, 413), (client.predict_grpc, 499)):
+            with pytest.raises(RequestRejectedError) as caught:
+                send("two", b"x" * (largest + 1))
+            assert caught.value.status == status
+            assert "max_request_size" in str(caught.value.tip)
+        assert client.predict("two", asked(n=1)).json() == {"n": 1}
 
 
 def test_java_that_is_killed_costs_no_request(project: Project, state: RunState) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from marsmith import child_processes
+from marsmith.config.certificate import make_pair, write_pair
 from marsmith.errors import FrontError
 from marsmith.run_state import Backend, RunState
 from marsmith.server.front import admin, process
@@ -24,7 +29,7 @@ from marsmith.server.front.door import Front
 from marsmith.server.processes import processes_of
 from support.header_echo import HeaderEcho, header_echo
 from support.live_server import free_addresses, free_ports, until
-from support.raw_calls import Answer, call
+from support.raw_calls import INFERENCE, Answer, call, grpc_code, open_request
 
 HOUR = timedelta(hours=1)
 
@@ -203,3 +208,65 @@ def test_a_token_that_was_revoked_does_not_come_back_with_a_restart_that_nobody_
     place.open()
     assert head(place.ask(token="third"))["authorization"] == "Bearer third"
     assert head(place.ask(token="fourth"))["authorization"] == "Bearer fifth"
+
+
+def test_a_body_above_the_limit_is_refused_before_torchserve_sees_it(place: Place) -> None:
+    place.config["max_request_size"] = "1000000"
+    place.front.prepare(place.config)
+    place.open()
+    address, largest = place.config["inference_address"], 1_000_000
+    assert call(address, "POST", "/m", body=b"x" * largest).status == 200
+    assert len(place.echo.seen) == 1
+    with open_request(address, largest + 1, b"") as connection:
+        assert connection.recv(64).startswith(b"HTTP/1.1 413 ")
+    parts = urlsplit(address)
+    with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
+        connection.sendall(b"POST /m HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with suppress(ConnectionError):
+            connection.sendall((b"10000\r\n" + b"x" * 0x10000 + b"\r\n") * 1000)
+            pytest.fail("64 MB were taken")
+        assert connection.recv(64).startswith(b"HTTP/1.1 413 ")
+    # The light server speaks no gRPC: a call that comes through would wait for it.
+    grpc_address = f"127.0.0.1:{place.config['grpc_inference_port']}"
+    assert grpc_code(grpc_address, INFERENCE, "Predictions", {3: b"x" * largest}, None) == "CANCELLED"
+    assert len(place.echo.seen) == 1
+
+
+def test_a_body_in_chunks_arrives_whole(place: Place) -> None:
+    place.open()
+    parts = urlsplit(place.config["inference_address"])
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    connection.request("POST", "/m", iter([b"x" * 1000] * 10), encode_chunked=True)
+    assert json.loads(connection.getresponse().read())["content-length"] == "10000"
+    connection.close()
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
+def test_rest_speaks_tls_1_2_and_1_3_and_says_so_to_those_who_speak_none(place: Place, tmp_path: Path) -> None:
+    key, certificate = write_pair(tmp_path / "pair", make_pair())
+    plain = place.config["inference_address"]
+    secure = plain.replace("http://", "https://")
+    place.config.update(inference_address=secure, private_key_file=str(key), certificate_file=str(certificate))
+    place.front.prepare(place.config)
+    place.open()
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        assert tls_version(secure, certificate, version) == version.name.replace("_", ".")
+    with pytest.raises(ssl.SSLError):
+        tls_version(secure, certificate, ssl.TLSVersion.TLSv1_1)
+    refused = call(plain, "POST", "/m", "first", body=b"x")
+    assert (refused.status, json.loads(refused.body)["status"]) == (403, "This server only accepts HTTPS requests")
+    assert refused.headers["connection"] == "close"
+    assert place.echo.seen == []
+
+
+def tls_version(address: str, trusted: Path, version: ssl.TLSVersion) -> str | None:
+    """Return the version of TLS that a client which knows only this one gets."""
+    parts, context = urlsplit(address), ssl.create_default_context(cafile=str(trusted))
+    # OpenSSL itself refuses old versions at its usual level.
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = version
+    with (
+        socket.create_connection((parts.hostname, parts.port), timeout=10) as connection,
+        context.wrap_socket(connection, server_hostname=parts.hostname) as wrapped,
+    ):
+        return wrapped.version()

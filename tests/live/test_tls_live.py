@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -93,10 +94,14 @@ def test_without_tls_an_https_port_answers_nothing_but_that(state: RunState) -> 
     assert b"secret" not in reply.content
 
 
-def test_rest_speaks_tls_1_2_and_nothing_else(project: Project, state: RunState) -> None:
-    handshake(state.inference, certificate(project), ssl.TLSVersion.TLSv1_2).close()
+def test_rest_speaks_tls_1_2_and_of_torchserve_nothing_else(project: Project, state: RunState) -> None:
+    for address in (state.inference, state.management):
+        handshake(address, certificate(project), ssl.TLSVersion.TLSv1_2).close()
     with pytest.raises(ssl.SSLError):
-        handshake(state.inference, certificate(project), ssl.TLSVersion.TLSv1_3)
+        handshake(state.management, certificate(project), ssl.TLSVersion.TLSv1_3)
+    # In front of the inference API there may be Envoy.
+    with nullcontext() if state.backend else pytest.raises(ssl.SSLError):
+        handshake(state.inference, certificate(project), ssl.TLSVersion.TLSv1_3).close()
 
 
 def test_the_commands_work_as_they_do_without_tls(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from marsmith.config.server_config import ListenAddress, addresses
 from marsmith.errors import FrontError
-from marsmith.server.front import listener
+from marsmith.server.front import body_limit, listener, tls
 from marsmith.server.front.clusters import AS_WRITTEN, Api, Upstream
 from marsmith.server.front.resources import source_of
 from marsmith.server.front.scripts import Json
@@ -91,11 +91,12 @@ def bootstrap(folder: Path, listening: Listening, upstream: Upstream) -> Json:
 def _public(folder: Path, api: Api, where: ListenAddress, listening: Listening, upstream: Upstream) -> Json:
     """Return the listener of an API."""
     codec, protocol = _PROTOCOLS[api]
-    tls = _tls(listening, protocol) if where.is_secure else {}
+    chain: Json = {"filters": [_manager(folder, api, codec, upstream)]}
+    chains = tls.chains(chain, listening.key_file, listening.certificate_file, protocol) if where.is_secure else {}
     return {
         **_listener(api, where),
         "per_connection_buffer_limit_bytes": upstream.buffer_bytes,
-        "filter_chains": [{"filters": [_manager(folder, api, codec)], **tls}],
+        **(chains or {"filter_chains": [chain]}),
     }
 
 
@@ -121,13 +122,13 @@ def _ip_address(where: ListenAddress) -> str:
     return str(found[0][4][0])
 
 
-def _manager(folder: Path, api: Api, codec: str) -> Json:
+def _manager(folder: Path, api: Api, codec: str, upstream: Upstream) -> Json:
     manager = {
         "@type": f"{_TYPE}{_MANAGER}",
         "stat_prefix": api,
         "codec_type": codec,
         "rds": listener.route_source(folder / ROUTES_FILE),
-        "http_filters": listener.http_filters(),
+        "http_filters": listener.http_filters(upstream),
         "http_protocol_options": {
             **AS_WRITTEN,
             "accept_http_10": True,
@@ -154,19 +155,8 @@ def _local_replies() -> Json:
     form = {"code": "%RESPONSE_CODE%", "type": "ServiceUnavailableException", "message": "%LOCAL_REPLY_BODY%"}
     equal = {"op": "EQ", "value": {"default_value": 503, "runtime_key": "marsmith.unavailable"}}
     unavailable = {"status_code_filter": {"comparison": equal}}
-    return {"mappers": [{"filter": unavailable, "body_format_override": {"json_format": form}}]}
-
-
-def _tls(listening: Listening, protocol: str) -> Json:
-    pair = {
-        "certificate_chain": {"filename": str(listening.certificate_file)},
-        "private_key": {"filename": str(listening.key_file)},
-    }
-    context = {
-        "@type": f"{_TYPE}envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-        "common_tls_context": {"tls_certificates": [pair], "alpn_protocols": [protocol]},
-    }
-    return {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
+    own = {"filter": unavailable, "body_format_override": {"json_format": form}}
+    return {"mappers": [own, *body_limit.replies()]}
 
 
 def _metrics_manager() -> Json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from marsmith.server.front import routes, scripts
+from marsmith.server.front import body_limit, routes, scripts
 from marsmith.server.front.clusters import STABLE_LISTENER, Upstream
 from marsmith.server.front.resources import source_of
 from marsmith.server.front.scripts import Json
@@ -43,9 +43,9 @@ _LINE = {
 }
 
 
-def http_filters() -> list[Json]:
-    """Return the filters at the end of a public listener's chain: after those that check a request."""
-    return [scripts.names_models(routes.NAMES_MODELS), ROUTER]
+def http_filters(upstream: Upstream) -> list[Json]:
+    """Return the filters of a public listener."""
+    return [*body_limit.filters(upstream), scripts.names_models(routes.NAMES_MODELS), ROUTER]
 
 
 def connection_options(access_log: Path) -> Json:

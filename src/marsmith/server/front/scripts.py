@@ -45,6 +45,11 @@ def sets_token(name: str, current: str, earlier: Mapping[str, int]) -> Json:
     return _filter(name, f"local CURRENT = {lua_text(current)}\nlocal EARLIER = {{\n{entries}}}\n{_file('tokens')}")
 
 
+def refuses_above(largest_bytes: int) -> Json:
+    """Return the listener's filter that refuses a request whose body is said to be larger."""
+    return _filter("marsmith.limit", f"local LARGEST = {largest_bytes}\n{_file('limit')}")
+
+
 def lua_text(text: str) -> str:
     """Return a text as Lua writes it: every byte but letters and digits as a number."""
     plain = (chr(byte) if chr(byte).isascii() and chr(byte).isalnum() else f"\\{byte:03d}" for byte in text.encode())

@@ -54,12 +54,14 @@ def test_tls_ends_at_the_listeners_that_the_server_config_names(tmp_path: Path) 
     config |= {"private_key_file": str(key), "certificate_file": str(certificate)}
     rest, grpc, _, metrics = bootstrap(FOLDER, listening(**config), Upstream(1, 2))["static_resources"]["listeners"]
     for listener, protocol in ((rest, "http/1.1"), (grpc, "h2")):
-        [chain] = listener["filter_chains"]
+        chain, refusal = listener["filter_chains"]
         context = chain["transport_socket"]["typed_config"]["common_tls_context"]
         assert context["alpn_protocols"] == [protocol]
         [pair] = context["tls_certificates"]
         assert pair["certificate_chain"]["filename"] == str(certificate)
         assert pair["private_key"]["filename"] == str(key)
+        # Before the routes, because nothing may be read that was sent in the clear.
+        assert refusal["filter_chain_match"] == {"transport_protocol": "raw_buffer"}
     assert "transport_socket" not in metrics["filter_chains"][0]
     assert rest["address"]["socket_address"] == {"address": "0.0.0.0", "port_value": 8443}
     # Behind the front REST has no TLS; gRPC has, because TorchServe switches both of its gRPC APIs at once.
