@@ -341,7 +341,7 @@ def test_a_shadow_that_hangs_costs_nothing(place: Place, light: LightVersions) -
     # It holds its places for 3 s; the default version would need as long for each request.
     assert time.monotonic() - began < 40
     assert len([each for each in light.seen if each.version == "2.0"]) <= 40
-    until(lambda: re.search(r"shadow/rest/m@2~0\.upstream_rq_pending_overflow: [1-9]", stats(place)), 30)
+    until(lambda: bool(re.search(r"shadow/rest/m@2~0\.upstream_rq_pending_overflow: [1-9]", stats(place))), 30)
 
 
 def test_the_default_version_gets_copies_of_what_the_canary_serves(place: Place, light: LightVersions) -> None:
