@@ -78,6 +78,8 @@ NEED_NOT = {
     "set-default": "chooses among versions that were admitted",
     "unregister": "takes a version off",
     "bench": "asks the server",
+    "log": "reads logs; that its hook runs from admitted archives only is shown in unit/predictions/test_log_verb.py",
+    "rollout": "shows and orders what a deploy has begun",
     "token": "reads the server's key file",
     "certificate": "makes a key",
 }

@@ -236,6 +236,16 @@ def with_spec(project: Project, rollout: str = "") -> Project:
     return project
 
 
+def test_a_broken_spec_stops_a_deploy_if_it_could_say_how_requests_are_given(scene: Scene) -> None:
+    spec = scene.project.specs / "echo.yaml"
+    spec.write_text("{}")
+    assert chosen_strategy(scene.project, "echo") == ("switch", None)
+    spec.write_text("rollout: {strategy: canary}\n")
+    assert chosen_strategy(scene.project, "echo", "switch") == ("switch", None)
+    with pytest.raises(SpecError, match="missing key 'name'"):
+        chosen_strategy(scene.project, "echo")
+
+
 def test_the_strategy_is_the_given_one_or_the_specs(scene: Scene) -> None:
     project = scene.project
     assert chosen_strategy(project, "echo") == ("switch", None)

@@ -18,7 +18,7 @@ from marsmith.deploy.traffic.decision import SHADOWING
 from marsmith.deploy.traffic.eavesdrop import archive_of
 from marsmith.deploy.traffic.shadow import GivenShadow, Shadow
 from marsmith.deploy.traffic.state import Level, RolloutFile, RolloutState
-from marsmith.errors import ServerError, UsageError
+from marsmith.errors import ServerError, SpecError, UsageError
 from marsmith.predictions.comparable import why_not_comparable
 from marsmith.project import Project
 from marsmith.server import supervisor_state
@@ -46,7 +46,7 @@ def chosen_strategy(project: Project, model: str, given: Given | None = None) ->
         SpecError: the spec violates its format.
         UsageError: the values do not make a canary or a shadow.
     """
-    spec = load_spec(project, model) if model in project.spec_names() else None
+    spec = _spec(project, model, given)
     if isinstance(given, Canary | Shadow) or given == "switch":
         return given, spec
     rollout = spec.rollout if spec else RolloutSpec()
@@ -55,6 +55,19 @@ def chosen_strategy(project: Project, model: str, given: Given | None = None) ->
     if given is None and rollout.strategy == "switch":
         return "switch", spec
     return Canary.of(rollout, given), spec
+
+
+def _spec(project: Project, model: str, given: Given | None) -> ModelSpec | None:
+    """Return the model's spec; None if there is none, or none that could say how a version gets its requests."""
+    if model not in project.spec_names():
+        return None
+    try:
+        return load_spec(project, model)
+    except SpecError:
+        # An archive carries what it needs of its spec. A rollout that cannot be read must not become a switch.
+        if given == "switch" or (given is None and b"rollout" not in project.spec(model).read_bytes()):
+            return None
+        raise
 
 
 def check_possible(site: ModelServer, strategy: Canary | Shadow) -> None:
