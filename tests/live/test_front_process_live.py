@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from marsmith import child_processes
+from marsmith.client import Client
 from marsmith.config.certificate import make_pair, write_pair
-from marsmith.errors import FrontError
+from marsmith.errors import FrontError, RequestRejectedError
 from marsmith.run_state import Backend, RunState
 from marsmith.server.front import admin, process
 from marsmith.server.front.bootstrap import ADMIN_SOCKET, ROUTES_FILE
@@ -270,3 +271,24 @@ def tls_version(address: str, trusted: Path, version: ssl.TLSVersion) -> str | N
         context.wrap_socket(connection, server_hostname=parts.hostname) as wrapped,
     ):
         return wrapped.version()
+
+
+def test_a_request_that_must_not_be_processed_twice_is_sent_once(place: Place) -> None:
+    place.open()
+    with Client(place.config["inference_address"], key_file=place.state.key_file) as client:
+        place.echo.dropped = 1
+        assert client.predict("m", b"x").status == 200
+        assert len(place.echo.seen) == 2
+        place.echo.dropped = 1
+        with pytest.raises(RequestRejectedError, match="may have processed it") as lost:
+            client.predict("m", b"x", idempotent=False)
+        assert (lost.value.status, len(place.echo.seen)) == (502, 3)
+        # While TorchServe is away, it has not got the request: it waits like any other.
+        place.front.hold(place.config)
+        until(lambda: "nobody.sock" in admin.ask(place.front.folder, "/clusters"))
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(client.predict, "m", b"x", idempotent=False)
+            refused = "cluster.stable/rest.upstream_cx_connect_fail: "
+            until(lambda: int(admin.ask(place.front.folder, "/stats").partition(refused)[2].split()[0]) >= 2)
+            place.open()
+            assert waiting.result().status == 200

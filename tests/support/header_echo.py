@@ -18,11 +18,13 @@ class HeaderEcho:
         port: its port on 127.0.0.1.
         status: status of every answer.
         seen: path of every request.
+    dropped: how many of the next requests get no reply, but a closed connection.
     """
 
     port: int = 0
     status: int = 200
     seen: list[str] = field(default_factory=list)
+    dropped: int = 0
 
 
 @contextmanager
@@ -36,6 +38,10 @@ def header_echo() -> Iterator[HeaderEcho]:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             echo.seen.append(self.path)
+            if echo.dropped:
+                echo.dropped -= 1
+                self.close_connection = True
+                return
             body = json.dumps(dict(self.headers.items())).encode()
             self.send_response(echo.status)
             self.send_header("Content-Length", str(len(body)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from marsmith.client.calls import Prediction
 from marsmith.client.grpc import Tls, failed_reply, imported_grpc, metadata, multicallables, open_channel
 from marsmith.client.grpc_messages import predictions_request
 from marsmith.client.http import HttpReply
@@ -31,23 +32,21 @@ class AsyncInferenceChannel:
             await self._channel.close()
             self._channel = None
 
-    async def predict(
-        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> HttpReply:
+    async def predict(self, asked: Prediction, token: str | None, deadline_s: float) -> HttpReply:
         """Send one request and return the reply; see ``grpc_api.InferenceChannel``."""
-        request = predictions_request(model, version, body)
+        request = predictions_request(asked.model, asked.version, asked.body)
+        sent = metadata(token, idempotent=asked.idempotent)
         try:
-            answer = await self._call("Predictions")(request, timeout=deadline_s, metadata=metadata(token))
+            answer = await self._call("Predictions")(request, timeout=deadline_s, metadata=sent)
         except self._grpc.RpcError as error:
             return failed_reply(self.address, error, deadline_s)
         return HttpReply(200, "", {}, answer.prediction)
 
-    async def stream(
-        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> AsyncGenerator[HttpReply, None]:
+    async def stream(self, asked: Prediction, token: str | None, deadline_s: float) -> AsyncGenerator[HttpReply, None]:
         """Send one request and yield a reply for each part of the answer; a failure is the last reply."""
-        request = predictions_request(model, version, body)
-        call = self._call("StreamPredictions")(request, timeout=deadline_s, metadata=metadata(token))
+        request = predictions_request(asked.model, asked.version, asked.body)
+        sent = metadata(token, idempotent=asked.idempotent)
+        call = self._call("StreamPredictions")(request, timeout=deadline_s, metadata=sent)
         try:
             async for answer in call:
                 yield HttpReply(200, "", {}, answer.prediction)

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import closing
 from typing import Any, TypeVar
 
+from marsmith.client.calls import Prediction
 from marsmith.client.deadline import Deadline
 from marsmith.client.grpc import InferenceChannel
 from marsmith.client.http import HttpReply, HttpRequest, Transport
@@ -97,16 +98,15 @@ class BlockingInference:
     def __init__(self, channel: Callable[[], InferenceChannel]) -> None:
         self._channel = channel
 
-    async def predict(
-        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> HttpReply:
+    async def predict(self, asked: Prediction, token: str | None, deadline_s: float) -> HttpReply:
         """Send one request and return the reply."""
-        return self._channel().predict(model, version, body, token, deadline_s)
+        return self._channel().predict(
+            asked.model, asked.version, asked.body, token, deadline_s, idempotent=asked.idempotent
+        )
 
-    async def stream(
-        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> AsyncGenerator[HttpReply, None]:
+    async def stream(self, asked: Prediction, token: str | None, deadline_s: float) -> AsyncGenerator[HttpReply, None]:
         """Send one request and yield a reply for each part of the answer."""
-        with closing(self._channel().stream(model, version, body, token, deadline_s)) as parts:
+        channel, what = self._channel(), (asked.model, asked.version, asked.body)
+        with closing(channel.stream(*what, token, deadline_s, idempotent=asked.idempotent)) as parts:
             for part in parts:
                 yield part

@@ -12,7 +12,7 @@ from marsmith.client import management
 from marsmith.client.deadline import Deadline
 from marsmith.client.endpoint import Endpoint, in_time, insist, with_token
 from marsmith.client.failures import failure, is_answer, is_authorization_failure, restore_status, was_not_taken
-from marsmith.client.http import HttpReply, HttpRequest, missed
+from marsmith.client.http import ONCE, HttpReply, HttpRequest, missed
 from marsmith.client.management import RegisteredModel, Registration, VersionStatus
 from marsmith.client.retries import NO_RETRIES, Failure, Pace, RetryPolicy, silence_s
 from marsmith.errors import ClientError, DeadlineError, NotFoundError, UsageError
@@ -26,14 +26,10 @@ T = TypeVar("T")
 class GrpcCarrier(Protocol):
     """Interface to carry predictions over gRPC."""
 
-    async def predict(
-        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> HttpReply:
+    async def predict(self, asked: Prediction, token: str | None, deadline_s: float) -> HttpReply:
         """Send one request and return the reply that REST would have given."""
 
-    def stream(
-        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
-    ) -> AsyncGenerator[HttpReply, None]:
+    def stream(self, asked: Prediction, token: str | None, deadline_s: float) -> AsyncGenerator[HttpReply, None]:
         """Send one request and yield a reply for each part of the answer."""
 
 
@@ -72,9 +68,8 @@ class Prediction:
     def request(self, url: str) -> HttpRequest:
         """Return the request over REST."""
         version = () if self.version is None else (self.version,)
-        return HttpRequest(
-            "POST", url, ("predictions", self.model, *version), body=self.body, headers=dict(self.headers)
-        )
+        headers = {**self.headers, **dict(() if self.idempotent else (ONCE,))}
+        return HttpRequest("POST", url, ("predictions", self.model, *version), body=self.body, headers=headers)
 
 
 def sent_headers(content_type: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
@@ -123,7 +118,7 @@ class Calls:
         async def ask(deadline: Deadline) -> HttpReply:
             async def send(token: str | None) -> HttpReply:
                 left_s = in_time(deadline, "the inference API over gRPC")
-                return await carrier.predict(asked.model, asked.version, asked.body, token, left_s)
+                return await carrier.predict(asked, token, left_s)
 
             return restore_status(await self._authorized(send, deadline))
 
@@ -145,7 +140,7 @@ class Calls:
         asked, carrier = prediction.checked(), self._grpc()
 
         def begin(token: str | None, seconds: float) -> AsyncGenerator[HttpReply, None]:
-            return _restored(carrier.stream(asked.model, asked.version, asked.body, token, seconds))
+            return _restored(carrier.stream(asked, token, seconds))
 
         async with aclosing(self._streamed(asked, begin)) as parts:
             async for part in parts:

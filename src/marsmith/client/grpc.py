@@ -10,7 +10,7 @@ from typing import Any
 from marsmith.client.failures import INVALID_TOKEN, NOT_FOUND, NOT_TAKEN, reply_of
 from marsmith.client.grpc_messages import EMPTY, METHODS, SERVICE, Method, message_class, predictions_request
 from marsmith.client.hosts import host_of, is_this_machine
-from marsmith.client.http import HttpReply, broken, missed, not_trusted, readable_ca, unreachable
+from marsmith.client.http import ONCE, HttpReply, broken, missed, not_trusted, readable_ca, unreachable
 from marsmith.errors import MissingDependencyError, UsageError
 
 # TorchServe's own table from HTTP status to gRPC code, inverted.
@@ -71,7 +71,16 @@ class InferenceChannel:
             return failed_reply(self.address, error, deadline_s)
         return HttpReply(200, "application/json", {}, health.health.encode())
 
-    def predict(self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float) -> HttpReply:
+    def predict(
+        self,
+        model: str,
+        version: str | None,
+        body: bytes,
+        token: str | None,
+        deadline_s: float,
+        *,
+        idempotent: bool = True,
+    ) -> HttpReply:
         """Send one request. The reply is the same as over REST, except for a status that a handler sets.
 
         Raises:
@@ -82,20 +91,30 @@ class InferenceChannel:
 
         try:
             answer = self._calls["Predictions"](
-                predictions_request(model, version, body), timeout=deadline_s, metadata=metadata(token)
+                predictions_request(model, version, body),
+                timeout=deadline_s,
+                metadata=metadata(token, idempotent=idempotent),
             )
         except grpc.RpcError as error:
             return failed_reply(self.address, error, deadline_s)
         return HttpReply(200, "", {}, answer.prediction)
 
     def stream(
-        self, model: str, version: str | None, body: bytes, token: str | None, deadline_s: float
+        self,
+        model: str,
+        version: str | None,
+        body: bytes,
+        token: str | None,
+        deadline_s: float,
+        *,
+        idempotent: bool = True,
     ) -> Generator[HttpReply, None, None]:
         """Send one request and yield a reply for each part of the answer; a failure is the last reply."""
         import grpc
 
         request = predictions_request(model, version, body)
-        call = self._calls["StreamPredictions"](request, timeout=deadline_s, metadata=metadata(token))
+        sent = metadata(token, idempotent=idempotent)
+        call = self._calls["StreamPredictions"](request, timeout=deadline_s, metadata=sent)
         try:
             for answer in call:
                 yield HttpReply(200, "", {}, answer.prediction)
@@ -186,9 +205,9 @@ def _multicallable(channel: Any, name: str, method: Method) -> Any:
     )
 
 
-def metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+def metadata(token: str | None, *, idempotent: bool = True) -> tuple[tuple[str, str], ...]:
     """Return the metadata of a call."""
-    return (("authorization", f"Bearer {token}"),) if token else ()
+    return ((("authorization", f"Bearer {token}"),) if token else ()) + (() if idempotent else (ONCE,))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ CHUNK_BYTES = 1 << 16
 # A token in the sense of RFC 9110.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
+# Header, also of gRPC, of a request that must not be processed twice: the front sends it again only if TorchServe has
+# not got it.
+ONCE = ("marsmith-idempotent", "false")
+
 
 @dataclass(frozen=True)
 class HttpRequest:

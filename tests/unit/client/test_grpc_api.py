@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from marsmith.client.grpc import rest_reply
+from marsmith.client.calls import Prediction
+from marsmith.client.grpc import metadata, rest_reply
 from marsmith.client.grpc_messages import MESSAGES as OURS
 from marsmith.client.grpc_messages import METHODS, PACKAGE, RPC_STATUS, SERVICE, Field, message_class
 
@@ -114,3 +115,10 @@ def test_a_grpc_failure_becomes_the_reply_that_rest_gives(code: str, details: st
     assert reply.status == status
     assert reply.json()["type"] == kind
     assert "org.pytorch" not in reply.json()["message"]
+
+
+def test_a_call_that_must_not_be_processed_twice_says_so_to_the_front() -> None:
+    assert metadata("t") == (("authorization", "Bearer t"),)
+    assert metadata("t", idempotent=False) == (("authorization", "Bearer t"), ("marsmith-idempotent", "false"))
+    assert Prediction("m", b"", idempotent=False).request("http://h").headers["marsmith-idempotent"] == "false"
+    assert Prediction("m", b"").request("http://h").headers == {}

@@ -155,8 +155,15 @@ def _local_replies() -> Json:
     form = {"code": "%RESPONSE_CODE%", "type": "ServiceUnavailableException", "message": "%LOCAL_REPLY_BODY%"}
     equal = {"op": "EQ", "value": {"default_value": 503, "runtime_key": "marsmith.unavailable"}}
     unavailable = {"status_code_filter": {"comparison": equal}}
+    # 503 would say that TorchServe has not taken the request.
+    broken = {
+        "filter": {"response_flag_filter": {"flags": ["UC", "UR"]}},
+        "status_code": 502,
+        "body": {"inline_string": "TorchServe ended while it had the request, and may have processed it"},
+        "body_format_override": {"json_format": {**form, "type": "BadGatewayException"}},
+    }
     own = {"filter": unavailable, "body_format_override": {"json_format": form}}
-    return {"mappers": [own, *body_limit.replies()]}
+    return {"mappers": [broken, own, *body_limit.replies()]}
 
 
 def _metrics_manager() -> Json:

@@ -7,6 +7,7 @@ of the draws whose hash is below it, so that who is in a share is in each larger
 
 from __future__ import annotations
 
+from marsmith.client.http import ONCE
 from marsmith.server.front.clusters import (
     APIS,
     Api,
@@ -36,6 +37,10 @@ _UNTIL_BACK: Json = {
     "retry_back_off": {"base_interval": "0.25s", "max_interval": "0.5s"},
 }
 
+# Sent again only if TorchServe has surely not got it. During a rollout it goes to the default version, because the
+# shield of a canary would repeat it.
+_ONCE: Json = {**_UNTIL_BACK, "retry_on": "connect-failure,refused-stream,reset-before-request"}
+
 
 def render(traffic: Traffic, upstream: Upstream) -> Json:
     """Return the route configuration."""
@@ -44,6 +49,9 @@ def render(traffic: Traffic, upstream: Upstream) -> Json:
     if divided:
         tree = {"input": _header("x-marsmith-model"), "exact_match_map": {"map": divided}}
         host["matcher"] = {"matcher_tree": tree, "on_no_match": {"matcher": host["matcher"]}}
+    name, value = ONCE
+    once = {"input": _header(name), "exact_match_map": {"map": {value: {"matcher": _by_api(_ONCE)}}}}
+    host["matcher"] = {"matcher_tree": once, "on_no_match": {"matcher": host["matcher"]}}
     return {
         "@type": f"{_TYPE}envoy.config.route.v3.RouteConfiguration",
         "name": ROUTES,
@@ -53,19 +61,21 @@ def render(traffic: Traffic, upstream: Upstream) -> Json:
 
 def virtual_host(upstream: Upstream, more: Json | None = None) -> Json:
     """Return a host that sends everything to the default version, REST and gRPC."""
-    plain = {api: _action(_route(stable_cluster(api), _UNTIL_BACK)) for api in APIS}
-    tree = {
-        "input": _header("content-type"),
-        "prefix_match_map": {"map": {"application/grpc": plain["grpc"]}},
-    }
     return {
         "name": "all",
         "domains": ["*"],
         "request_body_buffer_limit": upstream.buffer_bytes,
         "include_request_attempt_count": True,
-        "matcher": {"matcher_tree": tree, "on_no_match": plain["rest"]},
+        "matcher": _by_api(_UNTIL_BACK),
         **(more or {}),
     }
+
+
+def _by_api(retry_policy: Json) -> Json:
+    """Send everything to the default version, REST and gRPC."""
+    plain = {api: _action(_route(stable_cluster(api), retry_policy)) for api in APIS}
+    grpc = {"input": _header("content-type"), "prefix_match_map": {"map": {"application/grpc": plain["grpc"]}}}
+    return {"matcher_tree": grpc, "on_no_match": plain["rest"]}
 
 
 def _names_models(traffic: Traffic) -> Json:
