@@ -31,7 +31,7 @@ _LOOK_S = 0.05
 # Time beyond that of a first attempt until it has ended for certain.
 _SPARE_S = 1.0
 # A log that is larger is put aside; the answers of a few hundred thousand requests.
-_LOG_BYTES = 64 << 20
+LOG_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class EnvoyFront:
     def answers(self, position: int) -> tuple[Sequence[Answer], int]:
         """Return the answers that were logged since a position, and the position after them."""
         found = access_log.read_answers(self._log, position)
-        if found[1] > _LOG_BYTES:
+        if found[1] > LOG_BYTES:
             with self._locked():
-                access_log.rotate(self._log, _LOG_BYTES)
+                access_log.rotate(self._log, LOG_BYTES)
         return found
 
     def _apply(self, model: str, canary: Canary | None) -> None:
