@@ -39,8 +39,8 @@ test-long: setup  ## those that repeat a test in many ways (PART=kills|export|re
 
 # Unit tests of what needs no torch, no server and no build.
 FAST = $(filter-out $(addprefix tests/unit/,export build scaffold __pycache__),$(wildcard tests/unit/*))
-test-fast: setup  ## unit tests that need neither torch nor a server: about a minute
-	@$(RUN) pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --without-torch \
+test-fast: setup  ## unit tests that need neither torch nor a server: about 90 s
+	@$(RUN) pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --without-torch \
 	  -m 'not live and not long and not tensors' $(FAST) $(OPTIONS)
 
 coverage: setup  ## the lines of src that `make test` runs, processes that it starts included; takes longer than test
