@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from marsmith import files, state_files
 from marsmith.errors import FormatError, ServerError
 from marsmith.files import LockedError
-from marsmith.names import check_model_name
-from marsmith.project import Project
+from marsmith.state.model_file import ModelFile
 from marsmith.state_files import NewerFormatError
 
 FORMAT_VERSION = 1
@@ -177,27 +175,10 @@ def parse_journal(text: str, source: str) -> Journal:
     return state_files.parse(Journal, text, source, version=FORMAT_VERSION)
 
 
-@dataclass(frozen=True)
-class JournalFile:
-    """The journal file of one model.
+class JournalFile(ModelFile):
+    """The journal file of one model, ``.marsmith/deploy/<model>.json``."""
 
-    Attributes:
-        path: ``.marsmith/deploy/<model>.json`` in the project.
-        model: model name.
-    """
-
-    path: Path
-    model: str
-
-    @classmethod
-    def of(cls, project: Project, model: str) -> JournalFile:
-        """Return the journal file of ``model``, which may not exist yet."""
-        return cls(_folder(project) / f"{check_model_name(model)}.json", model)
-
-    @staticmethod
-    def models(project: Project) -> list[str]:
-        """Return the models that have a journal, sorted."""
-        return sorted(path.stem for path in _folder(project).glob("*.json"))
+    FOLDER = "deploy"
 
     def read(self) -> Journal:
         """Read the journal; an empty one if there is none.
@@ -262,7 +243,3 @@ class JournalFile:
                 f"{self.model} is being deployed or rolled back by another process, pid {error.holder or 'unknown'}",
                 tip="wait for it to end, or let this command wait: --wait SECONDS",
             ) from None
-
-
-def _folder(project: Project) -> Path:
-    return project.root / ".marsmith" / "deploy"

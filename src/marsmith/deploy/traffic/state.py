@@ -20,9 +20,8 @@ from marsmith.deploy.traffic.shadow import Shadow, Trial
 from marsmith.deploy.traffic.tally import Tally
 from marsmith.errors import FormatError, ServerError, UsageError
 from marsmith.file_errors import state_error
-from marsmith.names import check_model_name
-from marsmith.project import Project
 from marsmith.server import processes
+from marsmith.state.model_file import ModelFile
 from marsmith.state_files import NewerFormatError
 
 FORMAT = 1
@@ -195,27 +194,10 @@ def parse_rollout(text: str, source: str) -> RolloutState:
     return state
 
 
-@dataclass(frozen=True)
-class RolloutFile:
-    """The state file of one model's rollout.
+class RolloutFile(ModelFile):
+    """The state file of one model's rollout, ``.marsmith/rollouts/<model>.json``."""
 
-    Attributes:
-        path: ``.marsmith/rollouts/<model>.json`` in the project.
-        model: model name.
-    """
-
-    path: Path
-    model: str
-
-    @classmethod
-    def of(cls, project: Project, model: str) -> RolloutFile:
-        """Return the state file of ``model``, which may not exist yet."""
-        return cls(_folder(project) / f"{check_model_name(model)}.json", model)
-
-    @staticmethod
-    def models(project: Project) -> list[str]:
-        """Return the models that have a state file, sorted."""
-        return sorted(path.stem for path in _folder(project).glob("*.json"))
+    FOLDER = "rollouts"
 
     def read(self) -> RolloutState | None:
         """Read the state; None if the model never had a rollout.
@@ -282,7 +264,3 @@ class _Order:
     order: Order
     version: str
     began_s: float
-
-
-def _folder(project: Project) -> Path:
-    return project.root / ".marsmith" / "rollouts"
