@@ -1,4 +1,4 @@
-"""Command line and environment of TorchServe's frontend.
+"""Command line, environment, folders and config of TorchServe's frontend.
 
 Java is started directly, as ``torchserve --start`` does. The process that marsmith knows is therefore the server
 itself, and not a parent that loses it.
@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import shutil
 import stat
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from marsmith.config.properties import render_properties
+from marsmith.config.server_config import FILE_NAME as CONFIG_FILE
 from marsmith.errors import PreflightError
 from marsmith.file_errors import user_name
 from marsmith.project import Project
@@ -158,3 +162,36 @@ def _utf8(base: Mapping[str, str]) -> dict[str, str]:
     if name.lower().replace("-", "").endswith("utf8"):
         return {}
     return {"LC_ALL" if base.get("LC_ALL") else "LC_CTYPE": "C.UTF-8"}
+
+
+def prepare_folders(project: Project, temporary: Path) -> Path:
+    """Create the folders of a run and return the one for logs. The logs of the previous run are kept.
+
+    Prediction logs go on: what compares two versions reads them across a restart.
+    """
+    shutil.rmtree(temporary, ignore_errors=True)
+    make_private(temporary)
+    logs, previous = project.run / "logs", project.run / "logs.previous"
+    if logs.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        logs.rename(previous)
+    logs.mkdir()
+    with suppress(FileNotFoundError):
+        (previous / project.prediction_logs.name).rename(project.prediction_logs)
+    return logs
+
+
+def write_configs(project: Project, config: Mapping[str, str], private: Mapping[str, str] | None) -> Path:
+    """Write the server config, and return the file for TorchServe itself.
+
+    Args:
+        project: the project of the server.
+        config: the effective config, with the public addresses.
+        private: the config for TorchServe if it is behind the front; None: the same.
+    """
+    contents = {CONFIG_FILE: config} | ({PRIVATE_CONFIG: private} if private else {})
+    for name, content in contents.items():
+        path = project.run / name
+        path.write_text(render_properties(content), encoding="ascii")
+        path.chmod(0o600)
+    return path

@@ -7,18 +7,14 @@ one host are therefore separate.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from marsmith import child_processes, files, run_state
 from marsmith.config.project_settings import FrontKind, load_settings
-from marsmith.config.properties import render_properties
-from marsmith.config.server_config import FILE_NAME as CONFIG_FILE
 from marsmith.config.server_config import addresses, started_with, uses_tokens
 from marsmith.config.tls import ca_file
 from marsmith.errors import FatalArchiveError, MarsmithError, NotRunningError, PreflightError, ServerError
@@ -231,9 +227,10 @@ def _launch(project: Project, plan: StartPlan, options: StartOptions) -> RunStat
     """Start the frontend and write its state."""
     flight = plan.flight
     temporary = launch.temporary_folder(project)
-    logs = _prepare(project, temporary)
+    logs = launch.prepare_folders(project, temporary)
     backend = free_backend() if flight.front == "envoy" else None
-    config_file = _write_config(project, flight.config, backend)
+    private = private_config(flight.config, backend) if backend else None
+    config_file = launch.write_configs(project, flight.config, private)
     sharing = _class_sharing(flight)
     sharing_options = sharing.start_options(temporary / _CLASS_LIST) if sharing else []
     command = launch.command(flight.java, flight.home, config_file, flight.config, temporary, sharing_options)
@@ -258,16 +255,6 @@ def _launch(project: Project, plan: StartPlan, options: StartOptions) -> RunStat
         ending.end_processes(project, 0.0)
         raise
     return state
-
-
-def _write_config(project: Project, config: Mapping[str, str], backend: Backend | None) -> Path:
-    """Write the server config, and return the file for TorchServe itself."""
-    contents = {CONFIG_FILE: config} | ({launch.PRIVATE_CONFIG: private_config(config, backend)} if backend else {})
-    for name, content in contents.items():
-        path = project.run / name
-        path.write_text(render_properties(content), encoding="ascii")
-        path.chmod(0o600)
-    return path
 
 
 def _served(project: Project, state: RunState, plan: StartPlan, options: StartOptions) -> RunState:
@@ -321,23 +308,6 @@ def _share_classes(project: Project, flight: PreflightResult, options: StartOpti
     if sharing is not None:
         environment = launch.environment(os.environ, project, temporary, console=False)
         sharing.make_in_background(temporary / _CLASS_LIST, environment, starter(options))
-
-
-def _prepare(project: Project, temporary: Path) -> Path:
-    """Create the folders of a run and return the one for logs. The logs of the previous run are kept.
-
-    Prediction logs go on: what compares two versions reads them across a restart.
-    """
-    shutil.rmtree(temporary, ignore_errors=True)
-    launch.make_private(temporary)
-    logs, previous = project.run / "logs", project.run / "logs.previous"
-    if logs.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        logs.rename(previous)
-    logs.mkdir()
-    with suppress(FileNotFoundError):
-        (previous / project.prediction_logs.name).rename(project.prediction_logs)
-    return logs
 
 
 def _state(project: Project, plan: StartPlan, pid: int, backend: Backend | None) -> RunState:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from marsmith.project import Project
-from marsmith.server import lifecycle
+from marsmith.server import launch
 
 
 def test_prediction_logs_go_on_and_other_logs_are_put_aside(tmp_path: Path) -> None:
     project = Project(tmp_path)
     for start in range(3):
-        logs = lifecycle._prepare(project, project.run / "tmp")
+        logs = launch.prepare_folders(project, project.run / "tmp")
         assert (logs / "ts_log.log").exists() is False
         (logs / "ts_log.log").write_text(f"run {start}")
         project.prediction_logs.mkdir(exist_ok=True)
