@@ -226,7 +226,8 @@ def test_a_request_that_fails_on_both_versions_is_sent_twice_and_no_evidence(
     assert ask(place, {"2.0": wanted, "": wanted})[0] >= 500
     assert [each.version for each in light.seen[before:]] == ["2.0", ""]
     (answer,) = place.answers(1)
-    assert answer.failed_on_both
+    assert answer.was_repeated
+    assert answer.reply_failed
     assert not answer.failed_on_canary_alone
 
 

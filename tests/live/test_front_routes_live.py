@@ -197,7 +197,8 @@ def test_what_is_no_picture_is_the_clients_fault(server: Server) -> None:
     assert [each.attempts for each in (rest, call_, infer)] == [1, 1, 2]
     assert rest.was_refused
     assert call_.was_refused
-    assert infer.failed_on_both
+    assert infer.was_repeated
+    assert infer.reply_failed
     assert not any(each.failed_on_canary_alone for each in (rest, call_, infer))
 
 

@@ -11,8 +11,6 @@ import torch
 from marsmith_handler import processor
 from marsmith_handler.engines.errors import EngineMissing, damaged
 
-NUMBERS = {"tensor(uint8)": torch.uint8, "tensor(float)": torch.float32, "tensor(int64)": torch.int64}
-
 
 def load(path: Path, device: torch.device, threads: int, precision: str) -> OnnxModel:  # noqa: ARG001
     """Load a model; the file determines its precision.

@@ -89,11 +89,6 @@ class Answer:
             else self.reply_failed
         )
 
-    @property
-    def failed_on_both(self) -> bool:
-        """Whether it failed on the canary and then on the default version: no evidence against the canary."""
-        return self.was_repeated and self.reply_failed
-
 
 def read_answers(path: Path, offset: int) -> tuple[list[Answer], int]:
     """Return the answers that were written since, and where to go on.
