@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,16 +11,15 @@ import pytest
 import torch
 from tritonclient.grpc import service_pb2 as messages
 
-from marsmith.build.pack import PackRequest, pack
 from marsmith.client import tokens
 from marsmith.predictions import Comparison, LogFollower
 from marsmith.predictions.files import log_file
 from marsmith.project import Project
 from marsmith.run_state import RunState
-from support.handler_fixtures import CLASSES, ChannelMeans, write_model
+from support.handler_fixtures import CLASSES, ChannelMeans
 from support.live_server import make_project, running, until
+from support.packed_classifiers import pack_classifier
 from support.pictures import picture
-from support.projects import REPOSITORY
 from support.raw_calls import INFERENCE, call, message
 
 pytestmark = pytest.mark.tensors
@@ -38,34 +36,12 @@ class Reddish(ChannelMeans):
         return torch.softmax(images.to(torch.float32).mean(dim=(2, 3)) / 64.0 + torch.tensor([0.2, 0.0, 0.0]), dim=1)
 
 
-def _pack(store: Path, version: str, module: torch.nn.Module) -> None:
-    """Pack our classifier as a user does, without a prediction log in its settings."""
-    work = store.parent / "work" / version
-    write_model(work, module)
-    (work / "index_to_name.json").write_text(json.dumps(dict(enumerate(CLASSES))), encoding="utf-8")
-    handler = {"warm_up_s": 0.001, "resize": 16, "crop": [16, 16], "top_k": 3}
-    config: dict[str, Any] = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 1, "maxBatchDelay": 1}
-    config |= {"responseTimeout": 60, "startupTimeout": 240, "handler": handler}
-    (work / "model-config.yaml").write_text(json.dumps(config), encoding="utf-8")
-    packed = pack(
-        PackRequest(
-            model_name=MODEL,
-            version=version,
-            handler=str(REPOSITORY / "handlers" / "image_classifier_handler.py"),
-            serialized_file=work / "model.pt",
-            config_file=work / "model-config.yaml",
-            extra_files=str(work / "index_to_name.json"),
-            export_path=work,
-        )
-    )
-    packed.path.rename(store / f"{MODEL}-{version}.mar")
-
-
 @pytest.fixture(scope="module")
 def server(light_workers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, RunState]]:
     project = make_project(tmp_path_factory.mktemp("log") / "project", ts_open_inference_protocol="true")
     for version, module in zip(VERSIONS, (ChannelMeans(), Reddish()), strict=True):
-        _pack(project.model_store, version, module)
+        work = project.root / "work" / version
+        pack_classifier(work, MODEL, version, module).rename(project.model_store / f"{MODEL}-{version}.mar")
     with running(project) as state:
         yield project, state
 

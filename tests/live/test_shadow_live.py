@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 import torch
 
-from marsmith.build.pack import PackRequest, pack
 from marsmith.cli import main
 from marsmith.client import Client, tokens
 from marsmith.deploy import Shadow, deploy
@@ -29,10 +27,10 @@ from marsmith.server import lifecycle
 from marsmith.server.lifecycle import StartOptions
 from marsmith.server.supervisor import RestartPolicy, detach
 from support.deploy_fixtures import write_version
-from support.handler_fixtures import CLASSES, ChannelMeans, write_model
+from support.handler_fixtures import CLASSES, ChannelMeans
 from support.live_server import make_project, until
+from support.packed_classifiers import pack_classifier
 from support.pictures import picture
-from support.projects import REPOSITORY
 from support.raw_calls import INFERENCE, call, message
 
 pytestmark = pytest.mark.tensors
@@ -47,26 +45,6 @@ class Mistaken(ChannelMeans):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.softmax(images.to(torch.float32).mean(dim=(2, 3)) / 64.0, dim=1).roll(1, 1)
-
-
-def packed(work: Path, version: str, module: torch.nn.Module) -> Path:
-    write_model(work, module)
-    (work / "index_to_name.json").write_text(json.dumps(dict(enumerate(CLASSES))), encoding="utf-8")
-    handler = {"warm_up_s": 0.001, "resize": 16, "crop": [16, 16], "top_k": 3}
-    config: dict[str, Any] = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 1, "maxBatchDelay": 1}
-    config |= {"responseTimeout": 60, "startupTimeout": 240, "handler": handler}
-    (work / "model-config.yaml").write_text(json.dumps(config), encoding="utf-8")
-    return pack(
-        PackRequest(
-            model_name=MODEL,
-            version=version,
-            handler=str(REPOSITORY / "handlers" / "image_classifier_handler.py"),
-            serialized_file=work / "model.pt",
-            config_file=work / "model-config.yaml",
-            extra_files=str(work / "index_to_name.json"),
-            export_path=work,
-        )
-    ).path
 
 
 @dataclass
@@ -104,7 +82,7 @@ class Theatre:
 @pytest.fixture(scope="module")
 def theatre(light_workers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
     folder = tmp_path_factory.mktemp("shadow")
-    archives = {f"{MODEL}-1.0.mar": packed(folder / "1.0", "1.0", ChannelMeans())}
+    archives = {f"{MODEL}-1.0.mar": pack_classifier(folder / "1.0", MODEL, "1.0", ChannelMeans())}
     foreign = write_version(folder, "1.0", model="foreign")
     project = make_project(folder / "project", {**archives, foreign.name: foreign}, load_models="all")
     project.settings_file.write_text("front: envoy\n")
@@ -124,7 +102,7 @@ def here(theatre: Theatre, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_replies_over_rest_and_grpc_are_joined_and_the_report_says_what_differs(
     theatre: Theatre, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    archive = packed(theatre.folder / "2.0", "2.0", Mistaken())
+    archive = pack_classifier(theatre.folder / "2.0", MODEL, "2.0", Mistaken())
     outcome = deploy(theatre.project, str(archive), OPTIONS, strategy=Shadow(sample=100, time_s=3600))
     assert (outcome.result, outcome.before) == ("shadow", "1.0")
     with ThreadPoolExecutor(2) as pool:
