@@ -1,0 +1,1 @@
+"""Monitoring of a running server: what Prometheus reads from it."""
