@@ -12,7 +12,7 @@ MODEL ?= efficientnet_lite0
 # For pytest: make test OPTIONS='-k deploy -x'
 OPTIONS ?=
 
-.PHONY: help test test-long test-fast test-lowest coverage check fix pages docs lock bench clean distclean
+.PHONY: help test test-tools test-long test-fast test-lowest coverage check fix pages docs lock bench clean distclean
 
 # The stamp is newer than what it was made from, so a second call does nothing. It is only written when all holds.
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -31,6 +31,9 @@ PYTEST = pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## the tests, with a real TorchServe; further cases of them: test-long
 	@$(RUN) $(PYTEST) -m 'not long' $(OPTIONS)
+
+test-tools:  ## install the Debian packages of tests/debian.txt, which some tests run; needs root if one is missing
+	@tools/debian.sh tests/debian.txt
 
 # Every kill, signal, locale, form, size, ... of which `make test` runs a few.
 PART ?=
