@@ -17,12 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from marsmith.deploy.traffic.evidence import KINDS
+from marsmith.config.rollout_spec import MIN_AGREEMENT
+from marsmith.deploy.traffic.evidence import DISAGREE, KINDS
 from marsmith.statistics import Ledger
 from prose import fold
 from report import markdown
 from rollout_rivals import alike, by_evidence, by_mann_whitney, by_threshold, by_z_test
 from rollout_simulation import (
+    Compared,
+    Outcome,
     RatesAt,
     Traffic,
     bursts,
@@ -32,6 +35,7 @@ from rollout_simulation import (
     outages,
     ramp,
     simulate,
+    simulate_compared,
 )
 
 PER_SECOND = 50.0
@@ -39,6 +43,9 @@ SECONDS = 1800.0
 LIMITS = {finding.kind: finding.limit for finding in Ledger(KINDS).findings()}
 # Probabilities of each kind of event on both versions, if they are alike.
 USUAL = {"failed": 0.005, "slow": 0.01, "refused": 0.02}
+# Share of the replies that disagree if a version is as good, the share that may, and how many are compared.
+USUAL_DISAGREEMENT, ALLOWED, SAMPLE = 0.005, 1 - MIN_AGREEMENT, 0.1
+DISAGREEING = (1.0, 0.3, 0.05)
 SHARES = (0.05, 0.25)
 FAULTS = ((1.0, 0.0), (0.3, 0.001), (0.05, 0.001), (0.01, 0.001))
 TEXT = """# The rule of a rollout
@@ -52,6 +59,10 @@ does not matter, so an outage, a burst or a quiet night moves both versions alik
 each event: if the canary has at most 1.5 times the odds of its share, evidence ever reaches 1/alpha with a probability
 of at most alpha (Ville's inequality). `src/marsmith/statistics/` has the arithmetic and its source.
 
+Replies that disagree with those of the stable version are a rate of the canary alone: each compared reply multiplies
+the evidence by how much better a rate above {allowed:.0%} explains whether it disagrees. They are looked for if
+`--compare` says so, and have their part of alpha in any case.
+
 Alpha is 1% for a whole rollout. It is split over the kinds of events, and each part gives a limit: {limits}.
 
 ## Targets
@@ -61,7 +72,8 @@ Until users are back on the stable version, the delay of the log and of the fron
 
 ## A version against itself
 
-Both versions have the same probabilities: {usual}. Shares of 1, 5, 25 and 50%, five minutes each, then on at 50%; 30
+Both versions have the same probabilities: {usual}. Of 10% of the canary's requests the replies are compared, and
+{disagreement:.1%} of them disagree. Shares of 1, 5, 25 and 50%, five minutes each, then on at 50%; 30
 minutes, looked at four times a second; {runs:,} runs a line.
 
 {false}
@@ -77,6 +89,12 @@ each user counts, and then it is {thinned:.1%}.
 {per_second:g} requests per second, a constant share of the canary, {detections:,} runs a line.
 
 {found}
+## How soon other replies are found
+
+The same, with a copy of {sample:.0%} of the canary's requests to the stable version; {allowed:.0%} of the replies may
+disagree.
+
+{disagreeing}
 ## Latency alone
 
 The canary takes 30% longer for each request and fails as rarely as the stable version. Slow is what is above the stable
@@ -116,6 +134,8 @@ def _any_kind(arrivals: RatesAt, rates: dict[str, RatesAt], runs: int, seed: int
     for number, (kind, rate) in enumerate(rates.items()):
         traffic = Traffic(arrivals, rate, rate, ramp)
         found |= np.isfinite(simulate(traffic, LIMITS[kind], SECONDS, runs, seed + number).found_s)
+    compared = Compared(lambda now: arrivals(now) * ramp(now) * SAMPLE, USUAL_DISAGREEMENT, ALLOWED)
+    found |= np.isfinite(simulate_compared(compared, LIMITS[DISAGREE], SECONDS, runs, seed + len(rates)).found_s)
     return float(found.mean())
 
 
@@ -126,6 +146,17 @@ def detections(runs: int, seed: int) -> list[dict[str, Any]]:
         for share in SHARES
         for worse, usual in FAULTS
     ]
+
+
+def disagreeing(runs: int, seed: int) -> list[dict[str, Any]]:
+    """Return how soon canaries are found that answer otherwise."""
+    rows = []
+    for share in SHARES:
+        for rate in DISAGREEING:
+            compared = Compared(constant(PER_SECOND * share * SAMPLE), rate, ALLOWED)
+            outcome = simulate_compared(compared, LIMITS[DISAGREE], SECONDS, runs, seed)
+            rows.append({"share": share, "rate": rate, **_soon(outcome)})
+    return rows
 
 
 def slower(runs: int, seed: int) -> list[dict[str, Any]]:
@@ -141,9 +172,12 @@ def slower(runs: int, seed: int) -> list[dict[str, Any]]:
 
 def _detection(kind: str, share: float, worse: float, usual: float, runs: int, seed: int) -> dict[str, Any]:
     traffic = Traffic(constant(PER_SECOND), constant(worse), constant(usual), lambda _now: share)
-    outcome = simulate(traffic, LIMITS[kind], SECONDS, runs, seed)
+    return {"share": share, **_soon(simulate(traffic, LIMITS[kind], SECONDS, runs, seed))}
+
+
+def _soon(outcome: Outcome) -> dict[str, Any]:
     quantiles = {"median_s": outcome.quantile_s(0.5), "p95_s": outcome.quantile_s(0.95)}
-    return {"share": share, "found": outcome.found, **quantiles, "events": float(np.median(outcome.events))}
+    return {"found": outcome.found, **quantiles, "events": float(np.median(outcome.events))}
 
 
 def rivals(runs: int, seed: int) -> dict[str, float]:
@@ -170,6 +204,7 @@ def measure(runs: int, detected: int, seed: int) -> dict[str, Any]:
         "false": false_rollbacks(runs, seed),
         "users": users,
         "found": detections(detected, seed),
+        "disagreeing": disagreeing(detected, seed),
         "latency": slower(detected, seed),
         "rivals": rivals(runs, seed),
     }
@@ -197,6 +232,13 @@ def page(found: dict[str, Any], command: str) -> str:
         limits=limits_text(found["limits"]),
         targets=markdown(("what", "target", "simulated", ""), targets(found)),
         usual=", ".join(f"{kind} {rate:.1%}" for kind, rate in USUAL.items()),
+        allowed=ALLOWED,
+        disagreement=USUAL_DISAGREEMENT,
+        sample=SAMPLE,
+        disagreeing=markdown(
+            ("share", "replies that disagree", "found", "median", "p95", "of them until then"),
+            [(f"{r['share']:.0%}", f"{r['rate']:.0%}", *_cells(r)) for r in found["disagreeing"]],
+        ),
         runs=found["runs"],
         detections=found["detections"],
         per_second=PER_SECOND,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from marsmith.statistics import RATIOS, Evidence, weigh
+from marsmith.statistics import RATIOS, Evidence, weigh, weigh_rate
 
 TICK_S = 0.25
 Floats = npt.NDArray[np.float64]
@@ -82,17 +82,56 @@ def log_values(logs: Floats) -> Floats:
 def simulate(traffic: Traffic, limit: float, seconds: float, runs: int, seed: int) -> Outcome:
     """Simulate rollouts whose evidence is looked at four times a second; one that was found stays found."""
     random = np.random.default_rng(seed)
+
+    def weighed(now: float) -> tuple[Floats, Floats]:
+        share = traffic.share(now)
+        requests = traffic.arrivals(now) * TICK_S
+        on_canary = random.poisson(requests * share * traffic.canary(now), runs)
+        on_stable = random.poisson(requests * (1 - share) * traffic.stable(now), runs)
+        return log_step(share, True) * on_canary + log_step(share, False) * on_stable, on_canary.astype(float)
+
+    return _until_found(weighed, limit, seconds, runs)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Replies of a canary that are compared with those of the stable version.
+
+    Attributes:
+        per_second: how many at a time, for each run.
+        rate: share of them that disagree.
+        allowed: share that may disagree.
+    """
+
+    per_second: RatesAt
+    rate: float
+    allowed: float
+
+
+def simulate_compared(compared: Compared, limit: float, seconds: float, runs: int, seed: int) -> Outcome:
+    """Simulate rollouts whose replies are compared, as ``simulate`` does for events."""
+    random = np.random.default_rng(seed)
+    hit, other = (np.array(weigh_rate(Evidence(), compared.allowed, each).logs)[:, None] for each in (True, False))
+
+    def weighed(now: float) -> tuple[Floats, Floats]:
+        pairs = compared.per_second(now) * TICK_S
+        disagree = random.poisson(pairs * compared.rate, runs)
+        agree = random.poisson(pairs * (1 - compared.rate), runs)
+        return hit * disagree + other * agree, disagree.astype(float)
+
+    return _until_found(weighed, limit, seconds, runs)
+
+
+def _until_found(weighed: Callable[[float], tuple[Floats, Floats]], limit: float, seconds: float, runs: int) -> Outcome:
+    """Add up what each tick adds to the logarithms, with its bad events, until each run has reached the limit."""
     logs, found_s, events = np.zeros((len(RATIOS), runs)), np.full(runs, np.inf), np.zeros(runs)
     for tick in range(1, round(seconds / TICK_S) + 1):
         now, live = tick * TICK_S, np.isinf(found_s)
         if not live.any():
             break
-        share = traffic.share(now)
-        requests = traffic.arrivals(now) * TICK_S
-        on_canary = random.poisson(requests * share * traffic.canary(now), runs)
-        on_stable = random.poisson(requests * (1 - share) * traffic.stable(now), runs)
-        logs += log_step(share, True) * on_canary + log_step(share, False) * on_stable
-        events[live] += on_canary[live]
+        added, bad = weighed(now)
+        logs += added
+        events[live] += bad[live]
         found_s[live & (log_values(logs) >= math.log(limit))] = now
     return Outcome(found_s, events)
 

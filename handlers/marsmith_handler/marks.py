@@ -2,7 +2,7 @@
 
 Over REST these are headers. Over gRPC a handler sees no metadata: there they are further entries of the map ``input``
 under the same names, and leave it before anything is decoded. An Open Inference Protocol request over gRPC has only its
-id to carry them: ``marsmith-log/<x-request-id>/<the sender's id>``.
+id to carry them: ``marsmith-log/<x-request-id>/<the sender's id>``, and ``marsmith-shadow/...`` for a copy.
 
 ``marsmith serve`` with a front takes ``x-marsmith-*`` out of what clients send. Without a front a client may send them
 itself; all that it gains are lines about its own requests, in a file of bounded size.
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 REQUEST_ID, LOG, SHADOW = "x-request-id", "x-marsmith-log", "x-marsmith-shadow"
-MARKED_ID = "marsmith-log/"
+# Beginnings of an id that carries marks, and whether the request is a copy.
+MARKED_IDS = {"marsmith-log/": False, "marsmith-shadow/": True}
 # Of an id, in characters; it stands in every line of the log.
 _LONGEST = 128
 
@@ -48,10 +49,11 @@ def take_marks(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[M
 
 def take_marked_id(given: str) -> tuple[str, Marks | None]:
     """Return the sender's own id, maybe empty, and the marks that an Open Inference Protocol id carries."""
-    if not given.startswith(MARKED_ID):
-        return given, None
-    request_id, _, own = given.removeprefix(MARKED_ID).partition("/")
-    return own, Marks(request_id[:_LONGEST], log=True)
+    for mark, is_shadow in MARKED_IDS.items():
+        if given.startswith(mark):
+            request_id, _, own = given.removeprefix(mark).partition("/")
+            return own, Marks(request_id[:_LONGEST], log=True, shadow=is_shadow)
+    return given, None
 
 
 def _text(value: Any) -> str:

@@ -80,7 +80,9 @@ def test_the_same_request_has_the_same_key_at_all_versions_whatever_way_it_comes
 
 def test_an_id_of_the_open_inference_protocol_may_carry_marks_that_its_sender_never_sees() -> None:
     marked = _slot(_v2("marsmith-log/r1/theirs"))
-    assert (key_of(marked), marked.marks.log) == (("r1", "x-request-id"), True)
+    assert (key_of(marked), marked.marks.log, marked.marks.shadow) == (("r1", "x-request-id"), True, False)
+    copy = _slot(_v2("marsmith-shadow/r1/theirs"))
+    assert (key_of(copy), copy.marks.log, copy.marks.shadow) == (("r1", "x-request-id"), True, True)
     assert marked.envelope is not None
     assert marked.envelope.v2_id == "theirs"
     nameless = _slot(_v2("marsmith-log/r1/"))

@@ -1,9 +1,9 @@
-"""Shadows on a real server behind the front: replies of our classifier are compared, and nobody notices the copies."""
+"""Replies of our classifier are compared on a real server behind the front: of shadows, and during canaries."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from marsmith.cli import main
 from marsmith.client import Client, tokens
-from marsmith.deploy import Shadow, deploy
+from marsmith.deploy import Canary, Shadow, deploy
 from marsmith.deploy.rollout.observation import RolloutLimits
 from marsmith.deploy.rollout.steps import Options
 from marsmith.deploy.traffic.control import give_order
@@ -61,9 +61,15 @@ class Theatre:
         return state
 
     def rest(self, number: int) -> int:
+        return self._rest(PHOTOS[number % 8])
+
+    def own_photo(self, number: int) -> int:
+        """Send a photo that no other request has: of equal ones one reply counts."""
+        return self._rest(picture(128 + number % 100, number // 100 % 100, number // 10_000))
+
+    def _rest(self, photo: bytes) -> int:
         token = tokens.token(self.state, "inference")
-        answer = call(self.state.inference, "POST", f"/predictions/{MODEL}", token, body=PHOTOS[number % 8])
-        return answer.status
+        return call(self.state.inference, "POST", f"/predictions/{MODEL}", token, body=photo).status
 
     def grpc(self, number: int) -> bool:
         metadata = [("authorization", f"Bearer {tokens.token(self.state, 'inference')}")]
@@ -73,6 +79,15 @@ class Theatre:
                 message({1: MODEL}) + entry, metadata=metadata, timeout=60
             )
         return any(name.encode() in answer for name in CLASSES)
+
+    def until_over(self, ask: Callable[[int], int]) -> RolloutState:
+        """Ask without pause until the rollout has ended; every request must be answered."""
+        with ThreadPoolExecutor(2) as pool:
+            for number in range(0, 100_000, 20):
+                assert set(pool.map(ask, range(number, number + 20))) == {200}
+                if self.rollout().is_over:
+                    return self.rollout()
+        raise AssertionError("the rollout did not end")
 
     def versions(self) -> dict[str, bool]:
         with Client.for_project(self.project) as client:
@@ -127,6 +142,28 @@ def test_replies_over_rest_and_grpc_are_joined_and_the_report_says_what_differs(
     assert json.loads(page.with_suffix(".json").read_text())["report"]["pairs"] == found.pairs
     assert theatre.versions() == {"1.0": True}
     assert front_of(theatre.project).copies_of(MODEL) is None
+
+
+def test_a_version_of_other_classes_goes_back_by_disagreement_alone_and_one_of_the_same_weights_is_promoted(
+    theatre: Theatre,
+) -> None:
+    canary = Canary(steps=(20, 50), interval_s=1, min_requests=10, compare=100)
+    for version, module, phase in (("3.0", Mistaken(), "back"), ("4.0", ChannelMeans(), "promoted")):
+        archive = pack_classifier(theatre.folder / version, MODEL, version, module)
+        deploy(theatre.project, str(archive), OPTIONS, strategy=canary)
+        rollout = theatre.until_over(theatre.own_photo)
+        assert rollout.phase == phase, rollout.reason
+        assert rollout.canary_tally.failed == rollout.stable_tally.failed == 0
+        assert rollout.comparison.report
+        assert rollout.comparison.report.agreement.happened == (
+            0 if phase == "back" else rollout.comparison.report.pairs
+        )
+        assert front_of(theatre.project).share_of(MODEL) is None
+        assert front_of(theatre.project).copies_of(MODEL, of_canary=True) is None
+        if phase == "back":
+            assert "replies of 3.0 are not those of 1.0: evidence" in rollout.reason
+            assert "<h2>Flips by class</h2>" in Path(rollout.comparison.page).read_text()
+    assert theatre.versions() == {"4.0": True}
 
 
 def test_an_archive_that_cannot_be_compared_is_named_and_nothing_is_changed(theatre: Theatre) -> None:

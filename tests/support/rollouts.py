@@ -62,6 +62,7 @@ class Logged:
     duration_ms: float = 10.0
     model: str = "echo"
     at_s: float = 2000.0
+    request_id: str = ""
 
     @property
     def was_answered(self) -> bool:
@@ -87,6 +88,7 @@ class Memory:
     after: Callable[[str], None] = lambda what: None
     shares: dict[str, Share] = field(default_factory=dict)
     copies: dict[str, Copies] = field(default_factory=dict)
+    canary_copies: dict[str, Copies] = field(default_factory=dict)
     counts: CopyCounts = field(default_factory=CopyCounts)
     log: list[Answer] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=lambda: {"1.0": 1, "2.0": 1})
@@ -111,20 +113,21 @@ class Memory:
     def share_of(self, model: str) -> Share | None:
         return self.shares.get(model)
 
-    def set_copies(self, model: str, copies: Copies | None) -> None:
+    def set_copies(self, model: str, copies: Copies | None, *, of_canary: bool = False) -> None:
         if self.refuses:
             raise ServerError("Envoy does not answer")
+        in_force = self.canary_copies if of_canary else self.copies
         if copies is None:
-            self.copies.pop(model, None)
+            in_force.pop(model, None)
         else:
-            self.copies[model] = copies
+            in_force[model] = copies
         self.done(f"copy {copies.part}" if copies else "copy none")
 
-    def copies_of(self, model: str) -> Copies | None:
-        return self.copies.get(model)
+    def copies_of(self, model: str, *, of_canary: bool = False) -> Copies | None:
+        return (self.canary_copies if of_canary else self.copies).get(model)
 
-    def copy_counts(self, model: str) -> CopyCounts:
-        return self.counts if model in self.copies else CopyCounts()
+    def copy_counts(self, model: str, *, of_canary: bool = False) -> CopyCounts:
+        return self.counts if self.copies_of(model, of_canary=of_canary) else CopyCounts()
 
     def end_of_log(self) -> int:
         return len(self.log)
@@ -194,17 +197,25 @@ class Scene:
         self.file.write(replace(self.state, phase="shadowing", shadow=shadow, canary=shadow.then or CANARY))
         return self
 
-    def copied(self, count: int, reply: Callable[[int], dict[str, Any] | None] = lambda number: {}) -> None:
-        """Log requests that were copied, with how the new version's line differs; None: it never answered."""
+    def copied(
+        self, count: int, reply: Callable[[int], dict[str, Any] | None] = lambda number: {}, copy: str = "2.0"
+    ) -> None:
+        """Log requests that were copied, with how the new version's line differs; None: it never answered.
+
+        Args:
+            count: number of requests.
+            reply: how a line differs, by the number of the request.
+            copy: version that got the copies.
+        """
         lines = []
         for _ in range(count):
             self.number += 1
             key = {"key": f"r{self.number}", "input_sha256": f"{self.number:064x}", "time": self.clock, "model": "echo"}
             rest = {"schema": 2, "status": 200, "handler_ms": 5.0, "worker": 7}
-            lines.append({**key, **rest, "version": "1.0", "reply": {"cat": 0.9}})
+            lines.append({**key, **rest, "version": "1.0", "shadow": copy == "1.0", "reply": {"cat": 0.9}})
             mine = reply(self.number)
             if mine is not None:
-                lines.append({**key, **rest, "version": "2.0", "shadow": True, "reply": {"cat": 0.9}, **mine})
+                lines.append({**key, **rest, "version": "2.0", "shadow": copy == "2.0", "reply": {"cat": 0.9}, **mine})
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)

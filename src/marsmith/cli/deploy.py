@@ -12,7 +12,8 @@ the default again and the new one is unregistered. An interrupted deploy is fini
 
 With --canary the version gets its requests share by share. A request that fails on it is repeated on the old version.
 The supervisor drives the rollout, goes back on evidence, and makes the version the default after the last share;
-`marsmith rollout` shows it. The block `rollout:` of the model's spec can say the same without options.
+`marsmith rollout` shows it. With --compare the old version gets copies of a part of the canary's requests, and replies
+that differ are evidence too. The block `rollout:` of the model's spec can say the same without options.
 
 With --shadow the version gets copies of a sample of the requests. Its replies are compared with those of the old
 version and thrown away. At the end a report is written, and the version is unregistered; with --then canary the canary

@@ -18,9 +18,8 @@ _OF_A_CANARY = {
     "min_requests": "min_requests",
     "max_wait": "max_wait_s",
     "sticky": "sticky",
+    "compare": "compare",
 }
-
-
 # Options of a shadow: as above.
 _OF_A_SHADOW = {"sample": "sample", "time": "time_s", "min_agreement": "min_agreement"}
 
@@ -48,6 +47,13 @@ def _add_canary_arguments(parser: argparse.ArgumentParser) -> None:
         "--sticky", metavar="header:NAME|cookie:NAME", help="what a user is recognised by (each request by itself)"
     )
 
+    parser.add_argument(
+        "--compare",
+        metavar="PERCENT",
+        type=_sample,
+        help="which part of the canary's requests the old version gets too, so that other replies are evidence (none)",
+    )
+
 
 def _add_shadow_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -55,7 +61,10 @@ def _add_shadow_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--for", dest="time", metavar="TIME", type=_duration, help="for how long it gets them (30m)")
     parser.add_argument(
-        "--min-agreement", metavar="SHARE", type=float, help="agreement that --then needs, above 0 and below 1 (0.99)"
+        "--min-agreement",
+        metavar="SHARE",
+        type=float,
+        help="agreement that --then and --compare want, above 0 and below 1 (0.99)",
     )
     parser.add_argument("--then", choices=["canary"], help="what follows the shadow if the replies agree")
 
@@ -69,8 +78,12 @@ def strategy_of(args: argparse.Namespace) -> Given | None:
     canary, shadow = _given(args, _OF_A_CANARY), _given(args, _OF_A_SHADOW)
     if canary and not (args.canary or args.then):
         raise UsageError(f"{_flag(args, _OF_A_CANARY)} goes with --canary, or with --shadow --then canary")
+    if args.compare and not args.shadow and "min_agreement" in shadow:
+        canary["min_agreement"] = shadow.pop("min_agreement")
     if (shadow or args.then) and not args.shadow:
-        raise UsageError(f"{_flag(args, _OF_A_SHADOW) or '--then'} goes with --shadow")
+        flag = _flag(args, _OF_A_SHADOW) or "--then"
+        also = ", or with --canary --compare" if flag == "--min-agreement" else ""
+        raise UsageError(f"{flag} goes with --shadow{also}")
     if args.shadow:
         from marsmith.deploy.traffic.shadow import GivenShadow
 

@@ -107,7 +107,7 @@ def _plot(project: Project, args: argparse.Namespace) -> int:
 
 def _print(state: RolloutState, *, as_json: bool) -> None:
     from marsmith.deploy.traffic import view
-    from marsmith.deploy.traffic.shadow_report import shadow_flips
+    from marsmith.deploy.traffic.shadow_report import flips
     from marsmith.predictions.report import FLIP_COLUMNS
 
     if as_json:
@@ -119,8 +119,8 @@ def _print(state: RolloutState, *, as_json: bool) -> None:
     print()
     print_table(view.EVIDENCE_COLUMNS, view.evidence_rows(state))
     print()
-    if flips := shadow_flips(state):
-        print_table(FLIP_COLUMNS, flips)
+    if rows := flips(state):
+        print_table(FLIP_COLUMNS, rows)
         print()
     for line in view.timeline(state):
         say(line)

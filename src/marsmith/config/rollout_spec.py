@@ -168,7 +168,10 @@ class RolloutSpec(Strict):
         alpha: probability, above 0 and below 1, that a version as good as the old one goes back.
         sample: which part of the requests a shadow gets, in percent, as in ``10%``.
         time: for how long a shadow gets them; ``for`` in the file.
-        min_agreement: agreement, above 0 and below 1, at which a canary follows the shadow.
+        min_agreement: agreement of the replies, above 0 and below 1, at which a canary follows the shadow, and below
+            which a canary goes back.
+        compare: percentage of the canary's requests, as in ``10%``, that the old version gets too, so that replies that
+            differ are evidence; none: replies are not compared.
         then: what follows the shadow; none: it is taken off again.
     """
 
@@ -182,6 +185,7 @@ class RolloutSpec(Strict):
     sample: Annotated[str, AfterValidator(_as_value_error(parse_sample))] = SAMPLE
     time: Duration = Field(default=SHADOW_TIME, alias="for")
     min_agreement: Annotated[float, AfterValidator(_as_value_error(check_agreement))] = MIN_AGREEMENT
+    compare: Annotated[str, AfterValidator(_as_value_error(parse_sample))] | None = None
     then: Literal["canary"] | None = None
 
     @model_validator(mode="after")

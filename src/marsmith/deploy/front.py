@@ -31,7 +31,7 @@ class Copies:
     """A version that gets copies of the requests to a model that name no version.
 
     Attributes:
-        version: the version.
+        version: the version; empty: the default version, which gets copies of what another version's share is.
         part: which part of the requests is copied, in ten-thousandths.
     """
 
@@ -72,6 +72,10 @@ class Answer(Protocol):
     @property
     def user(self) -> str:
         """Hash of the sticky key; empty if it had none."""
+
+    @property
+    def request_id(self) -> str:
+        """Its header ``x-request-id``."""
 
     @property
     def attempts(self) -> int:
@@ -117,17 +121,22 @@ class Front(Protocol):
     def share_of(self, model: str) -> Share | None:
         """Return the share that is in force; None if all requests go to the default version."""
 
-    def set_copies(self, model: str, copies: Copies | None) -> None:
+    def set_copies(self, model: str, copies: Copies | None, *, of_canary: bool = False) -> None:
         """Copy a part of a model's requests to a version, which may be 0; None: to none.
+
+        Args:
+            model: model name.
+            copies: who gets them.
+            of_canary: whether those of the version with a share are copied, and not those of the default version.
 
         Raises:
             ServerError: the front does not take it; what was in force before is.
         """
 
-    def copies_of(self, model: str) -> Copies | None:
+    def copies_of(self, model: str, *, of_canary: bool = False) -> Copies | None:
         """Return the copies that are in force; None if there are none."""
 
-    def copy_counts(self, model: str) -> CopyCounts:
+    def copy_counts(self, model: str, *, of_canary: bool = False) -> CopyCounts:
         """Return how many copies of a model's requests were sent."""
 
     def end_of_log(self) -> int:
@@ -152,16 +161,16 @@ class NoFront:
         """Return that there is no share."""
         return None
 
-    def set_copies(self, model: str, copies: Copies | None) -> None:
+    def set_copies(self, model: str, copies: Copies | None, *, of_canary: bool = False) -> None:  # noqa: ARG002
         """Do nothing; raises ServerError if a version is to get copies."""
         if copies is not None:
-            raise ServerError(f"{model}:{copies.version} gets no copies: {self.missing}")
+            raise ServerError(f"no requests of {model} are copied: {self.missing}")
 
-    def copies_of(self, model: str) -> Copies | None:  # noqa: ARG002
+    def copies_of(self, model: str, *, of_canary: bool = False) -> Copies | None:  # noqa: ARG002
         """Return that there are no copies."""
         return None
 
-    def copy_counts(self, model: str) -> CopyCounts:  # noqa: ARG002
+    def copy_counts(self, model: str, *, of_canary: bool = False) -> CopyCounts:  # noqa: ARG002
         """Return that there are no copies."""
         return CopyCounts()
 
@@ -182,5 +191,6 @@ def all_to_default(front: Front, model: str) -> None:
     """
     if front.share_of(model) is not None:
         front.set_share(model, None)
-    if front.copies_of(model) is not None:
-        front.set_copies(model, None)
+    for of_canary in (False, True):
+        if front.copies_of(model, of_canary=of_canary) is not None:
+            front.set_copies(model, None, of_canary=of_canary)

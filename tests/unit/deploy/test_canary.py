@@ -52,7 +52,13 @@ rollout:
 
 phases = st.sampled_from(sorted(OPEN | ENDED | {"promoting", "going back"}))
 standings = st.builds(
-    Standing, phases, st.integers(0, 2), st.floats(0, 1e6), st.integers(0, 10**6), st.none() | st.just("errors")
+    Standing,
+    phases,
+    st.integers(0, 2),
+    st.floats(0, 1e6),
+    st.integers(0, 10**6),
+    st.none() | st.just("errors"),
+    st.none() | st.integers(0, 20),
 )
 counts = st.integers(0, 10**9)
 times = st.floats(0, 1e10)
@@ -124,6 +130,8 @@ def test_a_canary_without_traffic_holds_then_is_inconclusive_and_says_how_many_r
 def test_no_canary_is_promoted_with_trouble_or_without_requests_and_none_that_ended_moves(standing: Standing) -> None:
     decision = decide(CANARY, standing)
     enough = standing.answers >= CANARY.min_requests and standing.at_step_s >= CANARY.interval_s
+    if isinstance(decision, Promote):
+        assert standing.compared is None or standing.compared >= CANARY.min_requests
     if isinstance(decision, Promote | Next):
         assert standing.phase == "rising"
         assert enough

@@ -18,8 +18,9 @@ from marsmith.deploy.front import CopyCounts
 from marsmith.deploy.traffic import view
 from marsmith.deploy.traffic.canary import Canary
 from marsmith.deploy.traffic.handover import trial_steps
+from marsmith.deploy.traffic.listening import counted
 from marsmith.deploy.traffic.shadow import GivenShadow, Shadow, Trial, conclude
-from marsmith.deploy.traffic.shadowing import SETTLE_S, counted
+from marsmith.deploy.traffic.shadowing import SETTLE_S
 from marsmith.deploy.traffic.state import parse_rollout, render_rollout
 from marsmith.errors import ServerError, SpecError, UsageError
 from marsmith.predictions import Comparison
@@ -88,9 +89,11 @@ def test_what_is_no_percentage_is_refused(text: str) -> None:
 def test_a_spec_describes_a_shadow_and_options_override_it() -> None:
     text = SPEC + "  {strategy: shadow, sample: 25%, for: 2m, min_agreement: 0.95, then: canary, steps: [50]}"
     rollout = parse_model_spec(text, "m").rollout
-    assert Shadow.of(rollout) == Shadow(25, 120, 0.95, Canary(steps=(50,)))
+    assert Shadow.of(rollout) == Shadow(25, 120, 0.95, Canary(steps=(50,), min_agreement=0.95))
     given_ = GivenShadow({"time_s": 30.0}, {"steps": (5, 50)})
-    assert Shadow.of(rollout, given_) == Shadow(25, 30, 0.95, Canary(steps=(5, 50)))
+    assert Shadow.of(rollout, given_) == Shadow(25, 30, 0.95, Canary(steps=(5, 50), min_agreement=0.95))
+    given_ = GivenShadow({"min_agreement": 0.9}, {"compare": 5.0})
+    assert Shadow.of(rollout, given_).then == Canary(steps=(50,), compare=5, min_agreement=0.9)
     assert Shadow.of(RolloutSpec()) == Shadow() == Shadow(10, 1800, 0.99)
     assert Shadow.of(RolloutSpec(), GivenShadow(then="canary")).then == Canary()
     assert Shadow(33.33).part == 3333
@@ -288,7 +291,7 @@ def test_a_driver_killed_after_any_change_is_followed_by_one_that_counts_everyth
 def test_a_front_or_a_log_that_cannot_be_read_ends_no_shadow_before_its_time(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(model: str) -> CopyCounts:
+    def broken(model: str, *, of_canary: bool = False) -> CopyCounts:
         raise ServerError("Envoy does not answer")
 
     run(scene, looks=5)

@@ -91,10 +91,12 @@ def _send_all_to_default(site: ModelServer) -> None:
     if share is not None:
         step = Step("plain", share.version, "send all requests to the default version")
         site.perform(step, lambda: site.front.set_share(site.model, None))
-    copies = site.front.copies_of(site.model)
-    if copies is not None:
-        step = Step("plain", copies.version, f"copy no more requests to {copies.version}")
-        site.perform(step, lambda: site.front.set_copies(site.model, None))
+    for of_canary in (False, True):
+        copies = site.front.copies_of(site.model, of_canary=of_canary)
+        if copies is not None:
+            step = Step("plain", copies.version, f"copy no more requests to {copies.version or 'the default version'}")
+            stop = partial(site.front.set_copies, site.model, None, of_canary=of_canary)
+            site.perform(step, stop)
 
 
 def _end(site: ModelServer, journal: Journal) -> Journal:

@@ -10,13 +10,17 @@ from marsmith.config.rollout_spec import (
     ALPHA,
     INTERVAL,
     MAX_WAIT,
+    MIN_AGREEMENT,
     MIN_REQUESTS,
     STEPS,
     RolloutSpec,
     StickyKey,
+    check_agreement,
+    check_sample,
     check_steps,
     check_times,
     parse_duration,
+    parse_sample,
     parse_sticky,
     ten_thousandths,
 )
@@ -39,6 +43,9 @@ class Canary:
         sticky: ``header:NAME`` or ``cookie:NAME``, so that all requests of a user go to one version; None: each request
             by itself.
         alpha: probability, 0 to 1, that a version as good as the old one goes back, over the whole rollout.
+        compare: percentage of the canary's requests that the old version gets too, above 0 and at most 100, so that
+            replies that differ are evidence; None: replies are not compared.
+        min_agreement: share of the replies, 0 to 1, that may be expected to agree; a lower one is evidence.
     """
 
     steps: tuple[float, ...] = field(default=STEPS)
@@ -47,6 +54,8 @@ class Canary:
     max_wait_s: float = parse_duration(MAX_WAIT)
     sticky: str | None = None
     alpha: float = ALPHA
+    compare: float | None = None
+    min_agreement: float = MIN_AGREEMENT
 
     def __post_init__(self) -> None:
         """Raise UsageError if a value is out of its range."""
@@ -58,6 +67,9 @@ class Canary:
         if self.min_requests < 1:
             raise UsageError(f"a step of {self.min_requests} requests", tip="a step needs at least 1 request")
         check_times(self.interval_s, self.max_wait_s)
+        check_agreement(self.min_agreement)
+        if self.compare is not None:
+            check_sample(self.compare)
 
     @classmethod
     def of(cls, spec: RolloutSpec, given: Mapping[str, Any] | None = None) -> Canary:
@@ -69,6 +81,8 @@ class Canary:
             "max_wait_s": parse_duration(spec.max_wait),
             "sticky": spec.sticky,
             "alpha": spec.alpha,
+            "compare": parse_sample(spec.compare) if spec.compare else None,
+            "min_agreement": spec.min_agreement,
         }
         return cls(**{**values, **(given or {})})
 
@@ -76,6 +90,11 @@ class Canary:
     def shares(self) -> tuple[int, ...]:
         """The steps in ten-thousandths."""
         return tuple(ten_thousandths(step) for step in self.steps)
+
+    @property
+    def compared_part(self) -> int:
+        """Which part of its requests the old version gets too, in ten-thousandths."""
+        return ten_thousandths(self.compare or 0)
 
     @property
     def sticky_key(self) -> StickyKey | None:

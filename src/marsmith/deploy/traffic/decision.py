@@ -39,6 +39,7 @@ class Standing:
         answers: number of answers of the canary at this share.
         trouble: why the canary must not stay: evidence against it, or the stable version above its own limit; None if
             there is no reason.
+        compared: number of its replies that were compared with those of the old version; None: none are to be.
     """
 
     phase: Phase
@@ -46,6 +47,7 @@ class Standing:
     at_step_s: float
     answers: int
     trouble: str | None = None
+    compared: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,18 @@ def decide(canary: Canary, standing: Standing) -> Decision:
     if standing.phase != "rising" or standing.at_step_s < canary.interval_s:
         return Hold()
     if standing.answers < canary.min_requests:
-        return _too_few(canary, standing)
-    last = standing.step + 1 >= len(canary.steps)
-    return Promote() if last else Next(standing.step + 1)
+        return _too_few(canary, standing, f"{standing.answers} answers of the canary")
+    if standing.step + 1 < len(canary.steps):
+        return Next(standing.step + 1)
+    if standing.compared is not None and standing.compared < canary.min_requests:
+        return _too_few(canary, standing, f"{standing.compared} compared replies")
+    return Promote()
 
 
-def _too_few(canary: Canary, standing: Standing) -> Hold | Inconclusive:
+def _too_few(canary: Canary, standing: Standing, found: str) -> Hold | Inconclusive:
     if standing.at_step_s < canary.max_wait_s:
         return Hold()
     return Inconclusive(
-        f"{standing.answers} answers of the canary in {standing.at_step_s:.0f} s at"
-        f" {canary.steps[standing.step]:g}%, and {canary.min_requests} are needed"
+        f"{found} in {standing.at_step_s:.0f} s at {canary.steps[standing.step]:g}%, and {canary.min_requests} are"
+        " needed"
     )

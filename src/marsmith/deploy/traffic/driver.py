@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from marsmith.deploy.front import Share, all_to_default
 from marsmith.deploy.rollout.recovery import finish, recover, undo
 from marsmith.deploy.rollout.site import ModelServer
+from marsmith.deploy.traffic.comparing import Comparing
 from marsmith.deploy.traffic.decision import (
     OPEN,
     SHADOWING,
@@ -25,9 +26,10 @@ from marsmith.deploy.traffic.decision import (
     decide,
 )
 from marsmith.deploy.traffic.eavesdrop import LogEavesdropper
+from marsmith.deploy.traffic.listening import Listen
 from marsmith.deploy.traffic.lookout import Lookout
 from marsmith.deploy.traffic.record import Record
-from marsmith.deploy.traffic.shadowing import Listen, Shadowing
+from marsmith.deploy.traffic.shadowing import Shadowing
 from marsmith.deploy.traffic.state import Order, RolloutFile
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.server import state as server_state
@@ -59,6 +61,7 @@ class CanaryDriver:
     listen: Listen = LogEavesdropper.of
     _record: Record = field(init=False)
     _shadowing: Shadowing = field(init=False)
+    _comparing: Comparing = field(init=False)
     _next_move_s: float = 0.0
     _told: str = ""
 
@@ -75,6 +78,7 @@ class CanaryDriver:
                 stop.wait(LOOK_S)
         finally:
             self._shadowing.close()
+            self._comparing.close()
 
     def begin(self) -> None:
         """Read the state, and take up what was interrupted."""
@@ -83,6 +87,7 @@ class CanaryDriver:
             raise ServerError(f"{self.site.model} has no rollout")
         self._record = record = Record(self.file, self.site.file, state, self.now, self.tell)
         self._shadowing = Shadowing(self.site, record, self.listen)
+        self._comparing = Comparing(self.site, record, self.listen)
         if record.change is None:
             self._close_orphan()
             return
@@ -118,7 +123,7 @@ class CanaryDriver:
         elif order == "resume":
             self._go_to(max(self._record.state.step, 0))
         elif order == "promote":
-            self._cut_shadow_short()
+            self._end_comparisons()
             self._record.enter("promoting", "by an operator")
         elif order == "abort":
             self._go_back("aborted by an operator")
@@ -142,6 +147,7 @@ class CanaryDriver:
             self._follow_shadow()
         else:
             self._set_share(self._record.state.share)
+            self._comparing.move()
             self._act(self._decision())
 
     def _follow_shadow(self) -> None:
@@ -166,8 +172,11 @@ class CanaryDriver:
         if state.step < 0:
             return Next(0) if state.phase == "rising" else Hold()
         at_step_s = self.now() - state.step_began_s
-        trouble = self._record.weighing.trouble()
-        return decide(state.canary, Standing(state.phase, state.step, at_step_s, state.step_answers, trouble))
+        weighing = self._record.weighing
+        standing = Standing(
+            state.phase, state.step, at_step_s, state.step_answers, weighing.trouble(), weighing.compared
+        )
+        return decide(state.canary, standing)
 
     def _act(self, decision: Decision) -> None:
         if isinstance(decision, Back):
@@ -186,7 +195,7 @@ class CanaryDriver:
     def _go_back(self, reason: str) -> None:
         # Users come first: the state is written once the canary gets no requests any more.
         self._set_share(0)
-        self._cut_shadow_short()
+        self._end_comparisons()
         self._record.enter("going back", reason)
 
     def _undo(self) -> None:
@@ -198,6 +207,7 @@ class CanaryDriver:
 
     def _promote(self) -> None:
         record = self._record
+        self._comparing.end()
         record.step_journal("promote")
         if record.change is not None:
             record.journal = finish(self.site, record.journal, record.change)
@@ -207,14 +217,14 @@ class CanaryDriver:
     def _give_way(self, reason: str) -> None:
         """End the rollout, because someone else has changed the model: what they changed stands."""
         self._set_share(0)
-        self._cut_shadow_short()
+        self._end_comparisons()
         self._record.journal = recover(self.site, self._record.journal)
         self._end()
         self._record.enter("left", reason)
 
     def _leave(self) -> None:
         """End the rollout with both versions registered, for a command that changes one of them next."""
-        self._cut_shadow_short()
+        self._end_comparisons()
         all_to_default(self.site.front, self.site.model)
         self._record.close_journal()
         self._record.enter("left", "another command changes the model")
@@ -230,9 +240,10 @@ class CanaryDriver:
         # What is registered now must outlive a restart of the server.
         server_state.record(self.site.project, self.site.contents)
 
-    def _cut_shadow_short(self) -> None:
+    def _end_comparisons(self) -> None:
         if self._record.state.phase in SHADOWING and not self._record.state.trial.page:
             self._shadowing.cut_short()
+        self._comparing.end()
 
     def _set_share(self, share: int) -> None:
         """Give the canary this share, in ten-thousandths, if it has another. With 0 it can still repeat requests.

@@ -31,6 +31,9 @@ class Eavesdropper(Protocol):
     def read(self) -> bool:
         """Read some of what came since the last look; return whether there was anything."""
 
+    def taken(self) -> list[tuple[Pair, Difference]]:
+        """Return the pairs that were compared since the last call."""
+
     def report(self) -> Report:
         """Return what was found until now."""
 
@@ -44,21 +47,25 @@ class Subject:
 
     Attributes:
         model: model name.
-        old: version that answers.
-        new: version that gets copies.
+        old: version that is the default.
+        new: version on trial.
         since_s: when the copies began, in seconds since the epoch.
+        copied_to: which of them gets copies.
     """
 
     model: str
     old: str
     new: str
     since_s: float
+    copied_to: str
 
     def has(self, prediction: Prediction) -> bool:
-        """Return whether a logged reply is one of them: of the new version only copies are."""
+        """Return whether a logged reply is one of them: a copy's of the one version, a user's of the other."""
         if prediction.model != self.model or prediction.time < self.since_s:
             return False
-        return prediction.version == self.old or (prediction.version == self.new and prediction.shadow)
+        return prediction.version in {self.old, self.new} and prediction.shadow == (
+            prediction.version == self.copied_to
+        )
 
 
 class LogEavesdropper:
@@ -75,6 +82,7 @@ class LogEavesdropper:
         self._subject = subject
         self._logs = [LogFollower(path) for path in dict.fromkeys(logs)]
         self._comparison = Comparison(subject.old, subject.new, compare=compare)
+        self._taken: list[tuple[Pair, Difference]] = []
         self._resources = ExitStack()
 
     @classmethod
@@ -105,11 +113,16 @@ class LogEavesdropper:
         for prediction in self._each():
             any_read = True
             if self._subject.has(prediction):
-                self._comparison.add([prediction])
+                self._taken += self._comparison.add([prediction])
             if time.monotonic() > late:
                 break
         self._comparison.damaged = sum(log.damaged for log in self._logs)
         return any_read
+
+    def taken(self) -> list[tuple[Pair, Difference]]:
+        """Return the pairs that were compared since the last call."""
+        taken, self._taken = self._taken, []
+        return taken
 
     def report(self) -> Report:
         """Return what was found until now."""

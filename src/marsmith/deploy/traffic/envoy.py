@@ -68,22 +68,27 @@ class EnvoyFront:
         sticky = (canary.sticky.kind, canary.sticky.name) if canary.sticky else None
         return Share(canary.version, canary.share, sticky, canary.per_try_timeout_s)
 
-    def set_copies(self, model: str, copies: Copies | None) -> None:
+    def set_copies(self, model: str, copies: Copies | None, *, of_canary: bool = False) -> None:
         """Copy a part of a model's requests to a version, which may be 0; None: to none.
+
+        Args:
+            model: model name.
+            copies: who gets them.
+            of_canary: whether those of the version with a share are copied, and not those of the default version.
 
         Raises:
             ServerError: Envoy does not take it; what was in force before is.
         """
         with self._locked():
-            mirror.set_copies(self.folder, model, copies)
+            mirror.set_copies(self.folder, model, copies, of_canary=of_canary)
 
-    def copies_of(self, model: str) -> Copies | None:
+    def copies_of(self, model: str, *, of_canary: bool = False) -> Copies | None:
         """Return the copies that are in force; None if there are none."""
-        return mirror.copies_in(self._traffic(), model)
+        return mirror.copies_in(self._traffic(), model, of_canary=of_canary)
 
-    def copy_counts(self, model: str) -> CopyCounts:
+    def copy_counts(self, model: str, *, of_canary: bool = False) -> CopyCounts:
         """Return how many copies of a model's requests Envoy has sent since it was started."""
-        return mirror.copy_counts(self.folder, model)
+        return mirror.copy_counts(self.folder, model, of_canary=of_canary)
 
     def end_of_log(self) -> int:
         """Return the position after the last answer that was logged."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from marsmith.config.rollout_spec import WHOLE
 from marsmith.deploy.front import Answer
 from marsmith.deploy.traffic.state import RolloutState
-from marsmith.statistics import Evidence, Finding, Ledger, latency_limit_ms, value, weigh_rate
+from marsmith.predictions import Difference, Pair
+from marsmith.statistics import Evidence, Finding, Ledger, SeenUsers, latency_limit_ms, value, weigh_rate
 
+# Replies that are not those of the old version to the same request; a rate, and only if replies are compared.
+DISAGREE = "disagree"
 # Kinds of event with their weights: failures have three quarters of alpha, because users wait for the way back.
-KINDS = {"failed": 6.0, "slow": 1.0, "refused": 1.0}
+KINDS = {"failed": 9.0, "slow": 1.0, "refused": 1.0, DISAGREE: 1.0}
 # At most one answer in a hundred may be above a 99th percentile. Twice that is tolerated in the stable version.
 STABLE_SLOW_RATE = 0.02
 # The stable version is judged by blocks of answers, or a good hour would hide a bad minute after it.
@@ -19,6 +23,9 @@ STABLE_BLOCK = 500
 _STABLE_LIMIT = 1e4
 # A request that came before that many changes of the share counts for nothing.
 _MOST_SHARES = 8
+# A copied request is compared a second or two after its answer; those of the last minute are known at 100 a second.
+_MOST_REQUESTS = 6_000
+_MOST_BODIES = 100_000
 _WORDS = {"failed": "failed", "slow": "were slow", "refused": "were refused with a status of 400 to 499"}
 
 
@@ -62,6 +69,10 @@ class Weighing:
         self._shares = [(moment.at_s, moment.share) for moment in state.timeline if moment.what][-_MOST_SHARES:]
         self._before_limit: list[float] = []
         self._breach = Evidence()
+        self._allowed = 1 - state.canary.min_agreement
+        self._is_compared = state.canary.compare is not None
+        self._users: OrderedDict[str, str] = OrderedDict()
+        self._bodies = SeenUsers(most=_MOST_BODIES)
 
     def add(self, answers: Iterable[Answer]) -> int:
         """Weigh answers; return how many of them say something about the canary.
@@ -70,6 +81,22 @@ class Weighing:
         versions says nothing: in an outage a canary gets no further.
         """
         return sum(self._add(each) for each in answers if each.model == self._model and each.version in self._tallies)
+
+    def add_compared(self, pairs: Iterable[tuple[Pair, Difference]]) -> None:
+        """Weigh the replies of both versions to requests of the canary.
+
+        Of equal bodies the first one counts, because their replies are no independent observations.
+        """
+        for pair, difference in pairs:
+            if self._bodies.is_first(pair.new.input_sha256):
+                user = self._users.get(pair.new.key, "")
+                self._ledger.observe(DISAGREE, self._allowed, happened=not difference.agrees, user=user)
+
+    @property
+    def compared(self) -> int | None:
+        """Number of weighed replies; None if none are to be compared."""
+        found = next((finding for finding in self.findings() if finding.kind == DISAGREE), None)
+        return found.hits + found.others if found else None
 
     def share_is(self, share: int, since_s: float) -> None:
         """Note the share of the canary from a moment on, in ten-thousandths and seconds since the epoch."""
@@ -88,24 +115,29 @@ class Weighing:
 
     def values(self) -> Mapping[str, float]:
         """Return the evidence by kind of event."""
-        return {finding.kind: finding.evidence for finding in self._ledger.findings()}
+        return {finding.kind: finding.evidence for finding in self.findings()}
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return the state of each kind of event."""
-        return self._ledger.findings()
+        """Return the state of each kind of event that is looked for."""
+        found = self._ledger.findings()
+        return tuple(finding for finding in found if self._is_compared or finding.kind != DISAGREE)
 
     def trouble(self) -> str | None:
         """Return why the canary must not stay; None if there is no reason."""
-        reached = next((finding for finding in self._ledger.findings() if finding.reached), None)
+        reached = next((finding for finding in self.findings() if finding.reached), None)
         return self._words(reached) if reached else self._stable_trouble()
 
     def _words(self, finding: Finding) -> str:
-        mine, other = self._tallies[self._version], self._tallies[""]
-        what = _WORDS[finding.kind]
+        return f"{self._counts(finding)}: evidence {finding.evidence:.3g}, limit {finding.limit:.3g}"
+
+    def _counts(self, finding: Finding) -> str:
+        if finding.kind == DISAGREE:
+            compared = finding.hits + finding.others
+            return f"{finding.hits} of {compared} replies of {self._version} are not those of {self._stable}"
+        mine, other, what = self._tallies[self._version], self._tallies[""], _WORDS[finding.kind]
         return (
             f"{getattr(mine, finding.kind)} of {mine.answers} requests to {self._version} {what}, and"
-            f" {getattr(other, finding.kind)} of {other.answers} to {self._stable}: evidence"
-            f" {finding.evidence:.3g}, limit {finding.limit:.3g}"
+            f" {getattr(other, finding.kind)} of {other.answers} to {self._stable}"
         )
 
     def _stable_trouble(self) -> str | None:
@@ -126,6 +158,10 @@ class Weighing:
         for kind, happened in events.items():
             if happened:
                 self._ledger.event(kind, self._share_at(answer.at_s), is_canary=is_canary, user=answer.user)
+        if is_canary and answer.user:
+            self._users[answer.request_id] = answer.user
+            while len(self._users) > _MOST_REQUESTS:
+                self._users.popitem(last=False)
         tally = self._tallies[answer.version]
         self._tallies[answer.version] = tally.with_answer(answer.duration_ms, timed=verdict.timed, **events)
         if not is_canary and verdict.timed:

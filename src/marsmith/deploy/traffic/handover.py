@@ -135,13 +135,15 @@ def check_comparable(site: ModelServer, strategy: Strategy, archive: Archive, st
         UsageError: one of their handlers writes no log by which requests are joined.
         ArchiveError: the old version's archive is not in the model store.
     """
-    if not isinstance(strategy, Shadow):
+    canary = strategy.then if isinstance(strategy, Shadow) else strategy
+    if not isinstance(strategy, Shadow) and not (isinstance(canary, Canary) and canary.compare is not None):
         return
     for each in (archive, archive_of(site, stable)):
         why = why_not_comparable(each)
         if why:
             version = f"{each.manifest.model_name}:{each.manifest.model_version}"
-            raise UsageError(f"no shadow of {site.model}: {version} cannot be compared: {why}", tip=RENEW)
+            kind = "shadow" if isinstance(strategy, Shadow) else "comparison"
+            raise UsageError(f"no {kind} of {site.model}: {version} cannot be compared: {why}", tip=RENEW)
 
 
 def trial_steps(version: str, stable: str, strategy: Strategy) -> tuple[Step, ...]:
@@ -170,12 +172,13 @@ def farewell(version: str) -> Iterator[Step]:
 
 def share_steps(version: str, canary: Canary) -> Iterator[Step]:
     """Return the steps of a plan that give a version its requests share by share."""
+    evidence = f", {canary.compare:g}% of its replies are compared" if canary.compare else ""
     for step in canary.steps:
         yield Step(
             "canary",
             version,
             f"send {step:g}% of the requests to it, for at least {canary.interval_s:g} s and"
-            f" {canary.min_requests} answers; back on evidence",
+            f" {canary.min_requests} answers{evidence}; back on evidence",
         )
 
 

@@ -21,20 +21,20 @@ _COUNTERS = {
 }
 
 
-def copies_in(traffic: Traffic, model: str) -> Copies | None:
-    """Return the copies of what a model's default version serves; None if there are none."""
-    found = traffic.shadow_of(model, of_canary=False)
+def copies_in(traffic: Traffic, model: str, *, of_canary: bool) -> Copies | None:
+    """Return the copies of what a model's default version serves, or of its canary's; None if there are none."""
+    found = traffic.shadow_of(model, of_canary=of_canary)
     return Copies(found.version, found.sample) if found else None
 
 
-def set_copies(folder: Path, model: str, copies: Copies | None) -> None:
+def set_copies(folder: Path, model: str, copies: Copies | None, *, of_canary: bool) -> None:
     """Copy a part of a model's requests to a version; None: to none. The lock of the traffic is held.
 
     Raises:
         ServerError: Envoy does not take it; what was in force before is.
     """
     before = read_traffic(folder)
-    mine = before.shadow_of(model, of_canary=False)
+    mine = before.shadow_of(model, of_canary=of_canary)
     others = tuple(each for each in before.shadows if each != mine)
     new = (Shadow(model, copies.version, copies.part),) if copies else ()
     try:
@@ -43,13 +43,13 @@ def set_copies(folder: Path, model: str, copies: Copies | None) -> None:
         raise ServerError(f"cannot write the front's files: {error.strerror}") from None
 
 
-def copy_counts(folder: Path, model: str) -> CopyCounts:
+def copy_counts(folder: Path, model: str, *, of_canary: bool) -> CopyCounts:
     """Return how many copies of a model's requests Envoy has sent since it was started.
 
     Raises:
         FrontError: Envoy does not answer.
     """
-    shadow = read_traffic(folder).shadow_of(model, of_canary=False)
+    shadow = read_traffic(folder).shadow_of(model, of_canary=of_canary)
     if shadow is None:
         return CopyCounts()
     clusters = "|".join(re.escape(stat_name(shadow_cluster(shadow, api))) for api in APIS)

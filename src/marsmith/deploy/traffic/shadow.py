@@ -55,7 +55,7 @@ class Shadow:
             "sample": parse_sample(spec.sample),
             "time_s": parse_duration(spec.time),
             "min_agreement": spec.min_agreement,
-            "then": Canary.of(spec, given.canary) if then == "canary" else None,
+            "then": Canary.of(spec, {**given.canary, **_agreement(given.shadow)}) if then == "canary" else None,
         }
         return cls(**{**values, **given.shadow})
 
@@ -63,6 +63,11 @@ class Shadow:
     def part(self) -> int:
         """The sample in ten-thousandths."""
         return ten_thousandths(self.sample)
+
+
+def _agreement(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the agreement that was given for the shadow, which is that of the canary after it too."""
+    return {name: value for name, value in given.items() if name == "min_agreement"}
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,8 @@ class RolloutState:
         ended_s: when it ended, in seconds since the epoch; None while it goes on.
         shadow: the strategy before the canary, or instead of it; None: there is none.
         trial: what the shadow has done.
+        comparison: what the copies of the canary's requests to the old version have shown.
+        compared_s: replies that were logged until then have been weighed, in seconds since the epoch.
     """
 
     model: str
@@ -132,6 +134,8 @@ class RolloutState:
     ended_s: float | None = None
     shadow: Shadow | None = None
     trial: Trial = field(default_factory=Trial)
+    comparison: Trial = field(default_factory=Trial)
+    compared_s: float = 0.0
 
     @property
     def is_over(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from marsmith.config.rollout_spec import WHOLE
 from marsmith.deploy.traffic.decision import OPEN, SHADOWING
 from marsmith.deploy.traffic.evidence import Weighing
-from marsmith.deploy.traffic.shadow_report import about_shadow, shadow_data
+from marsmith.deploy.traffic.shadow_report import about_comparison, about_shadow, comparison_data, shadow_data
 from marsmith.deploy.traffic.state import RolloutFile, RolloutState
 from marsmith.deploy.traffic.tally import Tally
 from marsmith.errors import UsageError
@@ -95,7 +95,7 @@ def about(state: RolloutState) -> Mapping[str, str]:
         fields["slow above"] = f"{state.slow_ms:.0f} ms"
     if state.phase in OPEN and state.step >= 0:
         fields["step"] = _step(state)
-    return {**fields, **about_shadow(state, time.time())}
+    return {**fields, **about_shadow(state, time.time()), **about_comparison(state)}
 
 
 def timeline(state: RolloutState) -> Sequence[str]:
@@ -120,6 +120,7 @@ def as_data(state: RolloutState) -> dict[str, Any]:
         },
         "evidence": [finding.record() for finding in Weighing(state).findings()],
         "shadow": shadow_data(state),
+        "comparison": comparison_data(state),
         "timeline": [asdict(moment) for moment in state.timeline],
     }
 

@@ -22,7 +22,8 @@ local function marks(headers, path, bytes)
   if path == MODEL_INFER then
     local parsed, texts = pcall(texts_of, bytes)
     local own = parsed and texts[ID] or ""
-    return text_field(ID, "marsmith-log/" .. request_id .. "/" .. own)
+    local mark = headers:get("x-marsmith-shadow") and "marsmith-shadow/" or "marsmith-log/"
+    return text_field(ID, mark .. request_id .. "/" .. own)
   end
   local added = ""
   for _, name in ipairs({ "x-request-id", "x-marsmith-log", "x-marsmith-shadow" }) do
