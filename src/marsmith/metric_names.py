@@ -111,7 +111,12 @@ STAGE_SECONDS = Metric(
     "handlers",
 )
 BATCH = Metric(
-    "marsmith_batch_size", "histogram", "requests", VERSION, "Requests in a batch; the sum counts requests.", "handlers"
+    "marsmith_batch_size",
+    "histogram",
+    "requests",
+    VERSION,
+    "Requests in a batch, without those that could not be decoded.",
+    "handlers",
 )
 
 FRONT_UP = Metric("marsmith_front_up", "gauge", "boolean", (), "Whether the front answered when it was asked.", "front")

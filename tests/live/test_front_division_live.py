@@ -17,8 +17,9 @@ import pytest
 from tritonclient.grpc import service_pb2 as oip
 
 from marsmith.client.grpc_messages import message_class
+from marsmith.client.metrics import parse_exposition
 from marsmith.errors import FrontError
-from marsmith.server.front import admin, files, routes
+from marsmith.server.front import admin, counters, files, routes
 from marsmith.server.front.bootstrap import ANSWERS_FILE, CLUSTERS_FILE, ROUTES_FILE
 from marsmith.server.front.files import apply_traffic, read_traffic
 from marsmith.server.front.traffic import Canary, Shadow, Sticky, Traffic
@@ -450,3 +451,40 @@ def test_files_survive_the_end_of_everything(place: Place, light: LightVersions,
         assert ask(other) == (200, "2.0")
     finally:
         other.front.close(0.0)
+
+
+def test_requests_are_counted_and_timed_by_model_whatever_their_path(place: Place) -> None:
+    place.change()
+    long = "a-model.with_a-long.name" * 8
+    files.count_models(place.front.folder, ["m", "m.2", long])
+    paths = ["/predictions/m", "/predictions/m/2.0?a=1", "/v1/models/m:predict", "/v2/models/m/versions/2.0/infer"]
+    for path in [*paths, "/predictions/m.2", f"/predictions/{long}", "/predictions/m3", "/predictions/m/2.0/x"]:
+        ask(place, path=path)
+    assert ask(place, {"": "fail"})[0] == 500
+    assert ask(place, {"": "missing"}, "/predictions/m.2")[0] == 404
+
+    def seen() -> dict[tuple[str, str, str], float]:
+        text = admin.ask(place.front.folder, counters.STATISTICS)
+        return {
+            (each.name, counters.model_of(each.labels), each.labels.get(counters.CLASS_LABEL, "")): each.value
+            for each in parse_exposition(text)
+            if each.name in {counters.REPLIES, f"{counters.TIME_MS}_count"}
+            and counters.model_of(each.labels) != "other"
+        }
+
+    # Envoy counts times every five seconds.
+    until(lambda: (f"{counters.TIME_MS}_count", long, "") in seen(), 30)
+    assert seen() == {
+        (counters.REPLIES, "m", "2"): 4,
+        (counters.REPLIES, "m", "5"): 1,
+        (counters.REPLIES, "m.2", "2"): 1,
+        (counters.REPLIES, "m.2", "4"): 1,
+        (counters.REPLIES, long, "2"): 1,
+        (f"{counters.TIME_MS}_count", "m", ""): 5,
+        (f"{counters.TIME_MS}_count", "m.2", ""): 2,
+        (f"{counters.TIME_MS}_count", long, ""): 1,
+    }
+    # A rollout keeps them.
+    place.change(ALL)
+    assert ask(place) == (200, "2.0")
+    until(lambda: seen()[counters.REPLIES, "m", "2"] == 5, 30)

@@ -116,6 +116,8 @@ def make_project(root: Path, archives: Mapping[str, Path] | None = None, **prope
     committed = (REPOSITORY / "config.properties").read_text(encoding=ENCODING)
     config = as_mapping(parse_properties(committed)) | free_addresses() | properties
     (root / "config.properties").write_text(render_properties(config), encoding="ascii")
+    # Several servers run at once, and one port is the default of all listeners.
+    (root / "config" / "marsmith.yaml").write_text("listener: none\n", encoding="ascii")
     return Project(root.resolve())
 
 

@@ -18,6 +18,9 @@ def copy_project(root: Path) -> Project:
     for folder in ("export", "handlers", "config"):
         shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "config.properties", root)
+    # Several servers run at once.
+    settings = root / "config" / "marsmith.yaml"
+    settings.write_text(settings.read_text().replace("listener: 127.0.0.1:8083", "listener: 127.0.0.1:0"))
     (root / "model_store").mkdir()
     return Project(root.resolve())
 

@@ -1,8 +1,8 @@
 """Write what the documentation takes from the code: `python tools/pages`, or `python tools/pages --check`.
 
-The command line and the Python API are whole pages. The drawing of the packages lies between two markers of the design
-page. Every page ends with links to the pages before and after it, in the order of the index, docs/README.md; the site
-has the same order.
+The command line, the Python API and the metrics are whole pages. The drawing of the packages lies between two markers
+of the design page. Every page ends with links to the pages before and after it, in the order of the index,
+docs/README.md; the site has the same order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from pages import api, cli, drawing, navigation
+from pages import api, cli, drawing, metrics, navigation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -23,6 +23,7 @@ def generated(docs: Path) -> dict[Path, str]:
     pages = {path: path.read_text(encoding="utf-8") for path in sorted(docs.rglob("*.md"))}
     pages[docs / "reference" / "cli.md"] = cli.page()
     pages[docs / "reference" / "python-api.md"] = api.page()
+    pages[docs / "reference" / "metrics.md"] = metrics.page()
     design = docs / "explanation" / "design.md"
     pages[design] = drawing.insert(pages[design])
     index = docs / "README.md"

@@ -20,18 +20,20 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from marsmith.cli.output import add_json_flag, note
 from marsmith.cli.status import print_status
-from marsmith.errors import MarsmithError, UsageError, WorkerDiedError
+from marsmith.errors import ConfigError, MarsmithError, UsageError, WorkerDiedError
 from marsmith.project import Project, find_project
 from marsmith.server.supervisor import DEFAULT_LIMIT, RestartPolicy, parse_restart
 
 if TYPE_CHECKING:
+    from marsmith.monitoring.exporter import Exporter
     from marsmith.server.duty import Duty
     from marsmith.server.log import JsonLog
+    from marsmith.server.outlook import Outlook
     from marsmith.server.readiness import StartupStatus
     from marsmith.server.systemd import ServiceManager
 
@@ -128,6 +130,7 @@ class _Output:
 
 def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPolicy, output: _Output) -> None:
     from marsmith.server import lifecycle
+    from marsmith.server.outlook import Outlook
     from marsmith.server.supervisor import Supervisor
     from marsmith.server.systemd import ServiceManager
 
@@ -142,13 +145,15 @@ def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPo
         on_progress=_reporting(manager, output.on_progress),
         on_note=output.tell,
     )
+    outlook = Outlook()
     try:
-        state = lifecycle.start(project, options)
-        if args.json or args.log == "plain":
-            _report(project, as_json=args.json)
-        output.tell(f"serving at {state.inference}")
-        manager.ready(f"serving at {state.inference}")
-        Supervisor(project, policy, options, manager, output.tell, _duties(project, output.tell)).run(state)
+        with _duties(project, outlook, output.tell) as duties:
+            state = lifecycle.start(project, options)
+            if args.json or args.log == "plain":
+                _report(project, as_json=args.json)
+            output.tell(f"serving at {state.inference}")
+            manager.ready(f"serving at {state.inference}")
+            Supervisor(project, policy, options, manager, output.tell, duties, outlook).run(state)
     except KeyboardInterrupt:
         manager.stopping()
         lifecycle.stop(project)
@@ -173,23 +178,50 @@ def _adopt(project: Project, args: argparse.Namespace, policy: RestartPolicy) ->
     """Watch a server that another process has started."""
     from marsmith import run_state
     from marsmith.server import lifecycle
+    from marsmith.server.outlook import Outlook
     from marsmith.server.supervisor import Supervisor
     from marsmith.server.systemd import ServiceManager
 
     options = lifecycle.StartOptions(timeout_s=args.timeout, supervised=True)
+    outlook = Outlook()
     try:
-        supervisor = Supervisor(project, policy, options, ServiceManager(), _dated, _duties(project, _dated))
-        supervisor.run(run_state.read(project))
+        with _duties(project, outlook, _dated) as duties:
+            supervisor = Supervisor(project, policy, options, ServiceManager(), _dated, duties, outlook)
+            supervisor.run(run_state.read(project))
     except KeyboardInterrupt:
         lifecycle.stop(project)
     return 0
 
 
-def _duties(project: Project, tell: Callable[[str], None]) -> tuple[Duty, ...]:
-    """Return what a supervisor does beside its watch."""
+@contextmanager
+def _duties(project: Project, outlook: Outlook, tell: Callable[[str], None]) -> Iterator[tuple[Duty, ...]]:
+    """Yield what a supervisor does beside its watch. Probes are answered already while the server starts."""
     from marsmith.deploy.traffic.drive import RolloutDuty
 
-    return (RolloutDuty(project, tell),)
+    rollouts = RolloutDuty(project, tell)
+    exporter = _exporter(project, outlook, tell)
+    if exporter is None:
+        yield (rollouts,)
+        return
+    try:
+        # If the port is in use, the duty says so, and goes on trying.
+        with suppress(MarsmithError):
+            exporter.listen()
+        yield (rollouts, exporter)
+    finally:
+        exporter.close()
+
+
+def _exporter(project: Project, outlook: Outlook, tell: Callable[[str], None]) -> Exporter | None:
+    from marsmith.config.project_settings import listener_address, load_settings
+    from marsmith.monitoring.exporter import Exporter
+
+    try:
+        address = listener_address(load_settings(project))
+    except ConfigError:
+        # The preflight reports it, together with all other problems.
+        return None
+    return Exporter(project, outlook, address, tell) if address else None
 
 
 def _report(project: Project, *, as_json: bool) -> None:

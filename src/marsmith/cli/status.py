@@ -169,6 +169,7 @@ def _fields(status: ServerStatus) -> dict[str, object]:
     return {
         **status.addresses(),
         **_front(status),
+        **_listener(status),
         "pid": status.state.pid,
         "tokens": _on(status.state.tokens),
         **_about(status),
@@ -183,6 +184,11 @@ def _front(status: ServerStatus) -> dict[str, object]:
     process = f"pid {front.pid}" if front.pid else "starts again"
     behind = f"{front.inference}, gRPC {front.grpc_inference}"
     return {"front": f"Envoy, {process}", "behind it": behind, "front metrics": front.metrics}
+
+
+def _listener(status: ServerStatus) -> dict[str, object]:
+    """Return where the supervisor answers /metrics and /ready."""
+    return {"listener": status.supervisor.listener} if status.supervisor and status.supervisor.listener else {}
 
 
 def _about(status: ServerStatus) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Stop the server of this project, with all its workers and its supervisor.
 
     marsmith stop
+    marsmith stop --delay 10    # /ready says no, and requests are answered for 10 s more
 
 The frontend unregisters its models and ends. Processes that have not ended after --timeout seconds are killed, with 0
 at once. The served versions are saved for the next `marsmith serve`. If no server runs, a message says so. It also
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 
 from marsmith.cli.output import note
+from marsmith.errors import UsageError
 from marsmith.project import find_running_project
 
 
@@ -24,12 +26,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time for the server to end by itself (%(default)g)",
     )
+    parser.add_argument(
+        "--delay",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="answer requests for so long, while /ready tells load balancers to send no more (%(default)g)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Stop the server."""
     from marsmith.server import lifecycle
 
+    if not 0 <= args.delay <= 3600:
+        raise UsageError(f"--delay {args.delay:g} is not from 0 to 3600 seconds")
     project = find_running_project()
-    stopped = lifecycle.stop(project, timeout_s=args.timeout)
+    stopped = lifecycle.stop(project, timeout_s=args.timeout, delay_s=args.delay)
     note(f"stopped the server of {project.root}" if stopped else f"no server runs for {project.root}")

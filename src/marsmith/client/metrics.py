@@ -66,7 +66,8 @@ def _labels(labels: Mapping[str, str]) -> str:
     return f"{{{','.join(pairs)}}}"
 
 
-_UNNAMED = "default"
+# The version under which TorchServe counts requests that name none.
+UNNAMED_VERSION = "default"
 _DEADLINE_S = 5.0
 _REQUESTS = "ts_inference_requests_total"
 _LATENCY = "ts_inference_latency_microseconds"
@@ -115,17 +116,28 @@ class Traffic:
     batch_items: float | None = None
 
 
-def read_counters(state: RunState) -> Counters | None:
-    """Read the metrics API. None if it does not answer in the format of Prometheus (``metrics_mode``)."""
+def read_samples(state: RunState) -> list[CounterSample]:
+    """Read the metrics API.
+
+    Raises:
+        ClientError: it does not answer.
+        FormatError: it does not answer in the format of Prometheus.
+    """
     transport = Transport(state.ca_file)
     try:
         request = HttpRequest("GET", state.metrics, ("metrics",))
         reply = transport.send(request, token=None, deadline_s=_DEADLINE_S)
-        return counters(parse_exposition(reply.body.decode("utf-8", "replace")), time.monotonic())
-    except (ClientError, FormatError):
-        return None
+        return parse_exposition(reply.body.decode("utf-8", "replace"))
     finally:
         transport.close()
+
+
+def read_counters(state: RunState) -> Counters | None:
+    """Read the metrics API. None if it does not answer in the format of Prometheus (``metrics_mode``)."""
+    try:
+        return counters(read_samples(state), time.monotonic())
+    except (ClientError, FormatError):
+        return None
 
 
 def counters(samples: Iterable[CounterSample], at: float) -> Counters:
@@ -149,7 +161,7 @@ def traffic(version: tuple[str, str], *, is_default: bool, now: Counters, before
         now: the counters now.
         before: an earlier reading of the same server.
     """
-    names = [version, (version[0], _UNNAMED)] if is_default else [version]
+    names = [version, (version[0], UNNAMED_VERSION)] if is_default else [version]
 
     def grown(metric: str, versions: Iterable[tuple[str, str]]) -> float:
         return sum(now.of(metric, each) - (before.of(metric, each) if before else 0.0) for each in versions)

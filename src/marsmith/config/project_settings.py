@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from marsmith import strict_yaml
 from marsmith.archive.admit import Makers, Policy, Signatures
+from marsmith.config.server_config import ListenAddress
 from marsmith.errors import ConfigError, MarsmithError, ProjectError
 from marsmith.project import PROJECT_VARIABLE, Project, find_project
 from marsmith.strict_yaml import Strict
@@ -25,6 +26,14 @@ def _not_empty(path: str) -> str:
     return path
 
 
+def _address_or_none(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    right = bool(colon and host.strip("[]")) and port.isascii() and port.isdigit() and int(port) <= LARGEST_PORT
+    if text != "none" and not right:
+        raise ValueError("expected HOST:PORT, such as 127.0.0.1:8083, or none")
+    return text
+
+
 class ProjectSettings(Strict):
     """Settings for all models of a project.
 
@@ -37,6 +46,8 @@ class ProjectSettings(Strict):
         front: ``envoy`` puts Envoy in front of TorchServe, and it keeps the public address of the inference API.
             ``none`` lets TorchServe listen there itself.
         front_metrics_port: port of the front's own metrics on the loopback; 0: a free one at each start.
+        listener: ``host:port`` at which the supervisor answers /metrics, /ready and /live; port 0: a free one at each
+            start. ``none``: it does not listen.
     """
 
     archives: Makers = "any"
@@ -44,6 +55,7 @@ class ProjectSettings(Strict):
     trusted_keys: list[Annotated[str, AfterValidator(_not_empty)]] = Field(default_factory=list, validate_default=True)
     front: FrontKind = "none"
     front_metrics_port: int = Field(default=0, ge=0, le=LARGEST_PORT)
+    listener: Annotated[str, AfterValidator(_address_or_none)] = "127.0.0.1:8083"
 
     @field_validator("trusted_keys")
     @classmethod
@@ -69,6 +81,14 @@ def settings_schema() -> str:
     """Return the JSON Schema of the settings, for editors."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **ProjectSettings.model_json_schema()}
     return json.dumps(schema, indent=2) + "\n"
+
+
+def listener_address(settings: ProjectSettings) -> ListenAddress | None:
+    """Return the address of the supervisor's listener; None if there is none."""
+    if settings.listener == "none":
+        return None
+    host, _, port = settings.listener.rpartition(":")
+    return ListenAddress("listener", "http", host.strip("[]"), int(port))
 
 
 def load_settings(project: Project) -> ProjectSettings:

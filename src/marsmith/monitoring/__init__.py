@@ -1,1 +1,1 @@
-"""Monitoring of a running server: what Prometheus reads from it."""
+"""Monitoring of a running server: what it gives to Prometheus, and whether it is ready."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -120,7 +121,7 @@ def restart(project: Project, options: StartOptions) -> RunState:
     return _served(project, state, plan, options)
 
 
-def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S, delay_s: float = 0.0) -> bool:
     """Stop the project's server with all its workers and its supervisor, and return whether there was one.
 
     Logs and the state for the next start are kept.
@@ -129,6 +130,8 @@ def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
         project: the project of the server.
         timeout_s: time for the frontend to end by itself, in seconds; then it is killed. 0: it is killed at once. This
             saves the two seconds in which TorchServe waits for further requests, and cuts requests in flight.
+        delay_s: for how long requests are still answered, in seconds, while /ready says that the server is being
+            stopped: a load balancer takes it out of service meanwhile.
     """
     if not project.run.exists():
         return False
@@ -137,6 +140,8 @@ def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
         server_state.record(project)
     with suppress(OSError):
         (project.run / STOPPING).touch()
+    if delay_s > 0 and runs_or_returns(project):
+        _serve_on(project, delay_s)
     supervised = ending.end_supervisors(project, timeout_s)
     front = Front.of(project)
     front.drain()
@@ -144,6 +149,15 @@ def stop(project: Project, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     ending.forget(project)
     front.forget_tokens()
     return ran or supervised
+
+
+def _serve_on(project: Project, delay_s: float) -> None:
+    try:
+        time.sleep(delay_s)
+    except BaseException:
+        # The server goes on.
+        (project.run / STOPPING).unlink(missing_ok=True)
+        raise
 
 
 def hold_requests(project: Project) -> None:

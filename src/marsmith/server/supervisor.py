@@ -29,6 +29,7 @@ from marsmith.server.front.door import Front
 from marsmith.server.front.duty import FrontDuty
 from marsmith.server.launch import ADOPT_FLAG, SUPERVISED_VARIABLE
 from marsmith.server.lifecycle import StartOptions
+from marsmith.server.outlook import Outlook
 from marsmith.server.supervisor_state import SupervisorState
 from marsmith.server.systemd import ServiceManager
 from marsmith.server.worker_watch import WorkerWatch
@@ -104,6 +105,7 @@ class Supervisor:
         manager: the service manager that gets status messages.
         tell: called with each event, as one sentence.
         duties: other work that goes on while this process watches.
+        outlook: what this process sees, for duties that tell others.
     """
 
     project: Project
@@ -112,12 +114,14 @@ class Supervisor:
     manager: ServiceManager
     tell: Callable[[str], None]
     duties: Sequence[Duty] = ()
+    outlook: Outlook = field(default_factory=Outlook)
     _known: SupervisorState = field(default_factory=supervisor_state.of_this_process)
     _workers: WorkerWatch = field(default_factory=WorkerWatch)
     _next_ask: float = 0.0
     _client: Client | None = None
     _told: set[str] = field(default_factory=set)
     _threads: Sequence[DutyThread] = ()
+    _front: FrontDuty | None = None
 
     def run(self, state: RunState) -> None:
         """Watch until the server has been stopped on purpose, and perform the duties meanwhile.
@@ -126,7 +130,9 @@ class Supervisor:
             ServerError: the server died, and the policy allows no further restart, or the restart failed.
         """
         front = Front.of(self.project)
-        own = [FrontDuty(front, lifecycle.starter(self.options), self.tell)] if front.is_prepared else []
+        if front.is_prepared:
+            self._front = FrontDuty(front, lifecycle.starter(self.options), self.tell)
+        own = [self._front] if self._front else []
         with performing([*own, *self.duties], self.tell) as self._threads:
             self._run(state)
 
@@ -138,6 +144,7 @@ class Supervisor:
             end = self._watch(state)
             if end is None:
                 return
+            self.outlook.missed()
             failures = 1 if time.monotonic() - began >= STABLE_S else failures + 1
             lifecycle.hold_requests(self.project)
             self._note(last_end=end)
@@ -159,10 +166,14 @@ class Supervisor:
         self.manager.alive()
         for thread in self._threads:
             thread.report_overdue()
+        if self.outlook.listener != self._known.listener:
+            self._note(listener=self.outlook.listener)
         if time.monotonic() >= self._next_ask:
             began = time.monotonic()
             versions = self._look(state)
-            if versions is not None:
+            if versions is None:
+                self.outlook.missed()
+            else:
                 self._see_workers(versions)
             now = time.monotonic()
             self._next_ask = now + max(ASK_S, _ASK_SHARE * (now - began))
@@ -206,6 +217,7 @@ class Supervisor:
             self.tell(news)
         if dict(self._known.worker_restarts) != self._workers.restarts:
             self._note(worker_restarts=dict(self._workers.restarts))
+        self.outlook.saw(versions, self._workers.restarts, self._front.restarts if self._front else 0)
 
     def _bring_back(self, end: str, failures: int) -> tuple[RunState, int]:
         """Restart the server, repeatedly if necessary. Return its state and the number of failures so far."""
@@ -229,6 +241,7 @@ class Supervisor:
                 self._note(last_end=end)
                 continue
             self._note(doing="watching", restarts=self._known.restarts + 1)
+            self.outlook.restarted()
             self.tell(f"TorchServe runs again (pid {state.pid})")
             self.manager.ready("serving")
             return state, failures

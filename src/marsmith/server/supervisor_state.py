@@ -29,6 +29,7 @@ class SupervisorState:
         restarts: number of restarts of TorchServe.
         last_end: how TorchServe ended the last time; empty if it never did.
         worker_restarts: number of restarts of workers by TorchServe, by version (``name:version``).
+        listener: base URL of its own listener; empty if it has none.
     """
 
     pid: int
@@ -37,6 +38,7 @@ class SupervisorState:
     restarts: int = 0
     last_end: str = ""
     worker_restarts: Mapping[str, int] = field(default_factory=dict)
+    listener: str = ""
 
     @property
     def is_alive(self) -> bool:

@@ -87,7 +87,7 @@ def test_all_problems_come_at_once() -> None:
 )
 def test_what_is_printed_is_read_again(archives: str, signatures: str, keys: list[str], front: str, port: int) -> None:
     data: dict[str, object] = {"archives": archives, "signatures": signatures, "trusted_keys": keys}
-    data |= {"front": front, "front_metrics_port": port}
+    data |= {"front": front, "front_metrics_port": port, "listener": f"[::1]:{port}"}
     assert parse_settings(strict_yaml.dump(data), "x").model_dump() == data
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from marsmith.config.server_config import ListenAddress, addresses
 from marsmith.errors import FrontError
-from marsmith.server.front import body_limit, listener, tls
+from marsmith.server.front import body_limit, counters, listener, tls
 from marsmith.server.front.clusters import AS_WRITTEN, Api, Upstream
 from marsmith.server.front.resources import source_of
 from marsmith.server.front.scripts import Json
@@ -84,6 +84,8 @@ def bootstrap(folder: Path, listening: Listening, upstream: Upstream) -> Json:
             "clusters": [_admin_cluster()],
         },
         "dynamic_resources": {"cds_config": source_of(folder / CLUSTERS_FILE)},
+        "stats_config": counters.histogram_buckets(),
+        "layered_runtime": {"layers": [{"name": "own", "static_layer": counters.RUNTIME}]},
         "overload_manager": _overload_manager(),
     }
 

@@ -18,12 +18,14 @@ class FrontDuty:
         starter: how to start Envoy.
         tell: called with each event, as one sentence.
         name: name for messages.
+        restarts: how often Envoy was started again.
     """
 
     front: Front
     starter: Starter
     tell: Callable[[str], None]
     name: str = "front"
+    restarts: int = 0
     _process: FrontProcess | None = None
     _key_file_ns: int = 0
 
@@ -31,6 +33,7 @@ class FrontDuty:
         """Look at Envoy and at the key file once."""
         if self._process is None or not self._process.is_alive:
             if self.front.ensure_running(self.starter):
+                self.restarts += 1
                 self.tell("Envoy ended by itself, and was started again")
             self._process = self.front.process
         self._look_at_tokens()

@@ -62,6 +62,7 @@ class _Routed:
 
     traffic: Traffic = field(default_factory=Traffic)
     retired: tuple[Retired, ...] = ()
+    counted: tuple[str, ...] = ()
 
     def followed_by(self, traffic: Traffic, now_s: float) -> _Routed:
         """Return the state after a change. Traffic that differs in shares only has the same clusters."""
@@ -70,7 +71,7 @@ class _Routed:
         for each in (last, *self.retired):
             if each.until_s > now_s and each.traffic != _shape(traffic):
                 kept.setdefault(each.traffic, each)
-        return _Routed(traffic, tuple(kept.values())[:_MOST_RETIRED])
+        return replace(self, traffic=traffic, retired=tuple(kept.values())[:_MOST_RETIRED])
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,10 @@ class _Files:
     def routes(self) -> Json:
         """Return the routes."""
         told = {routes.METADATA: {_STATE: state_files.render(self.routed, FORMAT)}}
-        return {**routes.render(self.traffic, self.upstream), "metadata": {"filter_metadata": told}}
+        return {
+            **routes.render(self.traffic, self.upstream, self.routed.counted),
+            "metadata": {"filter_metadata": told},
+        }
 
 
 def read_traffic(folder: Path) -> Traffic:
@@ -154,6 +158,21 @@ def apply_traffic(folder: Path, traffic: Traffic, *, deadline_s: float = DEADLIN
         if not _is_accepted(traffic, old.traffic):
             _validate(folder, new)
         _replace(folder, new, time.monotonic() + deadline_s)
+
+
+def count_models(folder: Path, models: Iterable[str], *, deadline_s: float = DEADLINE_S) -> None:
+    """Let a running Envoy count the requests for these models, each apart. No request fails by it.
+
+    Raises:
+        FrontError: Envoy refuses it, or does not answer in time; the files are those from before.
+        FormatError: the files are damaged.
+        OSError: the files cannot be written.
+    """
+    with _locked(folder, deadline_s):
+        old, counted = _read(folder), tuple(sorted(models))
+        if counted != old.counted:
+            new = _Files(replace(old, counted=counted), current_upstream(folder))
+            _replace(folder, new, time.monotonic() + deadline_s)
 
 
 def inlined(bootstrap: Mapping[str, Any], all_clusters: Iterable[Json], all_routes: Json) -> Json:

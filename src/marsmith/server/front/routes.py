@@ -7,7 +7,10 @@ of the draws whose hash is below it, so that who is in a share is in each larger
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from marsmith.client.http import ONCE
+from marsmith.server.front import counters
 from marsmith.server.front.clusters import (
     APIS,
     Api,
@@ -42,8 +45,14 @@ _UNTIL_BACK: Json = {
 _ONCE: Json = {**_UNTIL_BACK, "retry_on": "connect-failure,refused-stream,reset-before-request"}
 
 
-def render(traffic: Traffic, upstream: Upstream) -> Json:
-    """Return the route configuration."""
+def render(traffic: Traffic, upstream: Upstream, counted: Iterable[str] = ()) -> Json:
+    """Return the route configuration.
+
+    Args:
+        traffic: which version gets what.
+        upstream: TorchServe behind the front.
+        counted: models whose requests Envoy counts and times, each apart.
+    """
     divided = {f"{api}/{model}": _division(traffic, model, api) for model in traffic.models for api in APIS}
     host = virtual_host(upstream, {"typed_per_filter_config": {NAMES_MODELS: _names_models(traffic)}})
     if divided:
@@ -52,6 +61,7 @@ def render(traffic: Traffic, upstream: Upstream) -> Json:
     name, value = ONCE
     once = {"input": _header(name), "exact_match_map": {"map": {value: {"matcher": _by_api(_ONCE)}}}}
     host["matcher"] = {"matcher_tree": once, "on_no_match": {"matcher": host["matcher"]}}
+    host["virtual_clusters"] = [counters.virtual_cluster(model) for model in counted]
     return {
         "@type": f"{_TYPE}envoy.config.route.v3.RouteConfiguration",
         "name": ROUTES,
@@ -62,7 +72,7 @@ def render(traffic: Traffic, upstream: Upstream) -> Json:
 def virtual_host(upstream: Upstream, more: Json | None = None) -> Json:
     """Return a host that sends everything to the default version, REST and gRPC."""
     return {
-        "name": "all",
+        "name": counters.HOST,
         "domains": ["*"],
         "request_body_buffer_limit": upstream.buffer_bytes,
         "include_request_attempt_count": True,
