@@ -8,14 +8,14 @@ score of a reply), ``labels``, ``max_image_pixels``, ``max_request_pixels`` (of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from marsmith_handler.base import BaseHandler
 from marsmith_handler.image.decoding import decode_whole_image
-from marsmith_handler.image.handler import check_pixels
+from marsmith_handler.image.handler import check_pixels, watch_picture
 from marsmith_handler.labels import read_labels
 from marsmith_handler.request import Request
 
@@ -64,6 +64,14 @@ class ObjectDetectorHandler(BaseHandler):
         return [
             {self._label(index): box, "score": score} for index, box, score in zip(classes, boxes, scores, strict=True)
         ]
+
+    def watch(self, request: Request, item: torch.Tensor, reply: list[dict[str, Any]]) -> Mapping[str, float | str]:
+        """Describe the picture, the number of objects, and the best one."""
+        best = max(reply, key=lambda one: one["score"], default=None)
+        found = {**watch_picture(request, item), "objects": float(len(reply))}
+        if best is None:
+            return {**found, "class": "none"}
+        return {**found, "class": next(name for name in best if name != "score"), "confidence": best["score"]}
 
     def _label(self, index: int) -> str:
         return self.labels[index] if self.labels and index < len(self.labels) else str(index)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from marsmith_handler import devices
+from marsmith_handler import devices, watched
 from marsmith_handler.base import BaseHandler
 from marsmith_handler.errors import UnprocessableContent
 from marsmith_handler.exact_numbers import exact_tensor, numbers_of
@@ -99,6 +99,14 @@ class TensorHandler(BaseHandler):
         if TYPES[wanted] == NPY_TYPE and len(result) == 1:
             return Reply(write_npy(arrays[names[0]]), NPY_TYPE)
         return Reply(write_safetensors(arrays), SAFETENSORS_TYPE)
+
+    def watch(self, request: Request, item: tuple[torch.Tensor, ...], reply: Any) -> Mapping[str, float | str]:  # noqa: ARG002
+        """Describe the input by ``mean``, ``std`` and ``missing``; one of several by ``NAME.mean`` and so on."""
+        prefixes = [f"{one.name}." for one in self.inputs] if len(item) > 1 else [""]
+        found: dict[str, float | str] = watched.of_classes(reply)
+        for tensor, prefix in zip(item, prefixes, strict=True):
+            found |= watched.of_numbers(_as_numpy(tensor.cpu()), prefix)
+        return found
 
     def _by_name(self, request: Request) -> Mapping[str, Any]:
         """Return the value of each input by name; a single tensor is the value of the only input."""

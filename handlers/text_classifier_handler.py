@@ -10,10 +10,12 @@ have this token, such words are left out), ``ngrams``, ``labels``, ``max_charact
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from marsmith_handler import watched
 from marsmith_handler.base import BaseHandler
 from marsmith_handler.errors import UnprocessableContent
 from marsmith_handler.labels import read_labels
@@ -62,6 +64,14 @@ class TextClassifierHandler(BaseHandler):
     def encode(self, result: list[float], request: Request) -> dict[str, float]:  # noqa: ARG002
         """Return ``{label: probability}`` of all classes, in their order."""
         return {self._label(index): probability for index, probability in enumerate(result)}
+
+    def watch(self, request: Request, item: torch.Tensor, reply: Any) -> Mapping[str, float | str]:  # noqa: ARG002
+        """Describe the text as well as the reply; ``unknown`` is the share of words without their pairs."""
+        text = read_text(request, self.limits.characters)
+        words = words_of(text)
+        unknown = sum(word not in self.vocabulary for word in words) / max(1, len(words))
+        found = {"characters": float(len(text)), "tokens": float(len(words)), "unknown": unknown}
+        return {**found, **watched.of_classes(reply)}
 
     def _label(self, index: int) -> str:
         return self.labels[index] if self.labels and index < len(self.labels) else str(index)

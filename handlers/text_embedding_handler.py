@@ -8,11 +8,12 @@ text; the rest is not read), ``max_characters`` (of a text), ``max_request_chara
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from marsmith_handler import watched
 from marsmith_handler.base import BaseHandler
 from marsmith_handler.request import Request
 from marsmith_handler.text.requests import TextLimits, read_text
@@ -28,6 +29,7 @@ class TextEmbeddingHandler(BaseHandler):
         super().load()
         vocabulary = read_vocabulary(self.folder / str(self.config.get("vocabulary", "vocab.txt")))
         self.padding = vocabulary["[PAD]"]
+        self.unknown = vocabulary.get("[UNK]")
         self.max_tokens = int(self.config.get("max_tokens", 256))
         self.limits = TextLimits.of(self.config)
         lower_case = bool(self.config.get("lower_case", True))
@@ -58,3 +60,10 @@ class TextEmbeddingHandler(BaseHandler):
         """Return the embedding as a list of numbers."""
         numbers: list[float] = result.tolist()
         return numbers
+
+    def watch(self, request: Request, item: torch.Tensor, reply: list[float]) -> Mapping[str, float | str]:
+        """Describe the text, and where its embedding lies."""
+        text = read_text(request, self.limits.characters)
+        unknown = float((item == self.unknown).to(torch.float32).mean()) if self.unknown is not None else 0.0
+        found = {"characters": float(len(text)), "tokens": float(len(item)), "unknown": unknown}
+        return {**found, **watched.of_embedding(reply)}

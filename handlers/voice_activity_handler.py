@@ -9,7 +9,7 @@ Settings, in the block ``handler`` of model-config.yaml: ``threshold`` (minimum 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -68,6 +68,16 @@ class VoiceActivityHandler(BaseHandler):
             "duration_s": round(result["samples"] / RATE, 3),
             "probability": max(result["probabilities"]),
             "speech": [{"start_s": round(start / RATE, 3), "end_s": round(end / RATE, 3)} for start, end in spans],
+        }
+
+    def watch(self, request: Request, item: torch.Tensor, reply: dict[str, Any]) -> Mapping[str, float | str]:  # noqa: ARG002
+        """Describe the sound: its length, how loud it is, and what part of it is speech."""
+        spoken_s = sum(span["end_s"] - span["start_s"] for span in reply["speech"])
+        return {
+            "duration_s": reply["duration_s"],
+            "loudness": float(item.square().mean().sqrt()),
+            "confidence": reply["probability"],
+            "speech": spoken_s / max(reply["duration_s"], 1e-3),
         }
 
     def _duration_s(self, request: Request) -> float:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from marsmith_handler import devices, engines, proof
+from marsmith_handler import devices, engines, proof, watched
 from marsmith_handler import metrics as names
 from marsmith_handler.batch import Slot
 from marsmith_handler.envelope import seal
@@ -26,7 +26,7 @@ from marsmith_handler.gathered_lines import gather_metric_lines
 from marsmith_handler.isolation import infer_isolated
 from marsmith_handler.last_lines import keep_last_lines
 from marsmith_handler.metrics import StageClock, StageMetrics
-from marsmith_handler.prediction_log import PredictionLog, Served
+from marsmith_handler.prediction_log import PredictionLog, Served, as_array
 from marsmith_handler.replies import Reply, encode_reply, error_reply, limited
 from marsmith_handler.request import Request
 from marsmith_handler.settings import HandlerSettings, read_settings
@@ -105,6 +105,21 @@ class BaseHandler:
         A line whose record cannot be redacted is not written.
         """
         return record
+
+    def watch(self, request: Request, item: Any, reply: Any) -> Mapping[str, float | str]:  # noqa: ARG002
+        """Describe an answered item by numbers and classes, by which drift is found; runs in the log's thread.
+
+        Args:
+            request: the request.
+            item: what ``decode`` made of it.
+            reply: what ``encode`` made of its result.
+
+        Returns:
+            By default the class, confidence, margin and entropy of a classifier's reply, and mean, standard deviation
+            and share of missing numbers of an item that is a tensor or an array.
+        """
+        array = as_array(item)
+        return {**({} if array is None else watched.of_numbers(array)), **watched.of_classes(reply)}
 
     # What TorchServe calls ------------------------------------------------------------------------------------------
 
@@ -249,7 +264,7 @@ class BaseHandler:
     def _observe(self, context: Any) -> None:
         self._metrics = StageMetrics.of(context.metrics, self.model_name, self.model_version)
         gather_metric_lines()
-        self._prediction_log = PredictionLog.of(self.settings.prediction_log, self.model_name, self.redact)
+        self._prediction_log = PredictionLog.of(self.settings.prediction_log, self.model_name, self.redact, self.watch)
 
     # Answering ------------------------------------------------------------------------------------------------------
 
@@ -300,9 +315,11 @@ class BaseHandler:
             if slot.asks("describe"):
                 return encode_reply(self.describe())
             if slot.failure is None and slot.envelope is not None:
-                replies = [self.encode(*pair) for pair in zip(slot.results, slot.envelope.requests, strict=True)]
+                slot.replies = [self.encode(*pair) for pair in zip(slot.results, slot.envelope.requests, strict=True)]
                 identity = {"model": self.model_name, "version": self.model_version, "request_id": slot.request_id}
-                return limited(encode_reply(seal(slot.envelope, replies, **identity)), self.settings.max_response_bytes)
+                return limited(
+                    encode_reply(seal(slot.envelope, slot.replies, **identity)), self.settings.max_response_bytes
+                )
         except Exception as error:
             slot.fail(self._explain(error, "encode"))
         failure = slot.failure or InternalError("the request got no answer")

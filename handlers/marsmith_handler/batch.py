@@ -26,6 +26,7 @@ class Slot:
         envelope: the requests in it; None until it is opened.
         items: results of ``decode``, one for each request.
         results: results of ``infer``, one for each item.
+        replies: results of ``encode``, one for each result, as Python values.
         failure: its error; None if there is none.
         marks: what is said about the request beside it; none if nothing is.
     """
@@ -37,6 +38,7 @@ class Slot:
     envelope: Envelope | None = None
     items: list[Any] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
+    replies: list[Any] = field(default_factory=list)
     failure: ItemError | None = None
     marks: Marks = field(init=False)
 

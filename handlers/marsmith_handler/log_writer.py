@@ -9,7 +9,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+
+from marsmith_handler.log_files import Rotation, append
 
 logger = logging.getLogger(__name__)
 
@@ -22,17 +23,19 @@ _LAST_LINES_S = 2.0
 class LogWriter:
     """Appends lines to a file that all workers of the machine may share, and counts those that it has dropped."""
 
-    def __init__(self, path: Path, max_bytes: int, most: int = MOST_WAITING, most_bytes: int = MOST_WAITING_BYTES):
+    def __init__(
+        self, path: Path, rotation: Rotation, most: int = MOST_WAITING, most_bytes: int = MOST_WAITING_BYTES
+    ) -> None:
         """Write nothing yet.
 
         Args:
             path: the file.
-            max_bytes: size at which it is moved to ``<path>.1``, over an older one.
+            rotation: when it is moved aside.
             most: lines that may wait.
             most_bytes: what the waiting lines may hold in memory.
         """
         self._path = path
-        self._max_bytes = max_bytes
+        self._rotation = rotation
         self._most, self._most_bytes = most, most_bytes
         self._waiting: deque[tuple[Callable[[int], bytes], int]] = deque()
         self._waiting_bytes = 0
@@ -93,16 +96,4 @@ class LogWriter:
         # Opened anew each time: another worker may have moved the file away since.
         with self._path.with_name(self._path.name + ".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            size = self._path.stat().st_size if self._path.exists() else 0
-            if size and size + len(line) > self._max_bytes:
-                self._path.replace(self._path.with_name(self._path.name + ".1"))
-            with self._path.open("ab+") as file:
-                file.write(_line_end(file) + line)
-
-
-def _line_end(file: BinaryIO) -> bytes:
-    """Return what ends the line of a worker that was killed while it wrote."""
-    if file.seek(0, 2) == 0:
-        return b""
-    file.seek(-1, 2)
-    return b"" if file.read(1) == b"\n" else b"\n"
+            append(self._path, line, self._rotation)

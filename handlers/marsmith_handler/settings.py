@@ -17,12 +17,21 @@ class PredictionLogSettings:
     Attributes:
         path: file of JSON lines; a relative path counts from the folder of TorchServe's logs.
         sample: share of the requests that are logged, 0 to 1.
-        max_bytes: size at which the file replaces ``<path>.1``; the disk use is at most twice this.
+        max_bytes: size at which the file is moved aside, to ``<path>.1``.
+        files: number of files kept aside; the second and older ones are compressed.
+        rotate_hours: age at which the file is moved aside; None: any.
+        keep_days: age at which a file aside is removed, counted from its last line; None: any. Without
+            ``rotate_hours`` the file is moved aside at this age, too.
+        bodies: whether a line holds the whole request.
     """
 
     path: str
     sample: float = 0.01
     max_bytes: int = 64 * 1024 * 1024
+    files: int = 1
+    rotate_hours: float | None = None
+    keep_days: float | None = None
+    bodies: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,13 @@ def _prediction_log(block: Any, problems: list[str]) -> PredictionLogSettings | 
     settings = PredictionLogSettings(**block)
     if not 0 <= settings.sample <= 1:
         problems.append(f"prediction_log.sample is {settings.sample!r}, not between 0 and 1")
-    if not _is_positive(settings.max_bytes, whole=True):
-        problems.append(f"prediction_log.max_bytes is {settings.max_bytes!r}, not a positive number")
+    for name in ("max_bytes", "files", "rotate_hours", "keep_days"):
+        value = getattr(settings, name)
+        whole = name in ("max_bytes", "files")
+        if not (value is None and not whole) and not _is_positive(value, whole=whole):
+            problems.append(f"prediction_log.{name} is {value!r}, not a positive {'whole ' if whole else ''}number")
+    if settings.bodies not in (True, False):
+        problems.append(f"prediction_log.bodies is {settings.bodies!r}, not true or false")
     if not PurePosixPath(settings.path).name:
         problems.append("prediction_log.path names no file")
     return settings

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from marsmith_handler import log_files
 from marsmith_handler.batch import Slot
+from marsmith_handler.log_files import Rotation, append
 from marsmith_handler.log_writer import LogWriter
-from marsmith_handler.prediction_log import PredictionLog, Served, is_sampled, key_of, summary_of
+from marsmith_handler.prediction_log import LARGEST_REQUEST, PredictionLog, Served, is_sampled, key_of, summary_of
 from marsmith_handler.replies import encode_reply
-from marsmith_handler.settings import HandlerSettings
+from marsmith_handler.settings import HandlerSettings, read_settings
 from support.handler_fixtures import CLASSES, Worker, classifier_folder, write_manifest
 from support.pictures import picture
 
@@ -56,13 +61,20 @@ def test_a_line_describes_request_reply_and_time(tmp_path: Path) -> None:
     photo = picture(200, 10, 10)
     worker.send(photo, b"no picture", headers={"X-Request-Id": "abc"})
     good, bad = _lines(worker, log)
-    assert (good["schema"], good["key"], good["key_from"]) == (2, "abc", "x-request-id")
+    assert (good["schema"], good["key"], good["key_from"]) == (3, "abc", "x-request-id")
     assert (good["model"], good["version"], good["status"], good["shadow"]) == ("tiny", "1.0", 200, False)
     assert (good["input_bytes"], max(good["reply"], key=good["reply"].get)) == (len(photo), "red")
     assert good["items"][0]["shape"] == [3, 16, 16]
     assert good["handler_ms"] > 0
     assert (good["batch"], good["dropped"]) == (2, 0)
     assert (bad["status"], bad["reply"]["type"], bad["items"]) == (415, "UnsupportedMediaType", [{}])
+    (watched,) = good["watched"]
+    assert (watched["class"], watched["confidence"]) == ("red", pytest.approx(good["reply"]["red"]))
+    assert watched["margin"] == pytest.approx(good["reply"]["red"] - sorted(good["reply"].values())[-2])
+    assert (watched["width"], watched["height"], watched["bytes"]) == (40, 30, len(photo))
+    assert watched["brightness"] == pytest.approx((0.299 * 200 + 0.701 * 10) / 255, abs=0.02)
+    assert watched["contrast"] < 0.05
+    assert (bad["watched"], good["request"]) == ([], None)
 
 
 def test_the_same_request_has_the_same_key_at_all_versions_whatever_way_it_comes() -> None:
@@ -161,7 +173,7 @@ def test_a_handler_decides_what_a_line_keeps(tmp_path: Path, caplog: pytest.LogC
         return {**record, "reply": None}
 
     log = tmp_path / "predictions.jsonl"
-    kept = PredictionLog(1.0, LogWriter(log, 10_000), redact)
+    kept = PredictionLog(1.0, LogWriter(log, Rotation(10_000)), redact)
     for name in ("somebody", "nobody"):
         kept.add(_slot({"body": b"x"}), encode_reply({"name": name}), Served("m", "1.0", 1.0, 1))
     kept.flush()
@@ -172,7 +184,7 @@ def test_a_handler_decides_what_a_line_keeps(tmp_path: Path, caplog: pytest.LogC
 
 def test_a_reply_never_waits_for_the_log_and_what_is_dropped_is_counted(tmp_path: Path) -> None:
     log = tmp_path / "predictions.jsonl"
-    writer, held, began = LogWriter(log, 10_000, most=3, most_bytes=100), threading.Event(), threading.Event()
+    writer, held, began = LogWriter(log, Rotation(10_000), most=3, most_bytes=100), threading.Event(), threading.Event()
 
     def stuck(dropped: int) -> bytes:
         began.set()
@@ -193,7 +205,7 @@ def test_a_reply_never_waits_for_the_log_and_what_is_dropped_is_counted(tmp_path
 def test_a_line_that_a_killed_worker_left_half_written_spoils_no_other(tmp_path: Path) -> None:
     log = tmp_path / "predictions.jsonl"
     log.write_bytes(b'{"half')
-    writer = LogWriter(log, 10_000)
+    writer = LogWriter(log, Rotation(10_000))
     writer.add(lambda dropped: b"{}\n", 1)
     writer.flush()
     assert log.read_bytes() == b'{"half\n{}\n'
@@ -206,3 +218,84 @@ def test_arrays_are_described_as_tensors_are(dtype: torch.dtype) -> None:
     assert summary_of(tensor) == expected
     assert summary_of(np.arange(12, dtype=np.float32).reshape(3, 4)) == expected
     assert summary_of("text") == summary_of(np.empty(0)) == {}
+
+
+def test_the_whole_request_is_logged_only_if_asked_for_and_redaction_sees_it(tmp_path: Path) -> None:
+    log = tmp_path / "predictions.jsonl"
+    worker = _worker(tmp_path / "model", log, sample=1, bodies=True)
+    photo = picture(9, 9, 200)
+    worker.send(photo)
+    (line,) = _lines(worker, log)
+    assert base64.b64decode(next(iter(line["request"].values()))["b64"]) == photo
+
+    kept = PredictionLog(
+        1.0, LogWriter(log, Rotation(10_000)), lambda record: {**record, "request": "removed"}, bodies=True
+    )
+    kept.add(_slot({"body": b"secret"}), encode_reply({}), Served("m", "1.0", 1.0, 1))
+    kept.add(_slot({"body": b"x" * (LARGEST_REQUEST + 1)}), encode_reply({}), Served("m", "1.0", 1.0, 1))
+    kept.flush()
+    assert "c2VjcmV0" not in log.read_text()
+    assert json.loads(log.read_text().splitlines()[1])["request"] == "removed"
+
+
+def test_a_request_that_cannot_be_described_is_logged_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def watch(request: Any, item: Any, reply: Any) -> dict[str, float]:
+        raise ValueError("no idea")
+
+    log = tmp_path / "predictions.jsonl"
+    kept = PredictionLog(1.0, LogWriter(log, Rotation(10_000)), watch=watch)
+    for _ in range(2):
+        slot = _slot({"body": b"x"})
+        slot.items, slot.replies = [None], [{}]
+        kept.add(slot, encode_reply({}), Served("m", "1.0", 1.0, 1))
+    kept.flush()
+    assert [json.loads(line)["watched"] for line in log.read_text().splitlines()] == [[], []]
+    assert caplog.text.count("no idea") == 1
+
+
+def _aged(path: Path, name: str, time_s: float, rotation: Rotation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_files.time, "time", lambda: time_s)
+    append(path, json.dumps({"time": time_s, "name": name}).encode() + b"\n", rotation)
+    os.utime(path, (time_s, time_s))
+
+
+def _names(path: Path) -> list[str]:
+    content = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+    return [json.loads(line)["name"] for line in content.splitlines()]
+
+
+def test_a_file_is_moved_aside_by_age_and_older_ones_are_compressed_then_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, rotation = tmp_path / "p.jsonl", Rotation(10_000, files=3, max_age_s=10, keep_s=100)
+    for time_s, name in ((0, "a"), (9, "b"), (11, "c"), (22, "d"), (33, "e")):
+        _aged(log, name, time_s, rotation, monkeypatch)
+    found = {path.name: _names(path) for path in tmp_path.iterdir()}
+    assert found == {"p.jsonl": ["e"], "p.jsonl.1": ["d"], "p.jsonl.2.gz": ["c"], "p.jsonl.3.gz": ["a", "b"]}
+    _aged(log, "f", 130, rotation, monkeypatch)
+    found = {path.name: _names(path) for path in tmp_path.iterdir()}
+    assert found == {"p.jsonl": ["f"], "p.jsonl.1": ["e"]}, "the last line of the others is more than 100 s old"
+
+
+def test_without_an_age_to_move_aside_a_file_ends_when_its_lines_are_too_old(tmp_path: Path) -> None:
+    log = tmp_path / "predictions.jsonl"
+    worker = _worker(tmp_path / "model", log, sample=1, keep_days=0.5, files=2)
+    log.write_text('{"time": 1.0}\n')
+    os.utime(log, (1, 1))
+    worker.send(picture(9, 9, 200))
+    assert len(_lines(worker, log)) == 1
+    assert {path.name for path in tmp_path.glob("*.jsonl*")} == {"predictions.jsonl", "predictions.jsonl.lock"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"files": 0}, "prediction_log.files is 0, not a positive whole number"),
+        ({"keep_days": -1}, "prediction_log.keep_days is -1, not a positive number"),
+        ({"rotate_hours": "1h"}, "prediction_log.rotate_hours is '1h', not a positive number"),
+        ({"bodies": "yes"}, "prediction_log.bodies is 'yes', not true or false"),
+    ],
+)
+def test_wrong_settings_of_the_log_are_named(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(RuntimeError, match=problem):
+        read_settings({"prediction_log": {"path": "p.jsonl", **settings}})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
 
+from marsmith_handler import watched
 from marsmith_handler.base import BaseHandler
 from marsmith_handler.errors import ItemError
 from marsmith_handler.image.decoding import decode_image
@@ -47,6 +48,18 @@ class ImageHandler(BaseHandler):
     def decode(self, request: Request) -> torch.Tensor:
         """Decode an image to uint8 (3, H, W), RGB."""
         return decode_image(request.as_bytes(), **self.decoding)
+
+    def watch(self, request: Request, item: torch.Tensor, reply: Any) -> Mapping[str, float | str]:
+        """Describe the picture as well as the reply."""
+        return {**watch_picture(request, item), **watched.of_classes(reply)}
+
+
+def watch_picture(request: Request, item: torch.Tensor) -> Mapping[str, float | str]:
+    """Describe a picture: its file, with ``width`` and ``height`` as sent, and what was decoded from it."""
+    body = request.as_bytes()
+    found = watched.of_picture(item.cpu().numpy())
+    image = open_image(body, max_pixels=None, max_bytes=None)
+    return {**found, "width": float(image.width), "height": float(image.height), "bytes": float(len(body))}
 
 
 def check_pixels(requests: Sequence[Request], *, max_pixels: int | None, together: int | None) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from marsmith import files
-from marsmith.predictions.log import Prediction, read_line
+from marsmith.predictions.log import Prediction, files_of, read_line
 
 
 def forget(path: Path, is_meant: Callable[[Prediction], bool]) -> int:
-    """Remove what is meant from a log and from the file that was moved aside; return the number of lines removed.
+    """Remove what is meant from a log and from the files that were moved aside; return the number of lines removed.
 
     Damaged lines are removed too, since nobody can say what they hold. A ``LogFollower`` reads the log again after it.
 
@@ -19,14 +21,20 @@ def forget(path: Path, is_meant: Callable[[Prediction], bool]) -> int:
     """
     # Workers hold the same lock for each line.
     with files.lock(path.with_name(path.name + ".lock")):
-        return sum(_rewritten(file, is_meant) for file in (path.with_name(path.name + ".1"), path) if file.exists())
+        return sum(_rewritten(file, is_meant) for file in files_of(path) if file.exists())
 
 
 def _rewritten(path: Path, is_meant: Callable[[Prediction], bool]) -> int:
-    lines = path.read_bytes().splitlines(keepends=True)
+    is_compressed = path.suffix == ".gz"
+    content = path.read_bytes()
+    lines = (gzip.decompress(content) if is_compressed else content).splitlines(keepends=True)
     kept = [line for line in lines if _stays(line, is_meant)]
     if len(kept) < len(lines):
-        files.write_atomically(path, b"".join(kept))
+        rest = b"".join(kept)
+        age = path.stat()
+        files.write_atomically(path, gzip.compress(rest, 1, mtime=0) if is_compressed else rest)
+        # The retention counts from the last line.
+        os.utime(path, ns=(age.st_atime_ns, age.st_mtime_ns))
     return len(lines) - len(kept)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import glob
+import gzip
 import math
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 from pydantic import TypeAdapter
 
 _CHUNK = 1 << 20
+_ASIDE = re.compile(r"\.([0-9]+)(?:\.gz)?")
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Prediction:
         status: HTTP status of the reply.
         input_sha256: digest of the body.
         reply: the reply, if it is JSON and not too large; else None.
-        schema: 2, or 1 for the log of older handlers, which has only the fields above.
+        schema: 3, 2 for a log without ``watched``, or 1 for one that has only the fields above.
         key: the same for the same request at all versions; of schema 1 the digest of its body.
         reply_sha256: digest of the reply's bytes; empty: not logged.
         reply_bytes: size of the reply.
@@ -33,6 +38,7 @@ class Prediction:
         shadow: whether nobody waited for the reply.
         worker: pid of the worker.
         dropped: lines that the worker had dropped until then.
+        watched: numbers and classes by name, by which drift is found, of each item that was answered.
     """
 
     time: float
@@ -41,7 +47,7 @@ class Prediction:
     status: int
     input_sha256: str
     reply: Any
-    schema: Literal[1, 2] = 1
+    schema: Literal[1, 2, 3] = 1
     key: str = ""
     reply_sha256: str = ""
     reply_bytes: int = 0
@@ -49,6 +55,7 @@ class Prediction:
     shadow: bool = False
     worker: int = 0
     dropped: int = 0
+    watched: tuple[dict[str, float | str], ...] = ()
 
 
 _LINE = TypeAdapter(Prediction)
@@ -72,7 +79,7 @@ class LogFollower:
     """Reads what has come to a log since the last look, also if a worker has moved the file aside meanwhile.
 
     Attributes:
-        path: the log; ``<path>.1`` is what was moved aside.
+        path: the log; ``files_of`` names what was moved aside.
         damaged: lines that could not be read, until now.
     """
 
@@ -93,15 +100,21 @@ class LogFollower:
         """Yield the new predictions one by one, for a log that is too large for memory."""
         for file in self._files():
             with file:
-                yield from self._parsed(self._lines(file))
+                try:
+                    yield from self._parsed(self._lines(file))
+                except (EOFError, gzip.BadGzipFile, zlib.error):
+                    self.damaged += 1
 
     def _files(self) -> Iterator[BinaryIO]:
         """Yield the files with something new, oldest first, each at the place of the last look."""
-        aside = self.path.with_name(self.path.name + ".1")
-        was_moved = _inode(self.path) != self._inode
-        for path in (aside, self.path) if was_moved else (self.path,):
+        paths = files_of(self.path)
+        if self._inode:
+            was_moved = _inode(self.path) != self._inode
+            # What is compressed has been read, unless the file was moved aside twice since the last look.
+            paths = [path for path in paths if path.suffix != ".gz"][-2 if was_moved else -1 :]
+        for path in paths:
             try:
-                file = path.open("rb")
+                file = _open(path)
             except OSError:
                 continue
             found = os.fstat(file.fileno())
@@ -124,6 +137,20 @@ class LogFollower:
                 yield read_line(line)
             except ValueError:
                 self.damaged += 1
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files of a log, oldest first: compressed ones, the one moved aside last, and the log itself."""
+    aside = path.parent.glob(f"{glob.escape(path.name)}.*")
+    numbered = (
+        (int(found[1]), each) for each in aside if (found := _ASIDE.fullmatch(each.name.removeprefix(path.name)))
+    )
+    return [each for _, each in sorted(numbered, reverse=True)] + [path]
+
+
+def _open(path: Path) -> BinaryIO:
+    # Its descriptor is that of the compressed file, and its offsets are those of the content.
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def _inode(path: Path) -> int:

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from marsmith.cli import main
+from marsmith.predictions import LogFollower
 from marsmith.predictions.forget import forget
+from marsmith.predictions.log import files_of
 from marsmith.project import Project
+from marsmith_handler.log_files import Rotation, append
 from marsmith_handler.log_writer import LogWriter
 from support.projects import copy_project
 
@@ -124,7 +127,7 @@ def test_lines_are_forgotten_by_their_key_and_by_their_age(logged: Project, caps
 
 def test_no_line_is_lost_that_a_worker_writes_while_others_are_forgotten(tmp_path: Path) -> None:
     log, count = tmp_path / "pets.jsonl", 300
-    writer = LogWriter(log, max_bytes=1 << 30)
+    writer = LogWriter(log, Rotation(1 << 30))
     for number in range(count):
         writer.add(lambda _, number=number: _line(f"{number % 2}-{number}", "1.0", CAT).encode(), 1)  # type: ignore[misc]
     removed = 0
@@ -134,6 +137,38 @@ def test_no_line_is_lost_that_a_worker_writes_while_others_are_forgotten(tmp_pat
     keys = [json.loads(line)["key"] for line in log.read_text().splitlines()]
     assert removed == count // 2
     assert keys == [f"1-{number}" for number in range(1, count, 2)]
+
+
+def test_compressed_files_are_read_and_forgotten_too(tmp_path: Path) -> None:
+    log, rotation = tmp_path / "pets.jsonl", Rotation(max_bytes=900, files=4)
+    for number in range(20):
+        append(log, _line(f"{number % 2}-{number}", "1.0", CAT).encode(), rotation)
+    names = [path.name for path in files_of(log)]
+    assert names == ["pets.jsonl.4.gz", "pets.jsonl.3.gz", "pets.jsonl.2.gz", "pets.jsonl.1", "pets.jsonl"]
+    keys = [each.key for each in LogFollower(log).each()]
+    assert keys == sorted(keys, key=lambda key: int(key[2:])), "oldest first"
+    ages = [path.stat().st_mtime_ns for path in files_of(log)]
+    assert forget(log, lambda each: each.key.startswith("0")) == sum(key.startswith("0") for key in keys)
+    assert [each.key for each in LogFollower(log).each()] == [key for key in keys if key.startswith("1")]
+    assert [path.stat().st_mtime_ns for path in files_of(log)] == ages, "the retention is not prolonged"
+
+
+def test_who_follows_a_log_loses_no_line_if_it_is_moved_aside_and_older_ones_are_compressed(tmp_path: Path) -> None:
+    log, rotation = tmp_path / "pets.jsonl", Rotation(max_bytes=900, files=3)
+    follower, found = LogFollower(log), []
+    for number in range(20):
+        append(log, _line(str(number), "1.0", CAT).encode(), rotation)
+        found += [each.key for each in follower.read()]
+    assert found == [str(number) for number in range(20)]
+
+
+def test_a_damaged_compressed_file_is_counted_and_the_others_are_read(tmp_path: Path) -> None:
+    log = tmp_path / "pets.jsonl"
+    log.write_text(_line("r1", "1.0", CAT))
+    (tmp_path / "pets.jsonl.2.gz").write_bytes(b"no gzip")
+    follower = LogFollower(log)
+    assert [each.key for each in follower.each()] == ["r1"]
+    assert follower.damaged == 1
 
 
 @pytest.mark.parametrize(
