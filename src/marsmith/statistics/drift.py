@@ -41,13 +41,14 @@ class DriftRule:
         window: smallest number of thinned observations in a window.
         window_s: shortest time of a window, in seconds: so many windows a year there are at most.
         tolerance: largest total variation distance, 0 to 1, that is never reported.
-        false_alarms: expected number a year, over all statistics, without a change.
+        false_alarms: expected number a year, over all statistics, without a change; a quarter, so that a year with one
+            is rare.
     """
 
     window: int = 1000
     window_s: float = 3600.0
     tolerance: float = 0.1
-    false_alarms: float = 1.0
+    false_alarms: float = 0.25
 
     def level(self, statistics: int) -> float:
         """Return the largest p-value that is significant, for one of so many statistics."""

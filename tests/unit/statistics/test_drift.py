@@ -167,5 +167,5 @@ def test_bursts_of_a_class_are_seen_too() -> None:
 
 
 def test_the_level_is_split_over_statistics_and_windows_of_a_year() -> None:
-    assert RULE.level(12) == pytest.approx(1 / (12 * 8760))
+    assert RULE.level(12) == pytest.approx(0.25 / (12 * 8760))
     assert DriftRule(window_s=86_400, false_alarms=2).level(1) == pytest.approx(2 / 365)
