@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from marsmith_handler import log_files
 from marsmith_handler.batch import Slot
 from marsmith_handler.log_files import Rotation, append
 from marsmith_handler.log_writer import LogWriter
@@ -254,7 +254,7 @@ def test_a_request_that_cannot_be_described_is_logged_without(tmp_path: Path, ca
 
 
 def _aged(path: Path, name: str, time_s: float, rotation: Rotation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_files.time, "time", lambda: time_s)
+    monkeypatch.setattr(time, "time", lambda: time_s)
     append(path, json.dumps({"time": time_s, "name": name}).encode() + b"\n", rotation)
     os.utime(path, (time_s, time_s))
 

@@ -51,15 +51,19 @@ def test_missing_numbers_are_counted_and_left_out() -> None:
     assert watched.of_numbers(np.array([], dtype=float)) == watched.of_numbers(np.array(["a"])) == {}
 
 
+def _figures(pixels: np.ndarray[Any, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in watched.of_picture(pixels).items()}
+
+
 def test_a_darker_flatter_and_blurred_picture_shows_in_its_figures() -> None:
     draw = np.random.default_rng(1)
     sharp = draw.integers(0, 256, (3, 64, 64), dtype=np.uint8)
     blurred = ((sharp[:, :, :-1].astype(int) + sharp[:, :, 1:]) // 2).astype(np.uint8)
-    first, second, dark = (watched.of_picture(each) for each in (sharp, blurred, sharp // 2))
+    first, second, dark = map(_figures, (sharp, blurred, sharp // 2))
     assert second["blur"] < first["blur"]
     assert dark["brightness"] == pytest.approx(first["brightness"] / 2, abs=0.01)
     assert dark["contrast"] == pytest.approx(first["contrast"] / 2, abs=0.01)
-    large = watched.of_picture(np.tile(sharp, (1, 20, 20)))
+    large = _figures(np.tile(sharp, (1, 20, 20)))
     assert large["blur"] == pytest.approx(first["blur"], abs=0.2), "the centre, not shrunk"
     assert set(watched.of_picture(np.zeros((3, 2, 2), np.uint8))) == {"brightness", "contrast"}
 
