@@ -23,6 +23,7 @@
     │   ├── FatalArchiveError      TorchServe ended while it loaded an archive
     │   ├── WorkerDiedError        a worker died; has the first traceback
     │   └── NotRunningError        the server is not running
+    ├── MonitoringError            Prometheus or Alertmanager did not start or run
     └── ClientError                a request was not answered
         ├── ConnectionFailedError  the server does not accept connections
         ├── AuthorizationError     the token is missing, wrong or expired
@@ -167,6 +168,10 @@ class WorkerDiedError(ServerError):
 
 class NotRunningError(ServerError):
     """The server is not running."""
+
+
+class MonitoringError(MarsmithError):
+    """Prometheus or Alertmanager did not start or run."""
 
 
 class ClientError(MarsmithError):

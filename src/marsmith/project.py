@@ -60,6 +60,11 @@ class Project:
         return self.root / ".marsmith" / "run"
 
     @property
+    def monitoring(self) -> Path:
+        """Configuration and data of Prometheus and Alertmanager, if they run for this project alone."""
+        return self.root / ".marsmith" / "monitoring"
+
+    @property
     def prediction_logs(self) -> Path:
         """What handlers log of single requests, a file for each model; goes on when the server is started again."""
         return self.run / "logs" / "predictions"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
 from marsmith.bounded_yaml import YamlMapping, YamlProblemError, bounded_events, parser_problems, read_as_torchserve
 from marsmith.errors import FormatError
@@ -115,26 +115,33 @@ class _Representer(RoundTripRepresenter):
 _Representer.add_representer(float, _Representer.represent_float)
 
 
-def dump(data: Mapping[str, Any]) -> str:
-    """Render ``data`` as YAML with the same meaning in 1.1 and 1.2, keys in their own order, deterministically."""
+def dump(data: Mapping[str, Any], *, blocks: bool = False) -> str:
+    """Render ``data`` as YAML with the same meaning in 1.1 and 1.2, keys in their own order, deterministically.
+
+    Args:
+        data: what to render.
+        blocks: whether a text of several lines stays one, as a block; else its line ends are escaped.
+    """
     yaml = YAML(typ="rt")
     yaml.Representer = _Representer
     yaml.allow_unicode = True
     yaml.width = 4096
     stream = StringIO()
-    yaml.dump(_quoted(_plain(data)), stream)
+    yaml.dump(_quoted(_plain(data), blocks), stream)
     return stream.getvalue()
 
 
-def _quoted(value: Any) -> Any:
+def _quoted(value: Any, blocks: bool) -> Any:
     """Mark the texts that need quotes.
 
     TorchServe's frontend and its Python worker read YAML 1.1, where ``no``, ``on`` and ``1_0`` are not texts.
     """
     if isinstance(value, dict):
-        return {_quoted(key): _quoted(item) for key, item in value.items()}
+        return {_quoted(key, False): _quoted(item, blocks) for key, item in value.items()}
     if isinstance(value, list):
-        return [_quoted(item) for item in value]
+        return [_quoted(item, blocks) for item in value]
+    if blocks and isinstance(value, str) and "\n" in value:
+        return LiteralScalarString(value)
     if isinstance(value, str) and (not _PLAIN.fullmatch(value) or value.lower() in _YAML_11_WORDS):
         return DoubleQuotedScalarString(value)
     return value

@@ -1,4 +1,4 @@
-"""Golden files of the front: rendered JSON, without the Lua that is in files of its own."""
+"""Golden files: texts that are rendered as they were; those of the front without the Lua that is in its own files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from typing import Any
 
 from support.projects import REPOSITORY
 
-_FOLDER = REPOSITORY / "tests" / "golden" / "front"
+_FOLDER = REPOSITORY / "tests" / "golden"
 
 
 def golden(name: str, rendered: object) -> None:
+    """Compare JSON with a golden file of the front."""
+    golden_text(f"front/{name}", json.dumps(rendered, indent=1) + "\n")
+
+
+def golden_text(name: str, text: str) -> None:
     """Compare with a golden file; with MARSMITH_WRITE_GOLDEN it is written anew."""
-    text = json.dumps(rendered, indent=1) + "\n"
     path = _FOLDER / name
     if os.environ.get("MARSMITH_WRITE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert text == path.read_text()
 

@@ -220,3 +220,9 @@ trees = st.recursive(
 @given(st.dictionaries(st.text(max_size=6), trees, max_size=4))
 def test_what_marsmith_writes_torchserve_reads_as_it_was_meant(data: dict[str, Any]) -> None:
     assert served(dump(data)) == data
+
+
+def test_a_text_of_several_lines_is_a_block_if_that_is_asked_for() -> None:
+    data = {"plain": "a\n", "name": "a: b"}
+    assert dump(data) == 'plain: "a\\n"\nname: "a: b"\n'
+    assert dump(data, blocks=True) == 'plain: |\n  a\nname: "a: b"\n'

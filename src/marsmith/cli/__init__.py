@@ -52,6 +52,7 @@ VERBS = {
     "rollout": "show the rollouts of canaries, and pause, resume, promote or abort them",
     "log": "show the logged predictions of a model, or compare those of two versions",
     "rollback": "go back to the version that was the default before",
+    "monitor": "write alert rules and dashboards for Prometheus and Grafana, or run Prometheus here",
     "bench": "put load on a model and measure latency, throughput and errors",
     "tune": "find the workers, threads and batching that hold a latency limit",
     "token": "print a token for curl",

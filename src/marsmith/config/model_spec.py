@@ -63,10 +63,18 @@ class Example(Strict):
 
 
 class ServiceLevel(Strict):
-    """Target service level of the version."""
+    """Target service level of the version.
+
+    Attributes:
+        p99_ms: time within which 99% of the replies come, in milliseconds.
+        requests_per_second: load at which that holds.
+        availability: part of the requests that do not fail because of the server (status 500 and above).
+    """
 
     p99_ms: float = Field(gt=0)
     requests_per_second: float = Field(gt=0)
+    # Below 0.95, alerts by burn rate would miss outages: 14.4 times the error budget would be almost all requests.
+    availability: float = Field(default=0.999, ge=0.95, lt=1)
 
 
 class ModelSpec(Strict):
