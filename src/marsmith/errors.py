@@ -17,6 +17,7 @@
     │   ├── HostileArchiveError    its structure is dangerous or inconsistent
     │   └── VerificationError      its content does not match its digests
     ├── HandlerError               a handler that does not load, or breaks its contract
+    ├── BatchError                 a batch did not run to its end, or its destination has another plan
     ├── ServerError                TorchServe did not start, run or stop as asked
     │   ├── PreflightError         it was not started, because a check failed
     │   ├── FrontError             Envoy did not start, or refused its configuration
@@ -126,6 +127,10 @@ class VerificationError(ArchiveError):
 
 class HandlerError(MarsmithError):
     """A handler does not load, or breaks its contract."""
+
+
+class BatchError(MarsmithError):
+    """A batch did not run to its end, or its destination has another plan; parts that were written stay valid."""
 
 
 class ServerError(MarsmithError):

@@ -86,6 +86,11 @@ def is_hidden(character: str) -> bool:
     return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} or character in _BLANK
 
 
+def encodable(text: str) -> str:
+    """Escape lone surrogates, which UTF-8 cannot encode, as in JSON."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the name in ``known`` most similar to ``word``; None if no similarity is at least ``cutoff`` (0 to 1)."""
     folded = {name.lower(): name for name in known}

@@ -49,6 +49,7 @@ handler: {{entry_point: handlers/{SHIPPED}}}
 # What a verb is called with, beside the archive, to run or ship it without a server.
 HERE = {
     "run": ["{archive}", "red.png"],
+    "batch": ["{archive}", "red.png", "--to", "answers"],
     "check": ["{archive}"],
     "watch": ["tiny", "red.png", "--once"],
     "tune": ["{archive}", "--p99-ms", "50", "--input", "red.png", "--minutes", "0.1"],

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 WIDTH = 110
-PACKAGES = ("archive", "config", "export", "build", "runtime", "client", "server", "deploy", "loadtest")
+PACKAGES = ("archive", "config", "export", "build", "runtime", "client", "server", "deploy", "loadtest", "scoring")
 HEAD = """# The Python API
 
 Written by `make pages` from the docstrings. These are the names that the packages offer; anything else may change from

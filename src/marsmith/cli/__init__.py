@@ -34,6 +34,7 @@ VERBS = {
     "verify": "verify that an archive is complete, safe and answers as it did when it was built",
     "sign": "sign an archive",
     "run": "answer requests with an archive's handler, without a server",
+    "batch": "answer many inputs with an archive, without a server, into Parquet files",
     "check": "find the faults of a handler before it runs in a server",
     "watch": "edit a handler and see its reply again, without reloading the weights",
     "lint": "find the traps of TorchServe in config files, specs and archives",

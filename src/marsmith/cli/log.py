@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marsmith.cli.admission import admit_here
-from marsmith.cli.output import add_json_flag, note, print_fields, print_json, print_table, say
+from marsmith.cli.comparing import add_tolerance_flags, print_report, tolerance_of, write_page
+from marsmith.cli.output import add_json_flag, note, print_json, print_table, say
 from marsmith.errors import UsageError
 from marsmith.names import check_model_name, check_named_version
 from marsmith.project import find_project
 
 if TYPE_CHECKING:
-    from marsmith.predictions import LogFollower, Prediction, Report
+    from marsmith.predictions import LogFollower, Prediction
 
 COLUMNS = ("TIME", "KEY", "VERSION", "STATUS", "HANDLER_MS", "SHADOW", "REPLY")
 _LONGEST_REPLY = 60
@@ -48,14 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="how many (%(default)s)")
     parser.add_argument("--version", metavar="VERSION", help="only those of one version")
     parser.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="compare the replies of two versions")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page with plots")
-    for name, default, what in (
-        ("probability", 0.1, "of the most probable class"),
-        ("absolute", 1e-3, "of any other number"),
-        ("relative", 1e-2, "of any other number, as a share of the larger one"),
-    ):
-        text = f"largest difference {what} (%(default)g)"
-        parser.add_argument(f"--{name}", type=float, default=default, metavar="D", help=text)
+    add_tolerance_flags(parser)
     parser.add_argument("--request-id", metavar="KEY", help="forget the lines with this KEY")
     parser.add_argument("--before", metavar="TIME", help="forget the lines from before a date, or a date and time")
     add_json_flag(parser)
@@ -109,13 +103,14 @@ def _show(args: argparse.Namespace, log: LogFollower) -> None:
 
 def _compare(args: argparse.Namespace, log: LogFollower) -> None:
     from marsmith.config.server_config import model_store
-    from marsmith.predictions import Comparison, Tolerance
+    from marsmith.predictions import Comparison
     from marsmith.predictions.files import own_comparison
+    from marsmith.predictions.page import render_page
 
     old, new = args.compare
     if old == new:
         raise UsageError(f"{old} cannot be compared with itself", tip="name two versions")
-    tolerance = Tolerance(args.probability, args.absolute, args.relative)
+    tolerance = tolerance_of(args)
     seen = set()
     with own_comparison(model_store(find_project()), args.model, new, admit_here) as compare:
         comparison = Comparison(old, new, compare=compare, tolerance=tolerance)
@@ -129,11 +124,11 @@ def _compare(args: argparse.Namespace, log: LogFollower) -> None:
     comparison.damaged = log.damaged
     report = comparison.report()
     if args.html:
-        _write_page(report, args.model, args.html)
+        write_page(render_page(report, args.model), args.html)
     if args.json:
         print_json(report.record())
     else:
-        _print(report)
+        print_report(report)
 
 
 def _forget(args: argparse.Namespace, path: Path) -> None:
@@ -159,25 +154,6 @@ def _seconds(text: str) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         raise UsageError(f"{text!r} is not a date or time", tip="as in 2026-11-01, or 2026-11-01T12:30") from None
-
-
-def _write_page(report: Report, model: str, path: Path) -> None:
-    from marsmith.predictions.page import render_page
-
-    try:
-        path.write_text(render_page(report, model), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    note(f"{path} has the plots")
-
-
-def _print(report: Report) -> None:
-    from marsmith.predictions.report import FLIP_COLUMNS, fields, flip_rows
-
-    print_fields(fields(report))
-    if report.flips:
-        say("")
-        print_table(FLIP_COLUMNS, flip_rows(report))
 
 
 def _record(prediction: Prediction) -> dict[str, Any]:

@@ -36,11 +36,6 @@ def json_text(value: object, indent: int | None = None) -> str:
     return "".join(json.dumps(c)[1:-1] if c != "\n" and is_hidden(c) else c for c in text)
 
 
-def encodable(text: str) -> str:
-    """Escape lone surrogates, which UTF-8 cannot encode, as in JSON."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a plain table on stdout; columns are as wide as their content, so that awk can cut them."""
     texts = [list(columns), *([printable(str(cell)) for cell in row] for row in rows)]

@@ -12,10 +12,11 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
-from marsmith.cli.output import encodable, note, print_json, print_table, printable
+from marsmith.cli.output import note, print_json, print_table, printable
 from marsmith.errors import MarsmithError, UsageError
 from marsmith.files import write_atomically
 from marsmith.inputs import guess_content_type, suffix_of
+from marsmith.names import encodable
 
 STDOUT = "-"
 _TEXTS = frozenset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 from marsmith.predictions.charts import Line, bar_chart, line_chart
 from marsmith.predictions.comparison import Report
@@ -16,13 +17,22 @@ th { font-weight: 600 } svg { max-width: 100%; height: auto }
 """
 
 
-def render_page(report: Report, model: str) -> str:
-    """Return the page."""
+def render_page(report: Report, model: str, what: str = "request", more: str = "") -> str:
+    """Return the page.
+
+    Args:
+        report: the comparison.
+        model: name of the model.
+        what: ``request``, or ``input`` of a batch.
+        more: HTML for the end of the page.
+    """
     title = html.escape(f"{model}: {report.new} compared with {report.old}")
-    rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in fields(report).items())
+    rows = "".join(
+        f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in fields(report, what).items()
+    )
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     parts = (_agreement(report), _flips(report), _latency(report))
-    return f"{head}</head><body><h1>{title}</h1><table>{rows}</table>{''.join(parts)}</body></html>\n"
+    return f"{head}</head><body><h1>{title}</h1><table>{rows}</table>{''.join(parts)}{more}</body></html>\n"
 
 
 def _agreement(report: Report) -> str:
@@ -42,10 +52,15 @@ def _flips(report: Report) -> str:
     rows = flip_rows(report)
     if not rows:
         return ""
-    cells = "".join(f"<tr><td>{_text(old)}</td><td>{_text(new)}</td><td>{count}</td></tr>" for old, new, count in rows)
-    heads = "".join(f"<th>{_text(name.capitalize())}</th>" for name in FLIP_COLUMNS)
     chart = bar_chart([(f"{_short(old)} → {_short(new)}", count) for old, new, count in rows], _NEW)
-    return f"<h2>Flips by class</h2>{chart}<table><tr>{heads}</tr>{cells}</table>"
+    return f"<h2>Flips by class</h2>{chart}{html_table(FLIP_COLUMNS, rows)}"
+
+
+def html_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table as HTML."""
+    heads = "".join(f"<th>{_text(name.capitalize())}</th>" for name in columns)
+    cells = ("".join(f"<td>{_text(str(cell))}</td>" for cell in row) for row in rows)
+    return f"<table><tr>{heads}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 def _latency(report: Report) -> str:

@@ -10,8 +10,15 @@ from marsmith.predictions.comparison import Report
 FLIP_COLUMNS = ("OLD CLASS", "NEW CLASS", "COUNT")
 
 
-def fields(report: Report) -> Mapping[str, str]:
-    """Return the figures by name, as text."""
+def fields(report: Report, what: str = "request") -> Mapping[str, str]:
+    """Return the figures by name, as text.
+
+    Args:
+        report: the comparison.
+        what: ``request``, or ``input`` of a batch, whose time is not logged and whose key is not that of a body.
+    """
+    if what != "request":
+        return _of_batches(report, what)
     old, new = report.old, report.new
     only_old, only_new, both = report.failed
     found = {
@@ -36,6 +43,17 @@ def fields(report: Report) -> Mapping[str, str]:
     return found
 
 
+def _of_batches(report: Report, what: str) -> Mapping[str, str]:
+    of_requests = fields(report)
+    kept = ("versions", "agreement", "failed")
+    return {
+        **{name: of_requests[name] for name in kept},
+        "answered by both": f"{report.pairs:,} {what}s",
+        "largest difference": _largest(report, what),
+        f"{what}s of one only": f"{report.alone[0]:,} of {report.old}, {report.alone[1]:,} of {report.new}",
+    }
+
+
 def flip_rows(report: Report, most: int = 20) -> list[tuple[str, str, int]]:
     """Return the most frequent flips."""
     return list(report.flips[:most])
@@ -51,10 +69,10 @@ def _agreement(report: Report) -> str:
     )
 
 
-def _largest(report: Report) -> str:
+def _largest(report: Report, what: str = "request") -> str:
     if math.isnan(report.largest):
         return "no numbers compared"
-    return f"{report.largest:.6g}, request {report.largest_key}"
+    return f"{report.largest:.6g}, {what} {report.largest_key}"
 
 
 def _ms(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A test double for TorchServe's context, to test handlers without TorchServe.
+"""A stand-in for TorchServe's context: to test handlers without TorchServe, and to run them in this process.
 
 It has every method and property of TorchServe's own context (0.12.0) that a handler may use. It keeps what the handler
 sets, so that a test can check it::
@@ -62,7 +62,7 @@ class FakeContext:
         self,
         bodies: Sequence[Any],
         *,
-        content_type: str = "",
+        content_type: str | Sequence[str] = "",
         headers: Mapping[str, str] | None = None,
         name: str = "body",
     ) -> list[dict[str, Any]]:
@@ -70,13 +70,15 @@ class FakeContext:
 
         Args:
             bodies: bytes, decoded as TorchServe does for the content type, or a mapping of form fields.
-            content_type: content type of each body.
+            content_type: content type of all bodies, or of each.
             headers: headers of each request.
             name: name of the field that holds a body; ``data`` in a form.
         """
-        rows = [dict(body) if isinstance(body, Mapping) else {name: _decoded(body, content_type)} for body in bodies]
-        own = {"content-type": content_type}
-        self._set_requests([{**dict.fromkeys(row, own), **(headers or {})} for row in rows])
+        kinds = [content_type] * len(bodies) if isinstance(content_type, str) else content_type
+        pairs = list(zip(bodies, kinds, strict=True))
+        rows = [dict(body) if isinstance(body, Mapping) else {name: _decoded(body, kind)} for body, kind in pairs]
+        fields = [{key: {"content-type": kind} for key in row} for row, kind in zip(rows, kinds, strict=True)]
+        self._set_requests([{**each, **(headers or {})} for each in fields])
         return rows
 
     @property

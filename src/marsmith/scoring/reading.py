@@ -1,0 +1,134 @@
+"""Read inputs ahead of the handler: the bytes of an item, or what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Self
+
+from marsmith.errors import MarsmithError
+from marsmith.scoring import tables, tars, urls
+from marsmith.scoring.items import MTIME, Item, mtime
+
+# An input is held in memory.
+MOST_BYTES = 1 << 30
+# Stores answer after tens of milliseconds: many are asked at once. For files of this machine one batch ahead is enough.
+_REMOTE_THREADS, _REMOTE_AHEAD = 16, 32
+# Row groups of Parquet files that are kept; inputs are sorted, so that neighbours are in the same one.
+_MOST_GROUPS = 2
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Why an input has no bytes, in the words of HTTP.
+
+    Attributes:
+        status: 403 for a refused one, 404 for a missing one, 409 for one that has changed since the plan, 413 for one
+            that is too large, 500 for any other problem.
+        message: in words.
+    """
+
+    status: int
+    message: str
+
+
+Content = bytes | Unreadable
+
+
+class Reader:
+    """Reads the inputs of batches, the next ones while the handler works; a context manager."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        """Read the inputs of one shard."""
+        is_remote = any("://" in item.address for item in items)
+        self._items = items
+        self._pool = ThreadPoolExecutor(_REMOTE_THREADS if is_remote else 1, "read")
+        self._ahead = _REMOTE_AHEAD if is_remote else 1
+        self._cells = _Cells()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], list[Content]]]:
+        """Yield for each batch of positions what its items have, in order."""
+        waiting: deque[tuple[Sequence[int], list[Future[Content]]]] = deque()
+        rest = iter(batches)
+        while True:
+            while len(waiting) <= self._ahead and (batch := next(rest, None)) is not None:
+                waiting.append((batch, [self._pool.submit(self.read, self._items[at]) for at in batch]))
+            if not waiting:
+                return
+            batch, futures = waiting.popleft()
+            yield batch, [future.result() for future in futures]
+
+    def read(self, item: Item) -> Content:
+        """Return the bytes of an item, or what is wrong with it."""
+        if item.size > MOST_BYTES:
+            return Unreadable(413, f"{item.size:,} bytes, and at most {MOST_BYTES:,} are read")
+        try:
+            content = self._bytes(item)
+        except FileNotFoundError:
+            return Unreadable(404, "there is no such file any more" if item.stamp else "there is no such file")
+        except PermissionError:
+            return Unreadable(403, "it may not be read: permission denied")
+        except (OSError, ValueError, MarsmithError) as error:
+            return Unreadable(500, f"it cannot be read: {error}")
+        if isinstance(content, bytes) and item.size not in {-1, len(content)}:
+            return Unreadable(409, f"it had {item.size:,} bytes when the plan was made, and has {len(content):,} now")
+        return content
+
+    def _bytes(self, item: Item) -> Content:
+        if item.place.startswith(tables.CELL):
+            return self._cells.read(item.place)
+        if item.place.startswith(tars.MEMBER):
+            archive, start = tars.member(item.place)
+            return urls.piece(archive, start, item.size)
+        if urls.is_url(item.address):
+            with urls.opened(item.address) as file:
+                return file.read()
+        return _file(item)
+
+
+def _file(item: Item) -> Content:
+    """Return the content of a file, if it is the one that was planned."""
+    with open(item.address, "rb", buffering=0, opener=_open) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return Unreadable(422, "it is not a regular file")
+        # A table may know a tag of its own instead of the time.
+        if item.stamp.startswith(MTIME) and item.stamp != mtime(status):
+            return Unreadable(409, "it was changed after the plan was made")
+        return file.read()
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a file without blocking if a pipe has taken its place."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+class _Cells:
+    """Reads cells of Parquet files, a row group at a time."""
+
+    def __init__(self) -> None:
+        self._groups: OrderedDict[tuple[str, str, int], Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, place: str) -> Content:
+        path, column, group, row = tables.cell(place)
+        key = (path, column, group)
+        with self._lock:
+            if key not in self._groups:
+                with urls.opened(path) as file:
+                    self._groups[key] = tables.parquet().ParquetFile(file).read_row_group(group, [column]).column(0)
+                while len(self._groups) > _MOST_GROUPS:
+                    self._groups.popitem(last=False)
+            value = self._groups[key][row].as_py()
+        return value if isinstance(value, bytes) else Unreadable(422, "the cell is null")
