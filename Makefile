@@ -12,7 +12,7 @@ MODEL ?= efficientnet_lite0
 # For pytest: make test OPTIONS='-k deploy -x'
 OPTIONS ?=
 
-.PHONY: help test test-tools test-long test-fast test-lowest coverage check fix pages docs lock bench clean distclean
+.PHONY: help heavy test test-tools test-long test-fast test-lowest coverage check fix pages docs lock bench clean distclean
 
 # The stamp is newer than what it was made from, so a second call does nothing. It is only written when all holds.
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -37,7 +37,7 @@ test-tools:  ## install the Debian packages of tests/debian.txt, which some test
 
 # Every kill, signal, locale, form, size, ... of which `make test` runs a few.
 PART ?=
-test-long: setup  ## those that repeat a test in many ways (PART=kills|export|requests|servers|setup|monitor)
+test-long: setup  ## those that repeat a test in many ways (PART=kills|export|requests|servers|setup|monitor|batch)
 	@$(RUN) $(PYTEST) -m $(if $(PART),"long(part='$(PART)')",long) $(OPTIONS)
 
 # Unit tests of what needs no torch, no server and no build.
@@ -67,6 +67,14 @@ test-lowest: $(LOWEST)/.installed $(NEWEST)/.installed  ## unit tests and one li
 	  "$$venv/bin/python" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m 'not live and not long' $(OPTIONS) \
 	  && "$$venv/bin/python" -m pytest tests/live/test_flow_live.py || exit 1; \
 	done
+
+# Tools with many packages, which only long tests start: each in a .venv of its own.
+$(VENV)-airflow/.installed $(VENV)-ray/.installed: $(VENV)-%/.installed: tests/heavy/%.txt $(VENV)/.installed
+	@$(PYTHON) -m venv "$(VENV)-$*"
+	@$(RUN) uv pip sync --quiet --no-build --require-hashes --python "$(VENV)-$*/bin/python" $<
+	@touch "$@"
+
+heavy: $(VENV)-airflow/.installed $(VENV)-ray/.installed  ## Airflow and Ray, for the tests of `make test-long PART=batch` that start them
 
 # The peers come on top of .venv: the same torch, and nothing of requirements.txt changes.
 $(VENV)/.bench-installed: benchmarks/requirements.txt $(VENV)/.installed
@@ -110,6 +118,9 @@ lock: setup  ## write requirements.txt anew from pyproject.toml, and those of th
 	  --custom-compile-command 'make lock' --upgrade --output-file docs/requirements.txt docs/requirements.in
 	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --resolution lowest-direct \
 	  --no-emit-package marsmith --custom-compile-command 'make lock' --output-file tests/lowest/requirements.txt pyproject.toml
+	@for tool in airflow ray; do \
+	  $(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --constraint requirements.txt \
+	  --custom-compile-command 'make lock' --upgrade --output-file tests/heavy/$$tool.txt tests/heavy/$$tool.in; done
 
 # Neither needs .venv. What cannot be built again (TLS keys, journals, what was served) is distclean's matter alone.
 clean:  ## stop the server and remove what can be built again
