@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -48,8 +49,18 @@ def cpu_name() -> str:
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use, as the JVM and torch count them."""
+    """Return the number of cores that this process may use, as torch counts them: without the container's quota."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def java_cores(usable: int, quota: float | None) -> int:
+    """Return the number of cores as Java counts them, which is TorchServe's number of workers if no file says one.
+
+    Args:
+        usable: cores that this process may use.
+        quota: CPU quota of the container, in cores; None: there is no quota.
+    """
+    return usable if quota is None else min(usable, max(1, math.ceil(quota)))
 
 
 def cgroup_cores(root: Path = Path("/sys/fs/cgroup"), own: str | None = None) -> float | None:

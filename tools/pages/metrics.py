@@ -18,6 +18,7 @@ the background has none.
 |---|---|
 | `/metrics` | the metrics of this page, for Prometheus |
 | `/ready` | 200 if the server should get requests; else 503 with the reason, `{"reason": "..."}` |
+| `/ping` | 200 if each model's default version has a ready worker, also with a full queue; else 503 with the reason |
 | `/live` | 200 as long as the supervisor runs |
 
 Ready means: TorchServe answers, each model's default version has a ready worker and room in its job queue, no archive

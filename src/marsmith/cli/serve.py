@@ -5,6 +5,7 @@
     marsmith serve --fresh         # forget the versions, defaults and workers of the server before
     marsmith serve --strict        # refuse to start where an archive would be left out
     marsmith serve --front envoy   # Envoy in front of TorchServe: no request is lost if TorchServe restarts
+    marsmith serve serve           # what SageMaker runs: port 8080, /ping, /invocations, /opt/ml/model
 
 The versions of the previous server are served again, with its default versions and workers, and so is every new archive
 in the model store. Ports, Java, modules and archives are checked before the start. An archive that cannot be served is
@@ -12,6 +13,10 @@ left out, with one line for the reason. Ready means that every worker is READY, 
 example of its archive as it did when the archive was built. A version whose worker dies before that, or that answers
 differently, is left out as well. If no version is left, everything is stopped and the exit code is 1. Later a
 supervisor restarts TorchServe when it dies; in the background it is a small separate process.
+
+In a container of SageMaker, Vertex AI or KServe the environment says so, and then the port, the paths and the folder of
+the model are what the platform expects. With --foreground the variable PORT sets the port, at every address.
+MARSMITH_PLATFORM names the platform (sagemaker, vertex, kserve), or none.
 """
 
 from __future__ import annotations
@@ -20,16 +25,20 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from marsmith.cli.output import add_json_flag, note
 from marsmith.cli.status import print_status
+from marsmith.config.platform import find_platform
 from marsmith.errors import ConfigError, MarsmithError, UsageError, WorkerDiedError
 from marsmith.project import Project, find_project
 from marsmith.server.supervisor import DEFAULT_LIMIT, RestartPolicy, parse_restart
 
 if TYPE_CHECKING:
+    from marsmith.config.platform import Platform
     from marsmith.monitoring.exporter import Exporter
     from marsmith.server.duty import Duty
     from marsmith.server.log import JsonLog
@@ -40,6 +49,9 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
+    parser.add_argument(
+        "argument", nargs="?", choices=("serve",), help="what SageMaker runs an image with: serve as it expects"
+    )
     parser.add_argument("--foreground", action="store_true", help="stay attached, with the server's log on stderr")
     parser.add_argument(
         "--restart",
@@ -75,16 +87,17 @@ def run(args: argparse.Namespace) -> int:
     """Start the server, and in the foreground stay until it ends."""
     project = find_project()
     policy = parse_restart(args.restart)
-    if args.log == "json" and not args.foreground:
-        raise UsageError("--log json goes with --foreground", tip="in the background the logs are files")
     if args.adopt:
         return _adopt(project, args, policy)
-    if not args.foreground:
+    platform = find_platform(os.environ, serves=args.argument == "serve", foreground=args.foreground)
+    if not args.foreground and platform is None:
+        if args.log == "json":
+            raise UsageError("--log json goes with --foreground", tip="in the background the logs are files")
         return _in_background(project, args, policy)
     if args.log == "json":
-        return _in_foreground_as_json(project, args, policy)
+        return _in_foreground_as_json(project, args, policy, platform)
     with _progress(quiet=True) as on_progress:
-        _in_foreground(project, args, policy, _Output(sys.stderr.fileno(), note, on_progress))
+        _in_foreground(project, args, policy, _Output(sys.stderr.fileno(), note, on_progress), platform)
     return 0
 
 
@@ -128,7 +141,9 @@ class _Output:
         self.on_progress = on_progress
 
 
-def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPolicy, output: _Output) -> None:
+def _in_foreground(
+    project: Project, args: argparse.Namespace, policy: RestartPolicy, output: _Output, platform: Platform | None
+) -> None:
     from marsmith.server import lifecycle
     from marsmith.server.outlook import Outlook
     from marsmith.server.supervisor import Supervisor
@@ -141,13 +156,15 @@ def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPo
         fresh=args.fresh,
         strict=args.strict,
         front=args.front,
+        platform=platform,
         supervised=True,
         on_progress=_reporting(manager, output.on_progress),
         on_note=output.tell,
     )
     outlook = Outlook()
     try:
-        with _duties(project, outlook, output.tell) as duties:
+        with _duties(project, outlook, output.tell, platform) as duties:
+            options = replace(options, probe_port=urlsplit(outlook.listener).port or 0)
             state = lifecycle.start(project, options)
             if args.json or args.log == "plain":
                 _report(project, as_json=args.json)
@@ -160,14 +177,16 @@ def _in_foreground(project: Project, args: argparse.Namespace, policy: RestartPo
     output.tell("stopped")
 
 
-def _in_foreground_as_json(project: Project, args: argparse.Namespace, policy: RestartPolicy) -> int:
+def _in_foreground_as_json(
+    project: Project, args: argparse.Namespace, policy: RestartPolicy, platform: Platform | None
+) -> int:
     from marsmith.server.log import JsonLog
 
     with JsonLog(sys.stderr.fileno()) as log:
         shown: set[str] = set()
         output = _Output(log.source, log.tell, lambda seen: _once(shown, _words(seen), log.tell))
         try:
-            _in_foreground(project, args, policy, output)
+            _in_foreground(project, args, policy, output, platform)
         except MarsmithError as error:
             _tell_error(log, error)
             return error.exit_code
@@ -194,26 +213,34 @@ def _adopt(project: Project, args: argparse.Namespace, policy: RestartPolicy) ->
 
 
 @contextmanager
-def _duties(project: Project, outlook: Outlook, tell: Callable[[str], None]) -> Iterator[tuple[Duty, ...]]:
+def _duties(
+    project: Project, outlook: Outlook, tell: Callable[[str], None], platform: Platform | None = None
+) -> Iterator[tuple[Duty, ...]]:
     """Yield what a supervisor does beside its watch. Probes are answered already while the server starts."""
     from marsmith.deploy.traffic.drive import RolloutDuty
 
     rollouts = RolloutDuty(project, tell)
-    exporter = _exporter(project, outlook, tell)
+    exporter = _exporter(project, outlook, tell, platform)
     if exporter is None:
         yield (rollouts,)
         return
     try:
-        # If the port is in use, the duty says so, and goes on trying.
-        with suppress(MarsmithError):
+        try:
             exporter.listen()
+        except MarsmithError:
+            # Elsewhere the duty says so, and goes on trying.
+            if platform is not None:
+                raise
         yield (rollouts, exporter)
     finally:
         exporter.close()
 
 
-def _exporter(project: Project, outlook: Outlook, tell: Callable[[str], None]) -> Exporter | None:
+def _exporter(
+    project: Project, outlook: Outlook, tell: Callable[[str], None], platform: Platform | None
+) -> Exporter | None:
     from marsmith.config.project_settings import listener_address, load_settings
+    from marsmith.config.server_config import ListenAddress
     from marsmith.monitoring.exporter import Exporter
 
     try:
@@ -221,6 +248,9 @@ def _exporter(project: Project, outlook: Outlook, tell: Callable[[str], None]) -
     except ConfigError:
         # The preflight reports it, together with all other problems.
         return None
+    if address is None and platform is not None:
+        # The health check of a platform is answered there.
+        address = ListenAddress("listener", "http", "127.0.0.1", 0)
     return Exporter(project, outlook, address, tell) if address else None
 
 

@@ -31,14 +31,14 @@ def configured_parameters(config: Mapping[str, str], archives: Iterable[StoredAr
     """
     # Not imported at the top, because they import much more than a start needs.
     from marsmith.config.effective import server_settings, version_settings
-    from marsmith.machine import gpus, usable_cores
+    from marsmith.machine import cgroup_cores, gpus, java_cores, usable_cores
 
     listed = list(archives)
     if not listed:
         return {}
     entries = [Entry(key, value, line) for line, (key, value) in enumerate(config.items(), start=1)]
     settings = server_settings(Project(Path(config["model_store"]).parent), entries, {})
-    cores, counted = usable_cores(), len(gpus())
+    cores, counted = java_cores(usable_cores(), cgroup_cores()), len(gpus())
     found = {}
     for archive in listed:
         with suppress(MarsmithError, ValueError):

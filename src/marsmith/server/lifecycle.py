@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from marsmith import child_processes, files, run_state
+from marsmith.config.platform import Platform
 from marsmith.config.project_settings import FrontKind, load_settings
 from marsmith.config.server_config import addresses, started_with, uses_tokens
 from marsmith.config.tls import ca_file
@@ -27,6 +28,7 @@ from marsmith.server import processes as server_process
 from marsmith.server import state as server_state
 from marsmith.server.class_sharing import ClassSharing, class_sharing
 from marsmith.server.front.door import Front
+from marsmith.server.front.entrance import Entrance
 from marsmith.server.front.ports import free_backend, private_config
 from marsmith.server.preflight import PreflightResult
 from marsmith.server.readiness import StartupStatus
@@ -52,6 +54,8 @@ class StartOptions:
         fresh: whether to forget what the previous server served, and to serve the store as it is.
         strict: whether to refuse a start that leaves out an archive of the store.
         front: what is to be in front of TorchServe; None: what the project's settings say. A restart keeps it.
+        platform: the platform that runs the container; None: there is none. A restart keeps its settings.
+        probe_port: port of the supervisor's listener on the loopback, which the front asks for a platform.
         supervised: whether this process stays and watches the server.
         outlives: whether the server stays when this process ends.
         on_progress: called several times a second with the progress of the start.
@@ -63,6 +67,8 @@ class StartOptions:
     fresh: bool = False
     strict: bool = False
     front: FrontKind | None = None
+    platform: Platform | None = None
+    probe_port: int = 0
     supervised: bool = False
     outlives: bool = True
     on_progress: Callable[[StartupStatus], None] | None = None
@@ -90,16 +96,26 @@ def start(project: Project, options: StartOptions | None = None) -> RunState:
             if options.supervised:
                 supervisor_state.write(project, supervisor_state.of_this_process())
             remembered = Remembered(None) if options.fresh else served_file.load(project)
-            flight = preflight.check(project, remembered.state, strict=options.strict, front=options.front)
+            flight = preflight.check(
+                project, remembered.state, strict=options.strict, front=options.front, platform=options.platform
+            )
             plan = plan_start(project, flight, remembered, options.on_note, strict=options.strict)
             _report(options, plan.warnings)
             if options.fresh:
                 served_file.forget(project)
             if flight.front == "envoy":
-                Front.of(project).prepare(flight.config, load_settings(project).front_metrics_port)
+                _prepare_front(project, plan, options)
             state = _launch(project, plan, options)
     with _forgetting_failure(project):
         return _served(project, state, plan, options)
+
+
+def _prepare_front(project: Project, plan: StartPlan, options: StartOptions) -> None:
+    platform, port = options.platform, load_settings(project).front_metrics_port
+    models = [archive.version[0] for archive in plan.serving.archives]
+    entrance = Entrance.of(platform, models, options.probe_port) if platform and options.probe_port else None
+    guarded = platform is not None and platform.guards
+    Front.of(project).prepare(plan.flight.config, port, entrance, without_tokens=guarded)
 
 
 def _report(options: StartOptions, notes: Iterable[str]) -> None:

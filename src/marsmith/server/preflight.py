@@ -15,15 +15,18 @@ from typing import TypeVar
 from marsmith.archive.admit import ANY, Policy
 from marsmith.archive.store import load_items
 from marsmith.config import admission_policy
+from marsmith.config.platform import Platform, server_settings
 from marsmith.config.project_settings import FrontKind, load_settings
 from marsmith.config.server_config import ListenAddress, addresses, effective_config, read_server_config, unknown_keys
 from marsmith.config.tls import tls_problems
 from marsmith.errors import MarsmithError, PreflightError
 from marsmith.project import Project
+from marsmith.server.access import access_problems, model_problems
 from marsmith.server.front.ports import shared_with_inference
 from marsmith.server.front.process import find_envoy
 from marsmith.server.java import Java, find_java
 from marsmith.server.launch import torchserve_home
+from marsmith.server.problems import PreflightProblem
 from marsmith.server.selection import Selection, select
 from marsmith.state.served import ServerState
 from marsmith.state.version_bytes import check_stored
@@ -33,19 +36,6 @@ _MODULES = {"torch": "torch", "yaml": "pyyaml", "psutil": "psutil", "packaging":
 Result = TypeVar("Result")
 _FIRST_WORKER_PORT = 9000
 _WORKER_PORTS = 100
-
-
-@dataclass(frozen=True)
-class PreflightProblem:
-    """One reason not to start.
-
-    Attributes:
-        message: what is wrong.
-        tip: what to do; empty if the message says it.
-    """
-
-    message: str
-    tip: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,12 @@ class PreflightResult:
 
 
 def check(
-    project: Project, before: ServerState | None = None, *, strict: bool = False, front: FrontKind | None = None
+    project: Project,
+    before: ServerState | None = None,
+    *,
+    strict: bool = False,
+    front: FrontKind | None = None,
+    platform: Platform | None = None,
 ) -> PreflightResult:
     """Check all requirements of a start.
 
@@ -79,6 +74,7 @@ def check(
         before: state of the previous server; None if there is none.
         strict: whether an archive that would be left out is a problem.
         front: what is to be in front of TorchServe; None: what the project's settings say.
+        platform: the platform that runs the container; None: there is none.
 
     Raises:
         PreflightError: there are problems; the message lists all of them.
@@ -88,7 +84,7 @@ def check(
     home = torchserve_home()
     if home is None:
         problems.append(PreflightProblem("TorchServe is not installed", "pip install 'marsmith[serve]'"))
-    config = _config(project, problems)
+    config = _config(project, platform, problems)
     policy = _collect(problems, lambda: admission_policy(project))
     selection = _selection(project, config, before, policy, problems) if config and policy else Selection()
     if strict:
@@ -96,7 +92,10 @@ def check(
     problems += missing_modules()
     if config:
         problems += _endpoint_problems(config)
-    front = front or (load_settings(project).front if policy else "none")
+    front = front or ("envoy" if platform and platform.guards else load_settings(project).front if policy else "none")
+    if config:
+        problems += access_problems(config, platform, front)
+        problems += model_problems(platform, selection)
     if config and front == "envoy":
         problems += _front_problems(config)
     if problems or java is None or home is None or config is None or policy is None:
@@ -169,11 +168,11 @@ def _collect(problems: list[PreflightProblem], step: Callable[[], Result]) -> Re
         return None
 
 
-def _config(project: Project, problems: list[PreflightProblem]) -> dict[str, str] | None:
+def _config(project: Project, platform: Platform | None, problems: list[PreflightProblem]) -> dict[str, str] | None:
     try:
         entries = read_server_config(project)
         problems += [PreflightProblem(f"{project.server_config}: {text}") for text in unknown_keys(entries)]
-        return effective_config(project, entries, os.environ)
+        return effective_config(project, entries, os.environ) | (server_settings(platform) if platform else {})
     except MarsmithError as error:
         problems.append(PreflightProblem(error.message, error.tip or ""))
         return None

@@ -18,7 +18,7 @@ from marsmith.client.version_status import VersionStatus
 from marsmith.errors import ClientError, NotRunningError
 from marsmith.monitoring.exporter import page
 from marsmith.monitoring.exporter.page import Page
-from marsmith.monitoring.exporter.readiness import unready
+from marsmith.monitoring.exporter.readiness import unhealthy, unready
 from marsmith.monitoring.exporter.samples import Sample, exposition
 from marsmith.monitoring.exporter.supervisor import SupervisorSource
 from marsmith.monitoring.exporter.torchserve import TorchServeSource
@@ -177,6 +177,11 @@ def test_ready_means_that_each_model_can_take_a_request(
     look: Look, left_out: list[str], stopping: bool, reason: str | None
 ) -> None:
     assert unready(look, left_out, stopping=stopping) == reason
+
+
+def test_a_full_queue_is_unready_and_healthy_so_that_no_platform_restarts_it() -> None:
+    assert unhealthy(replace(READY, versions=(FULL,))) is None
+    assert unhealthy(replace(READY, versions=(status("1.0", default=True, ready=False),))) is not None
 
 
 class Hanging:

@@ -17,7 +17,7 @@ import pytest
 from marsmith import run_state
 from marsmith.cli.doctor import configure, run
 from marsmith.errors import PreflightError
-from marsmith.machine import Gpu, cgroup_cores, cpu_flags
+from marsmith.machine import Gpu, cgroup_cores, cpu_flags, java_cores
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server import launch
@@ -125,6 +125,12 @@ def test_the_quota_of_a_container_is_read_in_both_versions_of_cgroups(tmp_path: 
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "unit" / "cpu.max").write_text("250000 100000\n")
     assert cgroup_cores(tmp_path, "1:cpu:/x\n0::/unit\n") == 2.5
+
+
+def test_java_counts_the_cores_of_a_quota_rounded_up() -> None:
+    # https://github.com/openjdk/jdk21u, cgroupSubsystem_linux.cpp, active_processor_count.
+    counted = [java_cores(8, quota) for quota in (None, 0.25, 1.0, 2.5, 16.0)]
+    assert counted == [8, 1, 1, 3, 8]
 
 
 def test_cpu_features_are_read_for_intel_and_arm() -> None:

@@ -12,7 +12,7 @@ from marsmith.errors import MarsmithError
 from marsmith.monitoring.exporter.front import FrontSource
 from marsmith.monitoring.exporter.listener import Listener, Reply, Request, json_reply
 from marsmith.monitoring.exporter.page import Page
-from marsmith.monitoring.exporter.readiness import unready
+from marsmith.monitoring.exporter.readiness import unhealthy, unready
 from marsmith.monitoring.exporter.rollouts import RolloutSource
 from marsmith.monitoring.exporter.samples import Source
 from marsmith.monitoring.exporter.supervisor import SupervisorSource
@@ -95,7 +95,7 @@ class Exporter:
             return Reply(200, text, content_type)
         if request.path == "/live":
             return json_reply(200, {"status": "live"})
-        if request.path == "/ready":
-            reason = self._unready()
+        if request.path in {"/ready", "/ping"}:
+            reason = self._unready() if request.path == "/ready" else unhealthy(self._outlook.look)
             return json_reply(503, {"reason": reason}) if reason else json_reply(200, {"status": "ready"})
-        return json_reply(404, {"reason": "only /metrics, /ready and /live are here"})
+        return json_reply(404, {"reason": "only /metrics, /ready, /ping and /live are here"})

@@ -11,6 +11,7 @@ from marsmith.config.server_config import ListenAddress, addresses
 from marsmith.errors import FrontError
 from marsmith.server.front import body_limit, counters, listener, tls
 from marsmith.server.front.clusters import AS_WRITTEN, Api, Upstream
+from marsmith.server.front.entrance import Entrance
 from marsmith.server.front.resources import source_of
 from marsmith.server.front.scripts import Json
 
@@ -58,13 +59,14 @@ class Listening:
         return cls(where.inference, where.grpc_inference, metrics, key, certificate)
 
 
-def bootstrap(folder: Path, listening: Listening, upstream: Upstream) -> Json:
+def bootstrap(folder: Path, listening: Listening, upstream: Upstream, entrance: Entrance | None = None) -> Json:
     """Return Envoy's bootstrap configuration.
 
     Args:
         folder: folder of the front's files.
         listening: public side.
         upstream: TorchServe behind the front.
+        entrance: further paths; None: there are none.
 
     Raises:
         FrontError: the host of an address is unknown.
@@ -81,7 +83,7 @@ def bootstrap(folder: Path, listening: Listening, upstream: Upstream) -> Json:
                 listener.second_attempts(upstream),
                 {**_listener(METRICS, listening.metrics), "filter_chains": [{"filters": [_metrics_manager()]}]},
             ],
-            "clusters": [_admin_cluster()],
+            "clusters": [_admin_cluster(), *([entrance.cluster] if entrance else [])],
         },
         "dynamic_resources": {"cds_config": source_of(folder / CLUSTERS_FILE)},
         "stats_config": counters.histogram_buckets(),

@@ -27,12 +27,18 @@ RUNTIME: Json = {"re2.max_program_size.error_level": 10_000}
 _VERSION = "(?:/versions/[^/?]*)?"
 
 
-def virtual_cluster(model: str) -> Json:
-    """Return Envoy's virtual cluster of a model: all requests for predictions of it."""
+def virtual_cluster(model: str, predict: str = "") -> Json:
+    """Return Envoy's virtual cluster of a model: all requests for predictions of it.
+
+    Args:
+        model: name of the model.
+        predict: a further path of these requests; empty: there is none.
+    """
     name = re.escape(check_model_name(model))
     torchserve = f"(?:predictions|explanations)/{name}(?:/[^/?]*)?"
     kserve = f"v1/models/{name}{_VERSION}:(?:predict|explain)|v2/models/{name}{_VERSION}/(?:infer|explain)"
-    path = rf"/(?:{torchserve}|{kserve})(?:\?.*)?"
+    further = f"|{re.escape(predict)}" if predict else ""
+    path = rf"(?:/(?:{torchserve}|{kserve}){further})(?:\?.*)?"
     # Envoy's metrics end a name at its first dot.
     return {
         "name": model.replace(".", "~"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server.front import admin, process
 from marsmith.server.front.bootstrap import CLUSTERS_FILE, FILE_NAME, METRICS, ROUTES_FILE, Listening, bootstrap
+from marsmith.server.front.entrance import Entrance
 from marsmith.server.front.files import lead_to, write
 from marsmith.server.front.ports import LOOPBACK, free_ports
 from marsmith.server.front.process import FrontProcess, Starter
@@ -67,12 +68,21 @@ class Front:
         """Its running process; None if there is none."""
         return process.running(self.folder)
 
-    def prepare(self, config: Mapping[str, str], metrics_port: int = 0) -> None:
+    def prepare(
+        self,
+        config: Mapping[str, str],
+        metrics_port: int = 0,
+        entrance: Entrance | None = None,
+        *,
+        without_tokens: bool = False,
+    ) -> None:
         """Write Envoy's files for a server config, and let Envoy check them.
 
         Args:
             config: the effective server config.
             metrics_port: port of the front's metrics; 0: a free one.
+            entrance: further paths; None: there are none.
+            without_tokens: whether clients need no token, because others decide who may send requests.
 
         Raises:
             FrontError: Envoy is not installed, or refuses the configuration.
@@ -82,15 +92,15 @@ class Front:
         self.folder.chmod(0o700)
         upstream = upstream_of(self.folder, config, None)
         metrics = ListenAddress("front_metrics_port", "http", LOOPBACK, metrics_port or free_ports(1)[0])
-        content = bootstrap(self.folder, Listening.of(config, metrics), upstream)
+        content = bootstrap(self.folder, Listening.of(config, metrics), upstream, entrance)
         files.write_atomically(self.folder / FILE_NAME, json.dumps(content, indent=1) + "\n", mode=0o600)
-        self._write_tokens(self._tokens())
+        self._write_tokens(replace(self._tokens(), is_open=without_tokens))
         try:
-            write(self.folder, upstream)
+            write(self.folder, upstream, entrance)
         except FormatError:
             # Damaged routes must not prevent the start: every request goes to the default version.
             (self.folder / ROUTES_FILE).unlink()
-            write(self.folder, upstream)
+            write(self.folder, upstream, entrance)
 
     def open(self, config: Mapping[str, str], state: RunState, starter: Starter) -> None:
         """Let requests through to a TorchServe that is ready, and start Envoy if it does not run.

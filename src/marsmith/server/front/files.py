@@ -24,6 +24,7 @@ from marsmith.files import LockedError, lock, write_atomically
 from marsmith.server.front import admin, clusters, process, routes
 from marsmith.server.front.bootstrap import CLUSTERS_FILE, FILE_NAME, ROUTES_FILE
 from marsmith.server.front.clusters import Upstream
+from marsmith.server.front.entrance import Entrance
 from marsmith.server.front.resources import render_resources, write_resources
 from marsmith.server.front.scripts import Json
 from marsmith.server.front.traffic import Canary, Traffic
@@ -63,6 +64,7 @@ class _Routed:
     traffic: Traffic = field(default_factory=Traffic)
     retired: tuple[Retired, ...] = ()
     counted: tuple[str, ...] = ()
+    entrance: Entrance | None = None
 
     def followed_by(self, traffic: Traffic, now_s: float) -> _Routed:
         """Return the state after a change. Traffic that differs in shares only has the same clusters."""
@@ -93,7 +95,7 @@ class _Files:
         """Return the routes."""
         told = {routes.METADATA: {_STATE: state_files.render(self.routed, FORMAT)}}
         return {
-            **routes.render(self.traffic, self.upstream, self.routed.counted),
+            **routes.render(self.traffic, self.upstream, self.routed.counted, self.routed.entrance),
             "metadata": {"filter_metadata": told},
         }
 
@@ -107,8 +109,13 @@ def read_traffic(folder: Path) -> Traffic:
     return _read(folder).traffic
 
 
-def write(folder: Path, upstream: Upstream) -> None:
+def write(folder: Path, upstream: Upstream, entrance: Entrance | None = None) -> None:
     """Write both files for an Envoy that does not run yet, for the traffic that they say, and let Envoy check them.
+
+    Args:
+        folder: folder of the front's files.
+        upstream: TorchServe behind the front.
+        entrance: further paths; None: there are none.
 
     Raises:
         FrontError: Envoy refuses them.
@@ -116,7 +123,7 @@ def write(folder: Path, upstream: Upstream) -> None:
         OSError: they cannot be written.
     """
     with _locked(folder, DEADLINE_S):
-        new = _Files(_read(folder), upstream)
+        new = _Files(replace(_read(folder), entrance=entrance), upstream)
         keep_upstream(folder, upstream)
         write_resources(folder / CLUSTERS_FILE, new.clusters())
         write_resources(folder / ROUTES_FILE, [new.routes()])

@@ -20,6 +20,7 @@ from marsmith.server.front.clusters import (
     shadow_cluster,
     stable_cluster,
 )
+from marsmith.server.front.entrance import Entrance, for_model, probe_route
 from marsmith.server.front.scripts import Json
 from marsmith.server.front.traffic import Canary, Shadow, Traffic
 
@@ -45,13 +46,14 @@ _UNTIL_BACK: Json = {
 _ONCE: Json = {**_UNTIL_BACK, "retry_on": "connect-failure,refused-stream,reset-before-request"}
 
 
-def render(traffic: Traffic, upstream: Upstream, counted: Iterable[str] = ()) -> Json:
+def render(traffic: Traffic, upstream: Upstream, counted: Iterable[str] = (), entrance: Entrance | None = None) -> Json:
     """Return the route configuration.
 
     Args:
         traffic: which version gets what.
         upstream: TorchServe behind the front.
         counted: models whose requests Envoy counts and times, each apart.
+        entrance: further paths; None: there are none.
     """
     divided = {f"{api}/{model}": _division(traffic, model, api) for model in traffic.models for api in APIS}
     host = virtual_host(upstream, {"typed_per_filter_config": {NAMES_MODELS: _names_models(traffic)}})
@@ -61,7 +63,11 @@ def render(traffic: Traffic, upstream: Upstream, counted: Iterable[str] = ()) ->
     name, value = ONCE
     once = {"input": _header(name), "exact_match_map": {"map": {value: {"matcher": _by_api(_ONCE)}}}}
     host["matcher"] = {"matcher_tree": once, "on_no_match": {"matcher": host["matcher"]}}
-    host["virtual_clusters"] = [counters.virtual_cluster(model) for model in counted]
+    if entrance:
+        paths = {"input": _header(":path"), "exact_match_map": {"map": _further(entrance)}}
+        host["matcher"] = {"matcher_tree": paths, "on_no_match": {"matcher": host["matcher"]}}
+    invoked = {entrance.model: entrance.predict} if entrance else {}
+    host["virtual_clusters"] = [counters.virtual_cluster(model, invoked.get(model, "")) for model in counted]
     return {
         "@type": f"{_TYPE}envoy.config.route.v3.RouteConfiguration",
         "name": ROUTES,
@@ -79,6 +85,15 @@ def virtual_host(upstream: Upstream, more: Json | None = None) -> Json:
         "matcher": _by_api(_UNTIL_BACK),
         **(more or {}),
     }
+
+
+def _further(entrance: Entrance) -> Json:
+    """Return what further paths lead to, by path."""
+    found = {path: _action(probe_route(asked)) for path, asked in entrance.probes.items()}
+    if entrance.model:
+        plain = _route(stable_cluster("rest"), _UNTIL_BACK)
+        found[entrance.predict] = _action(for_model(plain, entrance.model))
+    return found
 
 
 def _by_api(retry_policy: Json) -> Json:

@@ -33,16 +33,18 @@ def names_version(version: str | None, *, shielded: bool) -> Json:
     return _filter("marsmith.version", f"{lines}{_file('message')}\n{_file('upstream')}")
 
 
-def sets_token(name: str, current: str, earlier: Mapping[str, int]) -> Json:
+def sets_token(name: str, current: str, earlier: Mapping[str, int], *, always: bool = False) -> Json:
     """Return the filter that replaces an earlier token by the current one.
 
     Args:
         name: name of the filter.
         current: the token that TorchServe accepts; empty if there is none.
         earlier: expiry of each earlier token, in seconds since the epoch.
+        always: whether each request gets the current token.
     """
     entries = "".join(f"  [{lua_text(token)}] = {expires},\n" for token, expires in earlier.items())
-    return _filter(name, f"local CURRENT = {lua_text(current)}\nlocal EARLIER = {{\n{entries}}}\n{_file('tokens')}")
+    constants = f"local CURRENT = {lua_text(current)}\nlocal ALWAYS = {'true' if always and current else 'false'}\n"
+    return _filter(name, f"{constants}local EARLIER = {{\n{entries}}}\n{_file('tokens')}")
 
 
 def refuses_above(largest_bytes: int) -> Json:

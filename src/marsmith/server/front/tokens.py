@@ -27,29 +27,32 @@ class Tokens:
     Attributes:
         current: the token that TorchServe accepts; None: it has not made one yet, or requires none.
         earlier: expiry of the tokens of earlier TorchServes of this server, by token.
+        is_open: whether clients need no token: each request gets the current one, whatever it has.
     """
 
     current: Token | None = None
     earlier: Mapping[str, datetime] = field(default_factory=dict, repr=False)
+    is_open: bool = False
 
     def after_restart(self, made: Token, now: datetime) -> Tokens:
         """Return the tokens after TorchServe has made ``made`` at a restart: those before it stay until they expire."""
         before = {self.current.value: self.current.expires or _NEVER} if self.current else {}
-        return Tokens(made, _valid({**self.earlier, **before}, now, made.value))
+        return replace(self, current=made, earlier=_valid({**self.earlier, **before}, now, made.value))
 
     def after_renewal(self, made: Token, now: datetime) -> Tokens:
         """Return the tokens after ``made`` was requested, which makes those before it invalid, unless one is due."""
         if self.current is not None and self.current.value == made.value:
             return replace(self, earlier=_valid(self.earlier, now, made.value))
         if self.current is not None and not self.current.is_due(now):
-            return Tokens(made)
+            return replace(self, current=made, earlier={})
         return self.after_restart(made, now)
 
 
 def token_filter(tokens: Tokens) -> Json:
     """Return the filter that replaces an earlier token by the current one."""
     earlier = {token: int(expires.timestamp()) for token, expires in tokens.earlier.items()}
-    content = scripts.sets_token(TOKEN_FILTER, tokens.current.value if tokens.current else "", earlier)
+    current = tokens.current.value if tokens.current else ""
+    content = scripts.sets_token(TOKEN_FILTER, current, earlier, always=tokens.is_open)
     return {"@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig", **content}
 
 
@@ -57,7 +60,8 @@ def render_tokens(tokens: Tokens) -> str:
     """Render the tokens for a file; ``parse_tokens`` restores them."""
     current = tokens.current
     shown = {"value": current.value, "expires": _text(current.expires)} if current else None
-    return json.dumps({"current": shown, "earlier": {key: _text(when) for key, when in tokens.earlier.items()}})
+    earlier = {key: _text(when) for key, when in tokens.earlier.items()}
+    return json.dumps({"current": shown, "earlier": earlier, "open": tokens.is_open})
 
 
 def parse_tokens(text: str) -> Tokens:
@@ -69,7 +73,8 @@ def parse_tokens(text: str) -> Tokens:
     data = json.loads(text)
     shown = data["current"]
     current = Token(str(shown["value"]), _instant(shown["expires"])) if shown else None
-    return Tokens(current, {str(key): datetime.fromisoformat(when) for key, when in data["earlier"].items()})
+    earlier = {str(key): datetime.fromisoformat(when) for key, when in data["earlier"].items()}
+    return Tokens(current, earlier, bool(data.get("open", False)))
 
 
 def _valid(tokens: Mapping[str, datetime], now: datetime, current: str) -> dict[str, datetime]:

@@ -32,7 +32,10 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 WORDS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20)
 INSTANTS = st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC))
 TOKENS = st.builds(
-    Tokens, st.none() | st.builds(Token, WORDS, st.none() | INSTANTS), st.dictionaries(WORDS, INSTANTS, max_size=4)
+    Tokens,
+    st.none() | st.builds(Token, WORDS, st.none() | INSTANTS),
+    st.dictionaries(WORDS, INSTANTS, max_size=4),
+    st.booleans(),
 )
 
 
@@ -148,6 +151,15 @@ def test_a_token_that_was_renewed_because_it_was_due_keeps_its_last_seconds() ->
 @given(TOKENS)
 def test_tokens_are_what_they_were_after_a_restart_of_the_supervisor(tokens: Tokens) -> None:
     assert parse_tokens(render_tokens(tokens)) == tokens
+
+
+def test_a_platform_that_lets_only_its_users_in_gets_the_current_token_for_each_request() -> None:
+    token = Token("new", NOW + timedelta(hours=1))
+    for tokens in (Tokens(token, is_open=True), Tokens(None, is_open=True).after_restart(token, NOW)):
+        script = token_filter(tokens)["typed_config"]["default_source_code"]["inline_string"]
+        assert "local ALWAYS = true\n" in script
+    assert "ALWAYS = false" in str(token_filter(Tokens(token))), "clients have a token of their own"
+    assert "ALWAYS = false" in str(token_filter(Tokens(is_open=True))), "there is no token yet"
 
 
 def test_a_token_cannot_end_its_text_in_the_filter() -> None:

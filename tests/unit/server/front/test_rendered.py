@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marsmith.config.platform import Platform
 from marsmith.server.front import clusters, routes, scripts
 from marsmith.server.front.clusters import Upstream
+from marsmith.server.front.entrance import Entrance
 from marsmith.server.front.traffic import WHOLE, Canary, Shadow, Sticky, Traffic
 from support.golden import golden, short
 
@@ -47,6 +49,14 @@ def walk(value: Any, key: str) -> Iterator[Any]:
     elif isinstance(value, list):
         for inner in value:
             yield from walk(inner, key)
+
+
+def test_the_routes_of_a_platform_are_the_golden_ones() -> None:
+    platform = Platform("Vertex AI", 8080, "/v1/health", "/v1/endpoints/7:predict")
+    entrance = Entrance.of(platform, ["cats", "cats"], 8083)
+    assert Entrance.of(platform, ["cats", "dogs"], 8083).model == "", "requests without a model need exactly one"
+    rendered = {"cluster": entrance.cluster, "rds": routes.render(Traffic(), UPSTREAM, ["cats"], entrance)}
+    golden("platform.json", short(rendered))
 
 
 @pytest.mark.parametrize("name", TRAFFICS)
