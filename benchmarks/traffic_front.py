@@ -136,12 +136,12 @@ def _compare(kind: str, senders: list[Send], body: bytes, rounds: int) -> Added:
             differences.append(statistics.median(one[1]) - statistics.median(one[0]))
             for side in (0, 1):
                 taken[side] += one[side]
-    low, high = _interval(differences)
+    low, high = interval(differences)
     past, front = map(statistics.median, taken)
     return Added(kind, past, front, statistics.median(differences), low, high, len(taken[0]))
 
 
-def _interval(values: list[float]) -> tuple[float, float]:
+def interval(values: list[float]) -> tuple[float, float]:
     """Return the interval of the median at 95%, from the binomial distribution of ranks, by its normal form."""
     ordered, count = sorted(values), len(values)
     reach = 1.96 * count**0.5 / 2
