@@ -1,4 +1,7 @@
-"""Convert an archive of another tool into one of ours: stored, with digests, and with unchanged files."""
+"""Convert an archive of another tool into one of ours: stored, with digests, and with unchanged files.
+
+An archive of ours can be given the handlers of today.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from marsmith.archive.read import Archive
 from marsmith.archive.signature import signature_path
 from marsmith.archive.staging import staged
 from marsmith.archive.write import write_archive
+from marsmith.build.renewal import renewed
 from marsmith.errors import BuildError
 from marsmith.file_errors import described
 from marsmith.names import ModelVersion, archive_file_name, check_model_version
@@ -48,6 +52,7 @@ def repack(
     version: str | None = None,
     force: bool = False,
     environment: Path | None = None,
+    handlers: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Repacked:
     """Write the content of an archive as one of ours; every file and all fields of the manifest are kept.
@@ -61,13 +66,15 @@ def repack(
         output: the new archive; None: ``<name>-<version>.mar`` beside the old one.
         force: whether to replace ``output``; it may be ``old`` itself.
         environment: a file that becomes ``MAR-INF/environment.txt``.
+        handlers: folder whose handler of the same name, with all that it imports, takes the place of the old one.
         on_progress: called with the written and the total number of bytes of content.
 
     Raises:
         ArchiveError: ``old`` is damaged or hostile, or does not match its digests.
         OtherBytesError: ``output`` is in a model store, and its version is bound to another digest there.
         UsageError: no request could name the version.
-        BuildError: ``output`` exists and ``force`` is not set, or the disk is full or refuses.
+        BuildError: ``output`` exists and ``force`` is not set, the handler cannot be renewed, or the disk is full or
+            refuses.
     """
     # Archives of other tools are accepted here, signed or not; the new archive is admitted again wherever it is used.
     archive = admit(old, Policy()).archive
@@ -80,7 +87,11 @@ def repack(
     with _contents(archive, target) as members:
         if environment is not None:
             members[ENVIRONMENT_FILE] = environment
-        named = [Member(name, path) for name, path in members.items()]
+        named = (
+            renewed(manifest, members, handlers)
+            if handlers is not None
+            else [Member(name, path) for name, path in members.items()]
+        )
         accept = guard(target, ModelVersion(manifest.model_name, manifest.model_version))
         digest = write_archive(_ours(manifest), named, target, force=force, on_progress=on_progress, accept=accept)
     return Repacked(target, digest, needs_signature=was_signed and not signature_path(target).exists())

@@ -38,7 +38,7 @@ def fields(report: Report, what: str = "request") -> Mapping[str, str]:
     if report.older_log:
         found["older log"] = (
             f"{', '.join(report.older_log)}: its handlers write no request id, so that requests are joined by their"
-            " bodies; build the archive again: marsmith archive"
+            " bodies; renew them: marsmith repack ARCHIVE --renew-handlers --version NEW"
         )
     return found
 

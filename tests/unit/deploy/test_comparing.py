@@ -9,18 +9,22 @@ from typing import Any
 
 import pytest
 
+from marsmith.archive import Archive
 from marsmith.config.model_spec import parse_model_spec
 from marsmith.deploy.front import Copies
-from marsmith.deploy.traffic import view
+from marsmith.deploy.rollout.site import ModelServer
+from marsmith.deploy.traffic import handover, view
 from marsmith.deploy.traffic.canary import Canary
 from marsmith.deploy.traffic.evidence import DISAGREE, Weighing
-from marsmith.deploy.traffic.handover import trial_steps
+from marsmith.deploy.traffic.shadow import Shadow
 from marsmith.deploy.traffic.shadow_report import flips
 from marsmith.deploy.traffic.state import Level, RolloutState, parse_rollout, render_rollout
 from marsmith.errors import UsageError
 from marsmith.predictions import Difference, Pair, Prediction
 from marsmith.project import Project
-from support.rollouts import CANARY, KilledError, Logged, Scene
+from marsmith.state.journal import JournalFile
+from support.projects import REPOSITORY
+from support.rollouts import CANARY, KilledError, Logged, Memory, Scene, opened
 
 COMPARED = replace(CANARY, compare=20.0)
 DOG = {"reply": {"dog": 0.8, "cat": 0.1}}
@@ -158,4 +162,23 @@ def test_a_spec_and_a_plan_say_it() -> None:
     )
     canary = Canary.of(parse_model_spec(text, "m").rollout)
     assert (canary.compare, canary.compared_part, canary.min_agreement) == (20, 2000, 0.95)
-    assert all("20% of its replies are compared" in step.detail for step in trial_steps("2.0", "1.0", canary))
+    assert all("20% of its replies are compared" in step.detail for step in handover.trial_steps("2.0", "1.0", canary))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind"),
+    [(CANARY, None), (COMPARED, "comparison"), (Shadow(), "shadow"), (Shadow(then=COMPARED), "shadow")],
+)
+def test_an_archive_with_an_older_log_is_named_with_what_renews_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: Canary | Shadow, kind: str | None
+) -> None:
+    old = Archive.open(REPOSITORY / "tests" / "old_archives" / "doubling-0.1.mar")
+    monkeypatch.setattr(handover, "archive_of", lambda site, version: old)
+    site = ModelServer(opened(Project(tmp_path), Memory()), JournalFile.of(Project(tmp_path), "doubling"))
+    if kind is None:
+        handover.check_comparable(site, strategy, old, "0.1")
+        return
+    with pytest.raises(UsageError) as error:
+        handover.check_comparable(site, strategy, old, "0.1")
+    assert error.value.message.startswith(f"no {kind} of doubling: doubling:0.1 cannot be compared: its handler has")
+    assert f"marsmith repack {old.path} --renew-handlers --version" in str(error.value.tip)

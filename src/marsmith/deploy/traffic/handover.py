@@ -30,7 +30,6 @@ Given = Strategy | GivenShadow | Mapping[str, Any]
 _TAKE_OVER_S = 30.0
 _LOOK_S = 0.05
 _RELEASED_S = 5.0
-RENEW = "build the archive again with the handlers of this marsmith: marsmith archive"
 _AT_ONCE = "or give it all requests at once: --at-once"
 
 
@@ -143,7 +142,8 @@ def check_comparable(site: ModelServer, strategy: Strategy, archive: Archive, st
         if why:
             version = f"{each.manifest.model_name}:{each.manifest.model_version}"
             kind = "shadow" if isinstance(strategy, Shadow) else "comparison"
-            raise UsageError(f"no {kind} of {site.model}: {version} cannot be compared: {why}", tip=RENEW)
+            renew = f"marsmith repack {each.path} --renew-handlers --version NEW makes a version that can; deploy that"
+            raise UsageError(f"no {kind} of {site.model}: {version} cannot be compared: {why}", tip=renew)
 
 
 def trial_steps(version: str, stable: str, strategy: Strategy) -> tuple[Step, ...]:
