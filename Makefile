@@ -71,7 +71,7 @@ test-lowest: $(LOWEST)/.installed $(NEWEST)/.installed  ## unit tests and one li
 # Tools with many packages, which only long tests start: each in a .venv of its own.
 $(VENV)-airflow/.installed $(VENV)-ray/.installed: $(VENV)-%/.installed: tests/heavy/%.txt $(VENV)/.installed
 	@$(PYTHON) -m venv "$(VENV)-$*"
-	@$(RUN) uv pip sync --quiet --no-build --require-hashes --python "$(VENV)-$*/bin/python" $<
+	@$(RUN) uv pip sync --quiet --no-build --compile-bytecode --require-hashes --python "$(VENV)-$*/bin/python" $<
 	@touch "$@"
 
 heavy: $(VENV)-airflow/.installed $(VENV)-ray/.installed  ## Airflow and Ray, for the tests of `make test-long PART=batch` that start them

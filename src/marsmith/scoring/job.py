@@ -163,6 +163,7 @@ class _Run:
             folder=str(self._members.folder),
             plan=self._plan,
             keys=str(self._keys.absolute()),
+            root=str(Path.cwd()),
             to=_absolute(self._to),
             temporary=_temporary(self._to),
             quarantine=_absolute(quarantine) if quarantine else None,

@@ -19,6 +19,7 @@ class WorkerSetup:
         folder: the archive's members.
         plan: the plan.
         keys: file of keys.
+        root: folder of relative paths, because a handler runs in its own folder, as in a server.
         to: path or URL of the destination.
         temporary: folder for temporary files, if the destination is a folder.
         quarantine: path or URL for copies of bad inputs; None: no copies.
@@ -29,6 +30,7 @@ class WorkerSetup:
     folder: str
     plan: Plan
     keys: str
+    root: str
     to: str
     temporary: str | None
     quarantine: str | None

@@ -74,15 +74,20 @@ def _resumed(to: Folder | Prefix, settings: Settings, work: Path) -> tuple[Plan,
             f" {settings.model} with SHA-256 {settings.archive}",
             tip="give --to another folder, or name that archive",
         )
-    return plan, _stored_keys(to, plan, work)
+    return plan, stored_keys(to, plan, work)
 
 
 def _stored(to: Folder | Prefix) -> Plan:
     return parse_plan(to.read(FILE_NAME).decode("utf-8", "replace"), f"{to.address}/{FILE_NAME}")
 
 
-def _stored_keys(to: Folder | Prefix, plan: Plan, work: Path) -> Path:
+def stored_keys(to: Folder | Prefix, plan: Plan, work: Path) -> Path:
     """Return the file of keys in a destination, as a file of this machine.
+
+    Args:
+        to: the destination.
+        plan: whose keys.
+        work: folder for a copy.
 
     Raises:
         BatchError: it is missing or damaged.
@@ -104,7 +109,7 @@ def _stored_keys(to: Folder | Prefix, plan: Plan, work: Path) -> Path:
 def _other_plan(to: Folder | Prefix, there: Plan, plan: Plan, keys: Path, work: Path) -> BatchError:
     found = differences(there, plan)
     if there.keys != plan.keys:
-        found.append(f"first of them: {first_difference(_stored_keys(to, there, work), keys)}")
+        found.append(f"first of them: {first_difference(stored_keys(to, there, work), keys)}")
     message = f"{to.address} has the plan {there.digest[:12]}, and this would be {plan.digest[:12]}"
     is_same_archive = there.settings.archive == plan.settings.archive
     return BatchError(

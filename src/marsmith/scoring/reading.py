@@ -9,6 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from marsmith.errors import MarsmithError
@@ -43,8 +44,14 @@ Content = bytes | Unreadable
 class Reader:
     """Reads the inputs of batches, the next ones while the handler works; a context manager."""
 
-    def __init__(self, items: Sequence[Item]) -> None:
-        """Read the inputs of one shard."""
+    def __init__(self, items: Sequence[Item], root: Path) -> None:
+        """Read the inputs of one shard.
+
+        Args:
+            items: the inputs.
+            root: folder of relative paths.
+        """
+        self._root = root
         is_remote = any("://" in item.address for item in items)
         self._items = items
         self._pool = ThreadPoolExecutor(_REMOTE_THREADS if is_remote else 1, "read")
@@ -87,24 +94,29 @@ class Reader:
 
     def _bytes(self, item: Item) -> Content:
         if item.place.startswith(tables.CELL):
-            return self._cells.read(item.place)
+            path, column, group, row = tables.cell(item.place)
+            return self._cells.read(self._address(path), column, group, row)
         if item.place.startswith(tars.MEMBER):
             archive, start = tars.member(item.place)
-            return urls.piece(archive, start, item.size)
+            return urls.piece(self._address(archive), start, item.size)
         if urls.is_url(item.address):
             with urls.opened(item.address) as file:
                 return file.read()
-        return _file(item)
+        return _file(self._address(item.address), item.stamp)
+
+    def _address(self, address: str) -> str:
+        """Return a path as it is for a process with any working folder."""
+        return address if urls.is_url(address) else os.path.join(self._root, address)  # noqa: PTH118 - for each input
 
 
-def _file(item: Item) -> Content:
+def _file(path: str, stamp: str) -> Content:
     """Return the content of a file, if it is the one that was planned."""
-    with open(item.address, "rb", buffering=0, opener=_open) as file:
+    with open(path, "rb", buffering=0, opener=_open) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             return Unreadable(422, "it is not a regular file")
         # A table may know a tag of its own instead of the time.
-        if item.stamp.startswith(MTIME) and item.stamp != mtime(status):
+        if stamp.startswith(MTIME) and stamp != mtime(status):
             return Unreadable(409, "it was changed after the plan was made")
         return file.read()
 
@@ -121,8 +133,7 @@ class _Cells:
         self._groups: OrderedDict[tuple[str, str, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, place: str) -> Content:
-        path, column, group, row = tables.cell(place)
+    def read(self, path: str, column: str, group: int, row: int) -> Content:
         key = (path, column, group)
         with self._lock:
             if key not in self._groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from marsmith.inputs import guess_content_type
 from marsmith.scoring.destination import Destination
@@ -22,6 +23,7 @@ def score_shard(
     batches: Sequence[Sequence[int]],
     *,
     dead: Mapping[int, str],
+    root: Path,
     content_type: str | None = None,
     on_batch: Callable[[Sequence[int]], None] = lambda _: None,
     on_done: Callable[[int], None] = lambda _: None,
@@ -34,6 +36,7 @@ def score_shard(
         items: the inputs.
         batches: positions of inputs; with ``dead`` all of them, each once.
         dead: why inputs are passed over, by position.
+        root: folder of relative paths.
         content_type: of all inputs; None: guessed from each.
         on_batch: called with the positions of a batch before the handler gets it.
         on_done: called with their number after that.
@@ -44,7 +47,7 @@ def score_shard(
         AccessError: the quarantine cannot be written.
     """
     rows: dict[int, Row] = {}
-    with Reader(items) as reader:
+    with Reader(items, root) as reader:
         for batch, contents in reader.batches(batches):
             on_batch(batch)
             rows.update(_answer(engine, items, batch, contents, content_type))

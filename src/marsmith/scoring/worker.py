@@ -54,6 +54,7 @@ def _score(
         shard_items(Path(setup.keys), plan, shard),
         job["batches"],
         dead={int(at): reason for at, reason in job["dead"].items()},
+        root=Path(setup.root),
         content_type=plan.settings.content_type,
         on_batch=lambda batch: channel.send(batch=list(batch)),
         on_done=lambda count: channel.send(done=count),

@@ -132,7 +132,7 @@ class Workers:
 
     def __init__(self, setup: WorkerSetup, count: int, limits: Limits) -> None:
         """Say what each gets, and how many there are."""
-        self._setup, self._count, self._limits = setup, count, limits
+        self.setup, self.count, self._limits = setup, count, limits
         self._workers: list[_Worker] = []
         self._cleanup = ExitStack()
 
@@ -166,13 +166,13 @@ class Workers:
     def _hand_out(self, rest: Iterator[ShardWork], again: deque[ShardWork]) -> None:
         while True:
             idle = next((worker for worker in self._workers if worker.work is None), None)
-            if idle is None and len(self._workers) == self._count:
+            if idle is None and len(self._workers) == self.count:
                 return
             work = again.popleft() if again else next(rest, None)
             if work is None:
                 return
             if idle is None:
-                idle = _Worker(self._setup, self._environment)
+                idle = _Worker(self.setup, self._environment)
                 self._workers.append(idle)
             idle.give(work)
 
@@ -224,7 +224,7 @@ class Workers:
             raise BatchError(
                 f"a worker did not start: {ended}\n{worker.output}", tip="marsmith verify ARCHIVE --replay"
             )
-        self._workers[number] = _Worker(self._setup, self._environment)
+        self._workers[number] = _Worker(self.setup, self._environment)
         work, reason = worker.work, worker.lost or ended
         if work is None:
             return Progress(died=f"an idle worker died: {reason}")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import boto3
 import psutil
 import pytest
 
@@ -27,6 +28,7 @@ from support.batches import (
 )
 from support.live_server import is_alive, until
 from support.long_tests import long
+from support.object_store import object_store
 from support.runner_archives import CONFIG
 
 pytestmark = pytest.mark.usefixtures("light_workers")
@@ -201,6 +203,30 @@ def test_wrong_numbers_are_usage_errors(reference: Path, capsys: pytest.CaptureF
         assert main(["batch", "light", "in", "--to", "x", flag, "0"]) == 2
     assert main(["batch", "light", "nothing", "--to", "x"]) == 2
     assert "no such source: nothing" in capsys.readouterr().err
+
+
+def test_a_bucket_is_a_source_and_a_destination_also_for_two_that_race(
+    reference: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with object_store("photos") as url:
+        client = boto3.client("s3")
+        for number, body in enumerate(BODIES[:12]):
+            client.put_object(Bucket="photos", Key=f"in/{number:03}.bin", Body=body)
+        one = batch_command(
+            reference / "light", f"{url}/in", "--to", f"{url}/to", "--shard-rows", "4", "--workers", "1"
+        )
+        assert [code for code, _ in run_batches([one, one])] == [3, 3]
+        listed = client.list_objects_v2(Bucket="photos", Prefix="to/")["Contents"]
+        for found in listed:
+            client.download_file("photos", found["Key"], str(here / found["Key"].rpartition("/")[2]))
+        assert [row["key"] for row in rows_of(here)] == [f"s3://photos/in/{number:03}.bin" for number in range(12)]
+        assert [row["status"] for row in rows_of(here)] == [422 if number == 7 else 200 for number in range(12)]
+        client.delete_object(Bucket="photos", Key="in/003.bin")
+        arguments = ["--to", f"{url}/to", "--shard-rows", "4"]
+        assert main(["batch", str(reference / "light"), f"{url}/in", *arguments]) == 1
+        assert "first of them: 's3://photos/in/003.bin' is missing" in capsys.readouterr().err
+        assert main(["batch", str(reference / "light"), f"{url}/in", *arguments, "--resume"]) == 3
+        assert client.list_objects_v2(Bucket="photos", Prefix="to/")["Contents"] == listed
 
 
 # Killed, and in a race ------------------------------------------------------------------------------------------------

@@ -4,42 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from marsmith.errors import AccessError
 from marsmith.scoring import urls
 from marsmith.scoring.destination import Folder, Prefix, open_destination
 from marsmith.scoring.reading import Reader, Unreadable
 from marsmith.scoring.sources import Selection, list_items
+from support.object_store import object_store
 
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
     """An object store with a bucket; yields the URL of a prefix in it."""
-    with pytest.MonkeyPatch.context() as patch:
-        server = ThreadedMotoServer("127.0.0.1", _free_port(), verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="bucket")
-        yield "s3://bucket/answers"
-        server.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    with object_store("bucket") as url:
+        yield f"{url}/answers"
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -120,7 +104,7 @@ def test_objects_are_listed_and_read_as_files_are(store: str) -> None:
     assert all(item.stamp and item.size > 0 for item in items)
     assert [each.key for each in list_items(["s3://bucket/in/*.jpg"], Selection())] == ["s3://bucket/in/a.jpg"]
     client.delete_object(Bucket="bucket", Key="in/c.png")
-    with Reader(items) as reader:
+    with Reader(items, Path.cwd()) as reader:
         (_, read), *_ = reader.batches([(0, 1, 2)])
     assert (read[0], read[2]) == (b"in/a.jpg", b"in/deep/b.jpg")
     assert isinstance(read[1], Unreadable)

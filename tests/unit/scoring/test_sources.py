@@ -30,7 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def found(*sources: str, **selection: Any) -> dict[str, bytes | int]:
     """Return what the sources give: content by key, or the status of what cannot be read."""
     items = list(list_items(list(sources), Selection(**selection)))
-    with Reader(items) as reader:
+    with Reader(items, Path.cwd()) as reader:
         read = {item.key: reader.read(item) for item in items}
     return {key: each.status if isinstance(each, Unreadable) else each for key, each in sorted(read.items())}
 
@@ -77,7 +77,7 @@ def test_what_is_gone_refused_or_no_file_is_told_for_each_input() -> None:
     status = Path("d.jpg").stat()
     Path("d.jpg").write_bytes(b"D.jpg")
     os.utime("d.jpg", ns=(0, status.st_mtime_ns + 1))
-    with Reader(items) as reader:
+    with Reader(items, Path.cwd()) as reader:
         read = {item.key: reader.read(item) for item in items}
     statuses = {key: each.status for key, each in read.items() if isinstance(each, Unreadable)}
     assert statuses == {
