@@ -241,7 +241,6 @@ def _exporter(
 ) -> Exporter | None:
     from marsmith.config.project_settings import listener_address, load_settings
     from marsmith.config.server_config import ListenAddress
-    from marsmith.monitoring.exporter import Exporter
 
     try:
         address = listener_address(load_settings(project))
@@ -251,7 +250,11 @@ def _exporter(
     if address is None and platform is not None:
         # The health check of a platform is answered there.
         address = ListenAddress("listener", "http", "127.0.0.1", 0)
-    return Exporter(project, outlook, address, tell) if address else None
+    if address is None:
+        return None
+    from marsmith.monitoring.exporter import Exporter
+
+    return Exporter(project, outlook, address, tell)
 
 
 def _report(project: Project, *, as_json: bool) -> None:
