@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
-CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+# Root of the container's control group, in both versions.
+CGROUP = Path("/sys/fs/cgroup")
 MOST_DECODE_THREADS = 8
 
 
@@ -96,11 +97,14 @@ def choose_device(gpu_id: Any) -> torch.device:
 def available_cores() -> int:
     """Return the number of cores that this process may use, by affinity and by the quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = CGROUP_LIMIT.read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, math.floor(int(quota) / int(period))))
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((CGROUP / name).read_text(encoding="ascii") for name in files).split()
+        except (OSError, ValueError):
+            continue
+        # Without a limit the quota is max, or -1.
+        return max(1, min(cores, math.floor(int(quota) / int(period)))) if quota.isdigit() else cores
+    return cores
 
 
 def worker_count(config: Mapping[str, Any]) -> int:

@@ -196,6 +196,32 @@ def test_cores_are_shared_among_the_workers(tmp_path: Path) -> None:
     assert (alone.device.type, alone.threads, crowded.threads, crowded.decode_threads) == ("cpu", cores, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "250000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, 64),
+        ({"cpu.max": "9900000 100000\n"}, 64),
+    ],
+)
+def test_the_quota_of_a_container_limits_the_cores_in_both_versions_of_cgroups(
+    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from marsmith_handler import devices
+
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64))
+    assert devices.available_cores() == expected
+
+
 def test_a_handler_that_only_decodes_and_encodes_runs_its_torchscript_on_the_batch(tmp_path: Path) -> None:
     class Numbers(BaseHandler):
         def decode(self, request: Request) -> torch.Tensor:
