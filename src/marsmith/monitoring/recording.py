@@ -2,8 +2,8 @@
 
 Of a model with a service level there are its budgets: the parts of its requests that may fail or be slow. Of every
 model there is the part that failed, over the windows of the alerts: as the handlers report it, or as the front does,
-whichever is worse. The front also sees what no handler does, such as a full queue, but only over REST. The part that is
-slow needs the front.
+whichever is worse. The front also sees what no handler does, such as a full queue, but only over REST. Nobody sees the
+replies of a shadow, so they do not count. The part that is slow needs the front.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from marsmith.metric_names import ERRORS, FRONT_REPLIES, FRONT_SECONDS, REQUESTS
+from marsmith.metric_names import ERRORS, FRONT_REPLIES, FRONT_SECONDS, REQUESTS, ROLLOUT_PHASE
 from marsmith.monitoring.objectives import SLOW_BUDGET, Objective
 
 # Every window of a burn rate alert, the shortest first.
@@ -78,7 +78,9 @@ def budgets(objective: Objective) -> Iterator[Record]:
 def errors(windows: Sequence[str]) -> Iterator[Record]:
     """Return how many requests of each model failed."""
     for window in windows:
-        yield from _seen(f'{ERRORS.name}{{kind="server"}}', REQUESTS.name, window, "handlers")
+        copies = f'{ROLLOUT_PHASE.name}{{phase=~"shadowing|settling"}}[{window}]'
+        no_shadow = f" unless on (model, version) max_over_time({copies})"
+        yield from _seen(f'{ERRORS.name}{{kind="server"}}', REQUESTS.name, window, "handlers", no_shadow)
         yield from _seen(f'{FRONT_REPLIES.name}{{code_class="5xx"}}', FRONT_REPLIES.name, window, "front")
         failures, requests = _failures(window), _requests(window)
         yield Record(error_ratio(window), f"max by (model) ({failures} / ({requests} > 0))")
@@ -102,15 +104,23 @@ def edge(seconds: float) -> str:
     return repr(float(seconds))
 
 
-def _sum(series: str, window: str) -> str:
-    return f"sum by (model) (increase({series}[{window}]))"
+def _sum(series: str, window: str, but: str = "") -> str:
+    return f"sum by (model) (increase({series}[{window}]){but})"
 
 
-def _seen(failed: str, every: str, window: str, seen_by: str) -> Iterator[Record]:
-    """Return the requests and failures that somebody has seen; the failures are 0 and not missing before the first."""
-    requests, label = _sum(every, window), (("seen_by", seen_by),)
+def _seen(failed: str, every: str, window: str, seen_by: str, but: str = "") -> Iterator[Record]:
+    """Return the requests and failures that somebody has seen; the failures are 0 and not missing before the first.
+
+    Args:
+        failed: counter of the failures.
+        every: counter of all requests.
+        window: the window.
+        seen_by: who has seen them.
+        but: which series do not count.
+    """
+    requests, label = _sum(every, window, but), (("seen_by", seen_by),)
     yield Record(_requests(window), requests, label)
-    yield Record(_failures(window), f"{_sum(failed, window)}\n  or 0 * {requests}", label)
+    yield Record(_failures(window), f"{_sum(failed, window, but)}\n  or 0 * {requests}", label)
 
 
 def _requests(window: str) -> str:

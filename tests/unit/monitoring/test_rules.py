@@ -17,6 +17,7 @@ from marsmith.monitoring import recording
 from marsmith.monitoring.alerts import BURN_RATES, Alert, all_alerts
 from marsmith.monitoring.objectives import Objective
 from marsmith.monitoring.rules import RUNBOOKS, render_rules
+from marsmith.server.front.counters import BUCKETS_MS
 from support.debian import needs
 from support.golden import golden_text
 from support.projects import REPOSITORY
@@ -104,6 +105,13 @@ def test_a_limit_between_two_edges_counts_from_the_next_one_and_above_all_there_
 @given(st.integers(1, 120_000))
 def test_an_edge_is_written_as_the_exporter_writes_it(edge_ms: int) -> None:
     assert recording.edge(edge_ms / 1000) == str(float(f"{edge_ms}.0") / 1000.0)
+
+
+def test_the_page_lists_the_bounds_of_the_fronts_histogram() -> None:
+    sentence = re.search(r"Bounds are (.*?)\.\n", (REPOSITORY / RUNBOOKS).read_text())
+    assert sentence
+    in_ms, in_s = (re.findall(r"\d+", part) for part in sentence[1].split("ms"))
+    assert [*map(int, in_ms), *(1000 * int(each) for each in in_s)] == list(BUCKETS_MS)
 
 
 def test_the_windows_of_the_alerts_are_recorded() -> None:
