@@ -1,6 +1,5 @@
 // What Grafana's own types say of a board: the classic dashboard, with the options of each kind of panel.
-import type { Dashboard, RowPanel } from '@grafana/schema';
-import type { FieldConfig, FieldConfigSource, Panel } from '@grafana/schema';
+import type { Dashboard, FieldConfig, FieldConfigSource, Panel, RowPanel } from '@grafana/schema';
 import type * as plot from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
 import type * as value from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
 

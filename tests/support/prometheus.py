@@ -19,6 +19,8 @@ from marsmith.monitoring.targets import running_targets
 from marsmith.project import Project
 
 INTERVAL_S = 1
+# Longer than Envoy waits between two looks at its own counters.
+RATE_INTERVAL_S = 15
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Monitoring:
 
     def series(self, query: Query) -> list[dict[str, Any]]:
         """Return what a query has now, as Grafana asks it: the last value of each series, if it is a number."""
-        expression = query.expression.replace("$__rate_interval", f"{4 * INTERVAL_S}s").replace("$model", ".*")
+        expression = query.expression.replace("$__rate_interval", f"{RATE_INTERVAL_S}s").replace("$model", ".*")
         reply = requests.get(f"{self.prometheus}/api/v1/query", {"query": expression}, timeout=30).json()
         assert reply["status"] == "success", (expression, reply)
         return [each for each in reply["data"]["result"] if each["value"][1] != "NaN"]
@@ -46,10 +48,10 @@ class Monitoring:
             if query.needs in there and not self.series(query)
         ]
 
-    def firing(self) -> set[str]:
-        """Return the names of the alerts that Alertmanager has, and that are not resolved."""
+    def firing(self) -> set[tuple[str, str]]:
+        """Return the alerts that Alertmanager has, and that are not resolved: their names and long windows."""
         alerts = requests.get(f"{self.alertmanager}/api/v2/alerts", {"active": "true"}, timeout=30).json()
-        return {alert["labels"]["alertname"] for alert in alerts}
+        return {(alert["labels"]["alertname"], alert["labels"].get("window", "")) for alert in alerts}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from marsmith.cli import main
+from marsmith.config.certificate import make_pair, write_pair
 from marsmith.monitoring.folder import OWN_FILES, render_folder
 from marsmith.monitoring.objectives import Objective, Objectives
 from marsmith.monitoring.targets import Target, Targets
@@ -130,6 +131,20 @@ def test_what_is_left_out_is_said(small: Project, tmp_path: Path, capsys: pytest
     assert "write metrics_mode=prometheus into config.properties" in told
     assert "write front_metrics_port: 9901 into config/marsmith.yaml" in told
     assert [job["job_name"] for job in yaml(tmp_path / "out" / "prometheus.yml")["scrape_configs"]] == ["marsmith"]
+
+
+@needs("promtool")
+def test_a_metrics_api_with_tls_is_read_with_its_own_certificate(small: Project, tmp_path: Path) -> None:
+    key, certificate = write_pair(tmp_path / "tls", make_pair())
+    tls = f"metrics_address=https://127.0.0.1:8445\nprivate_key_file={key}\ncertificate_file={certificate}\n"
+    small.server_config.write_text(f"metrics_mode=prometheus\n{tls}")
+    out = tmp_path / "out"
+    assert main(["monitor", "--write", str(out)]) == 0
+    job = next(job for job in yaml(out / "prometheus.yml")["scrape_configs"] if job["job_name"] == "torchserve")
+    assert (job["scheme"], job["tls_config"]) == ("https", {"ca_file": str(certificate)})
+    assert f"{certificate}:{certificate}:ro" in yaml(out / "compose.yaml")["services"]["prometheus"]["volumes"]
+    done = subprocess.run(["promtool", "check", "config", out / "prometheus.yml"], capture_output=True, check=False)
+    assert done.returncode == 0, done
 
 
 SECURE = Targets((Target("marsmith", "http://[::1]:8083"), Target("torchserve", "https://h:8445", Path("/etc/ca.pem"))))
