@@ -198,7 +198,6 @@ def tiny_archive(
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
         archive.writestr("tiny_handler.py", handler)
-        archive.writestr("model-config.yaml", json.dumps(config))
-        for member, content in (members or {}).items():
+        for member, content in {"model-config.yaml": json.dumps(config), **(members or {})}.items():
             archive.writestr(member, content)
     return path

@@ -41,6 +41,7 @@ VERBS = {
     "config": "show the effective configuration, and where it comes from",
     "doctor": "check whether this machine can run a server well",
     "serve": "start TorchServe and wait until every model answers",
+    "host": "serve archives without TorchServe and without Java",
     "status": "show what the server runs",
     "stop": "stop the server",
     "predict": "send inputs to a model",

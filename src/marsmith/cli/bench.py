@@ -62,7 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--same-answer", action="store_true", help="count an answer as wrong if its best label changes")
     parser.add_argument("--breakdown", action="store_true", help="split a request's time into its stages")
     parser.add_argument("--url", metavar="URL", help="another server's resource, as http://host:8080/predictions/m")
-    parser.add_argument("--token", metavar="TOKEN", help="with --url: its inference token")
+    secret = parser.add_mutually_exclusive_group()
+    secret.add_argument("--token", metavar="TOKEN", help="with --url: its inference token")
+    secret.add_argument("--key-file", metavar="FILE", type=Path, help="with --url: that server's key_file.json")
     add_json_flag(parser)
 
 
@@ -120,13 +122,15 @@ def _target(args: argparse.Namespace) -> tuple[Target, RunState | None]:
 
 
 def _foreign(args: argparse.Namespace, inputs: Sequence[Input]) -> Target:
+    from marsmith.client.key_file import read_key_file
     from marsmith.loadtest.http import HttpTarget
 
     if args.grpc or args.breakdown:
         raise UsageError("--url names a REST resource: it goes with neither --grpc nor --breakdown")
     if not inputs:
         raise UsageError("--url needs inputs", tip="add --input FILE or --input FOLDER")
-    headers = {"Authorization": f"Bearer {args.token}"} if args.token else {}
+    token = args.token or (read_key_file(args.key_file).inference.value if args.key_file else None)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     bodies, kinds = [item.body for item in inputs], [item.content_type for item in inputs]
     return HttpTarget(args.url, bodies, kinds, headers, args.deadline)
 

@@ -3,6 +3,7 @@
     marsmith status
     marsmith status --json
     marsmith status --watch --interval 5
+    marsmith status --url http://127.0.0.1:8080 --key-file FILE    # the versions of a host
 
 Archives that the server does not serve are listed below the table, with the reasons, and so are rollouts that go on.
 "unwatched" means that nobody drives a rollout: its share stays, and the next supervisor goes on with it.
@@ -19,6 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marsmith.child_processes import StopRequestedError
@@ -46,11 +48,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval", type=float, default=2.0, metavar="SECONDS", help="time between two updates (%(default)g)"
     )
+    parser.add_argument("--url", metavar="URL", help="instead, the versions of the host at this address")
+    parser.add_argument("--key-file", metavar="FILE", type=Path, help="with --url: that host's key_file.json")
+    parser.add_argument("--ca-file", metavar="FILE", type=Path, help="with --url: certificates to trust there, in PEM")
     add_json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the status."""
+    if args.url is not None:
+        _print_host(args)
+        return
+    for flag in ("key_file", "ca_file"):
+        if getattr(args, flag) is not None:
+            raise UsageError(f"--{flag.replace('_', '-')} needs --url")
     from marsmith.server.status import server_status
 
     project = find_project()
@@ -65,6 +76,16 @@ def run(args: argparse.Namespace) -> None:
         # Ctrl-C is the normal end; other signals are handled elsewhere.
         if isinstance(error, StopRequestedError) and error.number != signal.SIGINT:
             raise
+
+
+def _print_host(args: argparse.Namespace) -> None:
+    from marsmith.cli.models import print_versions
+    from marsmith.client.blocking_client import Client
+
+    if args.watch:
+        raise UsageError("--watch is about the project's own server: leave out --url")
+    with Client(args.url, args.url, key_file=args.key_file, ca_file=args.ca_file) as client:
+        print_versions(client, as_json=args.json)
 
 
 def print_status(project: Project, status: ServerStatus, *, as_json: bool) -> None:

@@ -14,13 +14,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from marsmith.client.http import HttpReply
-from marsmith.errors import AuthorizationError, ClientError, DeadlineError, NotFoundError, RequestRejectedError
+from marsmith.errors import (
+    AuthorizationError,
+    ClientError,
+    DeadlineError,
+    NotFoundError,
+    OverloadedError,
+    RequestRejectedError,
+)
 from marsmith.json_reader import read_json
 
 INVALID_TOKEN = "InvalidKeyException"  # noqa: S105, the name of a Java class
 NOT_FOUND = frozenset({"ModelNotFoundException", "ModelVersionNotFoundException", "ResourceNotFoundException"})
 # TorchServe's text if a job was not taken: there is no worker, or the job queue is full.
 NOT_TAKEN = "has no worker to serve"
+# A host's name of a full job queue; TorchServe says that there is no worker.
+TOO_MANY = "TooManyRequestsException"
+_RETRY_AFTER_S = 0.5
 # TorchServe's texts if a worker was lost while it processed the request.
 WORKER_LOST = frozenset({"Worker died.", "Worker scaled down."})
 # 507 if the process was killed by signal 9; this is 429 over gRPC.
@@ -155,7 +165,15 @@ def failure(reply: HttpReply, subject: str) -> ClientError | None:
         return NotFoundError(message)
     if reply.status == 408:
         return DeadlineError(message)
+    if reply.status == 429 and kind == TOO_MANY:
+        return OverloadedError(message, retry_after_s=_retry_after_s(reply), tip="send it again later, or more workers")
     return RequestRejectedError(message, status=reply.status, body=reply.body, tip=_tip(reply.status, problem))
+
+
+def _retry_after_s(reply: HttpReply) -> float:
+    """Return what the header Retry-After says, in seconds."""
+    text = reply.headers.get("retry-after", "")
+    return float(text) if text.isdecimal() else _RETRY_AFTER_S
 
 
 def _tip(status: int, problem: Problem | None) -> str | None:

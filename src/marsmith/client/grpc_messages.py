@@ -6,7 +6,7 @@ field by field, with the file in the installed server.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,7 +23,7 @@ INPUT_KEY = "body"
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a message: ``type`` is a scalar of proto3, the full name of a message, or ``map<string, bytes>``."""
+    """One field of a message: ``type`` is a scalar of proto3, the full name of a message, or ``map<string, type>``."""
 
     name: str
     number: int
@@ -86,27 +86,32 @@ def message_class(name: str) -> Any:
 def _pool() -> Any:
     """Build a separate pool: the shared one may contain other stubs of TorchServe."""
     try:
-        from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, empty_pb2
+        from google.protobuf import any_pb2, descriptor_pool, empty_pb2
     except ImportError:
         raise MissingDependencyError("protobuf", extra="grpc") from None
     pool = descriptor_pool.DescriptorPool()
     for known in (any_pb2, empty_pb2):
         pool.AddSerializedFile(known.DESCRIPTOR.serialized_pb)
-    status = descriptor_pb2.FileDescriptorProto(
-        name="google/rpc/status.proto", package="google.rpc", syntax="proto3", dependency=["google/protobuf/any.proto"]
-    )
-    _add_message(status, "Status", RPC_STATUS)
-    inference = descriptor_pb2.FileDescriptorProto(
-        name="inference.proto",
-        package=PACKAGE,
-        syntax="proto3",
-        dependency=["google/protobuf/empty.proto", "google/rpc/status.proto"],
-    )
-    for name, fields in MESSAGES.items():
-        _add_message(inference, name, fields)
-    for file in (status, inference):
-        pool.AddSerializedFile(file.SerializeToString())
+    status = "google/rpc/status.proto"
+    pool.AddSerializedFile(definition(status, "google.rpc", {"Status": RPC_STATUS}, [any_pb2.DESCRIPTOR.name]))
+    needed = [empty_pb2.DESCRIPTOR.name, status]
+    pool.AddSerializedFile(definition("inference.proto", PACKAGE, MESSAGES, needed))
     return pool
+
+
+def definition(
+    name: str, package: str, messages: Mapping[str, Sequence[Field]], dependencies: Sequence[str] = ()
+) -> bytes:
+    """Return a .proto file as its serialized descriptor."""
+    from google.protobuf import descriptor_pb2
+
+    file = descriptor_pb2.FileDescriptorProto(
+        name=name, package=package, syntax="proto3", dependency=list(dependencies)
+    )
+    for message, fields in messages.items():
+        _add_message(file, message, fields)
+    serialized: bytes = file.SerializeToString()
+    return serialized
 
 
 def _add_message(file: Any, name: str, fields: Sequence[Field]) -> None:
@@ -131,7 +136,11 @@ def _make_map(message: Any, added: Any, owner: str, field: Field) -> None:
     entry = message.nested_type.add(name=f"{field.name.title().replace('_', '')}Entry")
     entry.options.map_entry = True
     entry.field.add(name="key", number=1, label=_label(""), type=_scalar(key))
-    entry.field.add(name="value", number=2, label=_label(""), type=_scalar(value))
+    held = entry.field.add(name="value", number=2, label=_label(""))
+    if "." in value:
+        held.type, held.type_name = held.TYPE_MESSAGE, f".{value}"
+    else:
+        held.type = _scalar(value)
     added.label, added.type, added.type_name = _label("repeated"), added.TYPE_MESSAGE, f"{owner}.{entry.name}"
 
 

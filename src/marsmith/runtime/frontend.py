@@ -18,7 +18,7 @@ from marsmith.json_reader import read_json
 from marsmith.runtime.worker_protocol import InferenceRequest, Parameter, Prediction, WorkerResponse
 
 _FORM = "multipart/form-data"
-_URLENCODED = "application/x-www-form-urlencoded"
+URLENCODED = "application/x-www-form-urlencoded"
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _TRANSFER_ENCODINGS = ("", "7bit", "8bit", "binary")
 _OUT_OF_MEMORY = 413
@@ -73,7 +73,7 @@ def to_message(request: Request, request_id: str) -> InferenceRequest:
     Raises:
         FormError: the frontend cannot parse the form.
     """
-    return InferenceRequest(request_id, _headers(request), tuple(_parameters(request)))
+    return InferenceRequest(request_id, _headers(request), tuple(parameters(request)))
 
 
 def to_replies(request_ids: Iterable[str], responses: Iterable[WorkerResponse]) -> dict[str, RunnerReply]:
@@ -115,19 +115,20 @@ def _headers(request: Request) -> dict[str, str]:
     return {**type_header, **length, **request.headers, "url_path": "", "explain": "False"}
 
 
-def _parameters(request: Request) -> Iterator[Parameter]:
+def parameters(request: Request) -> Iterator[Parameter]:
+    """Yield the named parts of a request; raises FormError if its form cannot be parsed."""
     content_type = request.content_type or ""
     mime_type = content_type.partition(";")[0]
-    boundary = _boundary(content_type)
+    boundary = boundary_of(content_type)
     if boundary is not None:
         yield from parse_multipart(request.body, boundary)
-    elif mime_type.lower() == _URLENCODED:
+    elif mime_type.lower() == URLENCODED:
         yield from parse_urlencoded(request.body)
     else:
         yield Parameter(request.name, request.body, mime_type)
 
 
-def _boundary(content_type: str) -> bytes | None:
+def boundary_of(content_type: str) -> bytes | None:
     """Return the boundary of a multipart form; None for other content types."""
     mime_type, *attributes = content_type.split(";")
     if mime_type.strip() != _FORM:  # Contrary to the standard, the frontend compares case-sensitively here.

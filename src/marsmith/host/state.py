@@ -1,0 +1,123 @@
+"""The state of a running host: one file in its folder, so that ``marsmith stop --state`` finds it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from marsmith import files, state_files
+from marsmith.errors import FormatError, NotRunningError, ServerError
+
+FILE_NAME = "host.json"
+FORMAT = 1
+_LOOK_S = 0.05
+
+
+@dataclass(frozen=True)
+class HostState:
+    """One running host.
+
+    Attributes:
+        pid: its process id.
+        created: creation time of the process from psutil, in seconds since the epoch.
+        url: base URL.
+        grpc: ``host:port`` of its gRPC API; None: it has none.
+        key_file: its tokens; None: it requires none.
+    """
+
+    pid: int
+    created: float
+    url: str
+    grpc: str | None = None
+    key_file: Path | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether that process still runs; a pid may have been reused by another."""
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.created) < 1
+        except psutil.Error:
+            return False
+
+
+def default_folder(port: int) -> Path:
+    """Return the folder of the state of a host on this port: in the user's runtime folder."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    base = Path(runtime) if runtime else Path(tempfile.gettempdir()) / f"marsmith-{os.getuid()}"
+    return base / "marsmith" / f"host-{port}"
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder, for its owner only.
+
+    Raises:
+        ServerError: a host runs with it, or it belongs to somebody else.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ServerError(f"{folder} belongs to another user", tip="--state with a folder of your own")
+    folder.chmod(0o700)
+    try:
+        running = read(folder)
+    except (NotRunningError, ServerError):
+        return
+    if running.is_running:
+        raise ServerError(
+            f"a host with the state in {folder} runs already (pid {running.pid})",
+            tip=f"marsmith stop --state {folder}, or another --state",
+        )
+
+
+def write(folder: Path, state: HostState) -> None:
+    """Write the state atomically."""
+    files.write_atomically(folder / FILE_NAME, state_files.render(state, FORMAT), mode=0o600)
+
+
+def read(folder: Path) -> HostState:
+    """Read the state, without a check whether the host still runs.
+
+    Raises:
+        NotRunningError: there is none.
+        ServerError: it is damaged.
+    """
+    path = folder / FILE_NAME
+    try:
+        return state_files.parse(HostState, path.read_text(encoding="utf-8"), str(path), version=FORMAT)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotRunningError(
+            f"no host runs with the state in {folder}", tip="marsmith host prints its folder"
+        ) from None
+    except FormatError as error:
+        raise ServerError(error.message, tip=f"end it with kill, then remove {path}") from None
+
+
+def remove(folder: Path) -> None:
+    """Remove what a host leaves in its folder."""
+    for path in (folder / FILE_NAME, folder / "key_file.json"):
+        path.unlink(missing_ok=True)
+
+
+def stop(folder: Path, timeout_s: float) -> bool:
+    """End the host, in order within the time, by force after it; return whether one ran.
+
+    Raises:
+        NotRunningError: there is no state.
+    """
+    state = read(folder)
+    if not state.is_running:
+        remove(folder)
+        return False
+    late = time.monotonic() + timeout_s
+    os.kill(state.pid, signal.SIGTERM)
+    while state.is_running and psutil.Process(state.pid).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() >= late:
+            os.kill(state.pid, signal.SIGKILL)
+        time.sleep(_LOOK_S)
+    remove(folder)
+    return True
