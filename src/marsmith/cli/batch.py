@@ -49,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-rows", metavar="N", type=int, default=SHARD_ROWS, help="rows of a part (%(default)s)")
     parser.add_argument("--batch-size", metavar="N", type=int, help="instead of the model config's")
     parser.add_argument("--workers", metavar="N", type=int, help="processes; by default one a core")
+    parser.add_argument("--on", metavar="ray[:ADDRESS]", help="answer on the nodes of a Ray cluster")
     parser.add_argument("--gpu", metavar="ID", type=int, help="run on this GPU; by default on the CPU")
     parser.add_argument("--column", metavar="NAME", help="column of a table, or suffix of the members of a .tar")
     parser.add_argument("--key", metavar="NAME", help="column of a table that names its rows")
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> BatchOptions:
-    from marsmith.scoring.options import AsOf, BatchOptions, ErrorLimit, Slice
+    from marsmith.scoring.options import AsOf, BatchOptions, ErrorLimit, Slice, ray_address
 
     if args.to is None:
         raise UsageError("where do the answers go?", tip="--to DIR, or --to s3://BUCKET/PREFIX")
@@ -119,6 +120,7 @@ def _options(args: argparse.Namespace) -> BatchOptions:
         gpu_id=args.gpu,
         resume=args.resume,
         plan_only=args.plan_only,
+        ray=None if args.on is None else ray_address(args.on),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from marsmith.archive import Archive
 from marsmith.archive.unpacked import UnpackedArchive, unpacked
@@ -23,6 +24,9 @@ from marsmith.scoring.plan import Plan
 from marsmith.scoring.planning import settings_of, settle_plan
 from marsmith.scoring.tables import parquet
 from marsmith.scoring.workers import Limits, Progress, Workers
+
+if TYPE_CHECKING:
+    from marsmith.scoring.ray_workers import RayWorkers
 
 __all__ = ["BatchOptions", "BatchResult", "Begin", "Event", "run_batch"]
 
@@ -95,7 +99,7 @@ def run_batch(
         open_destination(address) as to,
     ):
         plan, keys = settle_plan(to, settings_of(archive, members, options), options, work)
-        result = _Run(plan, keys, to, members, options, on_event).result()
+        result = _Run(archive.path, plan, keys, to, members, options, on_event).result()
     return replace(result, seconds=time.monotonic() - began)
 
 
@@ -104,6 +108,7 @@ class _Run:
 
     def __init__(
         self,
+        archive: Path,
         plan: Plan,
         keys: Path,
         to: Folder | Prefix,
@@ -111,7 +116,7 @@ class _Run:
         options: BatchOptions,
         on_event: Callable[[Event], None],
     ) -> None:
-        self._plan, self._keys, self._to, self._members = plan, keys, to, members
+        self._archive, self._plan, self._keys, self._to, self._members = archive, plan, keys, to, members
         self._options, self._on_event = options, on_event
         self._shards = range(options.part.index, plan.shards, options.part.count)
         self._inputs = sum(map(plan.rows, self._shards))
@@ -138,25 +143,31 @@ class _Run:
         return BatchResult(self._plan, success.inputs, success.bad, 0, is_complete=True, seconds=0.0)
 
     def _answer(self, shards: Sequence[int]) -> None:
-        done = sum(sum(record.statuses.values()) for record in self._records.values())
-        workers = min(self._options.workers or default_workers(self._plan, self._options.gpu_id), len(shards))
-        self._on_event(Begin(self._plan, self._inputs, done, self._bad, workers))
         self._check_errors()
         if not shards:
             return
-        settings = self._plan.settings
-        work = (ShardWork.of(shard, self._plan.rows(shard), settings.batch_size) for shard in shards)
-        limits = Limits(self._members.startup_timeout_s, self._members.response_timeout_s)
+        done = sum(sum(record.statuses.values()) for record in self._records.values())
+        size = self._plan.settings.batch_size
         aside = self._options.quarantine
         with (
             open_destination(aside) if aside else nullcontext() as quarantine,
-            Workers(self._setup(quarantine), workers, limits) as processes,
+            self._workers(self._setup(quarantine), len(shards)) as workers,
         ):
-            for progress in processes.run(work):
+            self._on_event(Begin(self._plan, self._inputs, done, self._bad, workers.count))
+            for progress in workers.run(ShardWork.of(shard, self._plan.rows(shard), size) for shard in shards):
                 self._on_event(progress)
                 if progress.part:
                     self._note([progress.part])
                     self._check_errors()
+
+    def _workers(self, setup: WorkerSetup, most: int) -> Workers | RayWorkers:
+        limits = Limits(self._members.startup_timeout_s, self._members.response_timeout_s)
+        count = self._options.workers
+        if self._options.ray is not None:
+            from marsmith.scoring.ray_workers import RayWorkers
+
+            return RayWorkers(self._options.ray, setup, self._archive, count, limits)
+        return Workers(setup, min(count or default_workers(self._plan, self._options.gpu_id), most), limits)
 
     def _setup(self, quarantine: Folder | Prefix | None) -> WorkerSetup:
         return WorkerSetup(

@@ -64,6 +64,14 @@ class Slice:
         return cls(int(index), int(match[2]))
 
 
+def ray_address(text: str) -> str:
+    """Parse ``ray`` or ``ray:ADDRESS``; raises UsageError if it is neither."""
+    engine, _, address = text.partition(":")
+    if engine != "ray":
+        raise UsageError(f"--on {text!r} is not an engine", tip="--on ray, or --on ray:HOST:6379")
+    return address
+
+
 @dataclass(frozen=True)
 class AsOf:
     """A day, or a moment, that a batch is about.
@@ -122,6 +130,8 @@ class BatchOptions:
         gpu_id: number of the GPU; None for the CPU.
         resume: go on with the plan that is there, without listing the sources again.
         plan_only: write the plan, and no part.
+        ray: address of a Ray cluster whose nodes answer; empty: the one that RAY_ADDRESS names, or that of this
+            machine; None: the processes of this machine answer.
     """
 
     sources: tuple[str, ...]
@@ -139,3 +149,4 @@ class BatchOptions:
     gpu_id: int | None = None
     resume: bool = False
     plan_only: bool = False
+    ray: str | None = None
