@@ -57,6 +57,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-errors", metavar="N|P%", default="100%", help="stop if more inputs get no right answer (%(default)s)"
     )
+    parser.add_argument(
+        "--delta", metavar="DIR|URL", help="when all is done, append the rows to this Delta table, once"
+    )
+    parser.add_argument("--iceberg", metavar="CATALOG.NS.TABLE", help="the same for an Iceberg table")
     parser.add_argument("--quarantine", metavar="DIR|URL", help="copy the inputs without a right answer there")
     parser.add_argument(
         "--as-of",
@@ -120,6 +124,8 @@ def _options(args: argparse.Namespace) -> BatchOptions:
         gpu_id=args.gpu,
         resume=args.resume,
         plan_only=args.plan_only,
+        delta=args.delta,
+        iceberg=args.iceberg,
         ray=None if args.on is None else ray_address(args.on),
     )
 

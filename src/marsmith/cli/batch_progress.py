@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from marsmith.cli.output import note
-from marsmith.scoring.job import Begin, Event
+from marsmith.scoring.job import Begin, Committed, Event
 
 _LINE_EVERY_S = 10.0
 
@@ -30,6 +30,8 @@ def _print(event: Event) -> None:
     if isinstance(event, Begin):
         facts: dict[str, Any] = {"event": "begin", "plan": event.plan.digest, "model": event.plan.settings.model}
         facts |= {"inputs": event.inputs, "done": event.done, "bad": event.bad, "workers": event.workers}
+    elif isinstance(event, Committed):
+        facts = {"event": "commit", "table": event.table, "new": event.is_new}
     elif event.part:
         facts = {"event": "part", "name": event.part.name, "sha256": event.part.sha256}
         facts |= {"rows": sum(event.part.statuses.values()), "bad": event.part.bad}
@@ -51,6 +53,9 @@ class _Counts:
         if isinstance(event, Begin):
             self.inputs, self.done, self.bad = event.inputs, event.done, event.bad
             self.began_with, self.since = event.done, time.monotonic()
+            return
+        if isinstance(event, Committed):
+            note(f"{event.table} has the batch" + ("" if event.is_new else " already"))
             return
         self.done += event.rows
         self.bad += event.part.bad if event.part else 0

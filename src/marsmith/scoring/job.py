@@ -17,6 +17,7 @@ from marsmith.machine import cgroup_cores, usable_cores
 from marsmith.scoring import parts
 from marsmith.scoring.destination import Folder, Prefix, open_destination
 from marsmith.scoring.halving import ShardWork
+from marsmith.scoring.lake import commit_delta, commit_iceberg
 from marsmith.scoring.messages import WorkerSetup
 from marsmith.scoring.options import BatchOptions
 from marsmith.scoring.parts import PartRecord, part_name
@@ -28,7 +29,7 @@ from marsmith.scoring.workers import Limits, Progress, Workers
 if TYPE_CHECKING:
     from marsmith.scoring.ray_workers import RayWorkers
 
-__all__ = ["BatchOptions", "BatchResult", "Begin", "Event", "run_batch"]
+__all__ = ["BatchOptions", "BatchResult", "Begin", "Committed", "Event", "run_batch"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,20 @@ class Begin:
     workers: int
 
 
-Event = Begin | Progress
+@dataclass(frozen=True)
+class Committed:
+    """A finished batch is in a table.
+
+    Attributes:
+        table: as it was given.
+        is_new: whether this run has committed it.
+    """
+
+    table: str
+    is_new: bool
+
+
+Event = Begin | Progress | Committed
 
 
 @dataclass(frozen=True)
@@ -86,7 +100,7 @@ def run_batch(
 
     Raises:
         UsageError: the sources have no inputs, or one twice.
-        BatchError: another plan is there, too many inputs are bad, or the archive does not load.
+        BatchError: another plan is there, too many inputs are bad, the archive does not load, or a table refuses.
         AccessError: the destination cannot be written.
         MissingDependencyError: pyarrow, or the package for an object store, is not installed.
     """
@@ -100,6 +114,10 @@ def run_batch(
     ):
         plan, keys = settle_plan(to, settings_of(archive, members, options), options, work)
         result = _Run(archive.path, plan, keys, to, members, options, on_event).result()
+        if result.is_complete:
+            for table, commit in ((options.delta, commit_delta), (options.iceberg, commit_iceberg)):
+                if table is not None:
+                    on_event(Committed(table, commit(table, to, plan)))
     return replace(result, seconds=time.monotonic() - began)
 
 

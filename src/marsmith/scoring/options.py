@@ -130,6 +130,8 @@ class BatchOptions:
         gpu_id: number of the GPU; None for the CPU.
         resume: go on with the plan that is there, without listing the sources again.
         plan_only: write the plan, and no part.
+        delta: path or URL of a Delta table to commit the batch to when it is finished; None: to none.
+        iceberg: the same for an Iceberg table, as CATALOG.NAMESPACE.TABLE.
         ray: address of a Ray cluster whose nodes answer; empty: the one that RAY_ADDRESS names, or that of this
             machine; None: the processes of this machine answer.
     """
@@ -150,3 +152,5 @@ class BatchOptions:
     resume: bool = False
     plan_only: bool = False
     ray: str | None = None
+    delta: str | None = None
+    iceberg: str | None = None
