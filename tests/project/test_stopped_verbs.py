@@ -118,6 +118,10 @@ def run(place: Place) -> list[str]:
     return ["run", str(_held_archive(place, HOLDS_AT_REQUEST)), str(_input(place))]
 
 
+def batch(place: Place) -> list[str]:
+    return ["batch", str(_held_archive(place, HOLDS_AT_REQUEST)), str(_input(place)), "--to", str(place.root / "to")]
+
+
 def check(place: Place) -> list[str]:
     return ["check", str(_held_archive(place, HOLDS_AT_LOAD))]
 
@@ -185,7 +189,7 @@ def _input(place: Place) -> Path:
     return path
 
 
-VERBS = [export, archive, watch, run, check, check_module, replay, tune, optimize, doctor]
+VERBS = [export, archive, watch, run, batch, check, check_module, replay, tune, optimize, doctor]
 
 
 # Every verb with one signal, every signal with verbs that start a process of ours and a worker.
