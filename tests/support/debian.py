@@ -7,7 +7,12 @@ import shutil
 import pytest
 
 # Program -> its package, one of tests/debian.txt.
-PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus", "prometheus-alertmanager": "prometheus-alertmanager"}
+PACKAGES = {
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "chromium": "chromium",
+}
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _DRAIN_S = 30.0
+# The program that asks has its own limit: how many requests it makes at once.
+_ENDLESS = 1 << 30
 
 
 def app(*archives: str | Path, workers: int | None = None, batch_size: int | None = None) -> Application:
@@ -85,7 +87,7 @@ class Model:
             ArchiveError: it cannot be opened.
             HandlerError: its handler does not load.
         """
-        return cls(Path(archive), Wishes(workers, batch_size))
+        return cls(Path(archive), Wishes(workers, batch_size, _ENDLESS))
 
     def __call__(
         self, body: bytes | str, *, content_type: str | None = None, headers: Mapping[str, str] | None = None
