@@ -28,9 +28,9 @@ class NewerFormatError(FormatError):
     """A later release of marsmith wrote the file."""
 
 
-def render(state: DataclassInstance, version: int) -> str:
-    """Render a state; ``parse`` restores it."""
-    return json.dumps({"format": version, **asdict(state)}, indent=2, default=str) + "\n"
+def render(state: DataclassInstance, version: int, *, indent: int | None = 2) -> str:
+    """Render a state; ``parse`` restores it. Without an indent large ones are written fast."""
+    return json.dumps({"format": version, **asdict(state)}, indent=indent, default=str) + "\n"
 
 
 def parse(kind: type[State], text: str, source: str, *, version: int, unversioned: int | None = None) -> State:

@@ -53,6 +53,8 @@ VERBS = {
     "deploy": "bring a new version into service with no request lost, or restore the state before",
     "rollout": "show the rollouts of canaries, and pause, resume, promote or abort them",
     "log": "show the logged predictions of a model, or compare those of two versions",
+    "drift": "show how far the requests of a version differ from its reference and from earlier ones",
+    "label": "join labels that came later with what each version has predicted",
     "rollback": "go back to the version that was the default before",
     "monitor": "write alert rules and dashboards for Prometheus and Grafana, or run Prometheus here",
     "bench": "put load on a model and measure latency, throughput and errors",

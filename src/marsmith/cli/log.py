@@ -50,7 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", metavar="VERSION", help="only those of one version")
     parser.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="compare the replies of two versions")
     add_tolerance_flags(parser)
-    parser.add_argument("--request-id", metavar="KEY", help="forget the lines with this KEY")
+    parser.add_argument(
+        "--request-id", metavar="KEY", help="forget the lines with this KEY, or with this id of TorchServe"
+    )
     parser.add_argument("--before", metavar="TIME", help="forget the lines from before a date, or a date and time")
     add_json_flag(parser)
 
@@ -142,7 +144,7 @@ def _forget(args: argparse.Namespace, path: Path) -> None:
         before_s = _seconds(args.before)
         count = forget(path, lambda each: each.model == args.model and each.time < before_s)
     else:
-        count = forget(path, lambda each: each.model == args.model and each.key == args.request_id)
+        count = forget(path, lambda each: each.model == args.model and args.request_id in (each.key, each.request_id))
     if args.json:
         print_json({"removed": count})
     else:

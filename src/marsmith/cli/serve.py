@@ -218,11 +218,13 @@ def _duties(
 ) -> Iterator[tuple[Duty, ...]]:
     """Yield what a supervisor does beside its watch. Probes are answered already while the server starts."""
     from marsmith.deploy.traffic.drive import RolloutDuty
+    from marsmith.monitoring.drift.duty import DriftDuty
 
-    rollouts = RolloutDuty(project, tell)
+    drift = DriftDuty(project, lambda: {each.model_name for each in outlook.look.versions}, tell)
+    duties = (RolloutDuty(project, tell), drift)
     exporter = _exporter(project, outlook, tell, platform)
     if exporter is None:
-        yield (rollouts,)
+        yield duties
         return
     try:
         try:
@@ -231,7 +233,7 @@ def _duties(
             # Elsewhere the duty says so, and goes on trying.
             if platform is not None:
                 raise
-        yield (rollouts, exporter)
+        yield (*duties, exporter)
     finally:
         exporter.close()
 
@@ -253,8 +255,9 @@ def _exporter(
     if address is None:
         return None
     from marsmith.monitoring.exporter import Exporter
+    from marsmith.monitoring.exporter.drift import DriftSource
 
-    return Exporter(project, outlook, address, tell)
+    return Exporter(project, outlook, address, tell, [DriftSource(project)])
 
 
 def _report(project: Project, *, as_json: bool) -> None:

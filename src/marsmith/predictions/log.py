@@ -38,6 +38,7 @@ class Prediction:
         shadow: whether nobody waited for the reply.
         worker: pid of the worker.
         dropped: lines that the worker had dropped until then.
+        request_id: TorchServe's own id, which a reply carries if there is no front.
         watched: numbers and classes by name, by which drift is found, of each item that was answered.
     """
 
@@ -55,6 +56,7 @@ class Prediction:
     shadow: bool = False
     worker: int = 0
     dropped: int = 0
+    request_id: str = ""
     watched: tuple[dict[str, float | str], ...] = ()
 
 
@@ -108,17 +110,20 @@ class LogFollower:
     def _files(self) -> Iterator[BinaryIO]:
         """Yield the files with something new, oldest first, each at the place of the last look."""
         paths = files_of(self.path)
-        if self._inode:
-            was_moved = _inode(self.path) != self._inode
-            # What is compressed has been read, unless the file was moved aside twice since the last look.
-            paths = [path for path in paths if path.suffix != ".gz"][-2 if was_moved else -1 :]
+        inodes = [_inode(path) for path in paths]
+        if self._inode in inodes:
+            paths = paths[inodes.index(self._inode) :]
+        elif self._inode:
+            # Moved aside twice, or rewritten, since the last look.
+            paths = paths[-2:]
         for path in paths:
             try:
                 file = _open(path)
             except OSError:
                 continue
             found = os.fstat(file.fileno())
-            if found.st_ino != self._inode or found.st_size < self._offset:
+            is_shorter = path.suffix != ".gz" and found.st_size < self._offset
+            if found.st_ino != self._inode or is_shorter:
                 self._inode, self._offset = found.st_ino, 0
             file.seek(self._offset)
             yield file

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import html
+<<<<<<< HEAD
 from collections.abc import Sequence
+=======
+from collections.abc import Iterable, Mapping
+>>>>>>> cc7e47b (monitoring: find drift in the prediction log, and join labels)
 
 from marsmith.predictions.charts import Line, bar_chart, line_chart
 from marsmith.predictions.comparison import Report
@@ -17,6 +21,7 @@ th { font-weight: 600 } svg { max-width: 100%; height: auto }
 """
 
 
+<<<<<<< HEAD
 def render_page(report: Report, model: str, what: str = "request", more: str = "") -> str:
     """Return the page.
 
@@ -33,6 +38,20 @@ def render_page(report: Report, model: str, what: str = "request", more: str = "
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     parts = (_agreement(report), _flips(report), _latency(report))
     return f"{head}</head><body><h1>{title}</h1><table>{rows}</table>{''.join(parts)}{more}</body></html>\n"
+=======
+def render_page(report: Report, model: str) -> str:
+    """Return the page."""
+    title = f"{model}: {report.new} compared with {report.old}"
+    return framed(title, fields(report), (_agreement(report), _flips(report), _latency(report)))
+
+
+def framed(title: str, facts: Mapping[str, str], parts: Iterable[str]) -> str:
+    """Return a page with a table of facts, and parts that are HTML already."""
+    rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items())
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
+    body = f"<h1>{_text(title)}</h1><table>{rows}</table>{''.join(parts)}"
+    return f"{head}<style>{_STYLE}</style></head><body>{body}</body></html>\n"
+>>>>>>> cc7e47b (monitoring: find drift in the prediction log, and join labels)
 
 
 def _agreement(report: Report) -> str:

@@ -92,7 +92,7 @@ class Difference:
 
 
 def difference(window: Counts, reference: Counts) -> Difference:
-    """Compare two samples in the same bins; sparse bins are merged.
+    """Compare two samples in the same bins; sparse bins are merged with the next ones.
 
     Method: two-sample chi-square test for unequal sizes (W. H. Press et al., "Numerical Recipes", 14.3). Which bins
     are merged depends on their sums over both samples only, so the distribution stays the one without a change.
@@ -101,14 +101,21 @@ def difference(window: Counts, reference: Counts) -> Difference:
     if not n or not m:
         return Difference(0.0, 0, 0.0, 0.0)
     least = _LEAST_EXPECTED * (n + m) / min(n, m)
-    pairs = list(zip(window, reference, strict=True))
-    kept = [pair for pair in pairs if sum(pair) >= least]
-    sparse = [pair for pair in pairs if sum(pair) < least]
-    rest = (sum(ours for ours, _ in sparse), sum(theirs for _, theirs in sparse))
-    cells = [*kept, rest] if any(rest) else kept
+    cells: list[tuple[int, int]] = []
+    ours_rest = theirs_rest = 0
+    for a, b in zip(window, reference, strict=True):
+        ours_rest, theirs_rest = ours_rest + a, theirs_rest + b
+        if ours_rest + theirs_rest >= least:
+            cells.append((ours_rest, theirs_rest))
+            ours_rest = theirs_rest = 0
+    if cells and ours_rest + theirs_rest:
+        last = cells.pop()
+        cells.append((last[0] + ours_rest, last[1] + theirs_rest))
     ours, theirs = math.sqrt(m / n), math.sqrt(n / m)
     chi_square = sum((ours * a - theirs * b) ** 2 / (a + b) for a, b in cells)
-    return Difference(chi_square, len(cells) - 1, sum(abs(a / n - b / m) for a, b in cells) / 2, n * m / (n + m))
+    return Difference(
+        chi_square, max(len(cells) - 1, 0), sum(abs(a / n - b / m) for a, b in cells) / 2, n * m / (n + m)
+    )
 
 
 def calibrated(sketch: Sketch, windows: Sequence[Sequence[Value]]) -> Calibration:

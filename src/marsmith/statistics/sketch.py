@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 BINS = 20
 # Longest name of a class, in characters; a sketch is a part of archives and state files.
@@ -51,7 +52,7 @@ class NumberSketch:
         """A name for each bin."""
         if not self.edges:
             return ("all",)
-        inner = (f"{low:.4g} to {high:.4g}" for low, high in zip(self.edges, self.edges[1:], strict=False))
+        inner = (f"{low:.4g} to {high:.4g}" for low, high in pairwise(self.edges))
         return (f"to {self.edges[0]:.4g}", *inner, f"above {self.edges[-1]:.4g}")
 
 
