@@ -28,7 +28,7 @@ from tuner_replay import OURS as OUR_SEARCH  # noqa: E402
 from tuner_replay import count_for, our_choice, random_choice, regret, regret_table, trials_of  # noqa: E402
 from turns import Cell, Row, best, records, table, top_label, verdicts  # noqa: E402
 
-FILES = ("peers.py", "tuner.py", "gpu.py", "rollout.py", "traffic.py")
+FILES = ("peers.py", "tuner.py", "gpu.py", "rollout.py", "drift.py", "traffic.py")
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -11,6 +11,7 @@ from marsmith.archive import environment as environment_format
 from marsmith.archive.environment import parse_environment
 from marsmith.archive.examples import ValidatedExample
 from marsmith.archive.read import Archive
+from marsmith.archive.reference import read_reference
 from marsmith.archive.verify import read_examples
 from marsmith.errors import ArchiveError, ConfigError, FormatError, VerificationError
 from marsmith.json_reader import read_json
@@ -47,6 +48,7 @@ def describe(archive: Archive) -> dict[str, Any]:
         "model_config": _model_config(archive),
         "environment": _environment(archive),
         "examples": _examples(archive),
+        "reference": _reference(archive),
         "signature": _signature(archive),
     }
 
@@ -112,6 +114,16 @@ def _examples(archive: Archive) -> list[dict[str, Any]] | dict[str, Any] | None:
     if examples is None:
         return None
     return [{**example.record(), "top": top_reply(example)} for example in examples]
+
+
+def _reference(archive: Archive) -> dict[str, Any] | None:
+    try:
+        reference = read_reference(archive)
+    except (ArchiveError, FormatError) as error:
+        return _problem(error)
+    if reference is None:
+        return None
+    return {"inputs": reference.inputs, "sha256": reference.sha256, "statistics": sorted(reference.statistics)}
 
 
 def _signature(archive: Archive) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from marsmith.archive.environment import compare, parse_environment
 from marsmith.archive.examples import ValidatedExample, parse_examples
 from marsmith.archive.manifest import render_manifest
 from marsmith.archive.read import Archive
+from marsmith.archive.reference import read_reference
 from marsmith.archive.sums import render_sums
 from marsmith.errors import ArchiveError, FormatError, VerificationError
 from marsmith.names import MODEL_NAME, MODEL_VERSION
@@ -96,7 +97,7 @@ def verify(
     Returns:
         Every check with its outcome; ``.require()`` turns failures into an error.
     """
-    checks = [*_structure(archive), *_manifest(archive), *_digests(archive), *_examples(archive)]
+    checks = [*_structure(archive), *_manifest(archive), *_digests(archive), *_examples(archive), *_reference(archive)]
     if key is not None:
         checks.append(_signature(archive, key))
     checks.extend(also)
@@ -262,3 +263,13 @@ def _examples(archive: Archive) -> list[Check]:
     if examples is None:
         return [Check("examples", "skipped", "the archive holds no examples")]
     return [Check("examples", "ok", f"{len(examples)} examples with their inputs")]
+
+
+def _reference(archive: Archive) -> list[Check]:
+    try:
+        reference = read_reference(archive)
+    except (ArchiveError, FormatError) as error:
+        return [Check("reference", "failed", error.message)]
+    if reference is None:
+        return []
+    return [Check("reference", "ok", f"{len(reference.statistics)} statistics of {reference.inputs} inputs")]

@@ -18,6 +18,7 @@ from marsmith.archive.manifest import Manifest
 from marsmith.archive.members import Member
 from marsmith.archive.write import write_archive
 from marsmith.build.assembly import ProvedExamples, environment_members, linked_folder, proved_examples
+from marsmith.build.reference import reference_member, validation_files
 from marsmith.config import model_config
 from marsmith.config.lint.model_config import require_sound
 from marsmith.config.model_spec import ModelSpec
@@ -86,6 +87,7 @@ def build_from_spec(
     # Cheap checks come before the export.
     handler_files = _handler_files(project, spec)
     extra_files = [_inside(project, path, "handler.extra_files") for path in spec.handler.extra_files]
+    validation = validation_files(spec.reference, project.root)
     environment.record(handler_files)
     export = export_model(
         project,
@@ -100,7 +102,11 @@ def build_from_spec(
     members = _members(spec, export, handler_files, extra_files)
     target = model_store(project) / archive_file_name(spec.name, spec.version)
     stamp = project.root / ".marsmith" / "archives" / f"{target.name}.json"
-    inputs = {**_inputs(spec, export, record), "archive": _shown(target, project)}
+    inputs = {
+        **_inputs(spec, export, record),
+        "archive": _shown(target, project),
+        "reference": [_shown(path, project) for path in validation],
+    }
     if build_stamp.is_current(stamp, inputs, project.root):
         digest = files.sha256(target)
         # An archive may be changed without a new size or time.
@@ -109,7 +115,8 @@ def build_from_spec(
     sources = [member.source for member in members if isinstance(member.source, Path)]
     manifest = _manifest(spec, export, handler_files[0])
     proved = _proved_examples(project, spec, export, manifest, members, on_step)
-    members = [*_reported(members, export, proved), *proved.members]
+    reference = _reference(spec, export, manifest, members, validation, on_step)
+    members = [*_reported(members, export, proved), *proved.members, *reference]
     members += environment_members(spec.name, spec.version, record, members)
     on_step(f"writing {_shown(target, project)}")
     _make_store(target.parent)
@@ -117,7 +124,8 @@ def build_from_spec(
     digest = write_archive(manifest, members, target, force=True, on_progress=on_progress, accept=accept)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     examples = [read_input(example.input, project.root).path for example in spec.examples]
-    build_stamp.write_stamp(stamp, inputs, [*sources, *(path for path in examples if path), target], project.root)
+    stamped = [*sources, *(path for path in examples if path), *validation, target]
+    build_stamp.write_stamp(stamp, inputs, stamped, project.root)
     return BuiltArchive(target, digest, reused=False)
 
 
@@ -236,3 +244,21 @@ def _proved_examples(
         if not requests:
             check_takes_form(runner, spec.handler.entry_point, export.report)
         return proved_examples(runner, requests, on_step)
+
+
+def _reference(
+    spec: ModelSpec,
+    export: Export,
+    manifest: Manifest,
+    members: Sequence[Member],
+    validation: Sequence[Path],
+    on_step: Callable[[str], None],
+) -> list[Member]:
+    """Return the reference of the new archive, if its spec names validation data."""
+    if not validation:
+        return []
+    settings = {key: value for key, value in handler_settings(spec, export).items() if key != "prediction_log"}
+    # The log of the live server must not get the lines of a build.
+    config = Member(model_config.FILE_NAME, model_config.render_model_config(spec.serving, settings).encode())
+    quiet = [config if member.name == config.name else member for member in members]
+    return [reference_member(validation, manifest, quiet, spec.serving.batch_size, on_step)]

@@ -46,6 +46,8 @@ def render(description: Mapping[str, Any]) -> Iterator[str]:
     for title in ("model_config", "environment"):
         yield from _section(title.replace("_", " "), _block(description[title]))
     yield from _section("examples", _examples(description["examples"]))
+    if description["reference"]:
+        yield from _section("reference", _block(description["reference"]))
     yield from _section("signature", _signature(description["signature"], description["digest"]))
 
 

@@ -78,7 +78,11 @@ class ServiceLevel(Strict):
 
 
 class ModelSpec(Strict):
-    """One version: its name, export, handler, examples, and TorchServe's settings."""
+    """One version: its name, export, handler, examples, validation data, and TorchServe's settings.
+
+    ``reference`` names validation data, whose statistics a build puts into the archive: files and folders relative to
+    the project's root, and ``package:NAME/PATH``.
+    """
 
     name: ModelName
     version: ModelVersion
@@ -86,6 +90,7 @@ class ModelSpec(Strict):
     export: ExportSpec
     handler: HandlerSpec
     examples: list[Example] = Field(default_factory=list)
+    reference: list[str] = Field(default_factory=list)
     serving: ModelConfig = ModelConfig()
     service_level: ServiceLevel | None = None
     rollout: RolloutSpec = RolloutSpec()

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import html
-<<<<<<< HEAD
-from collections.abc import Sequence
-=======
-from collections.abc import Iterable, Mapping
->>>>>>> cc7e47b (monitoring: find drift in the prediction log, and join labels)
+from collections.abc import Iterable, Mapping, Sequence
 
 from marsmith.predictions.charts import Line, bar_chart, line_chart
 from marsmith.predictions.comparison import Report
@@ -21,7 +17,6 @@ th { font-weight: 600 } svg { max-width: 100%; height: auto }
 """
 
 
-<<<<<<< HEAD
 def render_page(report: Report, model: str, what: str = "request", more: str = "") -> str:
     """Return the page.
 
@@ -31,18 +26,8 @@ def render_page(report: Report, model: str, what: str = "request", more: str = "
         what: ``request``, or ``input`` of a batch.
         more: HTML for the end of the page.
     """
-    title = html.escape(f"{model}: {report.new} compared with {report.old}")
-    rows = "".join(
-        f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in fields(report, what).items()
-    )
-    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-    parts = (_agreement(report), _flips(report), _latency(report))
-    return f"{head}</head><body><h1>{title}</h1><table>{rows}</table>{''.join(parts)}{more}</body></html>\n"
-=======
-def render_page(report: Report, model: str) -> str:
-    """Return the page."""
-    title = f"{model}: {report.new} compared with {report.old}"
-    return framed(title, fields(report), (_agreement(report), _flips(report), _latency(report)))
+    parts = (_agreement(report), _flips(report), _latency(report), more)
+    return framed(f"{model}: {report.new} compared with {report.old}", fields(report, what), parts)
 
 
 def framed(title: str, facts: Mapping[str, str], parts: Iterable[str]) -> str:
@@ -51,7 +36,6 @@ def framed(title: str, facts: Mapping[str, str], parts: Iterable[str]) -> str:
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
     body = f"<h1>{_text(title)}</h1><table>{rows}</table>{''.join(parts)}"
     return f"{head}<style>{_STYLE}</style></head><body>{body}</body></html>\n"
->>>>>>> cc7e47b (monitoring: find drift in the prediction log, and join labels)
 
 
 def _agreement(report: Report) -> str:
