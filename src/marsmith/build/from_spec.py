@@ -114,9 +114,11 @@ def build_from_spec(
             return BuiltArchive(target, digest, reused=True)
     sources = [member.source for member in members if isinstance(member.source, Path)]
     manifest = _manifest(spec, export, handler_files[0])
-    proved = _proved_examples(project, spec, export, manifest, members, on_step)
-    reference = _reference(spec, export, manifest, members, validation, on_step)
-    members = [*_reported(members, export, proved), *proved.members, *reference]
+    tried = _without_log(spec, export, members)
+    proved = _proved_examples(project, spec, export, manifest, tried, on_step)
+    members = [*_reported(members, export, proved), *proved.members]
+    if validation:
+        members.append(reference_member(validation, manifest, tried, spec.serving.batch_size, on_step))
     members += environment_members(spec.name, spec.version, record, members)
     on_step(f"writing {_shown(target, project)}")
     _make_store(target.parent)
@@ -246,19 +248,8 @@ def _proved_examples(
         return proved_examples(runner, requests, on_step)
 
 
-def _reference(
-    spec: ModelSpec,
-    export: Export,
-    manifest: Manifest,
-    members: Sequence[Member],
-    validation: Sequence[Path],
-    on_step: Callable[[str], None],
-) -> list[Member]:
-    """Return the reference of the new archive, if its spec names validation data."""
-    if not validation:
-        return []
+def _without_log(spec: ModelSpec, export: Export, members: Sequence[Member]) -> list[Member]:
+    """Return the members with a model config without a prediction log: a live server's must not get a build's lines."""
     settings = {key: value for key, value in handler_settings(spec, export).items() if key != "prediction_log"}
-    # The log of the live server must not get the lines of a build.
     config = Member(model_config.FILE_NAME, model_config.render_model_config(spec.serving, settings).encode())
-    quiet = [config if member.name == config.name else member for member in members]
-    return [reference_member(validation, manifest, quiet, spec.serving.batch_size, on_step)]
+    return [config if member.name == config.name else member for member in members]
