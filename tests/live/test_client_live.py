@@ -398,10 +398,16 @@ def test_a_request_that_must_not_be_worked_on_twice_is_not_sent_again_after_a_lo
     assert client.predict("echo", b"1").status == 200
 
 
-def test_rest_streams_the_parts_of_an_answer_as_they_were_sent(client: Client) -> None:
-    parts = list(client.stream("echo", answer({"parts": 3})))
-    assert parts[:2] == [b"part 0", b"part 1"]
-    assert json.loads(parts[2])["version"] == "1.0"
+def test_rest_streams_the_parts_of_an_answer_as_they_come(client: Client, tmp_path: Path) -> None:
+    more = tmp_path / "more"
+    stream = client.stream("echo", answer({"parts": 3, "more": str(more)}))
+    # The handler waits with the next part.
+    assert next(stream) == b"part 0"
+    more.touch()
+    # Those that come at once may be joined on their way.
+    rest = b"".join(stream)
+    assert rest.startswith(b"part 1")
+    assert json.loads(rest.removeprefix(b"part 1"))["version"] == "1.0"
     # A handler that answers in one part costs nothing here.
     assert [json.loads(part)["bytes"] for part in client.stream("echo", b"12345")] == [5]
     with pytest.raises(NotFoundError, match="no-model"):
@@ -410,11 +416,13 @@ def test_rest_streams_the_parts_of_an_answer_as_they_were_sent(client: Client) -
         list(client.stream("echo", answer({"reject": 422})))
 
 
-def test_a_stream_that_is_left_early_keeps_the_client_usable(client: Client) -> None:
-    for _ in range(3):
-        stream = client.stream("echo", answer({"parts": 5}))
+def test_a_stream_that_is_left_early_keeps_the_client_usable(client: Client, tmp_path: Path) -> None:
+    for number in range(3):
+        more = tmp_path / str(number)
+        stream = client.stream("echo", answer({"parts": 5, "more": str(more)}))
         assert next(stream) == b"part 0"
         stream.close()  # type: ignore[attr-defined]
+        more.touch()
     assert client.predict("echo", b"1").status == 200
 
 

@@ -44,6 +44,8 @@ class Echo:
         if "raise" in command:
             raise RuntimeError(command["raise"])
         for part in range(command.get("parts", 1) - 1):
+            while part and not os.path.exists(command.get("more", "/")):
+                time.sleep(0.01)
             send_intermediate_predict_response([f"part {part}"], context.request_ids, "OK", 200, context)
         if "reject" in command:
             context.set_response_status(command["reject"], "Rejected", index)

@@ -150,7 +150,7 @@ class AsyncClient:
         deadline_s: float | None = None,
         idempotent: bool = False,
     ) -> AsyncGenerator[bytes, None]:
-        """Send one request and yield the parts of its answer as they arrive."""
+        """Send one request and yield the parts of its answer as they arrive; parts sent at once may arrive as one."""
         sent = sent_headers(content_type, headers)
         return self._calls.stream(Prediction(model, body, version, sent, deadline_s, idempotent))
 

@@ -179,8 +179,9 @@ class Client:
     ) -> Iterator[bytes]:
         """Send one request and yield the parts of its answer as they arrive; arguments and errors as in ``predict``.
 
-        A retry is possible only before the first part, and after a lost worker only with ``idempotent``. A handler that
-        does not stream gives one part.
+        Parts that the handler sends at nearly the same time may arrive as one: HTTP keeps no bounds, and a proxy may
+        join them. ``stream_grpc`` keeps them. A retry is possible only before the first part, and after a lost worker
+        only with ``idempotent``. A handler that does not stream gives one part.
         """
         sent = sent_headers(content_type, headers)
         return each(self._calls.stream(Prediction(model, body, version, sent, deadline_s, idempotent)))
