@@ -65,8 +65,7 @@ class Added:
 def measure(rounds: int) -> dict[str, object]:
     """Measure everything; ``rounds`` is for the latency."""
     with tempfile.TemporaryDirectory() as folder:
-        project = faulty_project(Path(folder), (MODEL,), token_life_s=3600)
-        project.settings_file.write_text("front: envoy\n")
+        project = faulty_project(Path(folder), (MODEL,), token_life_s=3600, front="envoy")
         with project.server_config.open("a") as config:
             # The handler answers with what it got.
             config.write("max_response_size=20000000\n")

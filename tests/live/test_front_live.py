@@ -35,8 +35,7 @@ WRONG = "not-a-token"
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    project = faulty_project(tmp_path_factory.mktemp("front"), ("two", "narrow"), token_life_s=3600)
-    project.settings_file.write_text("front: envoy\n")
+    project = faulty_project(tmp_path_factory.mktemp("front"), ("two", "narrow"), token_life_s=3600, front="envoy")
     started = command(project, "serve")
     assert started.returncode == 0, started.stderr
     yield project

@@ -22,7 +22,7 @@ from marsmith.client import Client, tokens
 from marsmith.client.grpc_messages import message_class, predictions_request
 from marsmith.run_state import RunState
 from marsmith.server.front.traffic import Canary, Shadow, Sticky
-from support.envoy_front import Place, front_before_server
+from support.envoy_front import Place, front_of
 from support.light_versions import MODEL_INFER, PREDICTIONS
 from support.live_server import make_project, running, until
 from support.raw_calls import call
@@ -138,10 +138,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         {old.name: old, new.name: new},
         ts_open_inference_protocol="true",
     )
-    with running(project) as state, front_before_server(state) as place:
+    with running(project) as state:
         with Client.of(state) as client:
             client.set_default("tiny", "1.0")
-        yield Server(place, state)
+        yield Server(front_of(project, state), state)
 
 
 @pytest.mark.parametrize("way", WAYS)

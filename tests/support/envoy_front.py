@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from marsmith import child_processes
+from marsmith.config.server_config import started_with
+from marsmith.project import Project
 from marsmith.run_state import Backend, RunState
 from marsmith.server.front.access_log import Answer, read_answers
 from marsmith.server.front.bootstrap import ANSWERS_FILE
@@ -80,22 +82,14 @@ def front_before(folder: Path, backend: Backend) -> Iterator[Place]:
     folder.mkdir(parents=True)
     public = free_addresses()
     state = RunState(1, 0.0, public["inference_address"], "", "", "", "", folder, tokens=False, backend=backend)
-    with _running(Place(Front(folder / "front"), public, state)) as place:
-        yield place
-
-
-@contextmanager
-def front_before_server(state: RunState) -> Iterator[Place]:
-    """Run a front before a TorchServe that has none."""
-    backend = Backend(state.inference, state.grpc_inference)
-    with _running(Place(Front(state.folder / "front"), free_addresses(), replace(state, backend=backend))) as place:
-        yield place
-
-
-@contextmanager
-def _running(place: Place) -> Iterator[Place]:
+    place = Place(Front(folder / "front"), public, state)
     place.start()
     try:
         yield place
     finally:
         place.front.close(0.0)
+
+
+def front_of(project: Project, state: RunState) -> Place:
+    """Return the front of a running server."""
+    return Place(Front.of(project), started_with(project), state)

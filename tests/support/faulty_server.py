@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from marsmith.client import Client
+from marsmith.config.project_settings import FrontKind
 from marsmith.errors import ClientError
 from marsmith.project import Project
 from support.echo_server import write_archive
@@ -65,16 +66,25 @@ MODELS = {
 
 
 def faulty_project(
-    folder: Path, models: tuple[str, ...] = tuple(MODELS), *, token_life_s: float = TOKEN_LIFE_S
+    folder: Path,
+    models: tuple[str, ...] = tuple(MODELS),
+    *,
+    token_life_s: float = TOKEN_LIFE_S,
+    front: FrontKind = "none",
 ) -> Project:
-    """Make a project that serves these models, each with the handler that does what a request asks of it."""
+    """Make a project that serves these models, each with the handler that does what a request asks of it.
+
+    Without the front, clients see what TorchServe itself does.
+    """
     archives = {}
     for name in models:
         workers, timeout, queue = MODELS[name]
         config = CONFIG.format(workers=workers, timeout=timeout, queue=queue)
         path = write_archive(folder, name, "1.0", handler=HANDLER, config=config)
         archives[path.name] = path
-    return make_project(folder / "project", archives, token_expiration_min=str(token_life_s / 60))
+    project = make_project(folder / "project", archives, token_expiration_min=str(token_life_s / 60))
+    project.settings_file.write_text(f"front: {front}\n")
+    return project
 
 
 def command(**what: object) -> bytes:

@@ -1,10 +1,10 @@
-"""Start TorchServe and wait until every model answers.
+"""Start TorchServe, with Envoy in front of it, and wait until every model answers.
 
     marsmith serve                 # in the background; `marsmith stop` stops it
     marsmith serve --foreground    # attached, for systemd and containers; SIGTERM and Ctrl-C stop it
     marsmith serve --fresh         # forget the versions, defaults and workers of the server before
     marsmith serve --strict        # refuse to start where an archive would be left out
-    marsmith serve --front envoy   # Envoy in front of TorchServe: no request is lost if TorchServe restarts
+    marsmith serve --front none    # without Envoy, which keeps requests while TorchServe restarts
     marsmith serve serve           # what SageMaker runs: port 8080, /ping, /invocations, /opt/ml/model
 
 The versions of the previous server are served again, with its default versions and workers, and so is every new archive

@@ -202,7 +202,7 @@ def _front(status: ServerStatus) -> dict[str, object]:
     front = status.front
     if front is None:
         return {"front": "none"}
-    process = f"pid {front.pid}" if front.pid else "starts again"
+    process = f"pid {front.pid}, {_mega(front.memory_bytes or 0)} MB" if front.pid else "starts again"
     behind = f"{front.inference}, gRPC {front.grpc_inference}"
     return {"front": f"Envoy, {process}", "behind it": behind, "front metrics": front.metrics}
 

@@ -53,7 +53,7 @@ class ProjectSettings(Strict):
     archives: Makers = "any"
     signatures: Signatures = "optional"
     trusted_keys: list[Annotated[str, AfterValidator(_not_empty)]] = Field(default_factory=list, validate_default=True)
-    front: FrontKind = "none"
+    front: FrontKind = "envoy"
     front_metrics_port: int = Field(default=0, ge=0, le=LARGEST_PORT)
     listener: Annotated[str, AfterValidator(_address_or_none)] = "127.0.0.1:8083"
 

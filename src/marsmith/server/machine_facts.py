@@ -16,6 +16,7 @@ from pathlib import Path
 
 from marsmith import run_state
 from marsmith.archive.store import SUFFIXES
+from marsmith.config.project_settings import FrontKind, ProjectSettings, load_settings
 from marsmith.config.server_config import addresses, effective_config, model_store, read_server_config
 from marsmith.errors import MarsmithError, ServerError
 from marsmith.machine import Gpu, cgroup_cores, cpu_flags_here, driver_cuda, gpus, usable_cores
@@ -62,6 +63,7 @@ class Facts:
         torch_cuda: CUDA version of torch; None for a build without CUDA.
         gpus: names of the GPUs from nvidia-smi.
         driver_cuda: newest CUDA version of the driver; None without a driver.
+        front: what the project puts in front of TorchServe.
         busy_ports: a sentence for each port that another process uses.
         server_runs: whether this project's server runs.
         temporary: folder where archives are unpacked.
@@ -83,6 +85,7 @@ class Facts:
     torch_cuda: str | None
     gpus: tuple[Gpu, ...]
     driver_cuda: str | None
+    front: FrontKind
     busy_ports: tuple[str, ...]
     server_runs: bool
     temporary: Space
@@ -110,6 +113,7 @@ def gather(project: Project) -> Facts:
         torch_cuda=_torch_cuda(),
         gpus=gpus(),
         driver_cuda=driver_cuda(),
+        front=_front(project),
         busy_ports=() if runs else _busy_ports(project),
         server_runs=runs,
         temporary=_space(launch.temporary_folder(project)),
@@ -140,6 +144,14 @@ def _torch_cuda() -> str | None:
         return None
     match = _CUDA.search(_text(Path(spec.origin).parent / "version.py"))
     return match["version"] if match else None
+
+
+def _front(project: Project) -> FrontKind:
+    """Return what the settings say, or the default if they are wrong: `marsmith lint` and a start report that."""
+    try:
+        return load_settings(project).front
+    except MarsmithError:
+        return ProjectSettings().front
 
 
 def _busy_ports(project: Project) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,13 +16,20 @@ from marsmith.archive.admit import ANY, Policy
 from marsmith.archive.store import load_items
 from marsmith.config import admission_policy
 from marsmith.config.platform import Platform, server_settings
-from marsmith.config.project_settings import FrontKind, load_settings
-from marsmith.config.server_config import ListenAddress, addresses, effective_config, read_server_config, unknown_keys
+from marsmith.config.project_settings import FrontKind, ProjectSettings, load_settings
+from marsmith.config.server_config import (
+    Addresses,
+    ListenAddress,
+    addresses,
+    effective_config,
+    read_server_config,
+    unknown_keys,
+)
 from marsmith.config.tls import tls_problems
 from marsmith.errors import MarsmithError, PreflightError
 from marsmith.project import Project
 from marsmith.server.access import access_problems, model_problems
-from marsmith.server.front.ports import shared_with_inference
+from marsmith.server.front.ports import metrics_address, shared_with_inference
 from marsmith.server.front.process import find_envoy
 from marsmith.server.java import Java, find_java
 from marsmith.server.launch import torchserve_home
@@ -92,12 +99,13 @@ def check(
     problems += missing_modules()
     if config:
         problems += _endpoint_problems(config)
-    front = front or ("envoy" if platform and platform.guards else load_settings(project).front if policy else "none")
+    settings = load_settings(project) if policy else ProjectSettings(front="none")
+    front = front or ("envoy" if platform and platform.guards else settings.front)
     if config:
         problems += access_problems(config, platform, front)
         problems += model_problems(platform, selection)
     if config and front == "envoy":
-        problems += _front_problems(config)
+        problems += _front_problems(config, settings.front_metrics_port)
     if problems or java is None or home is None or config is None or policy is None:
         raise refusal(problems)
     config.setdefault("initial_worker_port", str(_free_worker_port()))
@@ -204,20 +212,30 @@ def _endpoint_problems(config: Mapping[str, str]) -> list[PreflightProblem]:
     return busy + [PreflightProblem(problem.message, problem.tip) for problem in tls_problems(config)]
 
 
-def _front_problems(config: Mapping[str, str]) -> list[PreflightProblem]:
+def _front_problems(config: Mapping[str, str], metrics_port: int) -> list[PreflightProblem]:
     """Find out what the front lacks."""
     problems: list[PreflightProblem] = []
     _collect(problems, find_envoy)
     try:
-        shared = shared_with_inference(addresses(config))
+        where = addresses(config)
     except MarsmithError:
         # It is reported with the addresses.
         return problems
-    for each in shared:
+    for each in shared_with_inference(where):
         message = f"{each.key} is {each.host}:{each.port}, the address of the inference API, which the front takes"
         tip = f"give {each.key} another port in config.properties, or do without the front: marsmith serve --front none"
         problems.append(PreflightProblem(message, tip))
-    return problems
+    return problems + (_metrics_port_problems(where, metrics_port) if metrics_port else [])
+
+
+def _metrics_port_problems(where: Addresses, port: int) -> list[PreflightProblem]:
+    """Find out why the fixed port of the front's metrics cannot be used."""
+    tip = "write another front_metrics_port, or 0, into config/marsmith.yaml"
+    others = [each.key for each in where.all() if each.port == port]
+    if others:
+        return [PreflightProblem(f"front_metrics_port is {port}, the port of {others[0]}", tip)]
+    busy = busy_port(metrics_address(port))
+    return [replace(busy, tip=f"stop what uses it, or {tip}")] if busy else []
 
 
 def _free_worker_port() -> int:

@@ -33,12 +33,14 @@ class FrontStatus:
         pid: process id of Envoy; None while it is being started again.
         inference, grpc_inference: private addresses of TorchServe behind it, as in ``RunState``.
         metrics: URL of its own metrics.
+        memory_bytes: resident memory of Envoy; None without a process.
     """
 
     pid: int | None
     inference: str
     grpc_inference: str
     metrics: str
+    memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,9 @@ def front_status(project: Project, state: RunState) -> FrontStatus | None:
         return None
     front = Front.of(project)
     process, backend = front.process, state.backend
-    return FrontStatus(process.pid if process else None, backend.inference, backend.grpc_inference, front.metrics)
+    pid = process.pid if process else None
+    memory = _memory([pid]).get(pid) if pid else None
+    return FrontStatus(pid, backend.inference, backend.grpc_inference, front.metrics, memory)
 
 
 def _running(project: Project) -> RunState:

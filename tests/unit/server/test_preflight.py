@@ -67,11 +67,15 @@ def test_a_port_in_use_is_told_with_the_process_that_uses_it(tmp_path: Path) -> 
         assert f"(pid {os.getpid()})" in refusal(project).message
 
 
-def test_the_front_of_the_settings_counts_unless_the_start_says_another(tmp_path: Path, echo: Path) -> None:
+def test_the_front_is_the_default_and_the_settings_count_unless_the_start_says_another(
+    tmp_path: Path, echo: Path
+) -> None:
     project = make_project(tmp_path / "p", {"echo-1.0.mar": echo})
-    project.settings_file.write_text("front: envoy\n")
     assert preflight.check(project).front == "envoy"
     assert preflight.check(project, front="none").front == "none"
+    project.settings_file.write_text("front: none\n")
+    assert preflight.check(project).front == "none"
+    assert preflight.check(project, front="envoy").front == "envoy"
 
 
 def test_a_front_that_is_not_installed_or_has_no_port_of_its_own_is_told(
@@ -89,6 +93,20 @@ def test_a_front_that_is_not_installed_or_has_no_port_of_its_own_is_told(
     assert shared == f"metrics_address is {address}, the address of the inference API, which the front takes"
     assert "marsmith serve --front none" in (error.tip or "")
     assert preflight.check(project, front="none").front == "none"
+
+
+def test_a_port_for_the_front_s_metrics_that_cannot_be_used_is_told(tmp_path: Path, echo: Path) -> None:
+    project = make_project(tmp_path / "p", {"echo-1.0.mar": echo})
+    taken = preflight.check(project).config["metrics_address"].rpartition(":")[2]
+    project.settings_file.write_text(f"front_metrics_port: {taken}\n")
+    assert refusal(project).message == f"front_metrics_port is {taken}, the port of metrics_address"
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        project.settings_file.write_text(f"front_metrics_port: {port}\n")
+        error = refusal(project)
+    assert error.message.startswith(f"port 127.0.0.1:{port} (front_metrics_port) is in use by ")
+    assert "front_metrics_port, or 0, into config/marsmith.yaml" in (error.tip or "")
+    assert preflight.check(project).front == "envoy"
 
 
 def test_only_what_load_models_names_is_looked_at(tmp_path: Path, echo: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from marsmith import files
 from marsmith.client.key_file import read_key_file
-from marsmith.config.server_config import ListenAddress
 from marsmith.errors import AuthorizationError, FormatError, FrontError
 from marsmith.project import Project
 from marsmith.run_state import RunState
@@ -19,7 +18,7 @@ from marsmith.server.front import admin, process
 from marsmith.server.front.bootstrap import CLUSTERS_FILE, FILE_NAME, METRICS, ROUTES_FILE, Listening, bootstrap
 from marsmith.server.front.entrance import Entrance
 from marsmith.server.front.files import lead_to, write
-from marsmith.server.front.ports import LOOPBACK, free_ports
+from marsmith.server.front.ports import metrics_address
 from marsmith.server.front.process import FrontProcess, Starter
 from marsmith.server.front.resources import write_resources
 from marsmith.server.front.tokens import Tokens, parse_tokens, render_tokens, token_filter
@@ -91,8 +90,7 @@ class Front:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
         upstream = upstream_of(self.folder, config, None)
-        metrics = ListenAddress("front_metrics_port", "http", LOOPBACK, metrics_port or free_ports(1)[0])
-        content = bootstrap(self.folder, Listening.of(config, metrics), upstream, entrance)
+        content = bootstrap(self.folder, Listening.of(config, metrics_address(metrics_port)), upstream, entrance)
         files.write_atomically(self.folder / FILE_NAME, json.dumps(content, indent=1) + "\n", mode=0o600)
         self._write_tokens(replace(self._tokens(), is_open=without_tokens))
         try:

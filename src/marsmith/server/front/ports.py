@@ -25,6 +25,15 @@ def shared_with_inference(where: Addresses) -> list[ListenAddress]:
     return [each for each in others if (each.host, each.port) in fronted]
 
 
+def metrics_address(port: int) -> ListenAddress:
+    """Return the address of the front's own metrics; port 0: a free one.
+
+    Raises:
+        PreflightError: no port is free.
+    """
+    return ListenAddress("front_metrics_port", "http", LOOPBACK, port or free_ports(1)[0])
+
+
 def free_backend() -> Backend:
     """Return unused private addresses for TorchServe's inference API.
 
