@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as oip
 
+from marsmith import child_processes
 from marsmith.client.grpc_messages import message_class
 from marsmith.client.metrics import parse_exposition
 from marsmith.errors import FrontError
-from marsmith.server.front import admin, counters, files, routes
+from marsmith.server.front import access_log, admin, counters, files, routes
 from marsmith.server.front.bootstrap import ANSWERS_FILE, CLUSTERS_FILE, ROUTES_FILE
+from marsmith.server.front.duty import FrontDuty
 from marsmith.server.front.files import apply_traffic, read_traffic
 from marsmith.server.front.traffic import Canary, Shadow, Sticky, Traffic
 from support.envoy_front import Place, front_before
@@ -168,11 +171,39 @@ def test_grpc_requests_that_name_a_version_or_cannot_be_read_are_left_alone(plac
     # The front does not read compressed messages: they get the default version.
     assert ask_grpc(place, b"{}\n" + b" " * 100_000, compressed=True) == ""
     assert ask_grpc(place, b"{}\n" + b"x" * 5_000_000) == "2.0"
-    requests = [message_class("PredictionsRequest")(model_name="m", input={"body": b"%d" % i}) for i in range(3)]
+    # Fields may come in any order, and another model's message is left alone too.
+    named, body = message_class("PredictionsRequest")(model_name="m"), message_class("PredictionsRequest")()
+    body.input["body"] = b"{}"
+    for raw, version in (
+        (body.SerializeToString() + named.SerializeToString(), "2.0"),
+        (message_class("PredictionsRequest")(model_name="x").SerializeToString() + body.SerializeToString(), ""),
+    ):
+        with grpc.insecure_channel(place.grpc) as channel:
+            reply = channel.unary_unary(PREDICTIONS)(raw, timeout=60)
+        said = json.loads(message_class("PredictionResponse").FromString(reply).prediction)
+        assert said["version"] == version
+
+
+def test_a_stream_passes_message_by_message_and_may_be_longer_than_a_request(
+    place: Place, light: LightVersions
+) -> None:
+    place.change(ALL)
+    answered = threading.Semaphore(1)
+
+    def requests() -> Iterator[bytes]:
+        for number in range(4):
+            # Who holds a stream until it is whole waits here for ever.
+            answered.acquire()
+            body = b"%d" % number + b"x" * 2_000_000
+            yield message_class("PredictionsRequest")(model_name="m", input={"body": body}).SerializeToString()
+
+    received = []
     with grpc.insecure_channel(place.grpc) as channel:
-        parts = channel.stream_stream(STREAM)(iter([each.SerializeToString() for each in requests]), timeout=60)
-        received = [message_class("PredictionResponse").FromString(part).prediction for part in parts]
-    assert received == [b"0", b"1", b"2"]
+        for part in channel.stream_stream(STREAM)(requests(), timeout=60):
+            received.append(message_class("PredictionResponse").FromString(part).prediction[:1])
+            answered.release()
+    assert received == [b"0", b"1", b"2", b"3"]
+    # A stream is not divided.
     assert {each.version for each in light.seen if each.path == STREAM} == {""}
 
 
@@ -439,6 +470,27 @@ def test_new_shares_and_the_way_back_need_no_check(place: Place, monkeypatch: py
     assert checked == []
     place.change(ALL)
     assert checked == [Traffic((ALL,))]
+
+
+def test_a_log_of_answers_that_nobody_reads_begins_anew(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.change(ALL)
+    ask(place)
+    place.answers(1)
+    told: list[str] = []
+    duty = FrontDuty(place.front, child_processes.start, told.append)
+    log = place.front.folder / ANSWERS_FILE
+    older, size = log.with_name(f"{ANSWERS_FILE}.1"), log.stat().st_size
+    monkeypatch.setattr(access_log, "LARGEST_BYTES", size)
+    duty.tick()
+    assert not older.exists()
+    monkeypatch.setattr(access_log, "LARGEST_BYTES", size // 2 - 1)
+    duty.tick()
+    assert older.stat().st_size == size
+    # Envoy goes on with a new one.
+    ask(place)
+    assert place.answers(1)[0].status == 200
+    assert log.stat().st_size < size
+    assert told == []
 
 
 def test_files_survive_the_end_of_everything(place: Place, light: LightVersions, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,7 @@ from support.command import marsmith as command
 from support.faulty_server import QUEUE_SIZE, faulty_project, kill
 from support.faulty_server import command as asked
 from support.live_server import until
+from support.long_tests import mostly_long
 from support.raw_calls import INFERENCE, call, grpc_code, open_request
 from support.steady_load import SteadyLoad, steady_load
 
@@ -36,7 +38,8 @@ WRONG = "not-a-token"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project = faulty_project(tmp_path_factory.mktemp("front"), ("two", "narrow"), token_life_s=3600, front="envoy")
-    started = command(project, "serve")
+    # Java is killed again and again.
+    started = command(project, "serve", "--restart", "always")
     assert started.returncode == 0, started.stderr
     yield project
     assert command(project, "stop").returncode == 0
@@ -126,7 +129,8 @@ def test_a_body_above_the_limit_is_refused_as_by_torchserve_itself(project: Proj
         assert client.predict("two", asked(n=1)).json() == {"n": 1}
 
 
-def test_java_that_is_killed_costs_no_request(project: Project, state: RunState) -> None:
+@pytest.mark.parametrize("kill_number", mostly_long("kills", range(5), {0}))
+def test_java_that_is_killed_costs_no_request(project: Project, state: RunState, kill_number: int) -> None:
     known = read_key_file(state.key_file).inference.value
     load = SteadyLoad(state, "two", known, body=lambda marker: asked(echo=marker, version="1.0"))
     supervisor = supervisor_state.read(project)
@@ -178,11 +182,18 @@ def test_a_token_that_was_rotated_is_refused_with_those_of_earlier_servers(proje
     assert json.loads((Front.of(project).folder / "tokens.json").read_text())["earlier"] == {}
 
 
-def test_envoy_that_is_killed_is_started_again_while_java_restarts_too(project: Project, state: RunState) -> None:
+def test_envoy_that_is_killed_answers_again_within_a_second_and_while_java_restarts_too(
+    project: Project, state: RunState
+) -> None:
     known = read_key_file(state.key_file).inference.value
-    first = front_pid(project)
-    kill(first)
-    until(lambda: echoes(state, known))
+    taken: list[float] = []
+    # The machine may be busy, but not each time.
+    while not taken or (min(taken) >= 1 and len(taken) < 5):
+        first, began = front_pid(project), time.monotonic()
+        kill(first)
+        until(lambda: echoes(state, known))
+        taken.append(time.monotonic() - began)
+    assert min(taken) < 1, taken
     second = front_pid(project)
     assert second != first
     kill(state.pid)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from marsmith.deploy.traffic import envoy
 from marsmith.deploy.traffic.envoy import EnvoyFront
-from marsmith.server.front import admin
+from marsmith.server.front import access_log, admin
 from marsmith.server.front.bootstrap import ANSWERS_FILE
 
 _ABSENT = ("share", "shadow", "grpc_status", "item", "failed", "second_ms", "limit_ms", "attempts", "duration_ms")
@@ -25,7 +24,7 @@ def test_a_log_above_its_limit_begins_anew_when_it_has_been_read(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(admin, "ask", lambda folder, what, method: asked.append(what))
-    monkeypatch.setattr(envoy, "LOG_BYTES", 3 * len(line(0)))
+    monkeypatch.setattr(access_log, "LARGEST_BYTES", 3 * len(line(0)))
     log, front = tmp_path / ANSWERS_FILE, EnvoyFront(tmp_path)
     times: list[float]
     times, position = [], 0

@@ -30,8 +30,6 @@ _WAIT_S = 10.0
 _LOOK_S = 0.05
 # Time beyond that of a first attempt until it has ended for certain.
 _SPARE_S = 1.0
-# A log that is larger is put aside; the answers of a few hundred thousand requests.
-LOG_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -92,14 +90,14 @@ class EnvoyFront:
 
     def end_of_log(self) -> int:
         """Return the position after the last answer that was logged."""
-        return access_log.read_answers(self._log, 0)[1]
+        return access_log.end_of(self._log)
 
     def answers(self, position: int) -> tuple[Sequence[Answer], int]:
         """Return the answers that were logged since a position, and the position after them."""
         found = access_log.read_answers(self._log, position)
-        if found[1] > LOG_BYTES:
+        if found[1] > access_log.LARGEST_BYTES:
             with self._locked():
-                access_log.rotate(self._log, LOG_BYTES)
+                access_log.rotate(self._log, access_log.LARGEST_BYTES)
         return found
 
     def _apply(self, model: str, canary: Canary | None) -> None:

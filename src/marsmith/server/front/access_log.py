@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from marsmith.server.front import admin
 
+# Whoever reads the log begins a new one above this size, the answers of a few hundred thousand requests (``rotate``).
+# If nobody reads it, it gets twice as large.
+LARGEST_BYTES = 64 << 20
+
 _OLDER = ".1"
+# Envoy cuts what clients can lengthen.
+_LONGEST_LINE = 1 << 16
 # Both clocks count milliseconds, and do not start at the same moment.
 _NEARLY = 0.9
 # gRPC's codes of a server that failed, as the HTTP statuses 5xx; and NOT_FOUND, which a missing version gets.
@@ -100,23 +107,49 @@ def read_answers(path: Path, offset: int) -> tuple[list[Answer], int]:
     After ``rotate`` the rest of the older file comes first. A line that is not complete yet comes with the next call.
     """
     older = path.with_name(path.name + _OLDER)
-    if offset > _size(path):
-        rest, _ = _read(older, offset) if _size(older) >= offset else ([], 0)
+    if not _ends_line(path, offset):
+        rest, _ = _read(older, offset) if _ends_line(older, offset) else ([], 0)
         found, offset = _read(path, 0)
         return rest + found, offset
     return _read(path, offset)
 
 
+def end_of(path: Path) -> int:
+    """Return the offset after the last answer in the log."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            begin = file.seek(max(0, size - _LONGEST_LINE))
+            return begin + file.read().rfind(b"\n") + 1
+    except FileNotFoundError:
+        return 0
+
+
 def rotate(path: Path, max_bytes: int) -> bool:
     """Begin a new log if this one is larger than ``max_bytes``, and return whether it was.
 
-    For the only reader of the log, directly after it has read it. Raises FrontError if Envoy does not answer.
+    A reader has the rest of one older log, so it calls this directly after it has read.
+
+    Raises:
+        FrontError: Envoy does not answer.
     """
     if _size(path) <= max_bytes:
         return False
     path.replace(path.with_name(path.name + _OLDER))
     admin.ask(path.parent, "/reopen_logs", method="POST")
     return True
+
+
+def _ends_line(path: Path, offset: int) -> bool:
+    """Whether a line ends at an offset, as where the last call has stopped: another log may be there by now."""
+    if offset == 0:
+        return True
+    try:
+        with path.open("rb") as file:
+            file.seek(offset - 1)
+            return file.read(1) == b"\n"
+    except FileNotFoundError:
+        return False
 
 
 def _size(path: Path) -> int:

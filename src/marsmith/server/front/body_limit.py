@@ -11,7 +11,7 @@ from marsmith.server.front.clusters import Upstream
 from marsmith.server.front.scripts import Json
 
 # Its messages end at any time, and are answered meanwhile.
-_ENDLESS = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/StreamPredictions2"
+ENDLESS = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/StreamPredictions2"
 # gRPC's CANCELLED, which TorchServe gives for such a message.
 _CANCELLED = "1"
 _GRPC = "application/grpc"
@@ -48,7 +48,7 @@ def _hold(most_bytes: int) -> Json:
     """Hold bodies of unknown length, at most so many bytes."""
     kind = "envoy.extensions.filters.common.matcher.action.v3.SkipFilter"
     says_length = _predicate("content-length", {"safe_regex": {"google_re2": {}, "regex": ".+"}})
-    endless = _predicate(":path", {"exact": _ENDLESS})
+    endless = _predicate(":path", {"exact": ENDLESS})
     matcher = {
         "predicate": {"or_matcher": {"predicate": [says_length, endless]}},
         "on_match": {"action": {"name": "skip", "typed_config": {"@type": f"{_TYPE}{kind}"}}},

@@ -1,10 +1,12 @@
-"""What a supervisor does for the front: start Envoy again when it has ended, and notice new tokens."""
+"""What a supervisor does for the front: start Envoy again when it has ended, notice new tokens, bound the log."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from marsmith.server.front import access_log
+from marsmith.server.front.bootstrap import ANSWERS_FILE
 from marsmith.server.front.door import Front
 from marsmith.server.front.process import FrontProcess, Starter
 
@@ -37,6 +39,8 @@ class FrontDuty:
                 self.tell("Envoy ended by itself, and was started again")
             self._process = self.front.process
         self._look_at_tokens()
+        # Whoever reads the log begins a new one earlier.
+        access_log.rotate(self.front.folder / ANSWERS_FILE, 2 * access_log.LARGEST_BYTES)
 
     def close(self) -> None:
         """Do nothing: whoever stops the server ends Envoy."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from marsmith.client.http import ONCE
 from marsmith.server.front import counters
+from marsmith.server.front.body_limit import ENDLESS
 from marsmith.server.front.clusters import (
     APIS,
     Api,
@@ -63,9 +64,10 @@ def render(traffic: Traffic, upstream: Upstream, counted: Iterable[str] = (), en
     name, value = ONCE
     once = {"input": _header(name), "exact_match_map": {"map": {value: {"matcher": _by_api(_ONCE)}}}}
     host["matcher"] = {"matcher_tree": once, "on_no_match": {"matcher": host["matcher"]}}
-    if entrance:
-        paths = {"input": _header(":path"), "exact_match_map": {"map": _further(entrance)}}
-        host["matcher"] = {"matcher_tree": paths, "on_no_match": {"matcher": host["matcher"]}}
+    # TorchServe ends a stream with too large a message as if its connection broke.
+    by_path = {ENDLESS: _action(_route(stable_cluster("grpc"), _ONCE)), **(_further(entrance) if entrance else {})}
+    paths = {"input": _header(":path"), "exact_match_map": {"map": by_path}}
+    host["matcher"] = {"matcher_tree": paths, "on_no_match": {"matcher": host["matcher"]}}
     invoked = {entrance.model: entrance.predict} if entrance else {}
     host["virtual_clusters"] = [counters.virtual_cluster(model, invoked.get(model, "")) for model in counted]
     return {

@@ -42,6 +42,9 @@ def sets_token(name: str, current: str, earlier: Mapping[str, int], *, always: b
         earlier: expiry of each earlier token, in seconds since the epoch.
         always: whether each request gets the current token.
     """
+    if not earlier and not (always and current):
+        # The usual case: no request has to be looked at.
+        return _filter(name, "-- There is no token to replace.\n")
     entries = "".join(f"  [{lua_text(token)}] = {expires},\n" for token, expires in earlier.items())
     constants = f"local CURRENT = {lua_text(current)}\nlocal ALWAYS = {'true' if always and current else 'false'}\n"
     return _filter(name, f"{constants}local EARLIER = {{\n{entries}}}\n{_file('tokens')}")

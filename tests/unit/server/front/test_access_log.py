@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marsmith.server.front import admin
-from marsmith.server.front.access_log import Answer, read_answers, rotate
+from marsmith.server.front.access_log import Answer, end_of, read_answers, rotate
 
 NOTHING = dict.fromkeys(("share", "shadow", "grpc_status", "item", "failed", "second_ms", "limit_ms"))
 SECOND = {"attempts": 2, "limit_ms": 1000}
@@ -108,3 +108,19 @@ def test_no_answer_is_lost_or_read_twice_when_the_log_begins_anew(
     path.write_bytes(path.read_bytes() + line(5))
     third, _ = read_answers(path, offset)
     assert [each.request_id for each in (*first, *second, *third)] == [f"id-{number}" for number in range(1, 6)]
+
+
+def test_a_reader_that_comes_back_after_the_log_began_anew_reads_whole_lines(tmp_path: Path) -> None:
+    """Somebody else has put the log aside, and the new one is longer than what was read of the old one."""
+    path = tmp_path / "answers.log"
+    path.write_bytes(line(1) + line(2))
+    _, offset = read_answers(path, 0)
+    path.rename(tmp_path / "answers.log.1")
+    path.write_bytes(b"".join(line(number, share=number) for number in range(10_003, 10_010)))
+    answers, offset = read_answers(path, offset)
+    assert [each.share for each in answers] == list(range(10_003, 10_010))
+    assert offset == end_of(path) == path.stat().st_size
+    with path.open("ab") as file:
+        file.write(line(4)[:-10])
+    assert end_of(path) == offset
+    assert end_of(tmp_path / "none") == 0

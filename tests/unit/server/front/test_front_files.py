@@ -158,10 +158,16 @@ def test_a_platform_that_lets_only_its_users_in_gets_the_current_token_for_each_
     for tokens in (Tokens(token, is_open=True), Tokens(None, is_open=True).after_restart(token, NOW)):
         script = token_filter(tokens)["typed_config"]["default_source_code"]["inline_string"]
         assert "local ALWAYS = true\n" in script
-    assert "ALWAYS = false" in str(token_filter(Tokens(token))), "clients have a token of their own"
-    assert "ALWAYS = false" in str(token_filter(Tokens(is_open=True))), "there is no token yet"
+
+
+@pytest.mark.parametrize("tokens", [Tokens(Token("one")), Tokens(is_open=True)])
+def test_where_no_token_can_be_replaced_no_request_is_looked_at(tokens: Tokens) -> None:
+    """Clients have the current token, or there is none yet."""
+    assert "envoy_on_request" not in token_filter(tokens)["typed_config"]["default_source_code"]["inline_string"]
 
 
 def test_a_token_cannot_end_its_text_in_the_filter() -> None:
-    script = token_filter(Tokens(Token('"..os.exit()..\\"')))["typed_config"]["default_source_code"]["inline_string"]
+    script = token_filter(Tokens(Token('"..os.exit()..\\"'), {"old": NOW}))["typed_config"]["default_source_code"][
+        "inline_string"
+    ]
     assert script.startswith('local CURRENT = "\\034\\046\\046os\\046exit\\040\\041\\046\\046\\092\\034"\n')

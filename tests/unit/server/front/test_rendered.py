@@ -139,6 +139,16 @@ def test_a_text_in_lua_is_that_text(text: str) -> None:
 
 
 @given(traffics)
+def test_a_reply_may_take_its_time_whole_or_in_parts(traffic: Traffic) -> None:
+    """Envoy ends a reply after 15 s unless it is told otherwise, streams too."""
+    found = [
+        each for each in walk(routes.render(traffic, UPSTREAM), "route") if isinstance(each, dict) and "cluster" in each
+    ]
+    assert found
+    assert all((each["timeout"], each["idle_timeout"]) == ("0s", "3600s") for each in found)
+
+
+@given(traffics)
 def test_a_503_is_no_reason_to_send_a_request_again(traffic: Traffic) -> None:
     for policy in walk(routes.render(traffic, UPSTREAM), "retry_policy"):
         assert "5xx" not in policy["retry_on"]

@@ -8,9 +8,23 @@ local function rest_model(path)
     or string.match(bare, "^/v2/models/([^/]+)/infer$")
 end
 
+-- The model that a message names first; nil if it begins with something else, or with a longer name. Fields may come in
+-- any order, and almost always come in that of their numbers.
+local function first_name(body)
+  local bytes = body:getBytes(0, math.min(body:length(), 512))
+  if string.byte(bytes, FRAME_BYTES + 1) ~= NAME * 8 + 2 then return nil end
+  local length, at = read_varint(bytes, FRAME_BYTES + 2)
+  local name = string.sub(bytes, at, at + length - 1)
+  return #name == length and name or nil
+end
+
 -- Headers are dead after body() has waited: whoever calls this takes them anew.
-local function grpc_model(handle)
-  local bytes = message_of(handle:body())
+local function grpc_model(handle, models)
+  local body = handle:body()
+  -- A large message for another model is not copied to be read.
+  local known, first = pcall(first_name, body)
+  if known and first and not models[first] then return nil end
+  local bytes = message_of(body)
   if not bytes then return nil end
   local parsed, texts = pcall(texts_of, bytes)
   if not parsed or (texts[VERSION_FIELD] or "") ~= "" then return nil end
@@ -45,7 +59,7 @@ function envoy_on_request(handle)
   local path = handle:headers():get(":path")
   local grpc = path == PREDICTIONS or path == MODEL_INFER
   local model
-  if grpc then model = grpc_model(handle) else model = rest_model(path) end
+  if grpc then model = grpc_model(handle, models) else model = rest_model(path) end
   if not model or not models[model] then return end
   local headers = handle:headers()
   local request_id = headers:get("x-request-id") or ""
