@@ -51,14 +51,13 @@ def http_filters(upstream: Upstream) -> list[Json]:
 def connection_options(access_log: Path) -> Json:
     """Return what a public listener's connection manager must have besides its filters and its routes.
 
-    It removes the front's own headers from requests, gives each request an id, which the reply has too, and logs the
-    requests of models whose requests are divided or copied.
+    It removes the front's own headers from requests, gives each request an id, and logs the requests of models whose
+    requests are divided or copied. The id in a reply is TorchServe's own, which the bodies of errors have too.
     """
     return {
         "early_header_mutation_extensions": [_without_own_headers()],
         "generate_request_id": True,
         "preserve_external_request_id": True,
-        "always_set_request_id_in_response": True,
         "access_log": [_access_log(access_log)],
     }
 
