@@ -76,7 +76,7 @@ def measure(rounds: int) -> dict[str, object]:
             held = _held_bytes(project)
             with_front = _java_killed(project)
             away = [_envoy_killed(project) for _ in range(FAULTS + 2)]
-        project.settings_file.write_text("front: none\n")
+        project.settings_file.write_text(project.settings_file.read_text().replace("front: envoy", "front: none"))
         with serving(project):
             without = _java_killed(project)
     memory = {"idle_bytes": idle, "after_load_bytes": used, "bytes_a_held_body": held, "held_body_bytes": HELD_BYTES}

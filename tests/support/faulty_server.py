@@ -83,7 +83,7 @@ def faulty_project(
         path = write_archive(folder, name, "1.0", handler=HANDLER, config=config)
         archives[path.name] = path
     project = make_project(folder / "project", archives, token_expiration_min=str(token_life_s / 60))
-    project.settings_file.write_text(f"front: {front}\n")
+    project.settings_file.write_text(f"front: {front}\n{project.settings_file.read_text()}")
     return project
 
 
