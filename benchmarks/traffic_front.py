@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import http.client
+import json
 import random
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,8 +31,10 @@ from marsmith.client.key_file import read_key_file
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from marsmith.server.front.door import Front
+from marsmith.server.front.listener import ROUTER
+from marsmith.server.front.process import find_envoy
 from support.faulty_server import command, faulty_project, kill, load
-from support.live_server import until
+from support.live_server import free_ports, until
 
 MODEL = "two"
 SIZES = {"200 B": 200, "64 kB": 64_000}
@@ -37,6 +42,8 @@ REQUESTS_A_ROUND = 50
 HELD_BODIES = 4
 HELD_BYTES = 16_000_000
 FAULTS = 3
+
+TYPES = "type.googleapis.com/envoy.extensions"
 
 Send = Callable[[bytes], None]
 
@@ -46,16 +53,16 @@ class Added:
     """Latency of one kind of request, in milliseconds.
 
     Attributes:
-        kind: API and size.
-        past_p50_ms, front_p50_ms: medians of all requests, past the front and through it.
-        added_p50_ms: median over the rounds of what the front adds to the median of a round.
+        kind: API, size, and the Envoy that it goes through.
+        past_p50_ms, through_p50_ms: medians of all requests, past Envoy and through it.
+        added_p50_ms: median over the rounds of what Envoy adds to the median of a round.
         low_ms, high_ms: interval of that median, 95%, by the order of the rounds.
         requests: of each side.
     """
 
     kind: str
     past_p50_ms: float
-    front_p50_ms: float
+    through_p50_ms: float
     added_p50_ms: float
     low_ms: float
     high_ms: float
@@ -87,12 +94,12 @@ def measure(rounds: int) -> dict[str, object]:
 def tables(found: dict[str, Any]) -> str:
     """Return the figures as tables."""
     lines = [
-        "| request | past the front, p50 | through it, p50 | added p50 (95%) | requests each |",
+        "| request | to TorchServe, p50 | through Envoy, p50 | added p50 (95%) | requests each |",
         "|---|--:|--:|--:|--:|",
     ]
     for each in found["added"]:
         interval = f"{each['added_p50_ms']:.2f} ms ({each['low_ms']:.2f} to {each['high_ms']:.2f})"
-        times = f"{each['past_p50_ms']:.2f} ms | {each['front_p50_ms']:.2f} ms"
+        times = f"{each['past_p50_ms']:.2f} ms | {each['through_p50_ms']:.2f} ms"
         lines.append(f"| {each['kind']} | {times} | {interval} | {each['requests']} |")
     memory = found["memory"]
     lines += ["", "| memory of Envoy | |", "|---|--:|"]
@@ -111,33 +118,85 @@ def tables(found: dict[str, Any]) -> str:
 def _added(state: RunState, rounds: int) -> Iterator[Added]:
     token = read_key_file(state.key_file).inference.value
     with ExitStack() as stack:
+        past, bare = state.without_front(), stack.enter_context(_bare_envoy(state))
         ways = {
-            "REST": [stack.enter_context(_rest(each, token)) for each in (state.without_front(), state)],
-            "gRPC": [stack.enter_context(_grpc(each, token)) for each in (state.without_front(), state)],
+            "REST": {"past": _rest(past, token), "front": _rest(state, token)},
+            # How much of it is any Envoy between the two?
+            "gRPC": {
+                "past": _grpc(past, token),
+                "front": _grpc(state, token),
+                "an Envoy that only passes": _grpc(bare, token),
+            },
         }
         for way, senders in ways.items():
+            opened = {name: stack.enter_context(sender) for name, sender in senders.items()}
             for size, count in SIZES.items():
-                yield _compare(f"{way}, {size}", senders, command(pad="x" * (count - 12)), rounds)
+                yield from _compare(f"{way}, {size}", opened, command(pad="x" * (count - 12)), rounds)
 
 
-def _compare(kind: str, senders: list[Send], body: bytes, rounds: int) -> Added:
-    """Send through both in turns, one request at a time, in a random order within each pair."""
-    taken: list[list[float]] = [[], []]
-    differences = []
+def _compare(kind: str, senders: Mapping[str, Send], body: bytes, rounds: int) -> Iterator[Added]:
+    """Send through all of them in turns, one request at a time, in a random order within each turn."""
+    taken: dict[str, list[float]] = {name: [] for name in senders}
+    medians: dict[str, list[float]] = {name: [] for name in senders}
     for number in range(rounds + 1):
-        one: list[list[float]] = [[], []]
+        one: dict[str, list[float]] = {name: [] for name in senders}
         for _ in range(REQUESTS_A_ROUND):
-            for side in random.sample((0, 1), 2):
+            for name in random.sample(list(senders), len(senders)):
                 began = time.perf_counter()
-                senders[side](body)
-                one[side].append((time.perf_counter() - began) * 1e3)
+                senders[name](body)
+                one[name].append((time.perf_counter() - began) * 1e3)
         if number:  # the first round warms up
-            differences.append(statistics.median(one[1]) - statistics.median(one[0]))
-            for side in (0, 1):
-                taken[side] += one[side]
-    low, high = interval(differences)
-    past, front = map(statistics.median, taken)
-    return Added(kind, past, front, statistics.median(differences), low, high, len(taken[0]))
+            for name, values in one.items():
+                medians[name].append(statistics.median(values))
+                taken[name] += values
+    past = statistics.median(taken["past"])
+    for name in list(senders)[1:]:
+        differences = [through - alone for through, alone in zip(medians[name], medians["past"], strict=True)]
+        low, high = interval(differences)
+        added, through = statistics.median(differences), statistics.median(taken[name])
+        yield Added(f"{kind}, {name}", past, through, added, low, high, len(taken[name]))
+
+
+@contextmanager
+def _bare_envoy(state: RunState) -> Iterator[RunState]:
+    """Run an Envoy that passes gRPC to TorchServe and does nothing else; yield its address."""
+    host, port = "127.0.0.1", free_ports(1)[0]
+    behind = int(state.without_front().grpc_inference.rpartition(":")[2])
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "torchserve", "timeout": "0s"}}
+    manager = {
+        "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "bare",
+        "codec_type": "HTTP2",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [ROUTER],
+    }
+    http2 = {
+        "@type": f"{TYPES}.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+    place = {"endpoint": {"address": {"socket_address": {"address": host, "port_value": behind}}}}
+    cluster = {
+        "name": "torchserve",
+        "load_assignment": {"cluster_name": "torchserve", "endpoints": [{"lb_endpoints": [place]}]},
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
+    }
+    listener = {
+        "address": {"socket_address": {"address": host, "port_value": port}},
+        "filter_chains": [{"filters": [{"name": "manager", "typed_config": manager}]}],
+    }
+    config = json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}})
+    command_line = [str(find_envoy()), "--config-yaml", config, "--disable-hot-restart", "--concurrency", "2"]
+    with subprocess.Popen([*command_line, "--log-level", "error"], stdin=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: _listens(host, port))
+            yield replace(state, grpc_inference=f"{host}:{port}")
+        finally:
+            process.kill()
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
 
 
 def interval(values: list[float]) -> tuple[float, float]:
