@@ -54,11 +54,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.live)
 
 
-@pytest.fixture(scope="module")
-def light_workers() -> Iterator[None]:
-    """Let the workers of this module import torch when they first use it, and not when they start."""
+@pytest.fixture(scope="module", autouse=True)
+def light_workers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let workers import torch when they first use it, and not when they start.
+
+    Not in a module that is marked with ``tensors``: it is about tensors, or about a server exactly as users have it.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(light_start.VARIABLE, "1")
+        if request.node.get_closest_marker("tensors") is None:
+            patch.setenv(light_start.VARIABLE, "1")
         yield
 
 

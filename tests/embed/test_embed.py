@@ -80,7 +80,9 @@ def program() -> Path:
             for old in folder.iterdir():
                 shutil.rmtree(old) if old.is_dir() else None
             root = Path(torch.__file__).parent
-            run(cmake(), "-S", REPOSITORY / "embed", "-B", program.parent, f"-DTORCH_ROOT={root}")
+            # As one file: reading the headers of libtorch takes longer than all the rest.
+            options = [f"-DTORCH_ROOT={root}", "-DCMAKE_UNITY_BUILD=ON"]
+            run(cmake(), "-S", REPOSITORY / "embed", "-B", program.parent, *options)
             run(cmake(), "--build", program.parent, "--parallel", "2")
     return program
 

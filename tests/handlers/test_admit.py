@@ -38,8 +38,6 @@ from support.tampered_archives import (
     shipped_archive,
 )
 
-pytestmark = pytest.mark.usefixtures("light_workers")
-
 SPEC = f"""\
 name: tiny
 version: "1.0"

@@ -255,16 +255,22 @@ def test_a_deploy_that_was_killed_after_its_version_was_accepted_is_finished(are
     assert old not in arena.versions()
 
 
-def test_a_kill_while_a_version_comes_back_into_service_leaves_it_as_it_was_or_finishes(arena: Arena) -> None:
-    arena.deploy(write_version(arena.folder, arena.next_version()))
-    undone = ["ready begin", "probe begin", "switch begin", "switch done", "watch begin", "watch done", "accept begin"]
-    for moment in [*undone, "accept done", "drain begin", "drain done"]:
-        old, before = arena.default(), arena.versions()
-        new = next(version for version in before if version != old)
-        deploy_and_die(arena, arena.project.model_store / f"{MODEL}-{new}.mar", moment, keep=1)
-        present = old if moment in undone else new
-        next_run(arena, present, keep=1)
-        assert arena.versions() == {version: (version == present, 1) for version in before}, moment
+UNDONE = ["ready begin", "probe begin", "switch begin", "switch done", "watch begin", "watch done", "accept begin"]
+FINISHED = ["accept done", "drain begin", "drain done"]
+
+
+@pytest.mark.parametrize("moment", mostly_long("kills", [*UNDONE, *FINISHED], ["switch done", "accept done"]))
+def test_a_kill_while_a_version_comes_back_into_service_leaves_it_as_it_was_or_finishes(
+    arena: Arena, moment: str
+) -> None:
+    while len(arena.versions()) < 2:
+        arena.deploy(write_version(arena.folder, arena.next_version()))
+    old, before = arena.default(), arena.versions()
+    new = next(version for version in before if version != old)
+    deploy_and_die(arena, arena.project.model_store / f"{MODEL}-{new}.mar", moment, keep=1)
+    present = old if moment in UNDONE else new
+    next_run(arena, present, keep=1)
+    assert arena.versions() == {version: (version == present, 1) for version in before}, moment
 
 
 def test_ctrl_c_undoes_at_once(arena: Arena) -> None:

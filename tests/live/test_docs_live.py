@@ -44,7 +44,7 @@ def runnable(page: Page) -> list[Block]:
 
 RUNNABLE = [page for page in pages() if runnable(page) and page.path != INDEX]
 # What a new user reads first; `make test-long` runs the other pages.
-FIRST = [page for page in RUNNABLE if page.path.stem in {"first-model", "sign"}]
+FIRST = [page for page in RUNNABLE if page.path.stem == "first-model"]
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from marsmith.server import state as server_state
 from marsmith.state import served_file
 from support.command import asked, with_config
 from support.live_server import make_project, tiny_archive, until
+from support.long_tests import long
 from support.pictures import picture
 from support.tampered_archives import shipped_archive
 
@@ -225,6 +226,8 @@ def test_fixed_it_is_registered_in_its_place_and_is_the_default_again(served: Pr
     assert {each["version"] for each in shown["versions"]} == {"1.0", "2.0"}
 
 
+# tests/live/test_left_out_live.py deploys what lint left out.
+@long("servers")
 def test_a_deploy_brings_it_back_as_well(served: Project) -> None:
     project = served
     shutil.rmtree(project.root / "packages")

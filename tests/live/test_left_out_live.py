@@ -16,6 +16,7 @@ from marsmith.server import lifecycle
 from marsmith.state import served_file
 from support.command import asked, marsmith, with_config
 from support.live_server import make_project, tiny_archive, until
+from support.long_tests import long
 
 # Each ends a whole TorchServe 0.12.0, with a Java stack that does not name the archive.
 FATAL_CONFIGS = {
@@ -111,6 +112,8 @@ def left_out(project: Project) -> set[str]:
     return {each["file"] for each in json.loads(marsmith(project, "status", "--json").stdout)["left_out"]}
 
 
+# tests/live/test_failing_loads_live.py registers what did not load.
+@long("servers")
 def test_fixed_it_is_registered_on_the_running_server_in_place_of_what_stood_in(project: Project) -> None:
     serve_broken(project)
     assert "echo-2.0.mar" in left_out(project)

@@ -37,7 +37,7 @@ class Reddish(ChannelMeans):
 
 
 @pytest.fixture(scope="module")
-def server(light_workers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, RunState]]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, RunState]]:
     project = make_project(tmp_path_factory.mktemp("log") / "project", ts_open_inference_protocol="true")
     for version, module in zip(VERSIONS, (ChannelMeans(), Reddish()), strict=True):
         work = project.root / "work" / version

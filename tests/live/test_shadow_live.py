@@ -95,7 +95,7 @@ class Theatre:
 
 
 @pytest.fixture(scope="module")
-def theatre(light_workers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
+def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
     folder = tmp_path_factory.mktemp("shadow")
     archives = {f"{MODEL}-1.0.mar": pack_classifier(folder / "1.0", MODEL, "1.0", ChannelMeans())}
     foreign = write_version(folder, "1.0", model="foreign")

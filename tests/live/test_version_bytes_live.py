@@ -43,15 +43,10 @@ def test_a_replaced_default_is_left_out_of_restart_and_start_and_comes_back_with
 ) -> None:
     stored = project.model_store / "echo-2.0.mar"
     kept, old = stored.read_bytes(), digest(stored)
-    # Twice, with nothing changed between.
-    for _ in range(2):
-        started = marsmith(project, "serve")
-        assert (started.returncode, "left out" in started.stderr) == (0, False), started.stderr
-        state = served_file.read(project)
-        assert state.models["echo"].versions["2.0"].bytes == ArchiveBytes(old, ours=False)
-        if not (project.run / "once").exists():
-            (project.run / "once").touch()
-            assert marsmith(project, "stop").returncode == 0
+    started = marsmith(project, "serve")
+    assert (started.returncode, "left out" in started.stderr) == (0, False), started.stderr
+    state = served_file.read(project)
+    assert state.models["echo"].versions["2.0"].bytes == ArchiveBytes(old, ours=False)
     tiny_archive(stored, version="2.0", handler=OTHER)
 
     # The server dies: 2.0 is not brought back from other bytes, and 1.0 does not take its place.

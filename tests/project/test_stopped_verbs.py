@@ -26,8 +26,6 @@ from support.live_server import SharedServer, is_alive, make_project, running, t
 from support.long_tests import mostly_long
 from support.projects import REPOSITORY
 
-pytestmark = pytest.mark.usefixtures("light_workers")
-
 # In the middle of its work: a process of its own goes on, and what it has in its temporary folder is there.
 HOLD = """
 def hold():

@@ -3,8 +3,8 @@
 - The fixture ``shared_server`` is for tests that neither restart nor configure the server: it runs already.
 - A file with a server of its own starts it once, in a module fixture with ``make_project`` and ``running``.
 
-What a server costs is its workers: one with torch takes more processor time than TorchServe itself. Those of
-``tests/live`` start without torch, unless the file is marked with ``tensors``.
+What a server costs is its workers: one with torch takes more processor time than TorchServe itself. They
+start without torch, unless the file is marked with ``tensors``.
 """
 
 from __future__ import annotations

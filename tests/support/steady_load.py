@@ -45,21 +45,26 @@ class Sent:
 
 @dataclass
 class SteadyLoad:
-    """Requests to one model that name no version, until it is stopped."""
+    """Requests to one model that name no version, until it is stopped.
+
+    Attributes:
+        think_s: pause of a closed loop after an answer, in seconds. Without it the load takes all cores.
+    """
 
     state: RunState
     model: str
     token: str | None = None
     body: Callable[[str], bytes] = str.encode
+    think_s: float = 0.01
     sent: list[Sent] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _markers: Iterator[int] = field(default_factory=itertools.count)
 
     def rest_closed(self) -> None:
-        """Send over one REST connection, each request when the one before has its answer."""
+        """Send over one REST connection, each request ``think_s`` after the answer to the one before."""
         connection = http.client.HTTPConnection(urlsplit(self.state.inference).netloc, timeout=60)
         with _closing(connection):
-            while not self._stop.is_set():
+            while not self._stop.wait(self.think_s):
                 self._send("rest closed", lambda marker: self._post(connection, marker))
 
     def rest_open(self, per_second: float) -> None:
@@ -72,10 +77,10 @@ class SteadyLoad:
                 pool.submit(self._send, "rest open", self._post_once)
 
     def grpc_closed(self) -> None:
-        """Send over one gRPC channel, each request when the one before has its answer."""
+        """Send over one gRPC channel, each request ``think_s`` after the answer to the one before."""
         channel = InferenceChannel(self.state.grpc_inference)
         with _closing(channel):
-            while not self._stop.is_set():
+            while not self._stop.wait(self.think_s):
                 self._send("grpc closed", lambda marker: self._call(channel, marker))
 
     def stop(self) -> None:

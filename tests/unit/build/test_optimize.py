@@ -33,6 +33,7 @@ from marsmith.project import Project
 from marsmith.runtime.runner import RunnerReply
 from support.export_fixtures import QUICK
 from support.live_server import make_project, running
+from support.long_tests import long
 from support.projects import copy_project
 from support.tampered_archives import entries_of, rewrite
 
@@ -287,9 +288,16 @@ def scripted(module: nn.Module, path: Path) -> Path:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: scripted(Dictionary(), path), "gives a dict, not a tensor"),
+        pytest.param(
+            lambda path: scripted(Dictionary(), path), "gives a dict, not a tensor", marks=long("export"), id="dict"
+        ),
         (lambda path: scripted(Map(), path), r"gives float32 \(3, 3, 224, 224\), not float32 \(3, classes\)"),
-        (lambda path: scripted(nn.Linear(7, 2), path), r"does not take float32 \(3, 3, 224, 224\)"),
+        pytest.param(
+            lambda path: scripted(nn.Linear(7, 2), path),
+            r"does not take float32 \(3, 3, 224, 224\)",
+            marks=long("export"),
+            id="vectors",
+        ),
         (lambda path: torch.save(Net().state_dict(), path), "not a complete TorchScript file"),
     ],
 )

@@ -31,6 +31,7 @@ from marsmith.export.measure import Progress
 from marsmith.export.page import render_page
 from marsmith.project import PROJECT_VARIABLE, Project
 from support.export_fixtures import NETWORK, QUICK, lock_text, write_tiny
+from support.long_tests import long
 from support.projects import copy_project
 
 ENGINES = "handlers/marsmith_handler/engines"
@@ -121,6 +122,8 @@ def test_an_archive_tells_the_handler_its_engine_and_its_examples_are_answered_b
     assert not _export(locked, frozen=True).reused
 
 
+# What a processor cannot do is decided by `obstacle`, which has a test below.
+@long("export")
 def test_a_processor_without_bfloat16_builds_what_was_locked_in_openvino_and_says_what_it_computes_in(
     locked: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

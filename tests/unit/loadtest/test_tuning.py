@@ -36,8 +36,6 @@ from marsmith.loadtest.tune.variant import VariantMaker, changed_config
 from support.live_server import make_project, tiny_archive
 from support.projects import REPOSITORY
 
-pytestmark = pytest.mark.usefixtures("light_workers")
-
 ONE = Placement(0, 1, 2)
 TWO = Placement(0, 2, 1)
 

@@ -16,8 +16,6 @@ from marsmith.runtime.archive_check import TrialRequest, check_archive
 from support.projects import REPOSITORY
 from support.runner_archives import make_archive
 
-pytestmark = pytest.mark.usefixtures("light_workers")
-
 GOOD = """\
 class Handler:
     def initialize(self, context):

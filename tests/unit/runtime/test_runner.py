@@ -26,8 +26,6 @@ from marsmith.runtime.worker_protocol import Parameter, WorkerMetric
 from support.live_server import is_alive, until
 from support.runner_archives import CONFIG, make_archive
 
-pytestmark = pytest.mark.usefixtures("light_workers")
-
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:

@@ -25,6 +25,7 @@ from marsmith.export.recipes.recipe import load_recipe
 from marsmith.inputs import read_input
 from marsmith.project import Project
 from marsmith.runtime import Request
+from support.long_tests import long
 
 NETWORK = """
 import torch
@@ -66,18 +67,22 @@ def make_test(project: Project, **variables: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
-def test_a_torchscript_classifier_becomes_a_project_that_passes_its_own_test(
-    tmp_path: Path, probabilities: bool
-) -> None:
+def test_a_torchscript_classifier_becomes_a_project(tmp_path: Path, probabilities: bool) -> None:
     file = traced(tmp_path / "old net.pt", probabilities=probabilities)
     project = new(tmp_path / "project", f"torchscript:{file}")
     assert (project.root / "export" / "old_net.pt").read_bytes() == file.read_bytes()
     recipe = (project.root / "export" / "old_net.py").read_text()
     assert f'output="{"probabilities" if probabilities else "logits"}"' in recipe
     if probabilities:
-        done = make_test(project)
-        assert done.returncode == 0, done.stderr
-        assert (project.model_store / "old_net-1.0.mar").is_file()
+        assert build_from_spec(project, load_spec(project, "old_net")).path.name == "old_net-1.0.mar"
+
+
+@long("export")
+def test_a_project_of_a_torchscript_classifier_passes_its_own_test(tmp_path: Path) -> None:
+    project = new(tmp_path / "project", f"torchscript:{traced(tmp_path / 'old net.pt')}")
+    done = make_test(project)
+    assert done.returncode == 0, done.stderr
+    assert (project.model_store / "old_net-1.0.mar").is_file()
 
 
 def _takes_vectors(path: Path) -> None:
@@ -233,7 +238,12 @@ def test_an_onnx_file_of_one_row_at_a_time_gets_batches_of_one(tmp_path: Path) -
     spec = load_spec(project, "one")
     assert spec.serving.batch_size == 1
     assert spec.examples[0].input == "examples/one.npy"
-    done = make_test(project)
+
+
+@long("export")
+def test_a_project_of_an_onnx_file_of_one_row_passes_its_own_test(tmp_path: Path) -> None:
+    file = onnx_file(tmp_path / "one.onnx", torch.nn.Conv2d(3, 2, 3), torch.zeros(1, 3, 32, 32), dynamic=False)
+    done = make_test(new(tmp_path / "project", f"onnx:{file}"))
     assert done.returncode == 0, done.stderr
 
 
@@ -290,6 +300,7 @@ def test_an_onnx_file_that_cannot_be_served_is_refused_and_nothing_is_written(
     assert not (tmp_path / "project").exists()
 
 
+@long("export")
 def test_a_folder_of_timm_becomes_a_project(tmp_path: Path) -> None:
     import timm
 

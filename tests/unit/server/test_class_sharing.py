@@ -18,8 +18,6 @@ from marsmith.server.class_sharing import ClassSharing, class_sharing
 from marsmith.server.java import find_java
 from support.live_server import make_project, running, tiny_archive
 
-pytestmark = pytest.mark.usefixtures("light_workers")
-
 DEADLINE_S = 480.0
 
 
