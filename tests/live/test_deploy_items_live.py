@@ -22,6 +22,7 @@ from marsmith.run_state import RunState
 from marsmith.runtime.imports import local_imports
 from support.handler_fixtures import CLASSES, ChannelMeans, write_model
 from support.live_server import make_project, running
+from support.long_tests import long
 from support.pictures import picture
 from support.projects import REPOSITORY
 from support.steady_load import SteadyLoad, steady_load
@@ -125,7 +126,13 @@ def test_a_version_that_fails_every_user_over_grpc_is_taken_off_again(arena: Are
     assert any(b"InternalError" in sent.body for sent in load.sent)
 
 
-@pytest.mark.parametrize("settings", [{"interpolation": "none of ours"}, {"max_image_pixels": 1}], ids=["422", "413"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"interpolation": "none of ours"}, id="422"),
+        pytest.param({"max_image_pixels": 1}, id="413", marks=long("servers")),
+    ],
+)
 def test_a_version_that_refuses_every_user_is_taken_off_again(arena: Arena, settings: dict[str, Any]) -> None:
     refused = pytest.raises(ServerError, match="were answered with a status of 400 to 499")
     with steady_load(arena.load(), grpc=0) as load, refused as caught:

@@ -33,6 +33,7 @@ from marsmith.server.readiness import StartupStatus
 from marsmith.server.status import server_status
 from support.command import marsmith
 from support.live_server import ECHO, SharedServer, make_project, running, tiny_archive, until
+from support.long_tests import long
 
 CANNOT_IMPORT = "import a_module_that_is_not_there\n"
 LEAVES = "import os\n\ndef handle(data, context):\n    os._exit(3)\n"
@@ -202,6 +203,8 @@ def metrics(state: RunState) -> list[str]:
     return text.decode().splitlines()
 
 
+# Each process of the tests serves projects of its own.
+@long("servers")
 def test_two_projects_are_served_side_by_side(project: Project, tmp_path: Path) -> None:
     with running(project) as one:
         # Only now are the ports of the first no longer free.
@@ -236,6 +239,8 @@ def test_a_worker_that_leaves_without_a_word_is_noticed_at_once(project: Project
     assert left_over(project) == []
 
 
+# tests/live/test_failing_loads_live.py leaves such a version out.
+@long("servers")
 def test_a_version_that_answers_its_example_wrongly_is_not_served(project: Project, tmp_path: Path) -> None:
     (project.model_store / "echo-1.0.mar").unlink()
     with_example(tmp_path, {"cat": 0.6}).rename(project.model_store / "example-2.0.mar")

@@ -30,8 +30,9 @@ WORKER = "model_service_worker.py"
 LAST_LINES = Path(__file__).parents[3] / "handlers" / "marsmith_handler" / "last_lines.py"
 # It asks `isinstance(reply, torch.Tensor)`: as long as torch is not imported, nothing is a tensor.
 ASKS_ONLY = "ts.protocol.otf_message_handler"
-# A module has these before it runs, and the inspect module asks all modules for them.
-OF_ALL_MODULES = {"__class__", "__file__", "__loader__", "__name__", "__package__", "__path__", "__spec__"}
+# A module has these before it runs, and the inspect module asks all modules for them. Not __path__: it is asked for
+# when a submodule is imported, which needs the rest.
+OF_ALL_MODULES = {"__class__", "__file__", "__loader__", "__name__", "__package__", "__spec__"}
 # Of one thread, which may ask for names of torch while it imports torch.
 IMPORTING = RLock()
 # What is written instead of a line of a module. In as many lines, as TorchScript reads the source of functions.
