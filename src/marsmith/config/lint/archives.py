@@ -10,7 +10,7 @@ from marsmith.archive import Archive
 from marsmith.archive.describe import EXPORT
 from marsmith.archive.store import StoredArchive, archives_in, open_stored
 from marsmith.config.lint.model_config import check_model_config
-from marsmith.config.lint.rules import LintResult, found
+from marsmith.config.lint.rules import LintResult, violation
 from marsmith.config.lint.server_file import ServerFile
 from marsmith.config.lint.spec import check_names
 from marsmith.config.server_config import store_folder
@@ -36,7 +36,7 @@ def check_archive_file(path: Path, cores: int, root: Path, *, installs_requireme
         archive = open_stored(path).archive
         return list(_opened(path, archive, cores, root, installs_requirements=installs_requirements))
     except MarsmithError as error:
-        return [found("MS501", path, 1, error.message, error.tip or "build it again")]
+        return [violation("MS501", path, 1, error.message, error.tip or "build it again")]
 
 
 def check_store(file: ServerFile) -> list[LintResult]:
@@ -50,7 +50,7 @@ def check_store(file: ServerFile) -> list[LintResult]:
     missing = [path for path in paths if not path.exists()]
     line = file.line("load_models")
     results = [
-        found("MS127", file.path, line, f"load_models names {path.name}, which is not in {store}", "put it there")
+        violation("MS127", file.path, line, f"load_models names {path.name}, which is not in {store}", "put it there")
         for path in missing
     ]
     return results + _twins(file, _readable(path for path in paths if path.exists()))
@@ -73,7 +73,7 @@ def _twins(file: ServerFile, archives: Iterable[StoredArchive]) -> list[LintResu
     for archive in archives:
         versions.setdefault(archive.version, []).append(archive.path.name)
     return [
-        found(
+        violation(
             "MS504",
             file.path,
             file.line("load_models"),
@@ -90,7 +90,7 @@ def _opened(
 ) -> Iterator[LintResult]:
     manifest = archive.manifest
     for text in manifest.noncanonical:
-        yield found("MS507", path, 1, text, "marsmith repack writes it as it should be")
+        yield violation("MS507", path, 1, text, "marsmith repack writes it as it should be")
     yield from check_names(path, manifest.model_name, manifest.model_version, 1, 1)
     if manifest.config_file:
         name = Path(manifest.config_file).name
@@ -100,10 +100,10 @@ def _opened(
     else:
         message = "the archive has no model config"
         fix = "write one with all seven keys that matter, as `marsmith archive` does"
-        yield found("MS502", path, 1, message, fix)
+        yield violation("MS502", path, 1, message, fix)
     if manifest.requirements_file and not installs_requirements:
         message = f"{manifest.requirements_file} is not installed by the server"
-        yield found("MS503", path, 1, message, "install what it names where the server runs, before it starts")
+        yield violation("MS503", path, 1, message, "install what it names where the server runs, before it starts")
     if manifest.handler in _STOCK_VISION:
         yield from _stock(path, archive)
 
@@ -119,11 +119,11 @@ def _source_of_config(archive: Archive, root: Path) -> str:
 def _stock(path: Path, archive: Archive) -> Iterator[LintResult]:
     handler = archive.manifest.handler
     message = f"the handler is TorchServe's own {handler}"
-    yield found("MS506", path, 1, message, "answer each request alone, as docs/how-to/handler.md shows")
+    yield violation("MS506", path, 1, message, "answer each request alone, as docs/how-to/handler.md shows")
     labels = _label_count(archive)
     if handler == "image_classifier" and labels is not None and labels < _STOCK_TOP:
         message = f"image_classifier returns the best five of {labels} classes, which fails"
-        yield found("MS505", path, 1, message, "use a handler of your own")
+        yield violation("MS505", path, 1, message, "use a handler of your own")
 
 
 def _label_count(archive: Archive) -> int | None:

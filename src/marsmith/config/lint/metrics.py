@@ -11,7 +11,7 @@ from typing import Any
 
 from marsmith import strict_yaml
 from marsmith.config.edit import Edit
-from marsmith.config.lint.rules import LintResult, found
+from marsmith.config.lint.rules import LintResult, violation
 from marsmith.errors import ConfigError
 from marsmith.names import did_you_mean, nearest
 
@@ -139,7 +139,7 @@ def check_metrics(path: Path, text: str, written: Iterable[WrittenMetric] = ()) 
     try:
         data = strict_yaml.load_mapping(text, str(path), ConfigError)
     except ConfigError as error:
-        return [found("MS401", path, 1, problem, "correct the file") for problem in error.problems]
+        return [violation("MS401", path, 1, problem, "correct the file") for problem in error.problems]
     problems = [*_form(path, data), *_metric_forms(path, data)]
     declared = [metric for section in SECTIONS for metric in _declared(data, section)]
     problems += [*_names(path, declared), *_frontend(path, declared), *_handlers(path, declared, written)]
@@ -154,7 +154,7 @@ def _form(path: Path, data: Mapping[str, Any]) -> Iterator[LintResult]:
             yield from _known(path, block, TYPES, (section,))
     if not data.get("model_metrics"):
         message = "model_metrics is missing or empty, and without it no worker starts"
-        yield found(
+        yield violation(
             "MS401", path, _line(data, "model_metrics"), message, "declare HandlerTime and PredictionTime at least"
         )
 
@@ -167,19 +167,19 @@ def _known(
             right = nearest(str(key), known)
             edit = Edit("rename", (*prefix, key), right) if right and right not in block else None
             message = f"unknown key {'.'.join((*prefix, str(key)))!r}{did_you_mean(str(key), known)}"
-            yield found("MS401", path, _line(block, key), message, f"use one of {', '.join(known)}", edit)
+            yield violation("MS401", path, _line(block, key), message, f"use one of {', '.join(known)}", edit)
 
 
 def _metric_forms(path: Path, data: Mapping[str, Any]) -> Iterator[LintResult]:
     for section, kind, metrics in _lists(data):
         if not isinstance(metrics, list):
-            yield found("MS402", path, 1, f"{section}.{kind} is not a list", "write a list of metrics")
+            yield violation("MS402", path, 1, f"{section}.{kind} is not a list", "write a list of metrics")
             continue
         for position, metric in enumerate(metrics):
             line = int(metrics.lc.item(position)[0]) + 1 if hasattr(metrics, "lc") else 1
             for problem in _metric_problems(metric):
                 fix = "write name and unit as texts and dimensions as a list"
-                yield found("MS402", path, line, f"{section}.{kind}: {problem}", fix)
+                yield violation("MS402", path, line, f"{section}.{kind}: {problem}", fix)
 
 
 def _metric_problems(metric: Any) -> Iterator[str]:
@@ -222,12 +222,12 @@ def _names(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[LintResul
         first = seen.setdefault((metric.section, metric.name), metric)
         if first is not metric:
             message = f"{metric.name} is declared already in line {first.line}"
-            yield found("MS405", path, metric.line, message, "keep one, or give one another name")
+            yield violation("MS405", path, metric.line, message, "keep one, or give one another name")
         labels = [label for label in metric.dimensions if not _LABEL.fullmatch(label)]
         if not _PROMETHEUS_NAME.fullmatch(metric.name) or labels:
             wrong = labels[0] if labels else metric.name
             fix = "use letters, digits and '_', and begin with a letter"
-            yield found("MS407", path, metric.line, f"{wrong!r} is not a valid name in Prometheus", fix)
+            yield violation("MS407", path, metric.line, f"{wrong!r} is not a valid name in Prometheus", fix)
 
 
 def _frontend(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[LintResult]:
@@ -236,7 +236,7 @@ def _frontend(path: Path, declared: Iterable[DeclaredMetric]) -> Iterator[LintRe
         metric = own.get(name)
         if metric and (metric.type, metric.dimensions) != (kind, dimensions):
             message = f"{name} must be a {kind} with the dimensions {', '.join(dimensions)}"
-            yield found("MS406", path, metric.line, message, "write it as TorchServe's own metrics.yaml does")
+            yield violation("MS406", path, metric.line, message, "write it as TorchServe's own metrics.yaml does")
 
 
 def _handlers(path: Path, declared: Iterable[DeclaredMetric], written: Iterable[WrittenMetric]) -> Iterator[LintResult]:
@@ -245,10 +245,10 @@ def _handlers(path: Path, declared: Iterable[DeclaredMetric], written: Iterable[
         if metric.name not in known:
             message = f"the metric {metric.name} is not declared in the model_metrics of {path.name}"
             fix = f"declare it there as a {metric.type or 'counter, gauge or histogram'}"
-            yield found("MS403", metric.file, metric.line, message, fix)
+            yield violation("MS403", metric.file, metric.line, message, fix)
         elif metric.type and known[metric.name].type != metric.type:
             message = f"{metric.name} is written as a {metric.type} and declared as a {known[metric.name].type}"
-            yield found("MS404", metric.file, metric.line, message, f"declare it as a {metric.type}")
+            yield violation("MS404", metric.file, metric.line, message, f"declare it as a {metric.type}")
 
 
 def _line(data: Any, key: str) -> int:

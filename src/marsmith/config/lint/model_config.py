@@ -13,7 +13,7 @@ from ruamel.yaml.scalarbool import ScalarBoolean
 from marsmith import strict_yaml
 from marsmith.bounded_yaml import YamlMapping
 from marsmith.config.edit import Edit
-from marsmith.config.lint.rules import LintResult, found
+from marsmith.config.lint.rules import LintResult, violation
 from marsmith.config.model_config import HANDLER_KEY
 from marsmith.errors import ConfigError
 from marsmith.names import nearest
@@ -103,9 +103,9 @@ class ModelKeys:
         value = self.data.get(key)
         return int(value) if _is_whole(value) else None
 
-    def found(self, rule: str, key: str, message: str, fix: str, edit: Edit | None = None) -> LintResult:
+    def violation(self, rule: str, key: str, message: str, fix: str, edit: Edit | None = None) -> LintResult:
         """Create a result at a key."""
-        return found(rule, self.path, self.line(key), message, fix, edit)
+        return violation(rule, self.path, self.line(key), message, fix, edit)
 
     def set(self, key: str, value: Any) -> Edit:
         """Create the edit that sets a key."""
@@ -121,7 +121,7 @@ def check_model_config(path: Path, text: str, cores: int) -> list[LintResult]:
         cores: processor cores of the machine that serves.
     """
     if not text.strip():
-        return [found("MS205", path, 1, "the model config is empty", "write the keys, or leave the file out")]
+        return [violation("MS205", path, 1, "the model config is empty", "write the keys, or leave the file out")]
     try:
         data = strict_yaml.load_model_config(text, str(path), ConfigError)
     except ConfigError as error:
@@ -155,13 +155,13 @@ def check_version_keys(keys: ModelKeys, cores: int) -> Iterator[LintResult]:
 def _unreadable(path: Path, problem: str) -> LintResult:
     match = _PLACE.match(problem)
     line = int(match["line"]) if match else 1
-    return found("MS205", path, line, problem[match.end() :] if match else problem, "correct the file")
+    return violation("MS205", path, line, problem[match.end() :] if match else problem, "correct the file")
 
 
 def _repeated(path: Path, data: YamlMapping) -> Iterator[LintResult]:
     for key, line in data.repeated:
         message = f"{key} occurs twice, and line {data.lines[key]} counts"
-        yield found("MS218", path, line, message, "remove one of the two")
+        yield violation("MS218", path, line, message, "remove one of the two")
 
 
 def _unknown(keys: ModelKeys) -> Iterator[LintResult]:
@@ -174,10 +174,12 @@ def _unknown(keys: ModelKeys) -> Iterator[LintResult]:
         if right:
             edit = Edit("rename", (key,), right) if right not in keys.data else None
             message = f"unknown key {key!r}; did you mean {right!r}?"
-            yield keys.found("MS201", key, message, f"write {right}", edit)
+            yield keys.violation("MS201", key, message, f"write {right}", edit)
         else:
             message = f"TorchServe does not read {key!r}; the handler may, through context.model_yaml_config"
-            yield keys.found("MS202", key, message, "put what the handler reads into a block of its own, as `handler:`")
+            yield keys.violation(
+                "MS202", key, message, "put what the handler reads into a block of its own, as `handler:`"
+            )
 
 
 def _likely(key: str, value: Any) -> str | None:
@@ -215,14 +217,14 @@ def _types(keys: ModelKeys) -> Iterator[LintResult]:
             right = _converted(value, kind)
             edit = None if right is None else keys.set(key, right)
             message = f"{key} is {value!r}, not {_WORDS[kind]}, so TorchServe uses its default"
-            yield keys.found("MS203", key, message, f"write {_WORDS[kind]}", edit)
+            yield keys.violation("MS203", key, message, f"write {_WORDS[kind]}", edit)
         elif kind is int and isinstance(value, int) and not MIN_JAVA_INTEGER <= value <= MAX_JAVA_INTEGER:
             message = f"{key} is {value}, which is too large a number for TorchServe, so it uses its default"
-            yield keys.found("MS203", key, message, f"write at most {MAX_JAVA_INTEGER}")
+            yield keys.violation("MS203", key, message, f"write at most {MAX_JAVA_INTEGER}")
         elif isinstance(value, int) and kind is int and value < LOWEST.get(key, 0):
-            yield keys.found("MS204", key, f"{key} is {value}", f"write at least {LOWEST.get(key, 0)}")
+            yield keys.violation("MS204", key, f"{key} is {value}", f"write at least {LOWEST.get(key, 0)}")
         elif key in _CHOICES and str(value).lower() not in _CHOICES[key]:
-            yield keys.found("MS204", key, f"{key} is {value!r}", f"write one of {', '.join(_CHOICES[key])}")
+            yield keys.violation("MS204", key, f"{key} is {value!r}", f"write one of {', '.join(_CHOICES[key])}")
 
 
 def _converted(value: Any, kind: Kind) -> Any:
@@ -242,29 +244,31 @@ def _batching(keys: ModelKeys) -> Iterator[LintResult]:
     batch, delay = keys.integer("batchSize"), keys.integer("maxBatchDelay")
     if delay == 0:
         message = "maxBatchDelay is 0, which TorchServe treats as 100 ms"
-        yield keys.found("MS207", "maxBatchDelay", message, "write 1", keys.set("maxBatchDelay", 1))
+        yield keys.violation("MS207", "maxBatchDelay", message, "write 1", keys.set("maxBatchDelay", 1))
     elif "maxBatchDelay" not in keys.data and (batch or 1) > 1 and not keys.prefix:
         message = f"batchSize is {batch} without a maxBatchDelay, which is then 100 ms"
-        yield keys.found("MS207", "batchSize", message, "write maxBatchDelay: 1, near greedy, or what you measured")
+        yield keys.violation("MS207", "batchSize", message, "write maxBatchDelay: 1, near greedy, or what you measured")
     if delay is None or delay < 1:
         return
     timeout = keys.integer("responseTimeout")
     if batch == 1 and delay > 1:
         message = f"maxBatchDelay is {delay} ms, and a batch of 1 never waits"
-        yield keys.found("MS208", "maxBatchDelay", message, "raise batchSize, or write maxBatchDelay: 1")
+        yield keys.violation("MS208", "maxBatchDelay", message, "raise batchSize, or write maxBatchDelay: 1")
     elif timeout and delay >= timeout * 1000:
         message = f"maxBatchDelay of {delay} ms is not below the responseTimeout of {timeout} s"
-        yield keys.found("MS215", "maxBatchDelay", message, "write maxBatchDelay in milliseconds, near 1")
+        yield keys.violation("MS215", "maxBatchDelay", message, "write maxBatchDelay in milliseconds, near 1")
     elif delay > _COSTLY_MS and batch != 1:
         message = f"maxBatchDelay is {delay} ms: alone, a client gets at most {1000 / delay:.0f} replies a second"
-        yield keys.found("MS216", "maxBatchDelay", message, "write 1: under load batches form while workers are busy")
+        yield keys.violation(
+            "MS216", "maxBatchDelay", message, "write 1: under load batches form while workers are busy"
+        )
 
 
 def _workers(keys: ModelKeys, cores: int) -> Iterator[LintResult]:
     least, most = keys.integer("minWorkers"), keys.integer("maxWorkers")
     if least is not None and (most or 0) < max(1, least):
         message = f"minWorkers is {least} and maxWorkers is {most if most is not None else 'missing'}: both are ignored"
-        ignored = keys.found("MS209", "minWorkers", message, "write maxWorkers, at least minWorkers")
+        ignored = keys.violation("MS209", "minWorkers", message, "write maxWorkers, at least minWorkers")
         # Without the other key its default counts, and there is no contradiction.
         yield ignored if most is not None else replace(ignored, finding=replace(ignored.finding, severity="warning"))
         return
@@ -274,7 +278,7 @@ def _workers(keys: ModelKeys, cores: int) -> Iterator[LintResult]:
     each = threads if _is_whole(threads) and threads > 0 else 1
     if workers > 1 and workers * each > cores and str(keys.data.get("deviceType", "")).lower() != "gpu":
         message = f"{workers} workers of at least {each} thread(s) on {cores} cores"
-        yield keys.found("MS211", "maxWorkers", message, f"write at most {max(1, cores // each)} workers")
+        yield keys.violation("MS211", "maxWorkers", message, f"write at most {max(1, cores // each)} workers")
 
 
 def _devices(keys: ModelKeys) -> Iterator[LintResult]:
@@ -284,13 +288,13 @@ def _devices(keys: ModelKeys) -> Iterator[LintResult]:
         if wrong:
             named = ", ".join(repr(item) for item in wrong)
             message = f"deviceIds has {named}, and so TorchServe ignores all of {list(ids)}"
-            yield keys.found("MS213", "deviceIds", message, "write numbers of GPUs, from 0 on")
+            yield keys.violation("MS213", "deviceIds", message, "write numbers of GPUs, from 0 on")
         elif str(keys.data.get("deviceType", "")).lower() == "cpu":
-            yield keys.found("MS213", "deviceIds", "deviceIds beside deviceType cpu", "remove one of the two")
+            yield keys.violation("MS213", "deviceIds", "deviceIds beside deviceType cpu", "remove one of the two")
     parallel, level = keys.data.get("parallelType"), keys.integer("parallelLevel")
     if (parallel is None) != (not level) and "torchrun" not in keys.data:
         key = "parallelLevel" if parallel is None else "parallelType"
-        yield keys.found("MS214", key, f"{key} alone is ignored", "write both parallelType and parallelLevel")
+        yield keys.violation("MS214", key, f"{key} alone is ignored", "write both parallelType and parallelLevel")
 
 
 def _sequences(keys: ModelKeys) -> Iterator[LintResult]:
@@ -298,7 +302,7 @@ def _sequences(keys: ModelKeys) -> Iterator[LintResult]:
     complete = keys.data.get("sequenceBatching") is True and (keys.integer("sequenceMaxIdleMSec") or 0) > 0
     if given and not complete and keys.data.get("continuousBatching") is not True:
         message = f"{', '.join(given)}: ignored without sequenceBatching: true and a sequenceMaxIdleMSec above 0"
-        yield keys.found("MS217", given[0], message, "write both, or remove these")
+        yield keys.violation("MS217", given[0], message, "write both, or remove these")
 
 
 def _missing(keys: ModelKeys) -> Iterator[LintResult]:
@@ -306,10 +310,10 @@ def _missing(keys: ModelKeys) -> Iterator[LintResult]:
     for key, default in _TIMEOUTS.items():
         if key not in keys.data:
             message = f"{key} is missing, so it is {default} s, whatever config.properties and the API say"
-            yield keys.found("MS206", key, message, f"write {key}", keys.set(key, default))
+            yield keys.violation("MS206", key, message, f"write {key}", keys.set(key, default))
     if "minWorkers" not in keys.data:
         message = "minWorkers and maxWorkers are missing, so default_workers_per_model decides, or the cores"
-        yield keys.found("MS210", "minWorkers", message, "write both")
+        yield keys.violation("MS210", "minWorkers", message, "write both")
     if (keys.integer("maxRetryTimeoutInSec") or 300) >= 300:
         message = "/ping treats a dead worker as healthy for 300 s (maxRetryTimeoutInSec)"
-        yield keys.found("MS212", "maxRetryTimeoutInSec", message, "write maxRetryTimeoutInSec: 30")
+        yield keys.violation("MS212", "maxRetryTimeoutInSec", message, "write maxRetryTimeoutInSec: 30")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from marsmith.config.edit import Edit, edit_yaml
-from marsmith.config.lint.rules import LintResult, found
+from marsmith.config.lint.rules import LintResult, violation
 from marsmith.errors import FormatError
 
 _PROBLEM = re.compile(r"(?:line (?P<line>\d+): )?(?P<text>.*)", re.DOTALL)
@@ -37,7 +37,7 @@ def format_problem(rule: str, file: CheckedFile, problem: str, fix: str) -> Lint
     """Convert one problem of a FormatError into a result of the rule for such files."""
     match = _PROBLEM.fullmatch(problem)
     line, text = (int(match["line"] or 1), match["text"]) if match else (1, problem)
-    return found(rule, file.path, line, text, fix, _renaming(text, file))
+    return violation(rule, file.path, line, text, fix, _renaming(text, file))
 
 
 def _renaming(text: str, file: CheckedFile) -> Edit | None:

@@ -145,6 +145,6 @@ class LintResult:
     edit: Edit | None = None
 
 
-def found(rule: str, file: Path, line: int, message: str, fix: str, edit: Edit | None = None) -> LintResult:
+def violation(rule: str, file: Path, line: int, message: str, fix: str, edit: Edit | None = None) -> LintResult:
     """Create a result with the severity of its rule."""
     return LintResult(Finding(rule, file, line, message, fix, RULES[rule].severity), edit)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from marsmith.config.edit import Edit
-from marsmith.config.lint.rules import LintResult, found
+from marsmith.config.lint.rules import LintResult, violation
 from marsmith.config.lint.security import OPENING_KEYS, check_security
 from marsmith.config.lint.server_file import ServerFile, listener_at
 from marsmith.config.properties import Entry, parse_properties
@@ -52,7 +52,7 @@ def check_server_config(path: Path, text: str, environment: Mapping[str, str] | 
     try:
         entries = parse_properties(text, str(path))
     except ConfigError as error:
-        return [found("MS108", path, _line(problem), problem, "fix the line") for problem in error.problems]
+        return [violation("MS108", path, _line(problem), problem, "fix the line") for problem in error.problems]
     seen = os.environ if environment is None else environment
     file = ServerFile(path, path.resolve().parent, tuple(entries), seen)
     rules = (_keys, _white_space, _values, _addresses, _references, _paths, _models_json, _settings, check_security)
@@ -73,11 +73,11 @@ def _keys(file: ServerFile) -> Iterator[LintResult]:
             edit = Edit("rename", (entry.key,), right, entry.line) if safe else None
             message = f"unknown key {entry.key!r}{did_you_mean(entry.key, KNOWN_KEYS)}"
             fix = f"write {right}" if right else "remove the line"
-            yield found("MS101", file.path, entry.line, message, fix, edit)
+            yield violation("MS101", file.path, entry.line, message, fix, edit)
         elif file.last[entry.key] is not entry:
             counts = file.last[entry.key].line
             message = f"{entry.key} occurs again in line {counts}, and that line counts"
-            yield found(
+            yield violation(
                 "MS102", file.path, entry.line, message, "keep one", Edit("remove", (entry.key,), line=entry.line)
             )
 
@@ -89,7 +89,7 @@ def _white_space(file: ServerFile) -> Iterator[LintResult]:
             safe = entry.key not in OPENING_KEYS or right == "false"
             edit = Edit("set", (entry.key,), right, entry.line) if safe else None
             message = f"the value of {entry.key} ends in white space, and TorchServe keeps it"
-            yield found("MS103", file.path, entry.line, message, "remove it", edit)
+            yield violation("MS103", file.path, entry.line, message, "remove it", edit)
 
 
 def _values(file: ServerFile) -> Iterator[LintResult]:
@@ -110,7 +110,7 @@ def _truth_value(file: ServerFile, entry: Entry) -> Iterator[LintResult]:
     safe = meant == "false" or (meant and entry.key not in OPENING_KEYS)
     edit = Edit("set", (entry.key,), meant, entry.line) if safe else None
     message = f"{entry.key} is {entry.value!r}, which TorchServe reads as false"
-    yield found("MS104", file.path, entry.line, message, f"write {meant or 'true or false'}", edit)
+    yield violation("MS104", file.path, entry.line, message, f"write {meant or 'true or false'}", edit)
 
 
 def _number(file: ServerFile, entry: Entry) -> Iterator[LintResult]:
@@ -118,12 +118,14 @@ def _number(file: ServerFile, entry: Entry) -> Iterator[LintResult]:
     value = _decimal(entry.value) if key.kind == "decimal" else number(entry.value)
     if value is None:
         what = "a number" if key.kind == "decimal" else "a whole number below 2^31"
-        yield found("MS104", file.path, entry.line, f"{entry.key} is {entry.value!r}, not {what}", f"write {what}")
+        yield violation("MS104", file.path, entry.line, f"{entry.key} is {entry.value!r}, not {what}", f"write {what}")
     elif value < key.lowest or (key.kind == "decimal" and value <= 0):
         fix = f"write at least {max(1, key.lowest)}"
-        yield found("MS105", file.path, entry.line, f"{entry.key} is {entry.value}, which is too small", fix)
+        yield violation("MS105", file.path, entry.line, f"{entry.key} is {entry.value}, which is too small", fix)
     elif key.kind == "port" and value > LARGEST_PORT:
-        yield found("MS105", file.path, entry.line, f"{entry.key} is {entry.value}, not a port", "write 1024 to 65534")
+        yield violation(
+            "MS105", file.path, entry.line, f"{entry.key} is {entry.value}, not a port", "write 1024 to 65534"
+        )
 
 
 def _decimal(value: str) -> float | None:
@@ -139,7 +141,9 @@ def _addresses(file: ServerFile) -> Iterator[LintResult]:
             listener = listener_at(key, file.value(key).rstrip())
             if listener is None or listener.port > LARGEST_PORT:
                 message = f"{key} is {file.value(key)!r}, which TorchServe does not accept as an address"
-                yield found("MS106", file.path, file.line(key), message, "write http://HOST:PORT and nothing after it")
+                yield violation(
+                    "MS106", file.path, file.line(key), message, "write http://HOST:PORT and nothing after it"
+                )
     seen: dict[tuple[str, int], str] = {}
     for listener in file.listeners.values():
         place = (listener.host.lower(), listener.port)
@@ -147,7 +151,7 @@ def _addresses(file: ServerFile) -> Iterator[LintResult]:
         # The REST APIs may share a port: the frontend then starts one server for them.
         if listener.port and other != listener.key and (listener.key.startswith("grpc") or other.startswith("grpc")):
             message = f"{other} and {listener.key} are both port {listener.port}"
-            yield found("MS107", file.path, file.line(listener.key), message, "give each a port of its own")
+            yield violation("MS107", file.path, file.line(listener.key), message, "give each a port of its own")
 
 
 def _references(file: ServerFile) -> Iterator[LintResult]:
@@ -155,7 +159,7 @@ def _references(file: ServerFile) -> Iterator[LintResult]:
         for name in _REFERENCE.findall(entry.value):
             if name not in file.environment:
                 message = f"{entry.key} needs the environment variable {name}, which is not set"
-                yield found("MS126", file.path, entry.line, message, f"set {name} where the server starts")
+                yield violation("MS126", file.path, entry.line, message, f"set {name} where the server starts")
 
 
 def _paths(file: ServerFile) -> Iterator[LintResult]:
@@ -170,7 +174,7 @@ def _paths(file: ServerFile) -> Iterator[LintResult]:
 def _existing(file: ServerFile, key: str, value: str) -> Iterator[LintResult]:
     if value and "$$" not in value and not (file.root / value.rstrip()).exists():
         message = f"{key} names {value.rstrip()}, which does not exist"
-        yield found(
+        yield violation(
             "MS125",
             file.path,
             file.line(key),
@@ -191,39 +195,39 @@ def _models_json(file: ServerFile) -> Iterator[LintResult]:
         named = [(f"{name}:{number}", key, value) for name, number, keys in versions for key, value in keys.items()]
     except (ValueError, AttributeError):
         fix = 'write {"name": {"version": {"minWorkers": 1, ...}}}'
-        yield found("MS128", file.path, line, "models is not JSON of names, versions and keys", fix)
+        yield violation("MS128", file.path, line, "models is not JSON of names, versions and keys", fix)
         return
     for version, key, value in named:
         if key not in _MODELS_KEYS:
             message = f"models: unknown key {key!r} of {version}{did_you_mean(key, _MODELS_KEYS)}"
-            yield found("MS128", file.path, line, message, f"use one of {', '.join(sorted(_MODELS_KEYS))}")
+            yield violation("MS128", file.path, line, message, f"use one of {', '.join(sorted(_MODELS_KEYS))}")
         elif key.endswith(("Workers", "Size", "Delay", "Timeout")) and not (type(value) is int and value > 0):
             message = f"models: {key} of {version} is {value!r}, and TorchServe uses its default instead"
-            yield found("MS128", file.path, line, message, "write a whole number above 0")
+            yield violation("MS128", file.path, line, message, "write a whole number above 0")
 
 
 def _settings(file: ServerFile) -> Iterator[LintResult]:
     """Check keys whose values are valid but have another effect than expected."""
     if file.is_true("async_logging"):
         fix = "set -Dlog4j2.contextSelector=... in vmargs instead"
-        yield found("MS117", file.path, file.line("async_logging"), "async_logging has no effect in 0.12.0", fix)
+        yield violation("MS117", file.path, file.line("async_logging"), "async_logging has no effect in 0.12.0", fix)
     if re.sub(r"\s", "", file.value("metrics_mode")).lower() not in {"prometheus", "legacy"}:
         edit = Edit(
             "set", ("metrics_mode",), "prometheus", file.line("metrics_mode") if "metrics_mode" in file.last else 0
         )
         message = f"metrics_mode is {file.value('metrics_mode')!r}: the metrics API is empty"
-        yield found("MS118", file.path, file.line("metrics_mode"), message, "write metrics_mode=prometheus", edit)
+        yield violation("MS118", file.path, file.line("metrics_mode"), message, "write metrics_mode=prometheus", edit)
     size = number(file.value("max_response_size"))
     if size is not None and 0 < size < _SMALLEST_REPLY:
         message = f"max_response_size is {size} bytes"
         fix = "write at least 65536; TorchServe's default is 6553500"
-        yield found("MS121", file.path, file.line("max_response_size"), message, fix)
+        yield violation("MS121", file.path, file.line("max_response_size"), message, fix)
     if number(file.value("default_workers_per_model")) == 0 and not is_true(file.value("debug")):
         message = "default_workers_per_model is not set, so a model without its own workers gets one a core"
         fix = "write default_workers_per_model=1"
         line = file.line("default_workers_per_model")
         edit = Edit("set", ("default_workers_per_model",), "1", line if "default_workers_per_model" in file.last else 0)
-        yield found("MS123", file.path, line, message, fix, edit)
+        yield violation("MS123", file.path, line, message, fix, edit)
     if "model_snapshot" in file.last and "load_models" in file.last:
         message = "model_snapshot is set, so load_models is not read"
-        yield found("MS124", file.path, file.line("load_models"), message, "remove one of the two")
+        yield violation("MS124", file.path, file.line("load_models"), message, "remove one of the two")

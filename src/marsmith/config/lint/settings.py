@@ -8,7 +8,7 @@ from typing import Any
 
 from marsmith import strict_yaml
 from marsmith.config.lint.problems import CheckedFile, format_problem
-from marsmith.config.lint.rules import LintResult, found
+from marsmith.config.lint.rules import LintResult, violation
 from marsmith.config.project_settings import key_problems, parse_settings
 from marsmith.errors import ConfigError
 
@@ -30,7 +30,7 @@ def check_settings(path: Path, text: str, root: Path) -> list[LintResult]:
         file = CheckedFile(path, text, data, parse_settings)
         return [format_problem("MS701", file, problem, _FIX) for problem in error.problems]
     return [
-        found(
+        violation(
             "MS702",
             path,
             _line(data, index),

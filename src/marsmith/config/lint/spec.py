@@ -12,7 +12,7 @@ from marsmith import strict_yaml
 from marsmith.config.edit import Edit
 from marsmith.config.lint.model_config import ModelKeys, check_version_keys
 from marsmith.config.lint.problems import CheckedFile, format_problem
-from marsmith.config.lint.rules import LintResult, found
+from marsmith.config.lint.rules import LintResult, violation
 from marsmith.config.model_spec import ModelSpec, parse_model_spec
 from marsmith.config.source_names import RecipeSource, weights_file
 from marsmith.errors import ExportError, SpecError, UsageError
@@ -26,7 +26,7 @@ def check_names(path: Path, name: str, version: str, name_line: int, version_lin
     for what, text, line in (("model name", name, name_line), ("version", version, version_line)):
         if text.startswith(_TOKEN):
             message = f"the {what} {text!r} puts /token into management URLs, which then go to the token API"
-            yield found("MS601", path, line, message, f"begin the {what} with another word")
+            yield violation("MS601", path, line, message, f"begin the {what} with another word")
     for rule, check, text, line in (
         ("MS603", check_model_name, name, name_line),
         ("MS604", check_model_version, version, version_line),
@@ -34,10 +34,10 @@ def check_names(path: Path, name: str, version: str, name_line: int, version_lin
         try:
             check(text)
         except UsageError as error:
-            yield found(rule, path, line, error.message, error.tip or "")
+            yield violation(rule, path, line, error.message, error.tip or "")
     if version == "all":
         message = "a version called 'all' cannot be described alone: /models/NAME/all means every version"
-        yield found("MS602", path, version_line, message, "give it another name")
+        yield violation("MS602", path, version_line, message, "give it another name")
 
 
 _SERVING = "serving"
@@ -88,13 +88,13 @@ def _unquoted_version(path: Path, text: str, data: Mapping[str, Any]) -> Iterato
     if isinstance(raw, str) and raw:
         message = f"version {raw} is a number in YAML"
         edit = Edit("set", ("version",), raw)
-        yield found("MS309", path, _line(data, "version"), message, f'write version: "{raw}"', edit)
+        yield violation("MS309", path, _line(data, "version"), message, f'write version: "{raw}"', edit)
 
 
 def _file_name(path: Path, spec: ModelSpec, data: Mapping[str, Any]) -> Iterator[LintResult]:
     if path.stem != spec.name:
         message = f"the spec of {spec.name!r} is in {path.name}"
-        yield found("MS305", path, _line(data, "name"), message, f"call the file {spec.name}.yaml")
+        yield violation("MS305", path, _line(data, "name"), message, f"call the file {spec.name}.yaml")
 
 
 def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> Iterator[LintResult]:
@@ -104,7 +104,7 @@ def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> 
         recipe = RecipeSource.parse(spec.export.recipe).path
         named += [(recipe, root / recipe, _line(export, "recipe"))] if recipe else []
     except ExportError as error:
-        yield found("MS301", path, _line(export, "recipe"), error.message, error.tip or "correct the recipe")
+        yield violation("MS301", path, _line(export, "recipe"), error.message, error.tip or "correct the recipe")
     weights = weights_file(spec.export.weights, root)
     named += [(spec.export.weights, weights.path, _line(export, "weights"))] if weights else []
     named.append((spec.handler.entry_point, root / spec.handler.entry_point, _line(handler, "entry_point")))
@@ -114,12 +114,12 @@ def _files(path: Path, spec: ModelSpec, data: Mapping[str, Any], root: Path) -> 
     for name, file, line in named:
         if not file.is_file():
             what = "is a folder" if file.is_dir() else "does not exist"
-            yield found(
+            yield violation(
                 "MS306", path, line, f"{name} {what} in {root}", "correct the path (relative to the project's root)"
             )
     if not spec.examples:
         message = "the spec has no examples"
-        yield found("MS307", path, 1, message, "name at least one request, with its expected top label")
+        yield violation("MS307", path, 1, message, "name at least one request, with its expected top label")
 
 
 def _service_level(path: Path, spec: ModelSpec, data: Mapping[str, Any], queue_size: int) -> Iterator[LintResult]:
@@ -133,24 +133,24 @@ def _service_level(path: Path, spec: ModelSpec, data: Mapping[str, Any], queue_s
     if serving.batch_size > 1 and serving.max_batch_delay_ms > _DELAY_SHARE * level.p99_ms:
         message = f"maxBatchDelay of {serving.max_batch_delay_ms} ms of a 99th percentile of {level.p99_ms:g} ms"
         fix = f"write at most {max(1, int(_DELAY_SHARE * level.p99_ms))}"
-        yield found("MS302", path, _line(block, "maxBatchDelay"), message, fix)
+        yield violation("MS302", path, _line(block, "maxBatchDelay"), message, fix)
     needed = level.requests_per_second * p99_s
     if queue < needed:
         message = (
             f"{level.requests_per_second:g} requests per second within {level.p99_ms:g} ms are {needed:.0f} at a time"
         )
         fix = f"write jobQueueSize: {int(needed) + 1} or more; it is {queue}"
-        yield found("MS303", path, line, message, fix)
+        yield violation("MS303", path, line, message, fix)
     drained_s = queue / level.requests_per_second
     if drained_s > serving.response_timeout_s:
         message = f"a queue of {queue} takes {drained_s:.0f} s at {level.requests_per_second:g} requests per second"
         fix = f"write jobQueueSize: {int(level.requests_per_second * serving.response_timeout_s)} or less"
-        yield found("MS304", path, line, message, fix)
+        yield violation("MS304", path, line, message, fix)
     if serving.response_timeout_s < p99_s:
         message = (
             f"responseTimeout of {serving.response_timeout_s} s is below the 99th percentile of {level.p99_ms:g} ms"
         )
-        yield found("MS308", path, _line(block, "responseTimeout"), message, f"write at least {int(p99_s) + 1}")
+        yield violation("MS308", path, _line(block, "responseTimeout"), message, f"write at least {int(p99_s) + 1}")
 
 
 def _block(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
