@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from marsmith.cli import VERBS, verb_parser
+from marsmith.cli import VERBS, main, verb_parser
 from pages.__main__ import outdated
 from support.documentation import LANGUAGES, Block, Page, commands, matches, pages, read_page
-from support.projects import REPOSITORY
+from support.projects import REPOSITORY, copy_project
 
 WIDTH = 120
 DOCS = REPOSITORY / "docs"
@@ -171,3 +171,18 @@ def test_an_output_follows_a_block_that_is_run(page: Page) -> None:
             assert before is not None
             assert before.language in {"bash", "python"}, block
             assert before.not_run is None, block
+
+
+def test_what_lint_finds_and_fixes_is_what_its_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = read_page(REPOSITORY / "docs" / "reference" / "lint-and-config.md")
+    shown = [block.text for block in page.blocks if block.language == "text"][:2]
+    project = copy_project(tmp_path / "project")
+    config = project.server_config
+    config.write_text(config.read_text(encoding="utf-8").replace("job_queue_size=", "job_que_size="), encoding="utf-8")
+    monkeypatch.chdir(project.root)
+    for text, arguments, code in zip(shown, (["lint"], ["lint", "--fix"]), (1, 0), strict=True):
+        assert main(arguments) == code
+        printed = capsys.readouterr()
+        assert matches(text, printed.err + printed.out)
