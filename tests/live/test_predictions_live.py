@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2 as messages
 from marsmith.client import tokens
 from marsmith.predictions import Comparison, LogFollower
 from marsmith.predictions.files import log_file
+from marsmith.predictions.labels import add_labels
 from marsmith.project import Project
 from marsmith.run_state import RunState
 from support.handler_fixtures import CLASSES, ChannelMeans
@@ -106,6 +107,16 @@ def test_both_versions_log_a_request_under_one_key_over_rest_and_grpc(server: tu
         assert first["request_id"] != second["request_id"], "TorchServe's own"
     assert [line["shadow"] for line in found["over-rest"]] == [True, True]
     assert found["over-grpc"][0]["input_sha256"] == found["over-rest"][0]["input_sha256"], "the marks are no input"
+
+
+def test_a_label_joins_by_the_id_that_a_reply_without_the_front_carries(server: tuple[Project, RunState]) -> None:
+    project, state = server
+    ids = [_rest(state, version, {"x-marsmith-log": "1"}).headers["x-request-id"] for version in VERSIONS]
+    until(lambda: {line["request_id"] for line in _lines(project)} >= set(ids))
+    labels = dict(zip(ids, ("red", "green"), strict=True))
+    labelled, joined = add_labels(project, MODEL, LogFollower(log_file(project, MODEL)).each(), labels)
+    assert (joined.counted, joined.unknown) == (2, 0)
+    assert {version: one.happened for version, one in labelled.accuracies().items()} == {"1.0": 1, "2.0": 0}
 
 
 def test_the_logged_replies_of_both_versions_are_joined_and_compared(server: tuple[Project, RunState]) -> None:

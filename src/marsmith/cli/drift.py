@@ -15,7 +15,7 @@ traffic of the version, or --baseline FROM..TO. The two are never mixed.
 
 While `marsmith serve` runs, its supervisor does the same, and keeps baseline and verdicts in .marsmith/drift/; this
 verb goes on from there. With --baseline, --window, --window-time, --block or --file it reads the whole log anew, and
---save keeps the result for the supervisor.
+--save keeps the result, with its windows, for the supervisor.
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ def _read(args: argparse.Namespace, project: Project, model: str) -> ModelDrift:
             f"no prediction log of {model}",
             tip="set prediction_log.sample in the handler's settings, or name the log with --file",
         )
+    rule = _rule(args)
     drift = ModelDrift(
-        project, model, logs, states=states, rule=_rule(args), period=_period(args.baseline), block_s=_block_s(args)
+        project, model, logs, states=states, rule=rule, period=_period(args.baseline), block_s=_block_s(args)
     )
     drift.read()
     drift.finish()
@@ -95,10 +96,13 @@ def _is_anew(args: argparse.Namespace) -> bool:
     return any(value is not None for value in (args.baseline, args.window, args.window_time, args.block, args.file))
 
 
-def _rule(args: argparse.Namespace) -> DriftRule:
+def _rule(args: argparse.Namespace) -> DriftRule | None:
+    """Return the rule that was asked for; None if nothing was said of it."""
     from marsmith.config.rollout_spec import parse_duration
     from marsmith.statistics import DriftRule
 
+    if args.window is None and args.window_time is None:
+        return None
     usual = DriftRule()
     window = usual.window if args.window is None else args.window
     if window < _LEAST_WINDOW:

@@ -219,9 +219,10 @@ def _duties(
     """Yield what a supervisor does beside its watch. Probes are answered already while the server starts."""
     from marsmith.deploy.traffic.drive import RolloutDuty
     from marsmith.monitoring.drift.duty import DriftDuty
+    from marsmith.monitoring.retention import RetentionDuty
 
     drift = DriftDuty(project, lambda: {each.model_name for each in outlook.look.versions}, tell)
-    duties = (RolloutDuty(project, tell), drift)
+    duties = (RolloutDuty(project, tell), drift, RetentionDuty(project, tell))
     exporter = _exporter(project, outlook, tell, platform)
     if exporter is None:
         yield duties

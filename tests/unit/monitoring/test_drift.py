@@ -180,7 +180,7 @@ def test_the_supervisor_keeps_what_it_has_seen_and_another_goes_on(project: Proj
     assert main(["drift", "pets", *SMALL, "--save"]) == 0
 
     def duty() -> DriftDuty:
-        return DriftDuty(project, lambda: ["pets"], told.append, rule=RULE, look_s=0)
+        return DriftDuty(project, lambda: ["pets"], told.append, look_s=0)
 
     first = duty()
     first.tick()

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marsmith.monitoring.drift.follow import ModelDrift, logs_of
-from marsmith.monitoring.drift.state import DriftFile, DriftState
+from marsmith.monitoring.drift.state import DriftFile, DriftState, Stamp
 from marsmith.project import Project
-from marsmith.statistics import DriftRule
-
-Stamp = tuple[int, int]
 
 # Interval between two looks at the logs, in seconds; and most lines of one model in a look.
 LOOK_S = 10.0
 MOST_LINES = 2_000
 # Archives and logs appear and go away; they are looked for this often, in seconds.
-SEARCH_S = 300.0
+SEARCH_S = 60.0
 
 
 @dataclass
@@ -43,7 +40,6 @@ class DriftDuty:
         models: Callable[[], Iterable[str]],
         tell: Callable[[str], None],
         *,
-        rule: DriftRule | None = None,
         look_s: float = LOOK_S,
     ) -> None:
         """Look at nothing yet.
@@ -52,11 +48,10 @@ class DriftDuty:
             project: the project of the server.
             models: returns the names of the models that are served.
             tell: called with each drift, as one sentence.
-            rule: None: the default one.
             look_s: interval between two looks at the logs, in seconds.
         """
         self._project, self._models, self._tell = project, models, tell
-        self._rule, self._look_s = rule, look_s
+        self._look_s = look_s
         self._followed: dict[str, _Followed] = {}
         self._next_look = self._next_search = 0.0
 
@@ -68,8 +63,7 @@ class DriftDuty:
         self._next_look = now + self._look_s
         if now >= self._next_search:
             self._search()
-            # Soon again until there is a log.
-            self._next_search = now + (SEARCH_S if self._followed else self._look_s)
+            self._next_search = now + SEARCH_S
         for model, followed in list(self._followed.items()):
             self._look_at(model, followed)
 
@@ -86,12 +80,12 @@ class DriftDuty:
 
     def _follow(self, model: str, logs: list[Path]) -> None:
         file = DriftFile.of(self._project, model)
-        drift = ModelDrift(self._project, model, logs, states=file.read(), rule=self._rule)
-        self._followed[model] = _Followed(logs, drift, _stamp(file.path))
+        drift = ModelDrift(self._project, model, logs, states=file.read())
+        self._followed[model] = _Followed(logs, drift, file.stamp())
 
     def _look_at(self, model: str, followed: _Followed) -> None:
         file = DriftFile.of(self._project, model)
-        if _stamp(file.path) != followed.stamp:
+        if file.stamp() != followed.stamp:
             # `marsmith drift --save` has named another baseline, or the file was removed.
             self._follow(model, followed.logs)
             followed = self._followed[model]
@@ -99,7 +93,7 @@ class DriftDuty:
         if not followed.drift.read(MOST_LINES)[1]:
             return
         file.write(followed.drift.states)
-        followed.stamp = _stamp(file.path)
+        followed.stamp = file.stamp()
         for version, state in followed.drift.states.items():
             for text in news(before.get(version), state):
                 self._tell(text)
@@ -116,11 +110,3 @@ def news(before: DriftState | None, now: DriftState) -> Iterator[str]:
         if window.end > last and set(window.drifted) - known:
             yield f"{name} drifts from its baseline: {', '.join(window.drifted)}; marsmith drift {name}"
         known = set(window.drifted)
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns

@@ -52,13 +52,13 @@ class ModelDrift:
             model: model name.
             logs: its logs.
             states: what is known already.
-            rule: None: the default one.
+            rule: of versions that nothing is known of; None: the default one.
             period: begin and end of the baseline, in seconds since the epoch; None: the first week.
             block_s: of this time, in seconds, one observation counts.
         """
         self._project, self._model = project, model
         self._followers = [LogFollower(path) for path in logs]
-        self._rule, self._period, self._block_s = rule or DriftRule(), period, block_s
+        self._rule, self._period, self._block_s = rule, period, block_s
         self.monitors: dict[str, DriftMonitor] = {}
         self.undescribed = 0
         for state in states:
@@ -101,14 +101,15 @@ class ModelDrift:
 
     def _take(self, prediction: Prediction) -> bool:
         version = prediction.version
-        monitor = self.monitors.pop(version, None) or self._monitor(DriftState(self._model, version))
+        monitor = self.monitors.pop(version, None) or self._monitor(DriftState(self._model, version, rule=self._rule))
         self.monitors[version] = monitor
         self.undescribed += prediction.status < 400 and not prediction.watched
         return monitor.add(observation_of(prediction))
 
     def _monitor(self, state: DriftState) -> DriftMonitor:
         reference = _reference(self._project, self._model, state.version)
-        return DriftMonitor(state, self._rule, reference=reference, period=self._period, block_s=self._block_s)
+        rule = state.rule or DriftRule()
+        return DriftMonitor(state, rule, reference=reference, period=self._period, block_s=self._block_s)
 
 
 def logs_of(project: Project, model: str) -> list[Path]:

@@ -11,7 +11,7 @@ from marsmith.errors import FormatError, ServerError
 from marsmith.monitoring.drift.windows import Window
 from marsmith.state.model_file import ModelFile
 from marsmith.state_files import NewerFormatError
-from marsmith.statistics import Calibration, ClassSketch, NumberSketch
+from marsmith.statistics import Calibration, ClassSketch, DriftRule, NumberSketch
 
 FORMAT = 1
 # Windows whose verdicts are kept, about a week; and versions of a model.
@@ -19,6 +19,7 @@ MOST_WINDOWS = 200
 MOST_VERSIONS = 3
 
 Against = Literal["reference", "baseline"]
+Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class DriftState:
         baseline: None while it is collected.
         skew: verdict of the first window against the archive's reference; None without a reference, or before it.
         windows: verdicts against the baseline, oldest first.
+        rule: for its windows, if it is not the default one.
     """
 
     model: str
@@ -136,6 +138,7 @@ class DriftState:
     baseline: Baseline | None = None
     skew: WindowVerdict | None = None
     windows: tuple[WindowVerdict, ...] = ()
+    rule: DriftRule | None = None
 
     def judged(self, verdict: WindowVerdict) -> DriftState:
         """Return the state with one more verdict."""
@@ -190,6 +193,14 @@ class DriftFile(ModelFile):
                 f"the drift of {self.model} cannot be read: {error}",
                 tip=f"remove it (rm {self.path}); a new baseline begins then",
             ) from None
+
+    def stamp(self) -> Stamp | None:
+        """Return what changes with the content of the file; None if it does not exist."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def write(self, states: Mapping[str, DriftState]) -> None:
         """Write the states by version, the latest last; the oldest are left out.

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from marsmith import metric_names as names
-from marsmith.monitoring.drift.state import DriftFile, DriftState, WindowVerdict
+from marsmith.monitoring.drift.state import DriftFile, DriftState, Stamp, WindowVerdict
 from marsmith.monitoring.exporter.samples import Sample
 from marsmith.predictions.labels import LabelledPredictions, labelled_models
 from marsmith.project import Project
 
 
-@dataclass(frozen=True)
 class DriftSource:
     """Values of a project's drift and labels."""
 
-    project: Project
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        # A file may be large while a baseline is collected, and changes once in a window.
+        self._known: dict[str, tuple[Stamp | None, tuple[DriftState, ...]]] = {}
 
     def collect(self) -> Iterable[Sample]:
         """Return the values of every version.
@@ -24,15 +25,18 @@ class DriftSource:
         Raises:
             ServerError: a file cannot be read.
         """
-        found = [
-            sample
-            for model in DriftFile.models(self.project)
-            for state in DriftFile.of(self.project, model).read()
-            for sample in of_drift(state)
-        ]
-        for model in labelled_models(self.project):
-            found += of_labels(LabelledPredictions.read(self.project, model))
+        models = DriftFile.models(self._project)
+        found = [sample for model in models for state in self._states(model) for sample in of_drift(state)]
+        for model in labelled_models(self._project):
+            found += of_labels(LabelledPredictions.read(self._project, model))
         return found
+
+    def _states(self, model: str) -> tuple[DriftState, ...]:
+        file = DriftFile.of(self._project, model)
+        stamp = file.stamp()
+        if model not in self._known or self._known[model][0] != stamp:
+            self._known[model] = stamp, file.read()
+        return self._known[model][1]
 
 
 def of_drift(state: DriftState) -> Iterator[Sample]:
