@@ -248,6 +248,30 @@ def test_slow_answers_are_evidence_above_the_service_level_or_above_the_stable_v
     assert "were slow" in str(by_quantile.trouble())
 
 
+def test_no_version_is_promoted_before_its_latency_could_be_judged(scene: Scene) -> None:
+    for _ in range(40):
+        # Fewer answers of the old version than a limit needs.
+        scene.requests(4)
+        scene.look()
+    assert (scene.state.phase, scene.state.step, scene.state.slow_ms) == ("rising", 1, None)
+    assert scene.state.step_answers > CANARY.min_requests
+    scene.until_over()
+    assert scene.state.phase == "promoted"
+    assert scene.state.slow_ms
+
+
+def test_a_slow_version_goes_back_however_short_the_steps_are(tmp_path: Path) -> None:
+    scene = Scene(Project(tmp_path)).begin(replace(CANARY, interval_s=1, min_requests=5))
+    for _ in range(100):
+        if scene.state.is_over:
+            break
+        scene.requests(50)
+        scene.memory.log = [replace(each, duration_ms=400.0) if each.version else each for each in scene.memory.log]  # type: ignore[type-var]
+        scene.look()
+    assert scene.state.phase == "back"
+    assert "requests to 2.0 were slow, and" in scene.state.reason
+
+
 def test_evidence_goes_on_from_the_state() -> None:
     weighing = Weighing(state_with())
     weighing.add([Logged("2.0", attempts=2)] * 2)

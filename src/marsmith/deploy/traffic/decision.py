@@ -39,7 +39,7 @@ class Standing:
         answers: number of answers of the canary at this share.
         trouble: why the canary must not stay: evidence against it, or the stable version above its own limit; None if
             there is no reason.
-        compared: number of its replies that were compared with those of the old version; None: none are to be.
+        missing: what there is too little of for a promotion, with its count; None if there is enough.
     """
 
     phase: Phase
@@ -47,7 +47,7 @@ class Standing:
     at_step_s: float
     answers: int
     trouble: str | None = None
-    compared: int | None = None
+    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def decide(canary: Canary, standing: Standing) -> Decision:
         return _too_few(canary, standing, f"{standing.answers} answers of the canary")
     if standing.step + 1 < len(canary.steps):
         return Next(standing.step + 1)
-    if standing.compared is not None and standing.compared < canary.min_requests:
-        return _too_few(canary, standing, f"{standing.compared} compared replies")
+    if standing.missing:
+        return _too_few(canary, standing, standing.missing)
     return Promote()
 
 

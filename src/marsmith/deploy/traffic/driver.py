@@ -174,7 +174,7 @@ class CanaryDriver:
         at_step_s = self.now() - state.step_began_s
         weighing = self._record.weighing
         standing = Standing(
-            state.phase, state.step, at_step_s, state.step_answers, weighing.trouble(), weighing.compared
+            state.phase, state.step, at_step_s, state.step_answers, weighing.trouble(), weighing.missing()
         )
         return decide(state.canary, standing)
 

@@ -70,6 +70,9 @@ class Weighing:
         self._before_limit: list[float] = []
         self._breach = Evidence()
         self._allowed = 1 - state.canary.min_agreement
+        self._least = state.canary.min_requests
+        # Answers of the canary whose latency was compared with a limit.
+        self._timed = 0
         self._is_compared = state.canary.compare is not None
         self._users: OrderedDict[str, str] = OrderedDict()
         self._bodies = SeenUsers(most=_MOST_BODIES)
@@ -97,6 +100,13 @@ class Weighing:
         """Number of weighed replies; None if none are to be compared."""
         found = next((finding for finding in self.findings() if finding.kind == DISAGREE), None)
         return found.hits + found.others if found else None
+
+    def missing(self) -> str | None:
+        """Return what there is too little of to call the canary good, with its count; None if there is enough."""
+        if self._timed < self._least:
+            return f"{self._timed} answers of the canary compared with a latency limit"
+        compared = self.compared
+        return f"{compared} compared replies" if compared is not None and compared < self._least else None
 
     def share_is(self, share: int, since_s: float) -> None:
         """Note the share of the canary from a moment on, in ten-thousandths and seconds since the epoch."""
@@ -162,6 +172,7 @@ class Weighing:
             self._users[answer.request_id] = answer.user
             while len(self._users) > _MOST_REQUESTS:
                 self._users.popitem(last=False)
+        self._timed += is_canary and verdict.timed and self._slow_ms is not None
         tally = self._tallies[answer.version]
         self._tallies[answer.version] = tally.with_answer(answer.duration_ms, timed=verdict.timed, **events)
         if not is_canary and verdict.timed:
