@@ -37,7 +37,7 @@ test-tools:  ## install the Debian packages of tests/debian.txt, which some test
 
 # Every kill, signal, locale, form, size, ... of which `make test` runs a few.
 PART ?=
-test-long: setup  ## those that repeat a test in many ways (PART=kills|export|requests|servers|setup|monitor|batch)
+test-long: setup  ## those that repeat a test in many ways (PART=kills|export|requests|servers|setup|monitor|batch|host)
 	@$(RUN) $(PYTEST) -m $(if $(PART),"long(part='$(PART)')",long) $(OPTIONS)
 
 # Unit tests of what needs no torch, no server and no build.

@@ -70,6 +70,26 @@ def marsmith_server(project: Project, archive: Path, bodies: Sequence[bytes], se
     return serve
 
 
+def host_server(archive: Path, bodies: Sequence[bytes], setup: Setup) -> Serve:
+    """Serve an archive of ours as ``marsmith host`` does, run as ``setup`` says."""
+
+    @contextmanager
+    def serve() -> Iterator[HttpTarget]:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            path = VariantMaker(archive, folder).write(setup, folder / f"{setup.version}.mar")
+            (port,) = free_ports(1)
+            command = [sys.executable, "-m", "marsmith", "host", str(path), "--no-tokens"]
+            command += ["--port", str(port), "--state", str(folder / "state")]
+            model = Archive.open(archive).manifest.model_name
+            url = f"http://127.0.0.1:{port}/predictions/{model}"
+            target = HttpTarget(url, list(bodies), ["image/jpeg"] * len(bodies))
+            with process(command, target, {}, cwd=folder):
+                yield target
+
+    return serve
+
+
 def stock_archive(torchscript: Path, labels: Path, folder: Path) -> Path:
     """Package a TorchScript file with torch-model-archiver and the stock image_classifier, by its defaults."""
     named = folder / "index_to_name.json"

@@ -1,7 +1,7 @@
-"""marsmith beside LitServe, FastAPI, BentoML and Ray Serve: the same archive, handler code and engine in each.
+"""marsmith, also as `marsmith host`, beside LitServe, FastAPI, BentoML and Ray Serve: one archive, handler and engine.
 
     python benchmarks/peers.py                                   # about 45 minutes
-    python benchmarks/peers.py --rounds 1 --seconds 1 --only marsmith,litserve
+    python benchmarks/peers.py --rounds 1 --seconds 1 --only marsmith,host,litserve
 
 Each server is set up as its documentation advises and gets several set-ups (workers x threads, batches of 8 and of 4
 with the advised and with a small timeout); its best one in each column counts. A round starts every server in a new
@@ -31,7 +31,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from contenders import Contender, Serve, marsmith_server
+from contenders import Contender, Serve, host_server, marsmith_server
 from in_process import images_per_second
 from machine import machine_line, machine_record
 from marsmith import run_state
@@ -55,6 +55,10 @@ ARCHIVE = REPOSITORY / "model_store" / "efficientnet_lite0-1.0.mar"
 CLIENTS = (1, 8, 32)
 # At 1 client nobody can be much faster than the model: there we want not to be slower.
 GOALS = {1: 1.0, 8: 1.1, 32: 1.1}
+HOST = "marsmith host"
+HOST_GOALS = {1: 1.05, 8: 1.2, 32: 1.2}
+# Of the host against TorchServe.
+HOST_OURS_GOALS = {1: 1.05, 8: 1.05, 32: 1.05}
 PAYLOAD_CLIENTS = 50
 
 
@@ -72,6 +76,15 @@ def ours(project: Project, archive: Path, bodies: Sequence[bytes]) -> list[Conte
     """Return every set-up of ours."""
     return [
         Contender(OURS, marsmith_server(project, archive, bodies, setup), f"{_words(setup)}") for setup in our_setups()
+    ]
+
+
+def hosts(archive: Path, bodies: Sequence[bytes]) -> list[Contender]:
+    """Return every set-up of the host, which knows no delay."""
+    return [
+        Contender(HOST, host_server(archive, bodies, setup), _words(setup).removesuffix(", 1 ms"))
+        for setup in our_setups()
+        if setup.max_batch_delay_ms == 1
     ]
 
 
@@ -110,7 +123,8 @@ def compare_peers(
     with unpacked(archive) as content:
         project = Project(REPOSITORY)
         contenders = ours(project, archive, bodies) if OURS in names else []
-        contenders += peers([name for name in names if name != OURS], content.folder, bodies)
+        contenders += hosts(archive, bodies) if HOST in names else []
+        contenders += peers([name for name in names if name not in (OURS, HOST)], content.folder, bodies)
         limit = Limit(archive, bodies, seconds)
         chosen = _first(contenders, most)
         rows = take_turns(chosen, rounds=rounds, seconds=seconds, clients=CLIENTS, begin=limit.measure)
@@ -212,7 +226,7 @@ def installed(names: Sequence[str]) -> list[str]:
 
 def chosen_servers(text: str | None) -> list[str]:
     """Return the servers that ``--only`` names, in the order of the table; all of them for None."""
-    known = {OURS: OURS, **{module: name for name, module in MODULES.items()}}
+    known = {OURS: OURS, "host": HOST, **{module: name for name, module in MODULES.items()}}
     if text is None:
         return installed(list(known.values()))
     wrong = sorted(set(text.split(",")) - set(known))
@@ -225,10 +239,12 @@ def show(
     title: str, rows: Sequence[Row], limit: float, clients: tuple[int, ...], goals: dict[int, float]
 ) -> dict[str, Any]:
     """Print one comparison and return it as JSON, with its tables and targets for the page of all benchmarks."""
-    found = verdicts(rows, clients, goals, limit)
+    found = verdicts([row for row in rows if row.server != HOST], clients, goals, limit)
+    of_host = verdicts([row for row in rows if row.server != OURS], clients, HOST_GOALS, limit, name=HOST)
+    of_host += verdicts([row for row in rows if row.server in (OURS, HOST)], clients, HOST_OURS_GOALS, name=HOST)
     lines = [f"{title}; ± is half the range over the rounds.", "", *table(rows, clients), ""]
     lines += [f"Decode and model in process, with no server: {limit:.0f} a second.", ""]
-    lines += [f"- {each}" for each in found]
+    lines += [f"- {each}" for each in found] + [f"- {HOST}: {each}" for each in of_host]
     print("", *lines, sep="\n")
     late = [f"{row.server}, {row.setup}" for row in rows if not all(c.driver_kept_up for c in row.cells.values())]
     if late:
@@ -237,9 +253,12 @@ def show(
         "title": title,
         "rows": records(rows),
         "limit": round(limit, 2),
-        "verdicts": [asdict(each) | {"met": each.is_met} for each in found],
+        "verdicts": [asdict(each) | {"met": each.is_met} for each in (*found, *of_host)],
         "tables": ["\n".join(lines) + "\n"],
-        "targets": [target for each in found for target in each.targets(title.partition(",")[0])],
+        "targets": [
+            *(target for each in found for target in each.targets(title.partition(",")[0])),
+            *(target for each in of_host for target in each.targets(f"{HOST}, {title.partition(',')[0]}")),
+        ],
     }
 
 
@@ -249,7 +268,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement (default: 4)")
     parser.add_argument("--archive", type=Path, default=ARCHIVE, help="of an image classifier")
-    parser.add_argument("--only", help="servers: marsmith, litserve, fastapi, bentoml, ray, with commas")
+    parser.add_argument("--only", help="servers: marsmith, host, litserve, fastapi, bentoml, ray, with commas")
     parser.add_argument("--part", choices=("peers", "payload", "both"), default="both")
     parser.add_argument("--set-ups", type=int, help="only the first so many set-ups of each server, to try things out")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")

@@ -259,20 +259,26 @@ class Verdict:
 
 
 def verdicts(
-    rows: Sequence[Row], clients: Columns, goals: dict[int, float], limit: float | None = None
+    rows: Sequence[Row],
+    clients: Columns,
+    goals: dict[int, float],
+    limit: float | None = None,
+    *,
+    name: str = OURS,
 ) -> list[Verdict]:
-    """Compare our best set-up with the best of all peers, in each column.
+    """Compare the best set-up of one server with the best of all others, in each column.
 
     Args:
         rows: of all servers.
         clients: of each column.
         goals: by number of clients.
         limit: what decode and model reach in batches with no server, per second; says nothing about a single client.
+        name: the one server.
     """
     found = []
     for count in clients:
-        ours = best(rows, OURS, count)
-        bests = [row for name in servers(rows) if name != OURS and (row := best(rows, name, count))]
+        ours = best(rows, name, count)
+        bests = [row for other in servers(rows) if other != name and (row := best(rows, other, count))]
         peer = max(bests, key=lambda row: row.cells[count].rate, default=None)
         if ours is None or peer is None:
             continue

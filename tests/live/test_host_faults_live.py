@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import resource
 import signal
 import socket
 import subprocess
@@ -21,6 +23,7 @@ import pytest
 
 from support.host_server import RunningHost, light_archive, running_host, start_host
 from support.live_server import is_alive, tiny_archive, until
+from support.long_tests import long
 from support.raw_calls import Answer, call
 
 
@@ -148,16 +151,14 @@ BROKEN = {
 FOR_THE_HANDLER = ("JSON of nothing", "deep JSON", "a form without a boundary")
 
 
-def raw(host: RunningHost, sent: bytes, *, more: bool = False) -> bytes:
-    """Send bytes and return all that comes back until the host closes; without more, we close our side first."""
+def raw(host: RunningHost, sent: bytes, *, all_of_it: bool = True) -> bytes:
+    """Send bytes, and return what comes back until the host closes; or only what comes first."""
     at = urlsplit(host.state.url)
     with socket.create_connection((at.hostname, at.port), timeout=30) as connection:
         received = b""
         try:
             connection.sendall(sent)
-            if not more:
-                connection.shutdown(socket.SHUT_WR)
-            while part := connection.recv(1 << 16):
+            while (all_of_it or not received) and (part := connection.recv(1 << 16)):
                 received += part
         except ConnectionError:
             pass
@@ -167,7 +168,7 @@ def raw(host: RunningHost, sent: bytes, *, more: bool = False) -> bytes:
 @pytest.mark.parametrize("name", BROKEN)
 def test_no_broken_request_is_answered_with_200_or_hurts_the_host(host: RunningHost, name: str) -> None:
     before = host.workers()
-    status = raw(host, BROKEN[name], more=True)[9:12]
+    status = raw(host, BROKEN[name])[9:12]
     assert (status == b"200") is (name in FOR_THE_HANDLER)
     assert ask(host).status == 200
     assert host.workers() == before
@@ -176,16 +177,16 @@ def test_no_broken_request_is_answered_with_200_or_hurts_the_host(host: RunningH
 def test_requests_may_be_chunked_pipelined_and_expect_to_be_welcome(host: RunningHost) -> None:
     chunked = OPEN + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     last = HEAD + b"Content-Length: 2\r\n\r\nhi"
-    answers = raw(host, chunked + last, more=True)
+    answers = raw(host, chunked + last)
     assert [order in answers for order in (b'"order": "abcde"', b'"order": "hi"')] == [True, True]
     assert answers.index(b"abcde") < answers.index(b'"hi"')
     welcome = HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\nhi"
-    assert raw(host, welcome, more=True).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200")
+    assert raw(host, welcome).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200")
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /pre", HEAD, HEAD + b"Content-Length: 10\r\n\r\nhalf"])
 def test_a_request_that_does_not_end_is_ended(host: RunningHost, sent: bytes) -> None:
-    received = raw(host, sent, more=True)
+    received = raw(host, sent)
     assert received == b"" if not sent else received.startswith(b"HTTP/1.1 408")
 
 
@@ -285,3 +286,57 @@ def test_a_start_that_is_cut_off_leaves_nothing(tmp_path: Path) -> None:
     assert process.wait(30) == 143
     assert not any(is_alive(child.pid) for child in family)
     assert not list(state.glob("*.json"))
+
+
+# Many of them ---------------------------------------------------------------------------------------------------------
+
+
+def damaged(seed: int) -> bytes:
+    """Return a good request with some of its bytes changed, left out, doubled, or put elsewhere."""
+    chance = random.Random(seed)
+    kind = chance.choice(["text/plain", "application/json", "multipart/form-data; boundary=X", "image/jpeg"])
+    form = b'--X\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--X--\r\n'
+    body = chance.choice([b'{"a": [1, 2]}', form, b"\xff\xd8"])
+    request = bytearray(HEAD + f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    for _ in range(chance.randint(1, 6)):
+        at, size = chance.randrange(len(request)), chance.randint(1, 8)
+        part = request[at : at + size]
+        what = chance.choice(["change", "leave out", "double", "move"])
+        request[at : at + size] = chance.randbytes(size) if what == "change" else part * 2 if what == "double" else b""
+        if what == "move":
+            to = chance.randrange(len(request) + 1)
+            request[to:to] = part
+    return bytes(request)
+
+
+@long("host")
+def test_hundreds_of_damaged_requests_do_not_hurt_the_host(host: RunningHost) -> None:
+    before = host.workers()
+    with ThreadPoolExecutor(16) as pool:
+        statuses = Counter(pool.map(lambda seed: raw(host, damaged(seed), all_of_it=False)[9:12], range(400)))
+    assert sum(statuses.values()) == 400
+    assert statuses[b"400"] > 50
+    assert ask(host).status == 200
+    assert host.workers() == before
+
+
+@long("host")
+def test_ten_thousand_idle_connections_leave_room_for_requests(tmp_path: Path) -> None:
+    most = 10_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < most + 500:
+        pytest.skip(f"a process may open {hard} files here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most + 500, hard))
+    idle: list[socket.socket] = []
+    try:
+        with running_host(tmp_path / "run", [light_archive(tmp_path / "light.mar")], "--no-tokens") as host:
+            before = psutil.Process(host.process.pid).memory_info().rss
+            at = urlsplit(host.state.url)
+            idle += [socket.create_connection((at.hostname, at.port), timeout=30) for _ in range(most)]
+            assert ask(host).status == 200
+            # Less than 16 KiB each.
+            assert psutil.Process(host.process.pid).memory_info().rss - before < most << 14
+    finally:
+        for connection in idle:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -18,7 +18,14 @@ import tritonclient.grpc as triton
 from marsmith.cli import main
 from marsmith.client import Client, tokens
 from marsmith.client.grpc_messages import predictions_request
-from marsmith.errors import AuthorizationError, NotFoundError, OverloadedError, RequestRejectedError
+from marsmith.config.certificate import make_pair, write_pair
+from marsmith.errors import (
+    AuthorizationError,
+    ConnectionFailedError,
+    NotFoundError,
+    OverloadedError,
+    RequestRejectedError,
+)
 from support.host_server import RunningHost, light_archive, running_host
 from support.live_server import SharedServer, until
 from support.raw_calls import INFERENCE, Answer, call
@@ -279,3 +286,17 @@ def test_a_refusal_of_the_handler_is_an_error_of_the_client(host: RunningHost) -
     ):
         client.predict("light", b"refuse")
     assert caught.value.status == 422
+
+
+def test_tls_covers_rest_and_grpc(tmp_path: Path) -> None:
+    key, certificate = write_pair(tmp_path / "tls", make_pair())
+    archive = light_archive(tmp_path / "light.mar", minWorkers=1)
+    flags = ("--certificate-file", str(certificate), "--private-key-file", str(key))
+    with running_host(tmp_path / "run", [archive], *flags) as host:
+        assert host.state.url.startswith("https://")
+        url, keys = host.state.url, host.state.key_file
+        with Client(url, None, key_file=keys, grpc=host.state.grpc, ca_file=certificate) as client:
+            assert client.predict("light", b"x").json()["order"] == "x"
+            assert client.predict_grpc("light", b"x").json()["order"] == "x"
+        with Client(url, None, key_file=keys) as client, pytest.raises(ConnectionFailedError):
+            client.predict("light", b"x", deadline_s=2)

@@ -22,7 +22,9 @@ from marsmith.client import Client, tokens
 from marsmith.client.key_file import Role
 from marsmith.inputs import read_input
 from marsmith.run_state import RunState
-from support.live_server import make_project, running
+from support.host_server import SERVERS, serving
+from support.live_server import make_project
+from support.long_tests import mostly_long
 from support.projects import REPOSITORY
 
 pytestmark = pytest.mark.tensors
@@ -38,6 +40,7 @@ class Caller:
 
     state: RunState
     photo: bytes
+    server: str
 
     @property
     def headers(self) -> dict[str, str]:
@@ -75,16 +78,18 @@ class Caller:
         return answer
 
 
-@pytest.fixture(scope="module")
-def caller(default_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+@pytest.fixture(scope="module", params=mostly_long("host", SERVERS, ["TorchServe"]))
+def caller(
+    request: pytest.FixtureRequest, default_archive: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Caller]:
     photo = read_input("package:skimage/data/chelsea.png", REPOSITORY).body
     project = make_project(
         tmp_path_factory.mktemp("oip") / "project",
         {default_archive.name: default_archive},
         ts_open_inference_protocol="true",
     )
-    with running(project) as state:
-        yield Caller(state, photo)
+    with serving(request.param, project) as state:
+        yield Caller(state, photo, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +185,11 @@ CALLS: dict[str, Callable[[Caller, Labels], Any]] = {
 }
 
 
-def documented() -> dict[str, bool]:
+def documented() -> dict[str, dict[str, bool]]:
+    """Return which calls work, by call and server."""
     text = (REPOSITORY / "docs" / "reference" / "kserve-and-oip.md").read_text(encoding="utf-8")
-    return {call: works == "yes" for call, works in re.findall(r"^\| (\w+: .+?) \| (yes|no) \|$", text, re.MULTILINE)}
+    rows = re.findall(r"^\| (\w+: .+?) \| (yes|no) \| (yes|no) \|$", text, re.MULTILINE)
+    return {call: dict(zip(SERVERS, (each == "yes" for each in works), strict=True)) for call, *works in rows}
 
 
 def test_the_table_in_the_docs_names_every_call_that_is_tried() -> None:
@@ -197,7 +204,7 @@ def test_a_call_of_the_standard_protocols_works_or_not_as_documented(
         works = bool(CALLS[call](caller, expected))
     except (InferenceServerException, grpc.RpcError, KeyError):
         works = False
-    assert works is documented()[call]
+    assert works is documented()[call][caller.server]
 
 
 def test_several_elements_have_an_output_each(caller: Caller) -> None:

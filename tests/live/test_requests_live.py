@@ -17,8 +17,10 @@ from marsmith.build.pack import PackRequest, pack
 from marsmith.client import Client, tokens
 from marsmith.run_state import RunState
 from support.handler_fixtures import ChannelMeans, Doubling, write_model
+from support.host_server import SERVERS, serving
 from support.huge_requests import SIZE, filled
-from support.live_server import make_project, running
+from support.live_server import make_project
+from support.long_tests import mostly_long
 from support.pictures import picture
 from support.projects import REPOSITORY
 from support.raw_calls import Answer, call
@@ -78,8 +80,8 @@ HANDLERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunState]:
+@pytest.fixture(scope="module", params=mostly_long("host", SERVERS, ["TorchServe"]))
+def state(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunState]:
     project = make_project(tmp_path_factory.mktemp("requests") / "project")
     store, labels = project.model_store, {"0": "red", "1": "green", "2": "blue"}
     vocabulary = {word: number for number, word in enumerate(WORDS)}
@@ -89,7 +91,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunState]:
     words = {"index_to_name.json": LABELS, "vocabulary.json": vocabulary}
     archive(store, "texts", BagOfWords(), words, vocabulary="vocabulary.json")
     archive(store, "sounds", Loudness(), {})
-    with running(project) as state:
+    with serving(request.param, project) as state:
         yield state
 
 

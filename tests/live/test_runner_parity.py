@@ -87,6 +87,8 @@ FORMS = [
     Request(b"a=1", URLENCODED + "; charset=utf-8"),
     Request(b"", URLENCODED),
     Request(b"a=1&", URLENCODED),
+    Request(b"data", URLENCODED),
+    Request(b"a=1&e", URLENCODED),
     Request(b"&a=1", URLENCODED),
     Request(b"=1", URLENCODED),
     Request(b"a=%zz", URLENCODED),

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from marsmith.host import state as states
 from marsmith.host.state import HostState
 from marsmith.project import Project
 from marsmith.run_state import RunState
-from support.live_server import free_ports, tiny_archive, until
+from support.live_server import free_ports, running, tiny_archive, until
 
 # Does what the body says. A file decides how long it waits, and another one says that it has begun.
 LIGHT = """
@@ -114,6 +114,15 @@ def running_host(folder: Path, archives: Sequence[Path], *flags: str) -> Iterato
     finally:
         process.terminate()
         process.wait(60)
+
+
+# Servers that the tests of inference run against.
+SERVERS = ("TorchServe", "host")
+
+
+def serving(server: str, project: Project) -> AbstractContextManager[RunState]:
+    """Serve a project's store with TorchServe, or with a host."""
+    return running(project) if server == "TorchServe" else host_for(project)
 
 
 @contextmanager

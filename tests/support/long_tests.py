@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import pytest
 
 # One run of `make test-long PART=...` each; each takes less than 20 minutes on 2 cores.
-Part = Literal["kills", "export", "requests", "servers", "setup", "monitor", "batch"]
+Part = Literal["kills", "export", "requests", "servers", "setup", "monitor", "batch", "host"]
 T = TypeVar("T")
 
 

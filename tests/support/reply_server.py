@@ -10,7 +10,8 @@ from pathlib import Path
 
 from marsmith.cli import main
 from marsmith.project import Project
-from support.live_server import make_project, running, tiny_archive
+from support.host_server import serving
+from support.live_server import make_project, tiny_archive
 from support.projects import REPOSITORY
 
 # Not UTF-8, and no line break at its end.
@@ -74,12 +75,12 @@ def our_archive(folder: Path) -> Path:
 
 
 @contextmanager
-def reply_server(folder: Path) -> Iterator[Project]:
-    """Serve ``ours`` and ``stranger``, with tokens."""
+def reply_server(folder: Path, server: str = "TorchServe") -> Iterator[Project]:
+    """Serve ``ours`` and ``stranger``, with tokens; ``server`` is one of ``host_server.SERVERS``."""
     stranger = tiny_archive(folder / "stranger.mar", name="stranger", handler=STRANGER)
     archives = {"ours.mar": our_archive(folder), "stranger.mar": stranger}
     project = make_project(folder / "project", archives)
-    with running(project):
+    with serving(server, project):
         yield project
 
 

@@ -42,12 +42,16 @@ class Link(asyncio.Protocol):
 
     Attributes:
         held: batches that it holds; it works on the first.
+        gpu: number of its GPU; None: the CPU.
         ready: whether it has loaded its archive and takes batches.
     """
 
-    def __init__(self, version: HostedVersion, owner: Owner, log_folder: Path | None = None) -> None:
+    def __init__(
+        self, version: HostedVersion, owner: Owner, log_folder: Path | None = None, gpu: int | None = None
+    ) -> None:
         self.held: deque[list[Job]] = deque()
         self.ready = False
+        self.gpu = gpu
         self._version = version
         self._owner = owner
         self._log_folder = log_folder
@@ -80,7 +84,7 @@ class Link(asyncio.Protocol):
         version = self._version
         try:
             await self._connect()
-            self._send(frames.encode("load", _order(version)))
+            self._send(frames.encode("load", _order(version, self.gpu)))
             await asyncio.wait_for(asyncio.shield(self._loaded), version.content.startup_timeout_s)
         except TimeoutError:
             await self.end()
@@ -213,7 +217,7 @@ def exit_words(status: int | None) -> str:
     return f"it was ended by {signal.Signals(-status).name}" if status < 0 else f"it ended with status {status}"
 
 
-def _order(version: HostedVersion) -> dict[str, Any]:
+def _order(version: HostedVersion, gpu: int | None) -> dict[str, Any]:
     content = version.content
     return {
         "folder": str(content.folder),
@@ -221,7 +225,7 @@ def _order(version: HostedVersion) -> dict[str, Any]:
         "handler": content.handler,
         "config": dict(version.config),
         "batch_size": version.batch_size,
-        "gpu_id": None,
+        "gpu_id": gpu,
         "most_items": version.most_items,
     }
 

@@ -80,7 +80,8 @@ class Pool:
             HandlerError: one of them does not load; none is left running.
             OSError: there is no room for a process.
         """
-        self._links = [self._new_link() for _ in range(self.version.workers)]
+        for _ in range(self.version.workers):
+            self._links.append(self._new_link())
         starts = [asyncio.ensure_future(link.start()) for link in self._links]
         try:
             await asyncio.gather(*starts)
@@ -284,7 +285,10 @@ class Pool:
         return wanted or max(_LEAK_FACTOR * _memory(link), _memory(link) + _LEAK_LEAST)
 
     def _new_link(self) -> Link:
-        return Link(self.version, self, self._log_folder)
+        used = [link.gpu for link in self._links]
+        # The one with the fewest workers.
+        gpu = min(self.version.gpus, key=used.count, default=None)
+        return Link(self.version, self, self._log_folder, gpu)
 
     def _no_worker(self) -> str:
         name, version = self.version.id

@@ -12,6 +12,7 @@ from typing import Any
 from marsmith.archive.unpacked import UnpackedArchive, unpacked
 from marsmith.errors import ConfigError, UsageError
 from marsmith.json_reader import read_json
+from marsmith.machine import gpus
 from marsmith.names import ModelVersion
 from marsmith.strict_yaml import load_model_config
 
@@ -58,6 +59,7 @@ class HostedVersion:
         queue_size: most requests that wait.
         delay_ms: the model config's maxBatchDelay. The host never waits for requests, so it never reaches this.
         worker_memory: see ``Wishes``.
+        gpus: numbers of the GPUs for its workers; empty: they run on the CPU.
         unproved: proofs that the archive lacks, in words; empty for one of ours.
     """
 
@@ -70,6 +72,7 @@ class HostedVersion:
     queue_size: int
     delay_ms: int
     worker_memory: int | None
+    gpus: tuple[int, ...]
     unproved: tuple[str, ...]
 
     @property
@@ -114,8 +117,26 @@ def opened(archive: Path, wishes: Wishes) -> Iterator[HostedVersion]:
             queue_size=wishes.queue_size or _whole(config, "jobQueueSize", DEFAULT_QUEUE),
             delay_ms=_whole(config, "maxBatchDelay", 100),
             worker_memory=wishes.worker_memory,
+            gpus=gpus_of(config, len(gpus())),
             unproved=tuple(_lacking(content.folder)),
         )
+
+
+def gpus_of(config: Mapping[str, Any], count: int) -> tuple[int, ...]:
+    """Return the GPUs that a model config gives to its workers: those of ``deviceIds``, else all.
+
+    As in TorchServe, one number that there is not makes the whole list void.
+
+    Args:
+        config: the model config; with ``deviceType: cpu`` there are none.
+        count: number of GPUs of this machine.
+    """
+    if str(config.get("deviceType", "")).lower() == "cpu":
+        return ()
+    ids = config.get("deviceIds")
+    if isinstance(ids, list) and ids and all(type(each) is int and 0 <= each < count for each in ids):
+        return tuple(ids)
+    return tuple(range(count))
 
 
 def _lacking(folder: Path) -> Iterator[str]:

@@ -146,7 +146,9 @@ def parse_urlencoded(body: bytes) -> list[Parameter]:
     Raises:
         FormError: a pair has no name, or a percent sign is not followed by two hexadecimal digits.
     """
-    pairs = [pair.partition("=") for pair in body.decode("utf-8", "replace").removesuffix("&").split("&") if body]
+    *texts, last = body.decode("utf-8", "replace").split("&")
+    # The frontend drops a name at the end that no equals sign follows.
+    pairs = [text.partition("=") for text in (*texts, *([last] if "=" in last else []))]
     if any(not name for name, _, _ in pairs):
         raise FormError("java.lang.IllegalArgumentException: empty name")
     return [Parameter(_unquoted(name), _unquoted(value).encode()) for name, _, value in pairs]
