@@ -79,6 +79,8 @@ NEED_NOT = {
     "unregister": "takes a version off",
     "bench": "asks the server",
     "log": "reads logs; that its hook runs from admitted archives only is shown in unit/predictions/test_log_verb.py",
+    "drift": "reads logs, and the statistics in an archive",
+    "label": "reads logs, and where archives say that they lie",
     "rollout": "shows and orders what a deploy has begun",
     "token": "reads the server's key file",
     "certificate": "makes a key",
