@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -166,6 +166,35 @@ def test_a_version_that_hangs_is_given_up_for_each_request_and_goes_back(arena: 
         (arena.project.specs / f"{MODEL}.yaml").unlink()
     assert rollout.phase == "back"
     assert load.failed() == []
+
+
+def test_a_version_that_answers_late_goes_back(arena: Arena) -> None:
+    before = arena.versions()
+    archive = arena.archive(at_request=after(20, "time.sleep(1)"))
+    with steady_load(arena.load()) as load:
+        # Without a service level, slow is what is above the old version's own 99th percentile.
+        arena.begin(archive, replace(SLOWLY, steps=(5,)))
+        rollout = arena.until_over()
+    assert rollout.phase == "back"
+    assert f"requests to {arena.version} were slow, and" in rollout.reason
+    assert rollout.canary_tally.failed == 0
+    assert load.failed() == []
+    assert arena.versions() == before
+
+
+def test_a_canary_without_requests_is_inconclusive_and_never_promoted(
+    arena: Arena, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = arena.versions()
+    arena.begin(arena.archive(), replace(QUICK, max_wait_s=1.0))
+    until(lambda: arena.rollout().phase == "inconclusive")
+    assert arena.rollout().reason.startswith("0 answers of the canary in 1 s at 20%, and 10 are needed")
+    assert main(["rollout", "resume", MODEL]) == 0
+    until(lambda: arena.rollout().phase == "inconclusive")
+    assert (arena.rollout().step, arena.default() in before) == (0, True)
+    assert main(["rollout", "abort", MODEL]) == 0
+    assert "back: aborted by an operator" in capsys.readouterr().out
+    assert arena.versions() == before
 
 
 def test_several_models_roll_out_at_once_and_one_that_fails_does_not_hold_up_the_other(arena: Arena) -> None:

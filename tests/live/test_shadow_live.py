@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,14 +25,16 @@ from marsmith.deploy.traffic.state import RolloutFile, RolloutState
 from marsmith.errors import UsageError
 from marsmith.project import PROJECT_VARIABLE, Project
 from marsmith.run_state import RunState
-from marsmith.server import lifecycle
+from marsmith.server import lifecycle, supervisor_state
 from marsmith.server.lifecycle import StartOptions
 from marsmith.server.supervisor import RestartPolicy, detach
 from support.deploy_fixtures import write_version
 from support.handler_fixtures import CLASSES, ChannelMeans
 from support.live_server import make_project, until
+from support.long_tests import long
 from support.packed_classifiers import pack_classifier
 from support.pictures import picture
+from support.projects import REPOSITORY
 from support.raw_calls import INFERENCE, call, message
 
 pytestmark = pytest.mark.tensors
@@ -79,6 +83,10 @@ class Theatre:
                 message({1: MODEL}) + entry, metadata=metadata, timeout=60
             )
         return any(name.encode() in answer for name in CLASSES)
+
+    def compared(self) -> int:
+        report = self.rollout().trial.report
+        return report.agreement.happened if report else 0
 
     def until_over(self, ask: Callable[[int], int]) -> RolloutState:
         """Ask without pause until the rollout has ended; every request must be answered."""
@@ -144,26 +152,98 @@ def test_replies_over_rest_and_grpc_are_joined_and_the_report_says_what_differs(
     assert front_of(theatre.project).copies_of(MODEL) is None
 
 
-def test_a_version_of_other_classes_goes_back_by_disagreement_alone_and_one_of_the_same_weights_is_promoted(
-    theatre: Theatre,
-) -> None:
-    canary = Canary(steps=(20, 50), interval_s=1, min_requests=10, compare=100)
-    for version, module, phase in (("3.0", Mistaken(), "back"), ("4.0", ChannelMeans(), "promoted")):
-        archive = pack_classifier(theatre.folder / version, MODEL, version, module)
-        deploy(theatre.project, str(archive), OPTIONS, strategy=canary)
-        rollout = theatre.until_over(theatre.own_photo)
-        assert rollout.phase == phase, rollout.reason
-        assert rollout.canary_tally.failed == rollout.stable_tally.failed == 0
-        assert rollout.comparison.report
-        assert rollout.comparison.report.agreement.happened == (
-            0 if phase == "back" else rollout.comparison.report.pairs
-        )
-        assert front_of(theatre.project).share_of(MODEL) is None
-        assert front_of(theatre.project).copies_of(MODEL, of_canary=True) is None
-        if phase == "back":
-            assert "replies of 3.0 are not those of 1.0: evidence" in rollout.reason
-            assert "<h2>Flips by class</h2>" in Path(rollout.comparison.page).read_text()
+def test_a_version_of_other_classes_goes_back_by_disagreement_alone(theatre: Theatre) -> None:
+    before = theatre.versions()
+    archive = pack_classifier(theatre.folder / "3.0", MODEL, "3.0", Mistaken())
+    deploy(theatre.project, str(archive), OPTIONS, strategy=Canary(steps=(20, 50), interval_s=600, compare=100))
+    rollout = theatre.until_over(theatre.own_photo)
+    assert rollout.phase == "back"
+    assert "replies of 3.0 are not those of 1.0: evidence" in rollout.reason
+    assert rollout.canary_tally.failed == rollout.stable_tally.failed == 0
+    assert "<h2>Flips by class</h2>" in Path(rollout.comparison.page).read_text()
+    assert theatre.versions() == before
+    assert front_of(theatre.project).share_of(MODEL) is None
+    assert front_of(theatre.project).copies_of(MODEL, of_canary=True) is None
+
+
+REFUSES = (
+    "if self.calls > 20: from marsmith_handler.errors import UnprocessableContent; raise UnprocessableContent('no')"
+)
+
+
+def test_a_version_that_refuses_what_the_old_one_answers_goes_back_over_rest_and_grpc(theatre: Theatre) -> None:
+    before = theatre.versions()
+    archive = pack_classifier(theatre.folder / "4.1", MODEL, "4.1", ChannelMeans(), at_infer=REFUSES)
+    deploy(theatre.project, str(archive), OPTIONS, strategy=Canary(steps=(20,), interval_s=600, max_wait_s=3600))
+    statuses: set[int] = set()
+    answered = [False]
+
+    def ask(number: int) -> int:
+        statuses.add(theatre.rest(number))
+        answered.append(theatre.grpc(number))
+        return 200
+
+    rollout = theatre.until_over(ask)
+    assert rollout.phase == "back"
+    assert "requests to 4.1 were refused with a status of 400 to 499, and 0 of" in rollout.reason
+    # Refusals are not repeated: users see those until then.
+    assert statuses == {200, 422}
+    assert set(answered) == {True, False}
+    assert rollout.canary_tally.failed == 0
+    assert theatre.versions() == before
+
+
+TRIAL = ["--shadow", "--sample", "100%", "--for", "4s", "--then", "canary", "--min-agreement", "0.5"]
+QUICK = ["--steps", "50", "--interval", "1s", "--min-requests", "5", "--compare", "100%"]
+
+
+def rolled_out(theatre: Theatre, archive: Path) -> RolloutState:
+    assert main(["deploy", str(archive), *TRIAL, *QUICK, "--max-latency-ratio", "1000", "--keep", "0"]) == 0
+    return theatre.until_over(theatre.own_photo)
+
+
+def test_one_of_the_same_weights_is_promoted_by_a_shadow_and_a_canary_that_compare_it(theatre: Theatre) -> None:
+    rollout = rolled_out(theatre, pack_classifier(theatre.folder / "4.0", MODEL, "4.0", ChannelMeans()))
+    assert rollout.phase == "promoted", rollout.reason
+    told = [moment.what for moment in rollout.timeline]
+    assert any(what.startswith("the canary begins: agreement 100.00% of") for what in told)
+    for report in (rollout.trial.report, rollout.comparison.report):
+        assert report
+        assert report.agreement.happened == report.pairs > 0
     assert theatre.versions() == {"4.0": True}
+
+
+@long("servers")
+def test_no_canary_follows_a_shadow_that_disagrees(theatre: Theatre) -> None:
+    before = theatre.versions()
+    rollout = rolled_out(theatre, pack_classifier(theatre.folder / "5.0", MODEL, "5.0", Mistaken()))
+    assert (rollout.phase, rollout.step) == ("back", -1)
+    assert rollout.reason.startswith("disagrees: agreement 0.00% of")
+    assert theatre.versions() == before
+
+
+def test_a_shadow_outlives_its_supervisor_and_the_next_one_counts_all_copies(
+    theatre: Theatre, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = theatre.versions()
+    archive = pack_classifier(theatre.folder / "7.0", MODEL, "7.0", ChannelMeans())
+    deploy(theatre.project, str(archive), OPTIONS, strategy=Shadow(sample=100, time_s=3600))
+    assert {theatre.rest(number) for number in range(20)} == {200}
+    known = supervisor_state.read(theatre.project)
+    assert known
+    os.kill(known.pid, signal.SIGKILL)
+    until(lambda: supervisor_state.read(theatre.project) is None)
+    try:
+        capsys.readouterr()
+        assert main(["status"]) == 0
+        assert "7.0 gets copies of 100% of the requests" in (out := capsys.readouterr().out)
+        assert "shadowing, unwatched" in out
+        assert {theatre.rest(number) for number in range(20)} == {200}
+    finally:
+        detach(theatre.project, RestartPolicy(), 240)
+    until(lambda: theatre.compared() + theatre.rollout().trial.dropped == 40, 60)
+    assert give_order(theatre.project, MODEL, "abort", print).phase == "back"
+    assert theatre.versions() == before
 
 
 def test_an_archive_that_cannot_be_compared_is_named_and_nothing_is_changed(theatre: Theatre) -> None:
@@ -172,3 +252,37 @@ def test_an_archive_that_cannot_be_compared_is_named_and_nothing_is_changed(thea
         deploy(theatre.project, str(other), OPTIONS, strategy=Shadow())
     assert not (theatre.project.root / "model_store" / other.name).exists()
     assert RolloutFile.of(theatre.project, "foreign").read() is None
+
+
+@long("servers")
+def test_an_archive_with_an_older_log_is_compared_once_its_handlers_are_renewed(
+    theatre: Theatre, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = REPOSITORY / "tests" / "old_archives" / "doubling-0.1.mar"
+    new = [theatre.folder / f"doubling-0.{number}.mar" for number in (2, 3)]
+    with monkeypatch.context() as patch:
+        patch.setenv(PROJECT_VARIABLE, str(REPOSITORY))
+        for path in new:
+            version = path.stem.removeprefix("doubling-")
+            assert main(["repack", str(old), "--renew-handlers", "--version", version, "--output", str(path)]) == 0
+    deploy(theatre.project, str(old), OPTIONS)
+    capsys.readouterr()
+    assert main(["deploy", str(new[1]), "--shadow"]) == 2
+    error = capsys.readouterr().err
+    assert "no shadow of doubling: doubling:0.1 cannot be compared: its handler has an older prediction log" in error
+    assert "marsmith repack" in error
+    deploy(theatre.project, str(new[0]), OPTIONS)
+    deploy(theatre.project, str(new[1]), OPTIONS, strategy=Shadow(sample=100, time_s=3600))
+    token = tokens.token(theatre.state, "inference")
+    for number in range(20):
+        headers = {"Content-Type": "application/json"}
+        body = f"[{number}.5, 1]".encode()
+        answer = call(theatre.state.inference, "POST", "/predictions/doubling", token, body=body, headers=headers)
+        assert json.loads(answer.body) == [2 * number + 1, 2]
+
+    def compared() -> int:
+        state = RolloutFile.of(theatre.project, "doubling").read()
+        return state.trial.report.agreement.happened if state and state.trial.report else 0
+
+    until(lambda: compared() == 20, 60)
+    assert give_order(theatre.project, "doubling", "abort", print).phase == "back"
