@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from marsmith.cli.output import add_json_flag, note
 from marsmith.cli.status import print_status
@@ -164,7 +163,7 @@ def _in_foreground(
     outlook = Outlook()
     try:
         with _duties(project, outlook, output.tell, platform) as duties:
-            options = replace(options, probe_port=urlsplit(outlook.listener).port or 0)
+            options = replace(options, listener=outlook.listener)
             state = lifecycle.start(project, options)
             if args.json or args.log == "plain":
                 _report(project, as_json=args.json)

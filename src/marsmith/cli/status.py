@@ -20,12 +20,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marsmith.child_processes import StopRequestedError
 from marsmith.cli.output import add_json_flag, json_text, note, print_fields, print_json, print_table, printable
-from marsmith.errors import ClientError, NotRunningError, UsageError
+from marsmith.errors import ClientError, ConfigError, NotRunningError, UsageError
 from marsmith.project import Project, find_project
 
 if TYPE_CHECKING:
@@ -173,11 +174,21 @@ def _data(project: Project, status: ServerStatus) -> dict[str, object]:
 
 
 def _notes(project: Project, status: ServerStatus) -> list[str]:
-    """Return the lines below the table: archives that are left out, and rollouts that go on."""
+    """Return the lines below the table: archives that are left out, rollouts that go on, and a missing listener."""
     from marsmith.deploy.traffic import view
 
-    lines = [*map(str, status.state.left_out), *map(view.sentence, _rollouts(project))]
+    lines = [*map(str, status.state.left_out), *map(view.sentence, _rollouts(project)), *_unheard(project, status)]
     return [printable(line) for line in lines]
+
+
+def _unheard(project: Project, status: ServerStatus) -> Iterator[str]:
+    """Yield that the supervisor does not listen, if it should."""
+    from marsmith.config.project_settings import listener_address, load_settings
+
+    with suppress(ConfigError):
+        address = listener_address(load_settings(project))
+        if address and status.supervisor and not status.supervisor.listener:
+            yield f"no /metrics and no /ready: the supervisor does not listen at {address.authority}, its log says why"
 
 
 def _rollouts(project: Project) -> list[RolloutState]:

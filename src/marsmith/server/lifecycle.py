@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from marsmith import child_processes, files, run_state
 from marsmith.config.platform import Platform
@@ -55,7 +56,7 @@ class StartOptions:
         strict: whether to refuse a start that leaves out an archive of the store.
         front: what is to be in front of TorchServe; None: what the project's settings say. A restart keeps it.
         platform: the platform that runs the container; None: there is none. A restart keeps its settings.
-        probe_port: port of the supervisor's listener on the loopback, which the front asks for a platform.
+        listener: base URL of the supervisor's listener, which the front asks for a platform; empty: there is none.
         supervised: whether this process stays and watches the server.
         outlives: whether the server stays when this process ends.
         on_progress: called several times a second with the progress of the start.
@@ -68,7 +69,7 @@ class StartOptions:
     strict: bool = False
     front: FrontKind | None = None
     platform: Platform | None = None
-    probe_port: int = 0
+    listener: str = ""
     supervised: bool = False
     outlives: bool = True
     on_progress: Callable[[StartupStatus], None] | None = None
@@ -94,7 +95,8 @@ def start(project: Project, options: StartOptions | None = None) -> RunState:
         _clear(project)
         with _forgetting_failure(project):
             if options.supervised:
-                supervisor_state.write(project, supervisor_state.of_this_process())
+                known = replace(supervisor_state.of_this_process(), listener=options.listener)
+                supervisor_state.write(project, known)
             remembered = Remembered(None) if options.fresh else served_file.load(project)
             flight = preflight.check(
                 project, remembered.state, strict=options.strict, front=options.front, platform=options.platform
@@ -113,7 +115,8 @@ def start(project: Project, options: StartOptions | None = None) -> RunState:
 def _prepare_front(project: Project, plan: StartPlan, options: StartOptions) -> None:
     platform, port = options.platform, load_settings(project).front_metrics_port
     models = [archive.version[0] for archive in plan.serving.archives]
-    entrance = Entrance.of(platform, models, options.probe_port) if platform and options.probe_port else None
+    probes = urlsplit(options.listener).port
+    entrance = Entrance.of(platform, models, probes) if platform and probes else None
     guarded = platform is not None and platform.guards
     Front.of(project).prepare(plan.flight.config, port, entrance, without_tokens=guarded)
 

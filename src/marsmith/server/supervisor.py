@@ -137,7 +137,7 @@ class Supervisor:
             self._run(state)
 
     def _run(self, state: RunState) -> None:
-        self._note(doing="watching")
+        self._note(doing="watching", listener=self.outlook.listener)
         failures = 0
         while True:
             began = time.monotonic()
