@@ -48,6 +48,7 @@ handler: {{entry_point: handlers/{SHIPPED}}}
 HERE = {
     "run": ["{archive}", "red.png"],
     "batch": ["{archive}", "red.png", "--to", "answers"],
+    "host": ["{archive}", "--state", "state", "--port", "0"],
     "check": ["{archive}"],
     "watch": ["tiny", "red.png", "--once"],
     "tune": ["{archive}", "--p99-ms", "50", "--input", "red.png", "--minutes", "0.1"],

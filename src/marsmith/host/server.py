@@ -82,13 +82,15 @@ def run(options: HostOptions, reports: Reports) -> None:
         StopRequestedError: a signal came before everything was ready.
     """
     loop_factory = _loop_factory()
-    states.prepare(options.folder)
-    with _listening(options.address, options.port) as listener:
-        try:
-            with asyncio.Runner(loop_factory=loop_factory) as runner:
-                runner.run(_serve(options, reports, listener))
-        finally:
-            states.remove(options.folder)
+    is_new = states.prepare(options.folder)
+    try:
+        with (
+            _listening(options.address, options.port) as listener,
+            asyncio.Runner(loop_factory=loop_factory) as runner,
+        ):
+            runner.run(_serve(options, reports, listener))
+    finally:
+        states.remove(options.folder, is_new=is_new)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -183,7 +185,7 @@ class _Signals:
 
 
 def _catalogue(options: HostOptions, reports: Reports) -> Catalogue:
-    logs = options.folder / "logs"
+    logs = options.folder / states.LOGS
     logs.mkdir(mode=0o700, exist_ok=True)
     return Catalogue(options.source, options.wishes, Measured(), reports.tell, admit=reports.admit, log_folder=logs)
 

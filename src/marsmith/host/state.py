@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from marsmith import files, state_files
 from marsmith.errors import FormatError, NotRunningError, ServerError
 
 FILE_NAME = "host.json"
+LOGS = "logs"
 FORMAT = 1
 _LOOK_S = 0.05
 
@@ -53,12 +55,13 @@ def default_folder(port: int) -> Path:
     return base / "marsmith" / f"host-{port}"
 
 
-def prepare(folder: Path) -> None:
-    """Make the folder, for its owner only.
+def prepare(folder: Path) -> bool:
+    """Make the folder, for its owner only; return whether it was not there before.
 
     Raises:
         ServerError: a host runs with it, or it belongs to somebody else.
     """
+    is_new = not folder.exists()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise ServerError(f"{folder} belongs to another user", tip="--state with a folder of your own")
@@ -66,12 +69,13 @@ def prepare(folder: Path) -> None:
     try:
         running = read(folder)
     except (NotRunningError, ServerError):
-        return
+        return is_new
     if running.is_running:
         raise ServerError(
             f"a host with the state in {folder} runs already (pid {running.pid})",
             tip=f"marsmith stop --state {folder}, or another --state",
         )
+    return is_new
 
 
 def write(folder: Path, state: HostState) -> None:
@@ -97,10 +101,13 @@ def read(folder: Path) -> HostState:
         raise ServerError(error.message, tip=f"end it with kill, then remove {path}") from None
 
 
-def remove(folder: Path) -> None:
-    """Remove what a host leaves in its folder."""
+def remove(folder: Path, *, is_new: bool = False) -> None:
+    """Remove what a host leaves in its folder, except for logs; a new folder too, if nothing is in it."""
     for path in (folder / FILE_NAME, folder / "key_file.json"):
         path.unlink(missing_ok=True)
+    for emptied in (folder / LOGS, *([folder] if is_new else [])):
+        with suppress(OSError):
+            emptied.rmdir()
 
 
 def stop(folder: Path, timeout_s: float) -> bool:
