@@ -20,6 +20,8 @@ from tritonclient.grpc import service_pb2 as oip
 from marsmith import child_processes
 from marsmith.client.grpc_messages import message_class
 from marsmith.client.metrics import parse_exposition
+from marsmith.deploy.front import CopyCounts
+from marsmith.deploy.traffic.mirror import copy_counts
 from marsmith.errors import FrontError
 from marsmith.server.front import access_log, admin, counters, files, routes
 from marsmith.server.front.bootstrap import ANSWERS_FILE, CLUSTERS_FILE, ROUTES_FILE
@@ -370,13 +372,22 @@ def stats(place: Place) -> str:
 
 def test_a_shadow_that_hangs_costs_nothing(place: Place, light: LightVersions) -> None:
     place.change(Shadow("m", "2.0", 10_000))
+    before = copy_counts(place.front.folder, "m", of_canary=False)
     light.seen.clear()
     began = time.monotonic()
     assert {ask(place, {"2.0": [3, ""]}) for _ in range(40)} == {(200, "")}
     # It holds its places for 3 s; the default version would need as long for each request.
     assert time.monotonic() - began < 40
     assert len([each for each in light.seen if each.version == "2.0"]) <= 40
-    until(lambda: bool(re.search(r"shadow/rest/m@2~0\.upstream_rq_pending_overflow: [1-9]", stats(place))), 30)
+    assert {ask_grpc(place, {"2.0": [3, ""]}) for _ in range(40)} == {""}
+
+    def counts() -> CopyCounts:
+        return copy_counts(place.front.folder, "m", of_canary=False)
+
+    # Every copy is counted, over each API: one that waits for a connection is sent later.
+    until(lambda: counts().sent + counts().dropped == before.sent + before.dropped + 80, 30)
+    for api, counter in (("rest", "pending"), ("grpc", "active")):
+        assert re.search(rf"shadow/{api}/m@2~0\.upstream_rq_{counter}_overflow: [1-9]", stats(place))
 
 
 def test_the_default_version_gets_copies_of_what_the_canary_serves(place: Place, light: LightVersions) -> None:

@@ -14,10 +14,11 @@ from marsmith.server.front.clusters import APIS, shadow_cluster, stat_name
 from marsmith.server.front.files import apply_traffic, read_traffic
 from marsmith.server.front.traffic import Shadow, Traffic
 
+# By HTTP/1.1 a copy waits for a connection, by HTTP/2 for a place on one: each way it is dropped has its counter.
 _COUNTERS = {
-    "sent": "upstream_rq_total",
-    "dropped": "upstream_rq_pending_overflow",
-    "under_way": "upstream_rq_active",
+    "sent": ("upstream_rq_total",),
+    "dropped": ("upstream_rq_pending_overflow", "upstream_rq_active_overflow"),
+    "under_way": ("upstream_rq_active",),
 }
 
 
@@ -53,11 +54,11 @@ def copy_counts(folder: Path, model: str, *, of_canary: bool) -> CopyCounts:
     if shadow is None:
         return CopyCounts()
     clusters = "|".join(re.escape(stat_name(shadow_cluster(shadow, api))) for api in APIS)
-    counters = "|".join(_COUNTERS.values())
-    wanted = quote(rf"^cluster\.({clusters})\.({counters})$", safe="")
+    every = "|".join(counter for counters in _COUNTERS.values() for counter in counters)
+    wanted = quote(rf"^cluster\.({clusters})\.({every})$", safe="")
     found = [line.rpartition(": ") for line in admin.ask(folder, f"/stats?filter={wanted}").splitlines()]
     sums = {
-        name: sum(int(value) for stat, _, value in found if stat.endswith(f".{counter}"))
-        for name, counter in _COUNTERS.items()
+        name: sum(int(value) for stat, _, value in found if stat.rpartition(".")[2] in counters)
+        for name, counters in _COUNTERS.items()
     }
     return CopyCounts(**sums)
