@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     text = "an archive, or one of the model store; or the order to compare two batches"
     parser.add_argument("archive", metavar="ARCHIVE|MODEL[:VERSION]|diff", help=text)
-    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="inputs, see above; after diff two batches")
+    parser.add_argument("sources", metavar="SOURCE", nargs="*", help="inputs, see above; after diff two batches")
     parser.add_argument("--to", metavar="DIR|URL", help="where the answers go: a folder, or s3://, gs://")
     parser.add_argument("--shard-rows", metavar="N", type=int, default=SHARD_ROWS, help="rows of a part (%(default)s)")
     parser.add_argument("--batch-size", metavar="N", type=int, help="instead of the model config's")
@@ -102,6 +102,8 @@ def _options(args: argparse.Namespace) -> BatchOptions:
 
     if args.to is None:
         raise UsageError("where do the answers go?", tip="--to DIR, or --to s3://BUCKET/PREFIX")
+    if not args.sources and not args.resume:
+        raise UsageError("no SOURCE", tip=f"marsmith batch {args.archive} FOLDER --to {args.to}")
     if args.html:
         raise UsageError("--html shows a comparison", tip="marsmith batch diff OLD NEW --html FILE")
     for name in ("shard_rows", "batch_size", "workers"):

@@ -120,7 +120,9 @@ def test_resume_takes_the_inputs_of_the_plan(reference: Path, here: Path, capsys
     (here / "in" / "001.bin").unlink()
     assert main(["batch", archive, "in", "--to", "to"]) == 1
     assert "first of them: 'in/001.bin' is missing" in capsys.readouterr().err
-    assert main(["batch", archive, "in", "--to", "to", "--resume"]) == 3
+    assert main(["batch", archive, "--to", "to"]) == 2
+    assert "no SOURCE" in capsys.readouterr().err
+    assert main(["batch", archive, "--to", "to", "--resume"]) == 3
     rows = rows_of(here / "to")
     assert [(row["key"], row["status"]) for row in rows[:3]] == [
         ("in/000.bin", 200), ("in/001.bin", 404), ("in/002.bin", 200),
