@@ -6,9 +6,11 @@ import os
 import stat
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +22,8 @@ from marsmith.scoring.items import MTIME, Item, mtime
 MOST_BYTES = 1 << 30
 # Stores answer after tens of milliseconds: many are asked at once. For files of this machine one batch ahead is enough.
 _REMOTE_THREADS, _REMOTE_AHEAD = 16, 32
+# Files that one step of the reading thread reads, unless one of them is large.
+_BLOCK_ITEMS, _LARGE_BYTES = 32, 1 << 21
 # Row groups of Parquet files that are kept; inputs are sorted, so that neighbours are in the same one.
 _MOST_GROUPS = 2
 
@@ -52,10 +56,10 @@ class Reader:
             root: folder of relative paths.
         """
         self._root = root
-        is_remote = any("://" in item.address for item in items)
+        self._is_remote = any("://" in item.address for item in items)
         self._items = items
-        self._pool = ThreadPoolExecutor(_REMOTE_THREADS if is_remote else 1, "read")
-        self._ahead = _REMOTE_AHEAD if is_remote else 1
+        self._pool = ThreadPoolExecutor(_REMOTE_THREADS if self._is_remote else 1, "read")
+        self._ahead = _REMOTE_AHEAD if self._is_remote else 1
         self._cells = _Cells()
 
     def __enter__(self) -> Self:
@@ -66,15 +70,32 @@ class Reader:
 
     def batches(self, batches: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], list[Content]]]:
         """Yield for each batch of positions what its items have, in order."""
-        waiting: deque[tuple[Sequence[int], list[Future[Content]]]] = deque()
-        rest = iter(batches)
+        waiting: deque[tuple[Sequence[int], Callable[[], list[Content]]]] = deque()
+        rest, block = iter(batches), self._block(max(map(len, batches), default=1))
         while True:
-            while len(waiting) <= self._ahead and (batch := next(rest, None)) is not None:
-                waiting.append((batch, [self._pool.submit(self.read, self._items[at]) for at in batch]))
+            while len(waiting) <= self._ahead and (some := list(islice(rest, block))):
+                waiting.extend(self._begin(some))
             if not waiting:
                 return
-            batch, futures = waiting.popleft()
-            yield batch, [future.result() for future in futures]
+            batch, contents = waiting.popleft()
+            yield batch, contents()
+
+    def _block(self, size: int) -> int:
+        """Return how many batches are read at once: objects one by one, files in blocks, as threads cost more."""
+        if self._is_remote or any(item.size > _LARGE_BYTES for item in self._items):
+            return 1
+        return max(1, _BLOCK_ITEMS // size)
+
+    def _begin(self, batches: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], Callable[[], list[Content]]]]:
+        """Begin to read some batches; yield each with what waits for its contents."""
+        if self._is_remote:
+            for batch in batches:
+                futures = [self._pool.submit(self.read, self._items[at]) for at in batch]
+                yield batch, partial(_results, futures)
+            return
+        block = self._pool.submit(lambda: [[self.read(self._items[at]) for at in batch] for batch in batches])
+        for number, batch in enumerate(batches):
+            yield batch, partial(_result_of, block, number)
 
     def read(self, item: Item) -> Content:
         """Return the bytes of an item, or what is wrong with it."""
@@ -107,6 +128,14 @@ class Reader:
     def _address(self, address: str) -> str:
         """Return a path as it is for a process with any working folder."""
         return address if urls.is_url(address) else os.path.join(self._root, address)  # noqa: PTH118 - for each input
+
+
+def _results(futures: Sequence[Future[Content]]) -> list[Content]:
+    return [future.result() for future in futures]
+
+
+def _result_of(block: Future[list[list[Content]]], number: int) -> list[Content]:
+    return block.result()[number]
 
 
 def _file(path: str, stamp: str) -> Content:
