@@ -94,13 +94,14 @@ def measure(rounds: int) -> dict[str, object]:
 def tables(found: dict[str, Any]) -> str:
     """Return the figures as tables."""
     lines = [
-        "| request | to TorchServe, p50 | through Envoy, p50 | added p50 (95%) | requests each |",
-        "|---|--:|--:|--:|--:|",
+        "| request | to TorchServe, p50 | through Envoy, p50 | added p50 (95%) | ratio | requests each |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for each in found["added"]:
         interval = f"{each['added_p50_ms']:.2f} ms ({each['low_ms']:.2f} to {each['high_ms']:.2f})"
         times = f"{each['past_p50_ms']:.2f} ms | {each['through_p50_ms']:.2f} ms"
-        lines.append(f"| {each['kind']} | {times} | {interval} | {each['requests']} |")
+        ratio = each["through_p50_ms"] / each["past_p50_ms"]
+        lines.append(f"| {each['kind']} | {times} | {interval} | {ratio:.2f} | {each['requests']} |")
     memory = found["memory"]
     lines += ["", "| memory of Envoy | |", "|---|--:|"]
     lines.append(f"| idle | {memory['idle_bytes'] / 1e6:.0f} MB |")
