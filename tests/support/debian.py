@@ -12,6 +12,7 @@ PACKAGES = {
     "promtool": "prometheus",
     "prometheus-alertmanager": "prometheus-alertmanager",
     "chromium": "chromium",
+    "amtool": "prometheus-alertmanager",
 }
 
 

@@ -82,10 +82,10 @@ inhibit_rules:
   - source_matchers: ['severity="page"']
     target_matchers: ['severity=~"ticket|info"']
     equal: [alertname, model]
-  # If the whole server does not answer, the parts of it do not either.
+  # If a server does not answer, its parts do not either.
   - source_matchers: ['alertname="MarsmithServerDown"']
-    target_matchers: ['alertname=~"MarsmithNoWorkerReady|MarsmithQueueOverHalf|MarsmithErrorBudgetBurn"']
-    equal: []
+    target_matchers: ['alertname=~"MarsmithNoWorkerReady|MarsmithQueueOverHalf"']
+    equal: [instance]
 
 receivers:
   # For example slack_configs, pagerduty_configs, email_configs or webhook_configs:

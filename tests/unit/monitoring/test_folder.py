@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from marsmith.cli import main
 from marsmith.config.certificate import make_pair, write_pair
 from marsmith.monitoring.folder import OWN_FILES, render_folder
 from marsmith.monitoring.objectives import Objective, Objectives
+from marsmith.monitoring.prometheus import ALERTMANAGER
 from marsmith.monitoring.targets import Target, Targets
 from marsmith.project import PROJECT_VARIABLE, Project
 from support.debian import needs
@@ -155,10 +155,9 @@ def test_a_rendered_file_is_as_it_was(name: str) -> None:
     golden_text(f"monitoring/{name}", render_folder(SECURE, Objectives((Objective("m", 0.001, 0.05, 50),)))[name])
 
 
-@needs("promtool", "prometheus-alertmanager")
+@needs("promtool", "amtool")
 def test_prometheus_and_alertmanager_accept_their_configuration(small: Project, tmp_path: Path) -> None:
     assert main(["monitor", "--write", str(tmp_path)]) == 0
-    shutil.which("amtool") or pytest.skip("amtool is not installed")
     for command in (["promtool", "check", "config", "prometheus.yml"], ["amtool", "check-config", "alertmanager.yml"]):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -179,3 +178,12 @@ def test_grafana_finds_its_data_source_and_its_boards_in_the_containers(small: P
 
 def _mounted_files(service: dict[str, Any]) -> list[str]:
     return [volume.split(":")[0] for volume in service["volumes"] if volume.startswith("./")]
+
+
+@needs("amtool")
+@pytest.mark.parametrize(("severity", "receiver"), [("page", "pager"), ("ticket", "tickets"), ("info", "nobody")])
+def test_each_severity_has_its_receiver(tmp_path: Path, severity: str, receiver: str) -> None:
+    (tmp_path / "alertmanager.yml").write_text(ALERTMANAGER)
+    command = ["amtool", "config", "routes", "test", "--config.file=alertmanager.yml", f"severity={severity}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, receiver), done.stderr
