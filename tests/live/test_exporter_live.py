@@ -27,10 +27,12 @@ from marsmith.server import lifecycle, supervisor_state
 from marsmith.server.lifecycle import StartOptions
 from marsmith.server.supervisor import RestartPolicy, detach
 from marsmith.statistics import Ledger
+from support.debian import needs
 from support.handler_fixtures import ChannelMeans
 from support.live_server import make_project, until
 from support.packed_classifiers import pack_classifier
 from support.pictures import picture
+from support.prometheus import monitoring
 from support.raw_calls import call
 
 pytestmark = pytest.mark.tensors
@@ -38,6 +40,13 @@ pytestmark = pytest.mark.tensors
 MODEL = "colours"
 PHOTO = picture(60, 40, 10)
 VERSION = (("model", MODEL), ("version", "1.0"))
+SPEC = f"""\
+name: {MODEL}
+version: "1.0"
+export: {{recipe: export/m.py}}
+handler: {{entry_point: handlers/h.py}}
+service_level: {{p99_ms: 1000, requests_per_second: 50}}
+"""
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -145,6 +154,20 @@ def test_every_declared_metric_is_there_on_a_loaded_server(watched: Watched) -> 
 def _grown(watched: Watched, before: dict[tuple[str, Labels], float], name: str, *labels: tuple[str, str]) -> float:
     key = (name, tuple(sorted(labels)))
     return watched.metrics().get(key, 0.0) - before.get(key, 0.0)
+
+
+@needs("prometheus", "prometheus-alertmanager")
+def test_a_real_prometheus_has_data_for_every_panel_that_needs_no_rollout(watched: Watched) -> None:
+    """`make test-long PART=monitor` asks for the panels of rollouts too."""
+    spec = watched.project.specs / f"{MODEL}.yaml"
+    spec.write_text(SPEC)
+    try:
+        with monitoring(watched.project) as here:
+            until(lambda: watched.ask(PHOTO) == 200 and here.empty({"server", "handlers", "front"}) == [])
+            # A panel without data would be found.
+            assert here.empty({"labels"})
+    finally:
+        spec.unlink()
 
 
 def test_a_torchserve_that_hangs_neither_hangs_nor_empties_the_listener(watched: Watched) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ import requests
 from marsmith.metric_names import Needs
 from marsmith.monitoring import local
 from marsmith.monitoring.dashboards import BOARDS, Query
-from marsmith.monitoring.folder import render_folder
+from marsmith.monitoring.folder import RULES_FILE, render_folder
 from marsmith.monitoring.objectives import read_objectives
 from marsmith.monitoring.prometheus import render_prometheus
-from marsmith.monitoring.targets import running_targets
+from marsmith.monitoring.targets import Targets, running_targets
 from marsmith.project import Project
 
 INTERVAL_S = 1
@@ -55,21 +56,26 @@ class Monitoring:
 
 
 @contextmanager
-def monitoring(project: Project, changed: Mapping[str, str] | None = None) -> Iterator[Monitoring]:
+def monitoring(
+    project: Project, changed: Mapping[str, str] | None = None, *, targets: Targets | None = None
+) -> Iterator[Monitoring]:
     """Run both for the running server of a project.
 
     Args:
         project: the project.
         changed: files with another text than `marsmith monitor` writes.
+        targets: what is read in place of the running server.
     """
-    targets, ports = running_targets(project), local.choose_ports(0, 0)
+    targets, ports = targets or running_targets(project), local.choose_ports(0, 0)
     assert targets is not None
     alertmanager = f"{local.LOOPBACK}:{ports.alertmanager}"
     quick = render_prometheus(
         targets.found, alertmanager, ["rules/*.yml"], scrape_interval_s=INTERVAL_S, evaluation_interval_s=INTERVAL_S
     )
     texts = render_folder(targets, read_objectives(project), alertmanager=alertmanager)
-    texts |= {"prometheus.yml": quick, **(changed or {})}
+    # Rules of days are evaluated every other minute.
+    rules = re.sub(r"interval: .*", f"interval: {INTERVAL_S}s", texts[RULES_FILE])
+    texts |= {"prometheus.yml": quick, RULES_FILE: rules, **(changed or {})}
     for name in changed or {}:
         # An example that is there is kept.
         (project.monitoring / name).unlink(missing_ok=True)

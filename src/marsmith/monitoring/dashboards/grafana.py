@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 from marsmith.metric_names import DEFAULT_VERSION
@@ -16,6 +17,8 @@ WIDTH = 24
 _HEIGHTS = {"stat": 4, "timeseries": 8}
 _MOST_IN_A_LINE = 4
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+# If all values are 0, an axis would go to 100, which is 10,000% as a part.
+_SMALLEST_AXIS = {"percentunit": 0.01, "short": 1}
 _GREEN, _ORANGE, _RED = "green", "orange", "red"
 
 
@@ -106,9 +109,9 @@ def _panels(board: Board) -> list[Json]:
         top += 1
         for line in lines(row):
             height = max(_HEIGHTS[panel.kind] for panel in line)
-            for i, panel in enumerate(line):
-                width = WIDTH // len(line)
-                place = {"h": height, "w": width, "x": i * width, "y": top}
+            edges = [WIDTH * i // len(line) for i in range(len(line) + 1)]
+            for panel, (left, right) in zip(line, pairwise(edges), strict=True):
+                place = {"h": height, "w": right - left, "x": left, "y": top}
                 found.append(_panel(panel, len(found) + 1, place))
             top += height
     return found
@@ -170,6 +173,8 @@ def _field(panel: Panel) -> Json:
         field["thresholds"] = {"mode": "absolute", "steps": steps}
     else:
         field["custom"] = {"lineWidth": 1, "fillOpacity": 10, "showPoints": "auto", "spanNulls": False}
+        if panel.unit in _SMALLEST_AXIS and panel.top is None:
+            field["custom"]["axisSoftMax"] = _SMALLEST_AXIS[panel.unit]
     return field
 
 

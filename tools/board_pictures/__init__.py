@@ -1,0 +1,1 @@
+"""Pictures of the boards for the documentation."""
