@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import grpc
 import pytest
 
 from marsmith import run_state
@@ -33,6 +37,7 @@ from marsmith.state.journal import JournalFile
 from support.deploy_fixtures import MODEL, after, write_version
 from support.live_server import make_project, until
 from support.long_tests import mostly_long
+from support.raw_calls import INFERENCE, call, message
 from support.steady_load import SteadyLoad, steady_load
 
 # Latency is not judged but where it is the point: other tests may keep the machine busy.
@@ -195,6 +200,41 @@ def test_a_canary_without_requests_is_inconclusive_and_never_promoted(
     assert main(["rollout", "abort", MODEL]) == 0
     assert "back: aborted by an operator" in capsys.readouterr().out
     assert arena.versions() == before
+
+
+@pytest.mark.parametrize("kind", ["header", "cookie"])
+def test_a_user_who_has_got_the_canary_keeps_it(arena: Arena, kind: str) -> None:
+    archive, old = arena.archive(), arena.default()
+    token = tokens.token(arena.state, "inference")
+    stop = threading.Event()
+
+    def versions_of(user: str) -> list[str]:
+        """Ask over REST and gRPC in turns, as one user, and return the versions in the order of the answers."""
+        said = {"x-user-id": user} if kind == "header" else {"cookie": f"theme=dark; session={user}"}
+        found: list[str] = []
+        with grpc.insecure_channel(arena.state.grpc_inference) as channel:
+            ask = channel.unary_unary(f"/{INFERENCE}/Predictions")
+            body = message({1: MODEL}) + message({3: message({1: "body", 2: b"x"})})
+            metadata = [("authorization", f"Bearer {token}"), *said.items()]
+            while not stop.is_set():
+                answer = call(arena.state.inference, "POST", f"/predictions/{MODEL}", token, body=b"x", headers=said)
+                found.append(json.loads(answer.body)["version"])
+                # The reply is a message whose first field is JSON of several lines.
+                reply = re.findall(rb"(?s)\{.*\}", ask(body, metadata=metadata, timeout=60))[0]
+                found.append(json.loads(reply)["version"])
+        return found
+
+    with ThreadPoolExecutor(12) as pool:
+        users = [pool.submit(versions_of, f"user-{number}") for number in range(12)]
+        try:
+            arena.begin(archive, replace(QUICK, sticky="header:X-User-Id" if kind == "header" else "cookie:session"))
+            assert arena.until_over().phase == "promoted"
+        finally:
+            stop.set()
+    asked = [user.result() for user in users]
+    assert {version for found in asked for version in found} == {old, arena.version}
+    for found in asked:
+        assert found == sorted(found, key=[old, arena.version].index)
 
 
 def test_several_models_roll_out_at_once_and_one_that_fails_does_not_hold_up_the_other(arena: Arena) -> None:

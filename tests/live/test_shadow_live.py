@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +88,19 @@ class Theatre:
     def compared(self) -> int:
         report = self.rollout().trial.report
         return report.agreement.happened if report else 0
+
+    @contextmanager
+    def hung(self, version: str) -> Iterator[None]:
+        with Client.for_project(self.project) as client:
+            workers = [worker.pid for worker in client.describe(MODEL, version)[0].workers]
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in workers:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def until_over(self, ask: Callable[[int], int]) -> RolloutState:
         """Ask without pause until the rollout has ended; every request must be answered."""
@@ -222,7 +236,7 @@ def test_no_canary_follows_a_shadow_that_disagrees(theatre: Theatre) -> None:
     assert theatre.versions() == before
 
 
-def test_a_shadow_outlives_its_supervisor_and_the_next_one_counts_all_copies(
+def test_a_shadow_outlives_its_supervisor_and_costs_users_nothing_if_it_hangs(
     theatre: Theatre, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = theatre.versions()
@@ -242,6 +256,16 @@ def test_a_shadow_outlives_its_supervisor_and_the_next_one_counts_all_copies(
     finally:
         detach(theatre.project, RestartPolicy(), 240)
     until(lambda: theatre.compared() + theatre.rollout().trial.dropped == 40, 60)
+    dropped = theatre.rollout().trial.dropped
+    with theatre.hung("7.0"):
+        with ThreadPoolExecutor(2) as pool:
+            assert set(pool.map(theatre.rest, range(100))) == {200}
+            assert all(pool.map(theatre.grpc, range(50)))
+        # Over each API 8 copies are under way, and over REST 8 more wait for their connections.
+        until(lambda: theatre.rollout().trial.dropped >= dropped + 100, 40)
+        trial = theatre.rollout().trial
+    assert theatre.compared() == 40 - dropped
+    assert 0 < trial.unanswered <= 40
     assert give_order(theatre.project, MODEL, "abort", print).phase == "back"
     assert theatre.versions() == before
 
