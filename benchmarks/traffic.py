@@ -1,6 +1,6 @@
 """What do the front and what it does with traffic cost, and what do they save?
 
-Run: python benchmarks/traffic.py --part front|routes|back [--rounds 20] [--json]
+Run: python benchmarks/traffic.py --part front|routes|back|deploys [--rounds 20] [--json]
 
 A real TorchServe with tiny models behind `marsmith serve --foreground`. What is compared runs in turns in one run.
 """
@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 
 import traffic_back
+import traffic_deploys
 import traffic_front
 import traffic_routes
 from machine import machine_record
@@ -21,11 +22,13 @@ PARTS: dict[str, Callable[[int], dict[str, object]]] = {
     "front": traffic_front.measure,
     "routes": traffic_routes.measure,
     "back": traffic_back.measure,
+    "deploys": traffic_deploys.measure,
 }
 TABLES: dict[str, Callable[[dict[str, object]], str]] = {
     "front": traffic_front.tables,
     "routes": traffic_routes.tables,
     "back": traffic_back.tables,
+    "deploys": traffic_deploys.tables,
 }
 
 
