@@ -7,6 +7,7 @@ object store; the inputs and the destination must be reachable from every node.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,7 @@ from marsmith.scoring.workers import Limits, Progress, Workers
 # Losses of the workers of one shard, or of workers that have none yet.
 _MOST_LOSSES = 5
 _LOOK_S = 1.0
+_CONNECT_S = 10.0
 
 
 class NodeWorker:
@@ -171,14 +173,22 @@ def _progress(found: tuple[PartRecord | None, list[str], tuple[str, str | None] 
         yield Progress(rows=sum(part.statuses.values()), part=part)
 
 
+def _check_reachable(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+
+
 def _connected(address: str) -> Any:
     try:
         import ray
     except ImportError:
         raise MissingDependencyError("ray", extra="ray") from None
     try:
+        _check_reachable(address)
         ray.init(address=address or "auto", log_to_driver=False, logging_level="error", configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError, TimeoutError) as error:
         where = address or "on this machine"
         words = str(error).strip().splitlines()[0]
         raise BatchError(f"no Ray cluster {where}: {words}", tip="ray start --head, or --on ray:HOST:6379") from None
