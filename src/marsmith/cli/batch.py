@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 def _options(args: argparse.Namespace) -> BatchOptions:
     from marsmith.scoring.options import AsOf, BatchOptions, ErrorLimit, Slice, ray_address
 
-    if args.to is None:
+    if not args.to:
         raise UsageError("where do the answers go?", tip="--to DIR, or --to s3://BUCKET/PREFIX")
     if not args.sources and not args.resume:
         raise UsageError("no SOURCE", tip=f"marsmith batch {args.archive} FOLDER --to {args.to}")
@@ -119,7 +119,7 @@ def _options(args: argparse.Namespace) -> BatchOptions:
         content_type=args.content_type,
         column=args.column,
         key=args.key,
-        as_of=AsOf.parse(args.as_of) if args.as_of else None,
+        as_of=AsOf.parse(args.as_of) if args.as_of is not None else None,
         max_errors=ErrorLimit.parse(args.max_errors),
         quarantine=args.quarantine,
         part=Slice.parse(args.slice),

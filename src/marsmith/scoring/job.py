@@ -139,11 +139,12 @@ class _Run:
         self._shards = range(options.part.index, plan.shards, options.part.count)
         self._inputs = sum(map(plan.rows, self._shards))
         self._records: dict[str, PartRecord] = {}
+        self._bad = 0
 
     def result(self) -> BatchResult:
         names = self._to.names()
         if parts.SUCCESS in names:
-            return self._finished()
+            return self._finished(names)
         self._note(parts.read_parts(self._to, self._names_in(names, self._shards), self._plan))
         rest = [shard for shard in self._shards if part_name(shard) not in self._records]
         written = 0
@@ -152,12 +153,17 @@ class _Run:
             written = sum(map(self._plan.rows, rest))
         return self._result(written, is_complete=self._complete())
 
-    def _finished(self) -> BatchResult:
+    def _finished(self, names: set[str]) -> BatchResult:
         """Return the result of a batch that has ended before."""
         text = self._to.read(parts.SUCCESS).decode("utf-8", "replace")
         success = parts.parse_success(text, f"{self._to.address}/{parts.SUCCESS}")
         if success.plan != self._plan.digest:
             raise BatchError(f"{self._to.address}/{parts.SUCCESS} is of another plan", tip="give --to another folder")
+        if missing := sorted(set(success.parts) - names):
+            raise BatchError(
+                f"{self._to.address} has {parts.SUCCESS}, and not {missing[0]}: {len(missing)} parts are missing",
+                tip=f"remove {self._to.address}/{parts.SUCCESS}, and run this again, which answers them again",
+            )
         return BatchResult(self._plan, success.inputs, success.bad, 0, is_complete=True, seconds=0.0)
 
     def _answer(self, shards: Sequence[int]) -> None:
@@ -220,12 +226,10 @@ class _Run:
                 tip="look at the column error of the parts, and raise --max-errors to go on",
             )
 
-    @property
-    def _bad(self) -> int:
-        return sum(record.bad for record in self._records.values())
-
     def _note(self, records: Sequence[PartRecord]) -> None:
+        """Note parts that were not there before."""
         self._records.update((record.name, record) for record in records)
+        self._bad += sum(record.bad for record in records)
 
     def _names_in(self, names: set[str], shards: range) -> list[str]:
         return [name for name in map(part_name, shards) if name in names]

@@ -94,7 +94,7 @@ class AsOf:
                 day = datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
                 return cls(day, day + timedelta(days=1))
             moment = datetime.fromisoformat(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             tip = "as in 2026-11-28, 2026-11-28T06:00+01:00, or yesterday"
             raise UsageError(f"--as-of {text!r} is not a date, or a date and time", tip=tip) from None
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

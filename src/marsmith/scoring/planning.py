@@ -8,13 +8,13 @@ from marsmith import files
 from marsmith.archive import Archive
 from marsmith.archive.admit import digest_of
 from marsmith.archive.unpacked import UnpackedArchive
-from marsmith.errors import BatchError
+from marsmith.errors import BatchError, UsageError
 from marsmith.scoring import parts
 from marsmith.scoring.destination import Folder, Prefix
 from marsmith.scoring.options import BatchOptions
 from marsmith.scoring.plan import FILE_NAME, Plan, Settings, differences, first_difference, make_plan, parse_plan
 from marsmith.scoring.rows import reply_form
-from marsmith.scoring.sources import Selection, list_items
+from marsmith.scoring.sources import Selection, holds, list_items
 
 
 def settings_of(archive: Archive, members: UnpackedArchive, options: BatchOptions) -> Settings:
@@ -45,11 +45,13 @@ def settle_plan(to: Folder | Prefix, settings: Settings, options: BatchOptions, 
 
     Raises:
         BatchError: another plan is there, or parts without a plan.
-        UsageError: the sources have no inputs, or one twice.
+        UsageError: the sources have no inputs, or one twice, or the batch would write into one of them.
     """
     if options.resume:
         return _resumed(to, settings, work)
     sources = [options.as_of.fill(source) if options.as_of else source for source in options.sources]
+    for flag, place in (("--to", to.address), ("--quarantine", options.quarantine)):
+        _check_apart(sources, flag, place)
     selection = Selection(options.column, options.key, options.as_of.until_ns if options.as_of else None)
     plan, keys = make_plan(list_items(sources, selection), sources, settings, work)
     if FILE_NAME not in (names := to.names()):
@@ -62,6 +64,16 @@ def settle_plan(to: Folder | Prefix, settings: Settings, options: BatchOptions, 
     if there.digest != plan.digest:
         raise _other_plan(to, there, plan, keys, work)
     return plan, keys
+
+
+def _check_apart(sources: list[str], flag: str, place: str | None) -> None:
+    """Refuse a folder for results that a source has, because its files would be inputs of the next run."""
+    source = next((each for each in sources if place is not None and holds(each, place)), None)
+    if source is not None:
+        raise UsageError(
+            f"{flag} {place} is in the source {source}: its files would be inputs of the next run",
+            tip=f"give {flag} a folder beside it",
+        )
 
 
 def _resumed(to: Folder | Prefix, settings: Settings, work: Path) -> tuple[Plan, Path]:

@@ -116,10 +116,12 @@ class Reader:
     def _bytes(self, item: Item) -> Content:
         if item.place.startswith(tables.CELL):
             path, column, group, row = tables.cell(item.place)
-            return self._cells.read(self._address(path), column, group, row)
+            address = self._address(path)
+            return _changed(address, item.stamp) or self._cells.read(address, column, group, row)
         if item.place.startswith(tars.MEMBER):
             archive, start = tars.member(item.place)
-            return urls.piece(self._address(archive), start, item.size)
+            address = self._address(archive)
+            return _changed(address, item.stamp) or urls.piece(address, start, item.size)
         if urls.is_url(item.address):
             with urls.opened(item.address) as file:
                 return file.read()
@@ -144,10 +146,19 @@ def _file(path: str, stamp: str) -> Content:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             return Unreadable(422, "it is not a regular file")
-        # A table may know a tag of its own instead of the time.
-        if stamp.startswith(MTIME) and stamp != mtime(status):
-            return Unreadable(409, "it was changed after the plan was made")
-        return file.read()
+        return _unlike(status, stamp) or file.read()
+
+
+def _changed(address: str, stamp: str) -> Unreadable | None:
+    """Return what is wrong with a file that holds many inputs, if it is not the one that was planned."""
+    return None if urls.is_url(address) else _unlike(os.stat(address), stamp)  # noqa: PTH116 - for each input
+
+
+def _unlike(status: os.stat_result, stamp: str) -> Unreadable | None:
+    # A table may know a tag of its own instead of the time.
+    if stamp.startswith(MTIME) and stamp != mtime(status):
+        return Unreadable(409, "it was changed after the plan was made")
+    return None
 
 
 def _open(path: str, flags: int) -> int:

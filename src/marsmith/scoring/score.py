@@ -15,6 +15,8 @@ from marsmith.scoring.rows import Row
 
 # The status of an input whose worker died, as TorchServe's frontend gives it.
 _DIED = 500
+# Bytes of the name of an input that the name of its copy has: file systems allow 255 for the whole.
+_MOST_NAME = 150
 
 
 def score_shard(
@@ -87,5 +89,5 @@ def _set_aside(quarantine: Destination, pairs: Sequence[tuple[Row, Content]]) ->
 
 def quarantined_name(key: str) -> str:
     """Return the name of the copy of an input: its own, after what tells apart inputs of one name."""
-    name = key.rpartition("/")[2].replace("\0", "")[-150:] or "input"
+    name = key.rpartition("/")[2].replace("\0", "").encode()[-_MOST_NAME:].decode(errors="ignore") or "input"
     return f"{hashlib.sha256(key.encode()).hexdigest()[:12]}-{name}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from glob import iglob
+from pathlib import Path
 from typing import Any
 
 from marsmith.errors import UsageError
@@ -45,6 +46,16 @@ def list_items(sources: list[str], selection: Selection) -> Iterator[Item]:
         for item, changed_ns in _items(source, number, selection):
             if selection.until_ns is None or changed_ns < selection.until_ns:
                 yield item
+
+
+def holds(source: str, place: str) -> bool:
+    """Return whether files in a folder, or under a prefix, would be inputs of a source; patterns are not looked at."""
+    if urls.is_url(source) or urls.is_url(place):
+        return f"{place.rstrip('/')}/".startswith(f"{source.rstrip('/')}/")
+    folder, inner = Path(source).resolve(), Path(place).resolve()
+    if not folder.is_dir() or not inner.is_relative_to(folder):
+        return False
+    return not any(part.startswith(".") for part in inner.relative_to(folder).parts)
 
 
 def _items(source: str, number: int, selection: Selection) -> Iterator[tuple[Item, int]]:
@@ -103,10 +114,18 @@ def _scan(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[os.DirEntr
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from _scan(entry.path, above | {identity})
-            elif entry.is_file() or entry.is_symlink():
+            elif entry.is_symlink() or entry.is_file():
                 yield entry
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself, or into a folder that may not be searched: the row of the input will say so.
+        return False
 
 
 def _objects(url: str, number: int) -> Iterator[tuple[str, int, Item]]:

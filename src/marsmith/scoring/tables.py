@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, unquote
 
 from marsmith.errors import MissingDependencyError, UsageError
 from marsmith.names import did_you_mean, encodable
@@ -24,6 +26,8 @@ _SIZE, _STAMPS = "size", ("etag", "mtime")
 _ROWS = 10_000
 # Before the places of bytes in a column, see ``cell``.
 CELL = "parquet:"
+# Names of types of Arrow.
+_BYTES, _TEXTS = re.compile("(large_)?binary|fixed_size_binary"), re.compile("(large_)?string")
 
 
 class Columns(Protocol):
@@ -69,7 +73,7 @@ def rows(table: str, number: int, columns: Columns) -> Iterator[Item]:
 def cell(place: str) -> tuple[str, str, int, int]:
     """Return of a place in a Parquet file: path, column, row group, and row in it."""
     column, group, row, path = place.removeprefix(CELL).split(":", 3)
-    return path, column, int(group), int(row)
+    return path, unquote(column), int(group), int(row)
 
 
 def _csv(table: str, number: int, columns: Columns) -> Iterator[Item]:
@@ -91,32 +95,41 @@ def _csv(table: str, number: int, columns: Columns) -> Iterator[Item]:
 
 def _listed(path: str, key: str, size: str, stamp: str, number: int) -> Item:
     """Return the item of a path; what the table does not know about the file is asked."""
-    if not (size.isdigit() and stamp) and not urls.is_url(path):
+    if not (size.isdecimal() and stamp) and not urls.is_url(path):
         try:
             status = os.stat(path)  # noqa: PTH116 - hundreds of thousands
             size, stamp = str(status.st_size), mtime(status)
         except (OSError, ValueError):
             # Its row will say so.
             size = stamp = ""
-    return Item(key, int(size) if size.isdigit() else -1, stamp, "" if key == path else path, number)
+    return Item(key, int(size) if size.isdecimal() else -1, stamp, "" if key == path else path, number)
 
 
 def _parquet(table: str, number: int, columns: Columns) -> Iterator[Item]:
     module = parquet()
     with urls.opened(table) as stream:
         try:
-            file = module.ParquetFile(stream)
+            yield from _listed_in(module.ParquetFile(stream), table, number, columns)
         except (OSError, ValueError) as error:
-            raise UsageError(f"{table}: not a Parquet file: {error}") from None
-        head = file.schema_arrow.names
-        named = columns.column or (PATHS if PATHS in head else _only_bytes(table, file.schema_arrow))
-        kind = str(file.schema_arrow.field(_column(table, head, named)).type)
-        if "binary" in kind:
-            yield from _cells(file, table, number, named, columns.key)
-        elif "string" in kind:
-            yield from _paths(file, table, number, named, columns.key)
-        else:
-            raise UsageError(f"{table}: the column {named!r} has {kind}, and not paths or bytes", tip="--column NAME")
+            raise UsageError(f"{table}: not a whole Parquet file: {error}") from None
+
+
+def _listed_in(file: Any, table: str, number: int, columns: Columns) -> Iterator[Item]:
+    head = file.schema_arrow.names
+    named = columns.column or (PATHS if PATHS in head else _only_bytes(table, file.schema_arrow))
+    kind = file.schema_arrow.field(_column(table, head, named)).type
+    if _holds(kind, _BYTES):
+        yield from _cells(file, table, number, named, columns.key)
+    elif _holds(kind, _TEXTS):
+        yield from _paths(file, table, number, named, columns.key)
+    else:
+        raise UsageError(f"{table}: the column {named!r} has {kind}, and not paths or bytes", tip="--column NAME")
+
+
+def _holds(kind: Any, kinds: re.Pattern[str]) -> bool:
+    """Return whether a column has values of some kinds: as they are, or by number, but not in lists or structures."""
+    plain = kind.value_type if str(kind).startswith("dictionary") else kind
+    return kinds.match(str(plain)) is not None
 
 
 def _paths(file: Any, table: str, number: int, column: str, key: str | None) -> Iterator[Item]:
@@ -141,12 +154,12 @@ def _cells(file: Any, table: str, number: int, column: str, key: str | None) -> 
         texts = keys.column(0).to_pylist() if keys is not None else None
         for row in range(count):
             name = _text(texts[row]) if texts is not None else f"{encodable(table)}#{line:012}"
-            yield Item(name, -1, stamp, f"{CELL}{column}:{group}:{row}:{table}", number)
+            yield Item(name, -1, stamp, f"{CELL}{quote(column)}:{group}:{row}:{table}", number)
             line += 1
 
 
 def _only_bytes(table: str, schema: Any) -> str:
-    found = [field.name for field in schema if "binary" in str(field.type)]
+    found = [field.name for field in schema if _holds(field.type, _BYTES)]
     if len(found) != 1:
         raise UsageError(
             f"{table}: which column has the inputs is not clear: {', '.join(schema.names)}", tip="--column NAME"

@@ -24,13 +24,18 @@ def members(archive: str, number: int, suffix: str | None, stamp: str) -> Iterat
         stamp: of the tar file.
 
     Raises:
-        UsageError: it is not a tar file, or is cut off.
+        UsageError: it is not a tar file, is cut off, or has a sparse member.
         OSError: it cannot be read.
     """
     with urls.opened(archive) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 for member in tar:
+                    if member.issparse():
+                        raise UsageError(
+                            f"{archive}: the member {member.name!r} is stored without its holes, and cannot be read",
+                            tip="make the .tar without --sparse",
+                        )
                     if member.isreg() and (suffix is None or member.name.endswith(f".{suffix}")):
                         key = encodable(f"{archive}/{member.name}")
                         place = f"{MEMBER}{member.offset_data}:{archive}"

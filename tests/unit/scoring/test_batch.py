@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from marsmith.cli import main
+from marsmith.scoring.parts import PartRecord
 from marsmith.scoring.plan import FILE_NAME
 from support.batches import (
     HANDLER,
@@ -88,6 +90,32 @@ def test_a_rerun_does_nothing_and_has_the_same_exit_code(reference: Path, capsys
     assert {path.name: path.stat().st_mtime_ns for path in (reference / "to").iterdir()} == before
 
 
+def test_a_part_that_is_gone_after_the_end_is_missed(
+    reference: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(reference / "to", here / "to")
+    (here / "to" / "part-0000003.parquet").unlink()
+    os.chdir(reference)
+    run = ["batch", "light", "in", "--to", str(here / "to"), "--shard-rows", "4"]
+    assert main(run) == 1
+    said = capsys.readouterr().err
+    assert f"{here / 'to'} has _SUCCESS, and not part-0000003.parquet: 1 parts are missing" in said
+    assert f"TIP: remove {here / 'to'}/_SUCCESS, and run this again" in said
+    (here / "to" / "_SUCCESS").unlink()
+    assert main(run) == 3
+    assert parts_of(here / "to") == parts_of(reference / "to")
+
+
+def test_results_in_a_source_are_refused(reference: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_inputs(here / "in", BODIES[:2])
+    archive = str(reference / "light")
+    assert main(["batch", archive, "in", "--to", "in/answers"]) == 2
+    assert "--to in/answers is in the source in: its files would be inputs" in capsys.readouterr().err
+    assert main(["batch", archive, "in", "--to", "to", "--quarantine", "in/bad"]) == 2
+    assert "TIP: give --quarantine a folder beside it" in capsys.readouterr().err
+    assert not (here / "to").exists()
+
+
 def test_another_plan_is_refused_with_both_named(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = parts_of(reference / "to")
     assert main(["batch", "light", "in", "--to", "to", "--shard-rows", "5"]) == 1
@@ -155,15 +183,19 @@ def test_a_batch_without_an_answer_in_time_is_given_up(reference: Path, here: Pa
 
 
 def test_too_many_errors_stop_it_and_its_parts_stay_valid(
-    reference: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    reference: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_inputs(here / "in", BODIES)
+    asked: list[str] = []
+    bad = PartRecord.bad.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(PartRecord, "bad", property(lambda part: asked.append(part.name) or bad(part)))
     run = ["batch", str(reference / "light"), "in", "--to", "to", "--shard-rows", "4", "--workers", "1"]
     assert main([*run, "--max-errors", "1"]) == 1
     assert "2 of 30 inputs got no right answer, and --max-errors allows 1" in capsys.readouterr().err
     stopped = parts_of(here / "to")
     assert 5 <= len(stopped) < 8
     assert main([*run, "--max-errors", "10%"]) == 3
+    assert len(asked) < 8 * 6, "each part is counted a few times, however many there are"
     finished = parts_of(here / "to")
     assert stopped.items() <= finished.items()
     assert [row["key"] for row in rows_of(here / "to")] == [row["key"] for row in rows_of(reference / "to")]
@@ -201,7 +233,9 @@ def test_an_archive_that_does_not_load_is_told_and_nothing_is_answered(
 
 
 def test_wrong_numbers_are_usage_errors(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for flag in ("--shard-rows", "--batch-size", "--workers"):
+    assert main(["batch", "light", "in", "--to", ""]) == 2
+    assert "where do the answers go?" in capsys.readouterr().err
+    for flag in ("--shard-rows", "--batch-size", "--workers", "--as-of"):
         assert main(["batch", "light", "in", "--to", "x", flag, "0"]) == 2
     assert main(["batch", "light", "nothing", "--to", "x"]) == 2
     assert "no such source: nothing" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def test_a_date_ends_with_its_day_and_fills_names() -> None:
     assert AsOf.parse("2026-11-27T06:00+01:00").until_ns == 1_795_755_600 * 10**9
 
 
-@pytest.mark.parametrize("text", ["last week", "2026-13-01", "2026-11-32"])
+@pytest.mark.parametrize("text", ["last week", "2026-13-01", "2026-11-32", "9999-12-31", ""])
 def test_any_other_date_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--as-of"):
         AsOf.parse(text)

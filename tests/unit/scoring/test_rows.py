@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marsmith.scoring.rows import Row, form_of, reply_of, to_table
+from marsmith.scoring.score import quarantined_name
 
 CLASSES = {"tiger cat": 0.75, "tabby": 0.125}
 VECTOR = [0.5, -1.25, 3.0]
@@ -47,6 +49,13 @@ def test_a_reply_of_another_form_is_kept_as_text(form: str) -> None:
     (read,) = to_table([row({"odd": "one"})], form).to_pylist()
     assert json.loads(read["reply"]) == {"odd": "one"}
     assert reply_of(read) == {"odd": "one"}
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "猫" * 85, "x" * 255, "a\nb", "猫" * 10_000, "", "."])
+def test_the_copy_of_a_bad_input_gets_a_name_that_a_file_may_have(name: str, tmp_path: Path) -> None:
+    copy = tmp_path / quarantined_name(f"photos/{name}")
+    copy.write_bytes(b"x")
+    assert copy.name.endswith(name[-40:] or "-input")
 
 
 def test_the_columns_do_not_depend_on_the_replies() -> None:

@@ -15,7 +15,7 @@ import pytest
 from marsmith.errors import UsageError
 from marsmith.scoring.items import Item
 from marsmith.scoring.reading import Reader, Unreadable
-from marsmith.scoring.sources import Selection, list_items
+from marsmith.scoring.sources import Selection, holds, list_items
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,12 @@ def test_links_are_followed_and_loops_end() -> None:
     assert len(found("photos")) == 4
 
 
+def test_a_link_to_itself_is_one_unreadable_input() -> None:
+    Path("photos/itself").symlink_to("itself")
+    assert found("photos")["photos/itself"] == 500
+    assert len(found("photos")) == 4
+
+
 def test_a_name_that_is_no_text_has_a_key_that_is() -> None:
     Path(os.fsdecode(b"photos/\xff.jpg")).write_bytes(b"x")
     assert found("photos/*.jpg")["photos/\\udcff.jpg"] == b"x"
@@ -96,6 +102,12 @@ def test_too_large_an_input_is_not_read() -> None:
     with Path("huge").open("wb") as file:
         file.truncate((1 << 30) + 1)
     assert found("huge") == {"huge": 413}
+
+
+@pytest.mark.parametrize("size", ["²", "1.5", "-1", ""])
+def test_a_size_that_is_no_number_is_asked(size: str) -> None:
+    Path("list.csv").write_text(f"path,size,etag\nd.jpg,{size},x\n")
+    assert found("list.csv") == {"d.jpg": b"d.jpg"}
 
 
 def test_a_csv_lists_paths() -> None:
@@ -139,6 +151,48 @@ def test_a_parquet_file_lists_paths() -> None:
         found("list.parquet", column="paht")
 
 
+def test_a_column_may_have_any_name() -> None:
+    pq.write_table(pa.table({"a:b/%3A": [b"one", b"two"]}), "named.parquet")
+    assert list(found("named.parquet").values()) == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("value", [{"bytes": b"one", "path": "a"}, [b"one"], ["a"], 5])
+def test_a_column_that_has_neither_paths_nor_bytes_is_refused(value: object) -> None:
+    pq.write_table(pa.table({"path": [value]}), "other.parquet")
+    with pytest.raises(UsageError, match="the column 'path' has .*, and not paths or bytes"):
+        found("other.parquet")
+
+
+def test_bytes_and_paths_may_be_stored_in_any_way() -> None:
+    for number, kind in enumerate((pa.binary(3), pa.large_binary(), pa.dictionary(pa.int32(), pa.binary()))):
+        pq.write_table(pa.table({"body": pa.array([b"one"]).cast(kind)}), f"{number}.parquet")
+        assert list(found(f"{number}.parquet").values()) == [b"one"]
+    pq.write_table(pa.table({"path": pa.array(["d.jpg"]).dictionary_encode()}), "paths.parquet")
+    assert found("paths.parquet") == {"d.jpg": b"d.jpg"}
+
+
+def test_a_damaged_parquet_file_is_refused() -> None:
+    pq.write_table(pa.table({"path": [f"{number:05}.jpg" for number in range(500)]}), "bad.parquet", compression=None)
+    content = bytearray(Path("bad.parquet").read_bytes())
+    content[40:400] = b"\xff" * 360
+    Path("bad.parquet").write_bytes(content)
+    with pytest.raises(UsageError, match=r"bad\.parquet: not a whole Parquet file"):
+        found("bad.parquet")
+
+
+def test_files_that_hold_many_inputs_and_have_changed_since_the_plan_answer_nothing() -> None:
+    write_tar("train-00.tar", {"01.jpg": b"one", "02.jpg": b"two"})
+    pq.write_table(pa.table({"body": [b"one", b"two"]}), "bodies.parquet")
+    items = list(list_items(["train-00.tar", "bodies.parquet"], Selection()))
+    write_tar("train-00.tar", {"02.jpg": b"two", "01.jpg": b"one"})
+    pq.write_table(pa.table({"body": [b"two"]}), "bodies.parquet")
+    for path in ("train-00.tar", "bodies.parquet"):
+        os.utime(path, ns=(0, 10**18))
+    with Reader(items, Path.cwd()) as reader:
+        read = [reader.read(item) for item in items]
+    assert [each.status for each in read if isinstance(each, Unreadable)] == [409] * 4
+
+
 def test_a_parquet_file_without_a_clear_column_is_refused() -> None:
     pq.write_table(pa.table({"a": ["x"], "n": [1]}), "list.parquet")
     with pytest.raises(UsageError, match="which column has the inputs is not clear: a, n"):
@@ -146,7 +200,7 @@ def test_a_parquet_file_without_a_clear_column_is_refused() -> None:
     with pytest.raises(UsageError, match="the column 'n' has int64, and not paths or bytes"):
         found("list.parquet", column="n")
     Path("none.parquet").write_bytes(b"no table")
-    with pytest.raises(UsageError, match="not a Parquet file"):
+    with pytest.raises(UsageError, match="not a whole Parquet file"):
         found("none.parquet")
 
 
@@ -164,6 +218,40 @@ def test_a_tar_that_is_cut_off_or_compressed_is_refused() -> None:
     Path("a.tar.gz").write_bytes(b"")
     with pytest.raises(UsageError, match="compressed as a whole"):
         found("a.tar.gz")
+
+
+def test_members_of_a_tar_that_are_no_plain_files_are_left_out_or_refused() -> None:
+    with tarfile.open("odd.tar", "w") as tar:
+        for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)):
+            member = tarfile.TarInfo(f"/etc/{number}")
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+        tar.addfile(tarfile.TarInfo("../../outside.jpg"))
+    assert found("odd.tar") == {"odd.tar/../../outside.jpg": b""}
+    with tarfile.open("sparse.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("holes.jpg")
+        member.pax_headers = {"GNU.sparse.size": "1000000", "GNU.sparse.map": "0,0"}
+        tar.addfile(member)
+    with pytest.raises(UsageError, match=r"'holes\.jpg' is stored without its holes"):
+        found("sparse.tar")
+
+
+@pytest.mark.parametrize(
+    ("source", "place", "is_held"),
+    [
+        ("photos", "photos", True),
+        ("photos", "photos/deep/../answers", True),
+        (".", "answers", True),
+        ("photos", "photos/.answers", False),
+        ("photos", "photos-answers", False),
+        ("d.jpg", "answers", False),
+        ("s3://a/photos", "s3://a/photos/answers", True),
+        ("s3://a/photos", "s3://a/photos-answers", False),
+        (".", "s3://a/answers", False),
+    ],
+)
+def test_a_place_for_results_in_a_source_is_known(source: str, place: str, is_held: bool) -> None:
+    assert holds(source, place) == is_held
 
 
 def test_only_inputs_from_before_a_time_are_taken() -> None:
