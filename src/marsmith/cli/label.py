@@ -41,15 +41,15 @@ def run(args: argparse.Namespace) -> int:
     """Count labels, and print the accuracy of each version."""
     from marsmith.predictions.labels import LabelledPredictions
 
-    project, model, joined = find_project(), check_model_name(args.model), None
+    project, model, joined, damaged = find_project(), check_model_name(args.model), None, 0
     if args.file is None:
         labelled = LabelledPredictions.read(project, model)
     else:
-        labelled, joined = _join(args)
+        labelled, joined, damaged = _join(args)
     accuracies = labelled.accuracies()
     if args.json:
         content = {version: _record(accuracy) for version, accuracy in accuracies.items()}
-        print_json({"model": model, "labels": joined and vars(joined), "versions": content})
+        print_json({"model": model, "labels": joined and {**vars(joined), "damaged": damaged}, "versions": content})
         return 0
     if joined:
         note(f"{joined.counted} predictions labelled, {joined.known} were labelled before")
@@ -68,14 +68,20 @@ def _join(args: argparse.Namespace) -> Any:
     from marsmith.predictions import LogFollower
     from marsmith.predictions.labels import add_labels, read_labels
 
-    project, labels = find_project(), read_labels(args.file)
+    project, file = find_project(), read_labels(args.file)
     logs = [args.log] if args.log else logs_of(project, args.model)
     if not logs or not all(path.exists() for path in logs):
         raise UsageError(
             f"no prediction log of {args.model}",
             tip="set prediction_log.sample in the handler's settings, or name the log with --log",
         )
-    return add_labels(project, args.model, chain.from_iterable(LogFollower(path).each() for path in logs), labels)
+    if file.damaged:
+        note(
+            f"{len(file.damaged)} lines have no request id or no label, and are left out: the first is"
+            f" {args.file}:{file.damaged[0]}"
+        )
+    predictions = chain.from_iterable(LogFollower(path).each() for path in logs)
+    return (*add_labels(project, args.model, predictions, file.labels), len(file.damaged))
 
 
 def _record(accuracy: RateInterval) -> dict[str, Any]:

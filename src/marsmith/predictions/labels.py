@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from marsmith.names import check_model_name
 from marsmith.predictions.compare import contents, top_class
 from marsmith.predictions.log import Prediction
 from marsmith.project import Project
+from marsmith.state_files import NewerFormatError
 from marsmith.statistics import RateInterval, rate_interval
 
 FORMAT = 1
@@ -58,6 +59,19 @@ class Joined:
 
 
 @dataclass(frozen=True)
+class LabelFile:
+    """What a file of labels has.
+
+    Attributes:
+        labels: by request id.
+        damaged: numbers of the lines without an id or a label.
+    """
+
+    labels: Mapping[str, str]
+    damaged: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class LabelledPredictions:
     """The labelled predictions of one model.
 
@@ -83,6 +97,8 @@ class LabelledPredictions:
             stored = state_files.parse(_Content, path.read_text(encoding="utf-8"), str(path), version=FORMAT)
         except FileNotFoundError:
             return cls(model)
+        except NewerFormatError as error:
+            raise ServerError(error.message, tip=error.tip) from None
         except (OSError, UnicodeDecodeError, FormatError) as error:
             raise ServerError(
                 f"the labels of {model} cannot be read: {error}", tip=f"rm {path}; labels count anew then"
@@ -164,46 +180,73 @@ def predicted_class(prediction: Prediction) -> str | None:
     return top_class(reply[0] if isinstance(reply, list) and reply else reply)
 
 
-def read_labels(path: Path) -> dict[str, str]:
+def read_labels(path: Path) -> LabelFile:
     """Read labels by request id, from CSV with a header or from JSON lines; of two for one request the last counts.
 
-    The id is in ``request_id``, ``x-request-id``, ``key`` or ``id``, and the label in ``label``.
+    The id is in ``request_id``, ``x-request-id``, ``key`` or ``id``, and the label in ``label``. A value has no line
+    breaks: so a damaged line does not hide others.
 
     Raises:
-        UsageError: the file cannot be read, or a line of it has no id or no label.
+        UsageError: the file cannot be read, or none of its lines has an id and a label.
     """
+    labels: dict[str, str] = {}
+    damaged: list[int] = []
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            for number, row in _rows(file):
+                label = _label(row)
+                if label is None:
+                    damaged.append(number)
+                else:
+                    labels[label[0]] = label[1]
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8: {error.reason}") from None
-    lines = text.splitlines()
-    is_json = bool(lines) and lines[0].lstrip().startswith("{")
-    rows = enumerate(map(_object, lines), 1) if is_json else enumerate(csv.DictReader(lines), 2)
-    labels = {}
-    for number, row in rows:
-        if row == {}:
+    if damaged and not labels:
+        raise UsageError(
+            f"{path}:{damaged[0]} has no request id or no label",
+            tip='CSV with the header request_id,label; or lines as {"request_id": "...", "label": "cat"}',
+        )
+    return LabelFile(labels, tuple(damaged))
+
+
+def _rows(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """Yield the lines that are not blank with their numbers from 1 on; a damaged one has nothing."""
+    head: list[str] | None = None
+    is_json = False
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
             continue
-        key = next((row[name] for name in _ID_COLUMNS if row and row.get(name)), None)
-        label = row.get("label") if row else None
-        if key is None or label in (None, ""):
-            raise UsageError(
-                f"{path}:{number} has no request id or no label",
-                tip='CSV with the header request_id,label; or lines as {"request_id": "...", "label": "cat"}',
-            )
-        labels[str(key)] = str(label)
-    return labels
+        is_json = is_json or (head is None and line.lstrip().startswith("{"))
+        if is_json:
+            yield number, _object(line)
+        elif head is None:
+            head = _values(line)
+        else:
+            yield number, dict(zip(head, _values(line), strict=False))
 
 
-def _object(line: str) -> dict[str, object] | None:
-    if not line.strip():
-        return {}
+def _label(row: Mapping[str, object]) -> tuple[str, str] | None:
+    key, label = next((row[name] for name in _ID_COLUMNS if row.get(name)), None), row.get("label")
+    if not isinstance(key, str | int) or not isinstance(label, str | int | float) or label == "":
+        return None
+    return str(key), str(label)
+
+
+def _values(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line.rstrip("\n")]), [])
+    except csv.Error:
+        return []
+
+
+def _object(line: str) -> dict[str, object]:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) and found else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _file(project: Project, model: str) -> Path:

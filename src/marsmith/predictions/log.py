@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, Literal
 from pydantic import TypeAdapter
 
 _CHUNK = 1 << 20
+# The year 2100, in seconds since the epoch: a later time is damaged, and no line after it would be the newest one.
+_LATEST_S = 4_102_444_800.0
 _ASIDE = re.compile(r"\.([0-9]+)(?:\.gz)?")
 
 
@@ -70,6 +72,8 @@ def read_line(line: bytes) -> Prediction:
         ValueError: it is damaged, or of a schema that this version of marsmith does not know.
     """
     found = _LINE.validate_json(line, strict=True)
+    if not 0 <= found.time < _LATEST_S:
+        raise ValueError("no such time")
     if found.schema == 1:
         return replace(found, key=found.input_sha256)
     if not found.key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,4 +30,6 @@ class Observation:
 def observation_of(prediction: Prediction) -> Observation:
     """Return the observation of a request: of its first item, since its items are not independent, and its status."""
     watched = prediction.watched[0] if prediction.watched else {}
+    # Of a model that gives NaN there is no number to compare.
+    watched = {name: value for name, value in watched.items() if isinstance(value, str) or math.isfinite(value)}
     return Observation(prediction.time, prediction.input_sha256, {**watched, STATUS: str(prediction.status)})

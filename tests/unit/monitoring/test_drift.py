@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from marsmith.monitoring.drift import DriftFile, DriftMonitor, DriftState
 from marsmith.monitoring.drift.baseline import MOST_KEPT
 from marsmith.monitoring.drift.duty import DriftDuty
 from marsmith.monitoring.exporter.drift import DriftSource
-from marsmith.predictions.observations import Observation
+from marsmith.predictions.log import read_line
+from marsmith.predictions.observations import Observation, observation_of
 from marsmith.project import Project
 from marsmith.statistics import DriftRule, sketch_of
 from support.projects import copy_project
@@ -55,6 +57,19 @@ def _log(project: Project, *parts: Iterator[str]) -> Path:
     log = project.prediction_logs / "pets.jsonl"
     log.write_text("".join(line for part in parts for line in part), encoding="utf-8")
     return log
+
+
+def test_what_is_no_number_is_not_observed_and_what_is_no_time_is_damaged(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = (_line(n, BEGIN, draw=random.Random(n), time=time) for n, time in enumerate((math.nan, math.inf, 1e300)))
+    prediction = read_line(_line(0, BEGIN, draw=random.Random(0), watched=[{"a": math.nan, "b": 1.0}]).encode())
+    assert observation_of(prediction).values == {"b": 1.0, "status": "200"}
+    _log(project, odd, _lines(150, BEGIN))
+    assert main(["drift", "pets", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["waiting"] == 150
+    assert "3 damaged lines are left out" in shown.err
 
 
 def _archive(project: Project, values: list[float]) -> None:

@@ -67,7 +67,23 @@ def test_a_line_of_either_schema_is_read() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, _line(schema=4), _line(status="200"), _line(key=1), b"{}"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        _line(schema=4),
+        _line(status="200"),
+        _line(key=1),
+        b"{}",
+        _line(time=math.nan),
+        _line(time=math.inf),
+        _line(time=1e300),
+        _line(time=-1.0),
+        _line(time=1.7e12),
+    ],
 )
 def test_a_damaged_line_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):

@@ -56,13 +56,13 @@ def test_labels_give_the_accuracy_of_each_version_and_count_once(
 ) -> None:
     file = _csv({**{f"r{n}": "cat" for n in range(20)}, "lost": "cat", "old": "dog", "number": "cat"})
     found = _label(capsys, str(file))
-    assert found["labels"] == {"counted": 41, "known": 0, "unknown": 2}
+    assert found["labels"] == {"counted": 41, "known": 0, "unknown": 2, "damaged": 0}
     first, second = found["versions"]["1.0"], found["versions"]["2.0"]
     assert (first["happened"], first["observations"]) == (20, 21)
     assert (second["rate"], second["observations"]) == (0.5, 20)
     assert second["lower"] < 0.5 < second["upper"]
     again = _label(capsys, str(file))
-    assert again["labels"] == {"counted": 0, "known": 41, "unknown": 2}
+    assert again["labels"] == {"counted": 0, "known": 41, "unknown": 2, "damaged": 0}
     assert _label(capsys)["versions"] == again["versions"] == found["versions"]
 
     gauges = {(each.metric.name, each.labels[1:]): each.value for each in DriftSource(project).collect()}
@@ -92,7 +92,31 @@ def test_the_table_says_what_was_found(project: Project, capsys: pytest.CaptureF
 def test_the_last_of_two_labels_for_one_request_counts(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     file.write_text("key,label\na,cat\na,dog\n")
-    assert read_labels(file) == {"a": "dog"}
+    assert read_labels(file).labels == {"a": "dog"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "damaged"),
+    [
+        (["request_id,label", "r1,cat", "", "lost", "r2,cat,more", 'r3,"cat', f"r4,{'x' * 200_000}", "r5,cat"], (4, 7)),
+        (["\ufeffid,label", "r1\u2028,cat", "r2,", "r3,cat", "r2,cat", "r5,cat"], (3,)),
+        (['{"id": "r1", "label": "cat"}', "nonsense", "[]", '{"id": ["r9"], "label": "cat"}'], (2, 3, 4)),
+    ],
+)
+def test_a_damaged_line_hides_no_other(
+    project: Project, capsys: pytest.CaptureFixture[str], lines: list[str], damaged: tuple[int, ...]
+) -> None:
+    Path("labels").write_text("\n".join(lines), encoding="utf-8")
+    found = read_labels(Path("labels"))
+    assert (len(found.labels), set(found.labels.values()), found.damaged) == (
+        len([line for line in lines if "cat" in line]) - (1 if "r9" in lines[-1] else 0), {"cat"}, damaged,
+    )  # fmt: skip
+    assert main(["label", "pets", "labels"]) == 0
+    said = capsys.readouterr().err
+    assert (
+        f"{len(damaged)} lines have no request id or no label, and are left out: the first is labels:{damaged[0]}"
+        in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,8 +124,7 @@ def test_the_last_of_two_labels_for_one_request_counts(tmp_path: Path) -> None:
     [
         ("request_id,label\nr1,\n", "labels.csv:2 has no request id or no label"),
         ("name,label\nr1,cat\n", "labels.csv:2 has no request id or no label"),
-        ('{"id": "r1", "label": "cat"}\nnonsense\n', "labels.csv:2 has no request id or no label"),
-        ('{"id": "r1", "label": "cat"}\n[]\n', "labels.csv:2 has no request id or no label"),
+        ('{"id": "r1", "label": ["cat"]}\nnonsense\n', "labels.csv:1 has no request id or no label"),
         (b"\xff\xfe", "is not UTF-8"),
         (None, "cannot read labels.csv"),
     ],

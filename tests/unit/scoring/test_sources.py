@@ -159,7 +159,7 @@ def test_a_column_may_have_any_name() -> None:
 @pytest.mark.parametrize("value", [{"bytes": b"one", "path": "a"}, [b"one"], ["a"], 5])
 def test_a_column_that_has_neither_paths_nor_bytes_is_refused(value: object) -> None:
     pq.write_table(pa.table({"path": [value]}), "other.parquet")
-    with pytest.raises(UsageError, match="the column 'path' has .*, and not paths or bytes"):
+    with pytest.raises(UsageError, match=r"the column 'path' has .*, and not paths or bytes"):
         found("other.parquet")
 
 
