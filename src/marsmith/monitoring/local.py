@@ -88,8 +88,11 @@ def choose_ports(prometheus: int, alertmanager: int) -> Ports:
 
 def _bound(held: ExitStack, port: int, name: str) -> int:
     listening = held.enter_context(socket.socket())
+    # As the programs do: what is left of the connections of the last run does not hold the port.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((LOOPBACK, port))
+        listening.listen()
     except OSError as error:
         raise UsageError(
             f"port {port} for {name}: {error.strerror}", tip=f"name another one with --{name}-port; 0: a free one"

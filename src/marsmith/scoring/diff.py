@@ -72,7 +72,7 @@ def compare_batches(old: str, new: str, tolerance: Tolerance) -> BatchDiff:
         tolerance: the largest difference at which two answers agree.
 
     Raises:
-        BatchError: a batch is not finished, or its parts have changed.
+        BatchError: a batch is not finished, its parts have changed, or the batches have no key in common.
         AccessError: one cannot be read.
     """
     places = open_destination(old), open_destination(new)
@@ -89,8 +89,13 @@ def compare_batches(old: str, new: str, tolerance: Tolerance) -> BatchDiff:
                     difference.largest, pair.new.key, _short(pair.old.reply), _short(pair.new.reply)
                 )
                 (heapq.heappush if len(largest) < _MOST_LARGEST else heapq.heappushpop)(largest, found)
-    model = ends[1].model.partition(":")[0]
-    return BatchDiff(model, comparison.report(), tuple(sorted(largest, key=lambda each: (-each.difference, each.key))))
+    model, report = ends[1].model.partition(":")[0], comparison.report()
+    if not report.pairs:
+        raise BatchError(
+            f"{old} and {new} have no key in common",
+            tip="name their sources in the same way: the key of a file is its path as it was given",
+        )
+    return BatchDiff(model, report, tuple(sorted(largest, key=lambda each: (-each.difference, each.key))))
 
 
 def _finished(place: Folder | Prefix) -> Success:

@@ -117,10 +117,10 @@ def make_plan(items: Iterable[Item], sources: Sequence[str], settings: Settings,
     """
     target = work / "keys"
     digest, count, offset, offsets = hashlib.sha256(), 0, 0, []
-    before = b"\t"
+    before = b""
     with target.open("wb") as file:
         for line in _sorted_lines(items, work):
-            if key_of(line) == key_of(before):
+            if before and key_of(line) == key_of(before):
                 raise _twice(before, line, sources)
             if count % settings.shard_rows == 0:
                 offsets.append(offset)

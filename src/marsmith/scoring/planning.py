@@ -8,13 +8,14 @@ from marsmith import files
 from marsmith.archive import Archive
 from marsmith.archive.admit import digest_of
 from marsmith.archive.unpacked import UnpackedArchive
-from marsmith.errors import BatchError, UsageError
+from marsmith.errors import BatchError, FormatError, UsageError
 from marsmith.scoring import parts
 from marsmith.scoring.destination import Folder, Prefix
 from marsmith.scoring.options import BatchOptions
 from marsmith.scoring.plan import FILE_NAME, Plan, Settings, differences, first_difference, make_plan, parse_plan
 from marsmith.scoring.rows import reply_form
 from marsmith.scoring.sources import Selection, holds, list_items
+from marsmith.state_files import NewerFormatError
 
 
 def settings_of(archive: Archive, members: UnpackedArchive, options: BatchOptions) -> Settings:
@@ -90,7 +91,12 @@ def _resumed(to: Folder | Prefix, settings: Settings, work: Path) -> tuple[Plan,
 
 
 def _stored(to: Folder | Prefix) -> Plan:
-    return parse_plan(to.read(FILE_NAME).decode("utf-8", "replace"), f"{to.address}/{FILE_NAME}")
+    try:
+        return parse_plan(to.read(FILE_NAME).decode("utf-8", "replace"), f"{to.address}/{FILE_NAME}")
+    except NewerFormatError:
+        raise
+    except FormatError as error:
+        raise BatchError(error.message, tip="give --to another folder") from None
 
 
 def stored_keys(to: Folder | Prefix, plan: Plan, work: Path) -> Path:

@@ -26,6 +26,7 @@ _REMOTE_THREADS, _REMOTE_AHEAD = 16, 32
 _BLOCK_ITEMS, _LARGE_BYTES = 32, 1 << 21
 # Row groups of Parquet files that are kept; inputs are sorted, so that neighbours are in the same one.
 _MOST_GROUPS = 2
+_NO_FILE = "it is not a regular file"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Unreadable:
 
     Attributes:
         status: 403 for a refused one, 404 for a missing one, 409 for one that has changed since the plan, 413 for one
-            that is too large, 500 for any other problem.
+            that is too large, 422 for what is not a file, 500 for any other problem.
         message: in words.
     """
 
@@ -105,6 +106,8 @@ class Reader:
             content = self._bytes(item)
         except FileNotFoundError:
             return Unreadable(404, "there is no such file any more" if item.stamp else "there is no such file")
+        except IsADirectoryError:
+            return Unreadable(422, _NO_FILE)
         except PermissionError:
             return Unreadable(403, "it may not be read: permission denied")
         except (OSError, ValueError, MarsmithError) as error:
@@ -145,7 +148,7 @@ def _file(path: str, stamp: str) -> Content:
     with open(path, "rb", buffering=0, opener=_open) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            return Unreadable(422, "it is not a regular file")
+            return Unreadable(422, _NO_FILE)
         return _unlike(status, stamp) or file.read()
 
 

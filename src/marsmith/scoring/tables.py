@@ -102,7 +102,9 @@ def _listed(path: str, key: str, size: str, stamp: str, number: int) -> Item:
         except (OSError, ValueError):
             # Its row will say so.
             size = stamp = ""
-    return Item(key, int(size) if size.isdecimal() else -1, stamp, "" if key == path else path, number)
+    # An empty cell names no file, and not the one that is named as its key.
+    place = "" if key == path else path or os.curdir
+    return Item(key, int(size) if size.isdecimal() else -1, stamp, place, number)
 
 
 def _parquet(table: str, number: int, columns: Columns) -> Iterator[Item]:

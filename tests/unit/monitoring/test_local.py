@@ -18,6 +18,8 @@ import pytest
 import requests
 
 from marsmith.cli import main
+from marsmith.errors import UsageError
+from marsmith.monitoring.local import LOOPBACK, choose_ports
 from marsmith.project import PROJECT_VARIABLE, Project
 from support.debian import needs
 from support.live_server import until
@@ -128,6 +130,19 @@ def test_a_port_in_use_is_named(empty: Project, capsys: pytest.CaptureFixture[st
     assert f"port {port} for prometheus: Address already in use" in told
     assert "TIP: name another one with --prometheus-port" in told
     assert not empty.monitoring.exists()
+
+
+def test_a_port_whose_last_connections_have_just_ended_is_free() -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection((LOOPBACK, port)) as client:
+            # Who ends a connection first keeps its port for a minute.
+            server.accept()[0].close()
+            assert client.recv(1) == b""
+    ports = choose_ports(port, 0)
+    assert ports.prometheus == port
+    with pytest.raises(UsageError, match=f"port {port} for alertmanager: Address already in use"):
+        choose_ports(port, port)
 
 
 def test_programs_that_are_not_installed_are_named(

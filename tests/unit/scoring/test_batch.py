@@ -217,6 +217,10 @@ def test_a_damaged_or_foreign_part_is_named(reference: Path, here: Path, capsys:
     part.write_bytes(b"half")
     assert main(run) == 1
     assert f"{part} is damaged" in capsys.readouterr().err
+    (here / "to" / FILE_NAME).write_text("half")
+    assert main(run) == 1
+    assert "_plan.json: not JSON" in (said := capsys.readouterr().err)
+    assert "TIP: give --to another folder" in said
     (here / "to" / FILE_NAME).unlink()
     assert main(run) == 1
     assert "has parts, and no _plan.json" in capsys.readouterr().err

@@ -82,6 +82,9 @@ def test_what_is_no_finished_batch_is_refused(two: None, capsys: pytest.CaptureF
     assert main(["batch", "diff", "old", "old/"]) == 2
     assert main(["batch", "diff", "old", "nowhere"]) == 1
     assert "nowhere has no _SUCCESS" in capsys.readouterr().err
+    write_batch(Path("apart"), {"another": CAT})
+    assert main(["batch", "diff", "old", "apart"]) == 1
+    assert "old and apart have no key in common" in capsys.readouterr().err
     Path("new/part-0000001.parquet").write_bytes(b"other")
     assert main(["batch", "diff", "old", "new"]) == 1
     assert "new/part-0000001.parquet is not the one of _SUCCESS" in capsys.readouterr().err

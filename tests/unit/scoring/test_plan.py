@@ -73,6 +73,12 @@ def test_a_key_that_comes_twice_is_refused_with_both_sources(tmp_path: Path) -> 
         planned(tmp_path / "again", [item("b", source=1), item("b", 7, source=1)])
 
 
+def test_a_key_may_be_empty_once(tmp_path: Path) -> None:
+    assert planned(tmp_path / "work", [item("a"), item("")])[0].inputs == 2
+    with pytest.raises(UsageError, match="the input '' comes twice: in one, and in two"):
+        planned(tmp_path / "again", [item(""), item("", source=1)])
+
+
 def test_no_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no inputs in one, two"):
         planned(tmp_path / "work", [])

@@ -116,6 +116,12 @@ def test_a_csv_lists_paths() -> None:
     assert found("list.csv", key="id") == {"7": b"photos/a.jpg", "8": b"d.jpg", "9": 404}
 
 
+def test_an_empty_cell_and_a_folder_are_no_files() -> None:
+    Path("list.csv").write_text("path,id\n,d.jpg\nphotos,2\nd.jpg,3\n")
+    assert found("list.csv", key="id") == {"d.jpg": 422, "2": 422, "3": b"d.jpg"}
+    assert found("list.csv") == {"": 422, "photos": 422, "d.jpg": b"d.jpg"}
+
+
 def test_a_table_that_knows_sizes_and_stamps_asks_no_file() -> None:
     Path("list.csv").write_text("path,size,etag\nnowhere.jpg,12,abc\n")
     assert list(list_items(["list.csv"], Selection())) == [Item("nowhere.jpg", 12, "abc", "", 0)]
