@@ -82,14 +82,21 @@ class RunningHost:
 
     def workers(self) -> list[int]:
         """Process ids of its workers: its children that run a worker."""
-        children = psutil.Process(self.process.pid).children()
-        return [child.pid for child in children if "marsmith.host.worker" in child.cmdline()]
+        return [child.pid for child in psutil.Process(self.process.pid).children() if _is_worker(child)]
 
     def key(self) -> str:
         from marsmith.client.key_file import read_key_file
 
         assert self.state.key_file
         return read_key_file(self.state.key_file).inference.value
+
+
+def _is_worker(child: psutil.Process) -> bool:
+    """Whether it runs a worker; one that has just ended does not."""
+    try:
+        return "marsmith.host.worker" in child.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def start_host(folder: Path, archives: Sequence[Path], *flags: str) -> tuple[subprocess.Popen[bytes], Path, Path]:

@@ -17,6 +17,7 @@ A request is answered at once by an idle worker. Batches form only while all wor
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,8 +126,11 @@ def _check(args: argparse.Namespace) -> None:
         if file is not None and not file.is_file():
             raise UsageError(f"no file {file}")
     for name in ("max_request_size", "request_timeout", "drain"):
-        if not getattr(args, name) > 0:
-            raise UsageError(f"--{name.replace('_', '-')} must be more than 0")
+        if not 0 < getattr(args, name) < math.inf:
+            raise UsageError(f"--{name.replace('_', '-')} must be a number above 0")
+    for name, least, port in (("port", 0, args.port), ("grpc-port", 1, args.grpc_port)):
+        if port is not None and not least <= port <= 65535:
+            raise UsageError(f"--{name} {port} is not from {least} to 65535")
 
 
 def _print(options: HostOptions, state: HostState, catalogue: Catalogue) -> None:

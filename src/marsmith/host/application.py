@@ -26,6 +26,7 @@ Send = Callable[[Message], Awaitable[None]]
 _EXCHANGE = "marsmith.exchange"
 MOST_REQUEST_BYTES = 16 << 20
 _ONCE = "marsmith-idempotent"
+_BODILESS = (204, 205, 304)
 _JSON = {"content-type": "application/json"}
 _ALWAYS = (
     (b"pragma", b"no-cache"),
@@ -257,11 +258,16 @@ class Application:
     # Replies ----------------------------------------------------------------------------------------------------------
 
     async def _send(self, send: Send, reply: Reply, request_id: str) -> None:
-        headers = [*_headers(reply, request_id), (b"content-length", str(len(reply.body)).encode())]
+        headers, body = _headers(reply, request_id), reply.body
+        if reply.status in _BODILESS:
+            # A client would take a body for the start of the next reply.
+            body = b""
+        else:
+            headers.append((b"content-length", str(len(body)).encode()))
         if self._catalogue is not None:
             self._catalogue.measured.status(reply.status)
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+        await send({"type": "http.response.body", "body": body})
 
     async def _send_stream(
         self, send: Send, first: Reply, request_id: str, stream: asyncio.Queue[bytes | None]

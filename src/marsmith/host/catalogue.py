@@ -88,17 +88,20 @@ class Catalogue:
         self._admit = admit
         self._log_folder = log_folder
         self._entries: dict[ModelVersion, _Entry] = {}
+        # What each archive that was refused was like.
+        self._refused: dict[Path, tuple[int, ...]] = {}
         self._reloading = asyncio.Lock()
 
     async def start(self) -> None:
         """Load every archive, and return when every worker is ready.
 
+        One in the store that cannot be served is told, and the others are served.
+
         Raises:
-            MarsmithError: one of them cannot be served; nothing is left running.
+            MarsmithError: a named one cannot be served, or none can; nothing is left running.
         """
         try:
-            for path in self._source.paths():
-                await self._add(await self._load(path))
+            await self._start_all()
         except BaseException:
             await self.stop(0.0)
             raise
@@ -134,6 +137,8 @@ class Catalogue:
             now = {path: _stamp(path) for path in self._source.paths()}
         except UsageError:
             return False
+        # What was refused is tried again if it changes.
+        now = {path: stamp for path, stamp in now.items() if self._refused.get(path) != stamp}
         return now != {entry.pool.version.archive: entry.stamp for entry in self._entries.values()}
 
     def names(self) -> list[str]:
@@ -165,18 +170,28 @@ class Catalogue:
 
     # -----------------------------------------------------------------------------------------------------------------
 
-    async def _add(self, entry: _Entry) -> None:
-        known = self._entries.setdefault(entry.pool.version.id, entry)
-        if known is not entry:
-            await entry.close(0.0)
-            both = f"{known.pool.version.archive} and {entry.pool.version.archive}"
-            raise UsageError(f"{both} are the same version, {entry.pool.version.id}")
+    async def _start_all(self) -> None:
+        for path in self._source.paths():
+            await self._start_one(path)
+        if not self._entries:
+            raise ArchiveError(f"--store: {self._source.store}: no archive in it can be served")
+
+    async def _start_one(self, path: Path) -> None:
+        try:
+            entry = await self._load(path)
+            self._entries[entry.pool.version.id] = entry
+        except MarsmithError as error:
+            if path in self._source.archives:
+                raise
+            self._refused[path] = _stamp(path)
+            self._tell(f"{path.name}: {error.message}; it is not served")
 
     async def _load(self, path: Path) -> _Entry:
         stamp = _stamp(path)
         files = ExitStack()
         try:
             version: HostedVersion = await asyncio.to_thread(self._open, files, path)
+            self._check_twin(version)
             pool = Pool(version, self.measured, self._tell, self._log_folder)
             try:
                 await pool.start()
@@ -189,6 +204,12 @@ class Catalogue:
             raise
         return _Entry(pool, files, stamp)
 
+    def _check_twin(self, version: HostedVersion) -> None:
+        """Refuse a version that another archive has, unless that has gone."""
+        twin = self._entries.get(version.id)
+        if twin is not None and twin.pool.version.archive != version.archive and _stamp(twin.pool.version.archive):
+            raise UsageError(f"{twin.pool.version.archive} and {version.archive} are the same version, {version.id}")
+
     def _open(self, files: ExitStack, path: Path) -> HostedVersion:
         if not path.exists():
             raise UsageError(f"no archive {path}")
@@ -197,6 +218,8 @@ class Catalogue:
             return files.enter_context(opened(path, self._wishes))
         except ConfigError as error:
             raise ArchiveError(f"{path}: {error.message}") from None
+        except (OSError, TypeError) as error:
+            raise ArchiveError(f"{path}: it cannot be opened: {error}") from None
 
     async def _take(self, path: Path, known: _Entry | None) -> None:
         try:
@@ -204,9 +227,11 @@ class Catalogue:
         except MarsmithError as error:
             kept = f"{known.pool.version.id} goes on as it was" if known else "it is not served"
             self._tell(f"reload: {path.name}: {error.message}; {kept}")
+            # Tried again only if it changes again.
             if known is not None:
-                # Tried again only if it changes again.
                 known.stamp = _stamp(path)
+            else:
+                self._refused[path] = _stamp(path)
             return
         key = entry.pool.version.id
         before = {id(each): each for each in (known, self._entries.get(key)) if each is not None}.values()

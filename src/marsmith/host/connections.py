@@ -68,7 +68,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._expect()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep the header as it was sent."""
+        """Keep the header as it was sent; what follows a chunked body is not a header that a front has seen."""
+        if self._head_bytes < 0:
+            return
         self._exchange.headers.append((name, value))
         super().on_header(name, value)
 

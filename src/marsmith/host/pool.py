@@ -64,6 +64,8 @@ class Pool:
         self._queue: deque[Job] = deque()
         self._links: list[Link] = []
         self._limits: dict[Link, int] = {}
+        # Others take their places already.
+        self._retiring: set[Link] = set()
         self._pace = admission.Pace()
         self._restarts = 0
         self._is_scheduled = False
@@ -157,10 +159,12 @@ class Pool:
             for job, (head, body) in zip(link.held[0], replies, strict=False):
                 job.part(_reply(head, body))
             return
-        batch, now = link.held.popleft(), time.monotonic()
+        # Kept until all are answered: replies that do not fit cost the worker, and another one answers.
+        batch, now = link.held[0], time.monotonic()
         self._pace.note(now - batch[0].sent)
         for job, (head, body) in zip(batch, replies, strict=True):
             self._answer(job, head, body, now)
+        link.held.popleft()
         if link.held:
             for job in link.held[0]:
                 job.sent = now
@@ -182,7 +186,8 @@ class Pool:
                 self._queue.appendleft(job)
             else:
                 job.fail(500, WORKER_DIED)
-        self._run(self._replace(link))
+        if link not in self._retiring:
+            self._run(self._replace(link))
         self._schedule()
         self._check_emptied()
 
@@ -250,6 +255,7 @@ class Pool:
                 self._tell(f"{error}; tried again in {pause_s:g} s")
                 if link in self._links:
                     self._links.remove(link)
+                self._give_up()
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
@@ -259,13 +265,24 @@ class Pool:
                 return link
         return None
 
+    def _give_up(self) -> None:
+        """Answer what waits if no worker is left: nobody knows when one loads again."""
+        if not self.is_ready:
+            waiting, self._queue = list(self._queue), deque()
+            for job in waiting:
+                job.fail(503, self._no_worker(), UNAVAILABLE)
+            self._check_emptied()
+
     async def _watch(self) -> None:
         """Look for late requests and for leaking workers."""
         while True:
             await asyncio.sleep(_WATCH_S)
             self._drop_late()
-            for link in [each for each in self._links if each.ready and _memory(each) > self._limits[each]]:
-                await self._retire(link)
+            grown = [each for each in self._links if each.ready and _memory(each) > self._limits[each]]
+            # One after the other: each takes the memory of two meanwhile.
+            if grown and not self._retiring:
+                self._retiring.add(grown[0])
+                self._run(self._retire(grown[0]))
 
     async def _retire(self, link: Link) -> None:
         """Replace a worker that has grown too large, without a failed request: first the new one, then its end."""
@@ -277,8 +294,9 @@ class Pool:
             await asyncio.sleep(0.05)
         if link in self._links:
             self._links.remove(link)
-            self._limits.pop(link, None)
-            await link.end()
+        self._limits.pop(link, None)
+        self._retiring.discard(link)
+        await link.end()
 
     def _memory_limit(self, link: Link) -> int:
         wanted = self.version.worker_memory

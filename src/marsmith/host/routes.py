@@ -111,7 +111,7 @@ def _kserve(protocol: str, method: str, rest: tuple[str, ...]) -> Route | NoRout
     if verbs[:1] == ("versions",) and len(verbs) >= 2:
         version, verbs = verbs[1], verbs[2:]
     action = _VERBS.get((protocol, *verbs))
-    if action is None or not model:
+    if action is None or not any(model):
         return _NO_PATH
     expected = "POST" if action in ("predict", "explain") else "GET"
     return Route(action, model[0], version) if method == expected else _NO_METHOD

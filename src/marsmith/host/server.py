@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -82,15 +83,26 @@ def run(options: HostOptions, reports: Reports) -> None:
         StopRequestedError: a signal came before everything was ready.
     """
     loop_factory = _loop_factory()
-    is_new = states.prepare(options.folder)
+    _check_pair(options)
+    with (
+        states.held(options.folder),
+        _listening(options.address, options.port) as listener,
+        asyncio.Runner(loop_factory=loop_factory) as runner,
+    ):
+        runner.run(_serve(options, reports, listener))
+
+
+def _check_pair(options: HostOptions) -> None:
+    if options.certificate is None:
+        return
     try:
-        with (
-            _listening(options.address, options.port) as listener,
-            asyncio.Runner(loop_factory=loop_factory) as runner,
-        ):
-            runner.run(_serve(options, reports, listener))
-    finally:
-        states.remove(options.folder, is_new=is_new)
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(options.certificate, options.private_key)
+    except OSError as error:
+        both = f"{options.certificate} and {options.private_key}"
+        reason = getattr(error, "reason", None) or error.strerror
+        raise UsageError(
+            f"{both} are not a certificate and its private key: {reason}", tip="marsmith certificate makes both"
+        ) from None
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -106,12 +118,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 @contextmanager
 def _listening(address: str, port: int) -> Iterator[socket.socket]:
-    """Take the port before anything is loaded."""
+    """Take the port before anything is loaded; whoever connects until then waits.
+
+    Only a socket that listens keeps others away from its port.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((address, port))
+            listener.listen(_BACKLOG)
         except OSError as error:
             raise ServerError(
                 f"cannot listen at {address}:{port}: {error.strerror}", tip="--port with another"
@@ -136,17 +152,22 @@ async def _serve(options: HostOptions, reports: Reports, listener: socket.socket
     ended.is_ready = True
     listening = asyncio.Event()
     server = _uvicorn(options, application, listening)
-    tasks = [asyncio.ensure_future(_reloading(ended, catalogue, options.watch))]
+    tasks: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(ended.wait()),
+        asyncio.ensure_future(listening.wait()),
+        asyncio.ensure_future(_reloading(ended, catalogue, options.watch)),
+    ]
     served = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:
-        await listening.wait()
-        _announce(options, reports, listener, keys, catalogue)
-        await asyncio.wait([served, asyncio.ensure_future(ended.wait())], return_when=asyncio.FIRST_COMPLETED)
+        # A server that fails never listens.
+        await asyncio.wait([served, tasks[0], tasks[1]], return_when=asyncio.FIRST_COMPLETED)
+        if listening.is_set():
+            _announce(options, reports, listener, keys, catalogue)
+        await asyncio.wait([served, tasks[0]], return_when=asyncio.FIRST_COMPLETED)
         reports.tell("ending: what was taken is answered")
-        if grpc is not None:
-            await grpc.stop(options.limits.drain_s)
         server.should_exit = True
-        await served
+        # Both at the same time: neither takes new requests, and both have the whole time.
+        await asyncio.gather(served, *([grpc.stop(options.limits.drain_s)] if grpc is not None else []))
     finally:
         for task in tasks:
             task.cancel()
@@ -178,6 +199,9 @@ class _Signals:
         await self._ended.wait()
 
     def _end(self, number: int) -> None:
+        if self.number is not None:
+            # A second one must not cut off the end itself.
+            return
         self.number = number
         self._ended.set()
         if not self.is_ready and self._starting is not None:
@@ -233,7 +257,7 @@ async def _grpc(options: HostOptions, application: Application, keys: Keys | Non
     from marsmith.host.grpc_server import start
 
     pair = (options.certificate, options.private_key) if options.certificate and options.private_key else None
-    address = f"{options.address}:{options.grpc_port}"
+    address = f"{_bracketed(options.address)}:{options.grpc_port}"
     return await start(application, keys, address, options.limits.request_bytes, pair)
 
 
@@ -241,7 +265,7 @@ def _announce(
     options: HostOptions, reports: Reports, listener: socket.socket, keys: Keys | None, catalogue: Catalogue
 ) -> None:
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
+    shown = _bracketed(host)
     scheme = "https" if options.certificate else "http"
     pid = os.getpid()
     state = states.HostState(
@@ -253,6 +277,10 @@ def _announce(
     )
     states.write(options.folder, state)
     reports.ready(state, catalogue)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 async def _reloading(signals: _Signals, catalogue: Catalogue, watch: bool) -> None:

@@ -6,7 +6,8 @@ import os
 import signal
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from marsmith.errors import FormatError, NotRunningError, ServerError
 
 FILE_NAME = "host.json"
 LOGS = "logs"
+_LOCK = "lock"
 FORMAT = 1
 _LOOK_S = 0.05
 
@@ -51,31 +53,55 @@ class HostState:
 def default_folder(port: int) -> Path:
     """Return the folder of the state of a host on this port: in the user's runtime folder."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    base = Path(runtime) if runtime else Path(tempfile.gettempdir()) / f"marsmith-{os.getuid()}"
+    base = Path(runtime) if runtime else Path(tempfile.gettempdir()) / _shared_name()
     return base / "marsmith" / f"host-{port}"
 
 
-def prepare(folder: Path) -> bool:
-    """Make the folder, for its owner only; return whether it was not there before.
+def _shared_name() -> str:
+    """Return the name of our folder among those of all users."""
+    return f"marsmith-{os.getuid()}"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make the folder, for its owner only, and hold it for one host; remove at the end what it leaves there, but logs.
+
+    A lock keeps others away, because a host writes its state only once it serves.
 
     Raises:
         ServerError: a host runs with it, or it belongs to somebody else.
     """
     is_new = not folder.exists()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    _make(folder)
+    with ExitStack() as stack:
+        if is_new:
+            stack.callback(_remove_empty, folder)
+        try:
+            stack.enter_context(files.lock(folder / _LOCK, wait_s=0.0, remove=True))
+        except files.LockedError as error:
+            raise ServerError(
+                f"a host with the state in {folder} runs already (pid {error.holder})",
+                tip=f"marsmith stop --state {folder}, or another --state",
+            ) from None
+        stack.callback(remove, folder)
+        yield
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServerError(f"--state: {folder}: {error.strerror}", tip="--state with a folder of your own") from None
+    # Who owns the folder above can put another one in its place.
+    shared = [each.lstat() for each in folder.parents if each.name == _shared_name()]
+    if any(each.st_uid != os.getuid() for each in (folder.stat(), *shared)):
         raise ServerError(f"{folder} belongs to another user", tip="--state with a folder of your own")
     folder.chmod(0o700)
-    try:
-        running = read(folder)
-    except (NotRunningError, ServerError):
-        return is_new
-    if running.is_running:
-        raise ServerError(
-            f"a host with the state in {folder} runs already (pid {running.pid})",
-            tip=f"marsmith stop --state {folder}, or another --state",
-        )
-    return is_new
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def write(folder: Path, state: HostState) -> None:
@@ -101,13 +127,11 @@ def read(folder: Path) -> HostState:
         raise ServerError(error.message, tip=f"end it with kill, then remove {path}") from None
 
 
-def remove(folder: Path, *, is_new: bool = False) -> None:
-    """Remove what a host leaves in its folder, except for logs; a new folder too, if nothing is in it."""
+def remove(folder: Path) -> None:
+    """Remove what a host leaves in its folder, except for logs."""
     for path in (folder / FILE_NAME, folder / "key_file.json"):
         path.unlink(missing_ok=True)
-    for emptied in (folder / LOGS, *([folder] if is_new else [])):
-        with suppress(OSError):
-            emptied.rmdir()
+    _remove_empty(folder / LOGS)
 
 
 def stop(folder: Path, timeout_s: float) -> bool:
@@ -121,10 +145,12 @@ def stop(folder: Path, timeout_s: float) -> bool:
         remove(folder)
         return False
     late = time.monotonic() + timeout_s
-    os.kill(state.pid, signal.SIGTERM)
-    while state.is_running and psutil.Process(state.pid).status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() >= late:
-            os.kill(state.pid, signal.SIGKILL)
-        time.sleep(_LOOK_S)
+    # It may end by itself at any moment.
+    with suppress(ProcessLookupError, psutil.NoSuchProcess):
+        os.kill(state.pid, signal.SIGTERM)
+        while state.is_running and psutil.Process(state.pid).status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() >= late:
+                os.kill(state.pid, signal.SIGKILL)
+            time.sleep(_LOOK_S)
     remove(folder)
     return True

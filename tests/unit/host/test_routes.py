@@ -42,6 +42,8 @@ def test_each_path_of_torchserve_and_kserve_is_known(method: str, path: str, fou
         ("POST", "/predictions/a/b/c", 404),
         ("POST", "/v1/models", 404),
         ("POST", "/v1/models/m:guess", 404),
+        ("GET", "/v1/models/:", 404),
+        ("POST", "/v1/models/:predict", 404),
         ("POST", "/v2/models/m/versions", 404),
         ("POST", "/ping", 405),
         ("DELETE", "/models/m", 405),

@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from marsmith.runtime.worker_protocol import Prediction, decode_response
 
 logger = logging.getLogger(__name__)
 _BUFFER = 1 << 20
+# A token, and a value without control characters: RFC 9110, sections 5.1 and 5.5.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
 class BatchError(Exception):
@@ -119,7 +123,7 @@ class Service:
             failed = {"failed": [error.code, error.message, "InternalServerException"]}
             return dict.fromkeys(ids, (failed, b""))
         heads = (
-            {"status": context.get_response_status(index)[0], "headers": context.get_response_headers(index)}
+            _head(context.get_response_status(index)[0], context.get_response_headers(index))
             for index in range(len(ids))
         )
         return {each: (head, body) for each, head, body in zip(ids, heads, bodies, strict=True)}
@@ -178,9 +182,21 @@ def _bodies(replies: Any, count: int) -> list[bytes]:
         raise BatchError(503, "number of batch response mismatched")
     try:
         return [_body(reply) for reply in replies]
-    except TypeError:
+    except (TypeError, ValueError, RecursionError):
         logger.warning("a reply is neither text nor bytes nor JSON", exc_info=True)
         raise BatchError(503, "Unsupported model output data type.") from None
+
+
+def _head(status: Any, headers: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return status and headers of a reply, or its failure if HTTP cannot carry them."""
+    if not hasattr(status, "__index__") or not 200 <= status <= 599:
+        told = f"the handler set the status {status!r}, which is not from 200 to 599"
+        return {"failed": [500, told, "InternalServerException"]}
+    for name, value in headers.items():
+        if not _NAME.fullmatch(str(name)) or not _VALUE.fullmatch(str(value)):
+            told = f"the handler set the header {name!r} to {value!r}, which HTTP does not allow"
+            return {"failed": [500, told, "InternalServerException"]}
+    return {"status": int(status), "headers": {str(name): str(value) for name, value in headers.items()}}
 
 
 def _body(reply: Any) -> bytes:
