@@ -133,9 +133,15 @@ class LogFollower:
             yield file
 
     def _lines(self, file: BinaryIO) -> Iterator[bytes]:
-        rest = b""
+        # Joined once: a hole in a damaged file is a line of many chunks.
+        rest: list[bytes] = []
         while chunk := file.read(_CHUNK):
-            *whole, rest = (rest + chunk).split(b"\n")
+            first, *others = chunk.split(b"\n")
+            rest.append(first)
+            if not others:
+                continue
+            *whole, last = b"".join(rest), *others
+            rest = [last]
             for line in whole:
                 self._offset += len(line) + 1
                 yield line

@@ -119,6 +119,20 @@ def test_a_log_is_followed_while_it_is_written_and_moved_aside(tmp_path: Path) -
 # Joining --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 20])
+def test_a_line_may_be_longer_than_what_is_read_at_once(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marsmith.predictions.log._CHUNK", chunk)
+    log = tmp_path / "pets.jsonl"
+    log.write_bytes(b"\0" * 5000 + b"\n" + _line(key="a") + b"\n" + _line(key="b") + b'{"half')
+    follower = LogFollower(log)
+    assert [each.key for each in follower.read()] == ["a", "b"]
+    assert follower.damaged == 2
+    log.write_bytes(log.read_bytes() + b'"\n' + _line(key="c"))
+    assert [each.key for each in follower.read()] == ["c"]
+
+
 def test_the_same_request_of_two_versions_is_joined_in_any_order() -> None:
     joiner = Joiner("1.0", "2.0")
     assert joiner.add(_prediction("a", "2.0")) is None
