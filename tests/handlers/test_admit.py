@@ -71,6 +71,7 @@ NEED_NOT = {
     "config": "reads configs, without running an archive",
     "doctor": "looks at the machine",
     "monitor": "reads specs and settings, without running an archive",
+    "kubernetes": "reads specs and settings, without running an archive",
     "status": "asks the server",
     "stop": "ends the server",
     "predict": "asks the server",

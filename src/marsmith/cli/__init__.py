@@ -57,6 +57,7 @@ VERBS = {
     "label": "join labels that came later with what each version has predicted",
     "rollback": "go back to the version that was the default before",
     "monitor": "write alert rules and dashboards for Prometheus and Grafana, or run Prometheus here",
+    "kubernetes": "write manifests for Kubernetes or KServe",
     "bench": "put load on a model and measure latency, throughput and errors",
     "tune": "find the workers, threads and batching that hold a latency limit",
     "token": "print a token for curl",
