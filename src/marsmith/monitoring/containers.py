@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from marsmith.monitoring.prometheus import RETENTION, RETENTION_SIZE, SCRAPE_INTERVAL_S
@@ -92,5 +93,10 @@ volumes:
 def render_compose(targets: Sequence[Target]) -> str:
     """Render the compose file; certificates are mounted at their own paths."""
     files = sorted({str(target.ca_file) for target in targets if target.ca_file})
-    mounts = "".join(f"\n      - {path}:{path}:ro" for path in files)
+    mounts = "".join(f"\n      - {_quoted(f'{path}:{path}:ro')}" for path in files)
     return _COMPOSE.format(retention=RETENTION, size=RETENTION_SIZE, certificates=mounts)
+
+
+def _quoted(text: str) -> str:
+    """Return a text as YAML has it between quotes; compose takes ``$`` for a variable if it is not doubled."""
+    return json.dumps(text.replace("$", "$$"), ensure_ascii=False)

@@ -176,6 +176,12 @@ def test_grafana_finds_its_data_source_and_its_boards_in_the_containers(small: P
         assert all((tmp_path / path).exists() for path in _mounted_files(service))
 
 
+@pytest.mark.parametrize("path", ["/a b/c.pem", "/x: y/#z.pem", '/"quoted"/c.pem', "/$HOME/ü.pem"])
+def test_a_certificate_may_have_any_path(path: str) -> None:
+    compose = strict_yaml.load(render_compose([Target("torchserve", "https://127.0.0.1:8082", Path(path))]))
+    assert f"{path}:{path}:ro".replace("$", "$$") in compose["services"]["prometheus"]["volumes"]
+
+
 def _mounted_files(service: dict[str, Any]) -> list[str]:
     return [volume.split(":")[0] for volume in service["volumes"] if volume.startswith("./")]
 
