@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from marsmith.cli import main
 from marsmith.config.certificate import make_pair, write_pair
+from marsmith.monitoring.containers import render_compose
 from marsmith.monitoring.folder import OWN_FILES, render_folder
 from marsmith.monitoring.objectives import Objective, Objectives
 from marsmith.monitoring.prometheus import ALERTMANAGER
@@ -178,7 +179,7 @@ def test_grafana_finds_its_data_source_and_its_boards_in_the_containers(small: P
 
 @pytest.mark.parametrize("path", ["/a b/c.pem", "/x: y/#z.pem", '/"quoted"/c.pem', "/$HOME/ü.pem"])
 def test_a_certificate_may_have_any_path(path: str) -> None:
-    compose = strict_yaml.load(render_compose([Target("torchserve", "https://127.0.0.1:8082", Path(path))]))
+    compose = YAML(typ="safe").load(render_compose([Target("torchserve", "https://127.0.0.1:8082", Path(path))]))
     assert f"{path}:{path}:ro".replace("$", "$$") in compose["services"]["prometheus"]["volumes"]
 
 
