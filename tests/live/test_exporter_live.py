@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import requests
@@ -27,9 +28,10 @@ from marsmith.server import lifecycle, supervisor_state
 from marsmith.server.lifecycle import StartOptions
 from marsmith.server.supervisor import RestartPolicy, detach
 from marsmith.statistics import Ledger
+from support import live_server
 from support.debian import needs
 from support.handler_fixtures import ChannelMeans
-from support.live_server import make_project, until
+from support.live_server import make_project
 from support.packed_classifiers import pack_classifier
 from support.pictures import picture
 from support.prometheus import monitoring
@@ -48,6 +50,8 @@ handler: {{entry_point: handlers/h.py}}
 service_level: {{p99_ms: 1000, requests_per_second: 50}}
 """
 Labels = tuple[tuple[str, str], ...]
+# A reading of all metrics costs milliseconds.
+until = partial(live_server.until, pause_s=0.3)
 
 
 @dataclass

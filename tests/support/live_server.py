@@ -40,12 +40,12 @@ def handle(data, context):
 """
 
 
-def until(done: Callable[[], bool], seconds: float = 240.0) -> None:
-    """Wait until it is so; ``seconds`` decides only how long a broken build waits."""
+def until(done: Callable[[], bool], seconds: float = 240.0, *, pause_s: float = 0.02) -> None:
+    """Wait until it is so; ``seconds`` decides only how long a broken build waits, ``pause_s`` what waiting costs."""
     late = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < late, "it did not come to pass"
-        time.sleep(0.02)
+        time.sleep(pause_s)
 
 
 def is_alive(pid: int) -> bool:
