@@ -115,7 +115,8 @@ class ModelDrift:
 def logs_of(project: Project, model: str) -> list[Path]:
     """Return the logs of a model that exist: the one of single requests, and those that its archives name."""
     found = {log_file(project, model)}
-    for path in sorted(_store(project).glob(f"{model}-*.mar")):
+    store = _quietly(lambda: model_store(project))
+    for path in sorted(store.glob(f"{model}-*.mar")) if store else []:
         archive = _opened(path)
         if archive is not None and archive.manifest.model_name == model:
             found.add(log_of(project, archive))
@@ -124,7 +125,7 @@ def logs_of(project: Project, model: str) -> list[Path]:
 
 def _reference(project: Project, model: str, version: str) -> Mapping[str, Sketch] | None:
     """Return the sketches of a version's archive in the model store; None if it has none."""
-    path = _quietly(lambda: _store(project) / archive_file_name(model, version))
+    path = _quietly(lambda: model_store(project) / archive_file_name(model, version))
     archive = _opened(path) if path else None
     reference = _quietly(lambda: read_reference(archive)) if archive else None
     return reference.statistics if reference else None
@@ -132,10 +133,6 @@ def _reference(project: Project, model: str, version: str) -> Mapping[str, Sketc
 
 def _opened(path: Path) -> Archive | None:
     return _quietly(lambda: Archive.open(path)) if path.is_file() else None
-
-
-def _store(project: Project) -> Path:
-    return _quietly(lambda: model_store(project)) or project.model_store
 
 
 def _quietly(read: Callable[[], Found]) -> Found | None:
