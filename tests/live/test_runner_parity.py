@@ -146,6 +146,8 @@ def test_the_runner_gives_what_a_live_server_gives(tmp_path: Path) -> None:
     assert len(requests) >= 50
     settings = {"disable_token_authorization": "true", "max_response_size": "6553500"}
     project = make_project(tmp_path / "project", {archive.name: archive}, **settings)
+    # The handler shows its headers, and the front adds some.
+    project.settings_file.write_text("front: none\n")
     host_runs = running_host(tmp_path / "host", [archive], "--no-tokens")
     with running(project) as server, Runner(archive) as runner, host_runs as host:
         for number, request in enumerate(requests):
