@@ -1,6 +1,6 @@
 """What drift is watched by, without labels: a few numbers and classes of each item, by name.
 
-They are computed in the thread of the prediction log, for logged requests only. Names end in a unit where there is one.
+They are computed in the thread of the prediction log, for logged requests only. Names end in a unit if they have one.
 """
 
 from __future__ import annotations
