@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import islice, zip_longest
 from pathlib import Path
 
@@ -168,11 +168,6 @@ def first_difference(old: Path, new: Path) -> str:
         return f"{_shown(was)} has changed"
     is_new = not was or (now and now < was)
     return f"{_shown(now)} is new" if is_new else f"{_shown(was)} is missing"
-
-
-def settings_record(settings: Settings) -> dict[str, object]:
-    """Return the settings as a JSON object."""
-    return asdict(settings)
 
 
 def _sorted_lines(items: Iterable[Item], work: Path) -> Iterator[bytes]:
